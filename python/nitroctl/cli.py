@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""The command line: which commands there are, and how an error becomes an exit status.
+
+Each command lives in its own module of `nitroctl.commands`, imported only when it is named, so that
+`nitroctl --help` costs no more than click. No work is done here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+import click
+
+from nitroctl import __version__
+from nitroctl.errors import EXIT_FAILURE, EXIT_INTERRUPTED, NitroError
+
+# name -> (module of nitroctl.commands, attribute, one line for --help). The lines stand here and not in
+# the modules, or --help would have to import all of them.
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "build": ("build", "build", "Build QEMU with the nitro-enclave machine, and the vsock backend."),
+    "cache": ("cache", "cache", "List and clean what has been downloaded and built."),
+    "doctor": ("doctor", "doctor", "Say what this host has and lacks."),
+    "eif": ("eif", "eif", "Make, measure and describe Enclave Image Files."),
+    "guest": ("guest", "guest", "Fetch or build kernels and the init for enclaves."),
+    "run": ("run", "run", "Run an enclave."),
+    "test": ("test", "test", "Run the qtests and the boot checks."),
+    "which": ("which", "which", "Print where a program or kernel is."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are used, from a table like COMMANDS."""
+
+    table: dict[str, tuple[str, str, str]] = COMMANDS
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(self.table)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.table:
+            return None
+        module, attribute, _ = self.table[cmd_name]
+        command = getattr(importlib.import_module(f"nitroctl.commands.{module}"), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, self.table[name][2]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="nitroctl")
+@click.option("--debug", is_flag=True, help="Show Python tracebacks of failures.")
+@click.pass_context
+def nitroctl(ctx: click.Context, debug: bool) -> None:
+    """AWS Nitro Enclaves on this machine: build, measure, run, test.
+
+    Local enclaves are for development: they give no isolation from this host.
+    """
+    ctx.obj = {"debug": debug}
+
+
+def report(error: NitroError) -> None:
+    """Print an expected failure to stderr as it is shown to users."""
+    click.echo(f"error: {error}", err=True)
+    if error.hint:
+        click.echo(f"hint: {error.hint}", err=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit. An expected failure prints its message and hint, no traceback."""
+    arguments = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in arguments[:1] or bool(os.environ.get("NITROCTL_DEBUG"))
+    try:
+        status = nitroctl.main(args=arguments, prog_name="nitroctl", standalone_mode=False)
+    except NitroError as e:
+        if debug:
+            raise
+        report(e)
+        sys.exit(e.exit_status)
+    except click.exceptions.Abort:
+        sys.exit(EXIT_INTERRUPTED)
+    except click.ClickException as e:
+        e.show()
+        sys.exit(e.exit_code)
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output went away (`| head`): not worth a message.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILURE)
+    sys.exit(status if isinstance(status, int) else 0)

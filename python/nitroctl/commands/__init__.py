@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: MIT
+"""One module per command: options and output only; the work is in the package's other modules."""
