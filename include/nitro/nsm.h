@@ -35,10 +35,7 @@
 #define NSM_REQUEST_MAX 0x1000
 #define NSM_RESPONSE_MAX 0x3000
 
-/*
- * Shortest buffer, in bytes, into which every error can be told in some form.
- * Into a smaller one nsm_handle() writes nothing but what happens to fit.
- */
+/* The shortest error's length, in bytes: a buffer below may stay empty. */
 #define NSM_RESPONSE_MIN 20
 
 /* Longest module id; AWS's C library keeps it in 100 bytes with its NUL. */
@@ -136,8 +133,7 @@ typedef struct NsmResult {
     NsmOp op;
     NsmCode code;               /* the verdict, even if its text did not fit */
     uint32_t number;            /* index or range of the request, else 0 */
-    const char *reason;         /* one sentence, or NULL; valid until the
-                                   next call on the same state */
+    const char *reason;         /* a sentence (till the next call) or NULL */
 } NsmResult;
 
 /* Values measured at boot. A NULL digest or string leaves its PCR zero. */
@@ -214,9 +210,11 @@ bool nsm_state_valid(const NsmState *s, const char **why);
  *            not used); must not overlap @req
  * @info:     what happened; may be NULL
  *
- * Returns the exact length of the answer. An answer that does not fit becomes
- * an error that does, and the request then has had no effect; 0 is
- * returned only when no error fits either (@resp_cap < NSM_RESPONSE_MIN).
+ * Returns the exact length of the answer. When a success does not fit, the
+ * request has no effect and the answer is BufferTooSmall. When that, or
+ * another error, is too long in turn, a shorter error's name stands in for
+ * it (InternalError, at last InvalidIndex); info->code has the true one.
+ * 0 is returned only when nothing fits (@resp_cap < NSM_RESPONSE_MIN).
  */
 size_t nsm_handle(NsmState *s, const uint8_t *req, size_t req_len,
                   uint8_t *resp, size_t resp_cap, NsmResult *info);
