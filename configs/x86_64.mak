@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+#
+# The device set of a QEMU built only for enclaves: the nitro-enclave board
+# and what it selects (microvm, virtio-mmio, vhost-user-vsock, NSM).  Used with
+#   configure --without-default-devices \
+#       --with-devices-x86_64=../../../nitro-overlay/configs/x86_64
+
+CONFIG_NITRO_LOCAL_ENCLAVE=y
