@@ -113,7 +113,8 @@ def read_sources(list_file: Path, parts: Path) -> list[SourceEntry]:
     files = [list_file]
     if parts.is_dir():
         # The same names that apt takes; "x.list.save" and "x.sources.disabled" are none.
-        files += sorted(p for p in parts.iterdir() if re.fullmatch(r"[A-Za-z0-9_.-]+\.(list|sources)", p.name))
+        taken = re.compile(r"[A-Za-z0-9_.-]+\.(list|sources)")
+        files += sorted(p for p in parts.iterdir() if taken.fullmatch(p.name))
     entries = []
     for file in files:
         try:
@@ -153,8 +154,8 @@ def debian_archive(entries: Sequence[SourceEntry]) -> tuple[SourceEntry, SourceE
     main.sort(key=lambda e: _looks_official(e, updated), reverse=True)
     if not main or _looks_official(main[0], updated) <= 0:
         raise NitroError(
-            f"this host ({_host_name()}) has no apt source for Debian's archive, so there is no mirror and no "
-            "trusted key to fetch QEMU's source with",
+            f"this host ({_host_name()}) has no apt source for Debian's archive, so there is no mirror and "
+            "no trusted key to fetch QEMU's source with",
             hint="download a QEMU release tarball and pass it: nitroctl build --source qemu-10.0.8.tar.xz "
             "(docs/nitroctl.md lists the packages to install on Ubuntu and Fedora)",
         )
@@ -318,7 +319,7 @@ class AptRoot:
                     raise
                 # The host names no security archive, and ours may be out of its reach.
                 self._update(without)
-                progress.say(f"no security archive for {self.suite} within reach: using {self.suite} and its updates")
+                progress.say(f"no security archive of {self.suite} within reach: going on without it")
         except CommandFailed as e:
             if not have:
                 raise NitroError(
@@ -383,7 +384,8 @@ class AptRoot:
     def source(self, package: str, version: str | None = None) -> Path:
         """A folder with the .dsc and the tarballs of a source package, downloaded and verified."""
         version = version or self.version(package, source=True)
-        argv = self._argv("apt-get", "source", "-q", "--download-only", "--only-source", f"{package}={version}")
+        options = ("-q", "--download-only", "--only-source")
+        argv = self._argv("apt-get", "source", *options, f"{package}={version}")
         return self._fetched("source", package, version, argv, f"src-{package}")
 
     def download(self, package: str, version: str | None = None, *, name: str | None = None) -> Path:
