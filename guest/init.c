@@ -1,0 +1,430 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * PID 1 of an enclave: brings the guest up as AWS's bootstrap does, tells the
+ * parent, runs the application and ends the enclave with it.  Static, started
+ * by the kernel from the first ramdisk as /init, with the application's files
+ * under /rootfs and its command and environment in /cmd and /env (one entry
+ * per line).
+ *
+ * It is no service manager: one application, no shell, no network set-up (as on
+ * AWS even the loopback is left down).
+ *
+ * Like AWS's it dies of the first thing that fails before the application runs:
+ * the kernel panics, and the parent sees no heartbeat or a lost enclave.  The
+ * line printed before names the step.  Two things differ on purpose: control
+ * groups that cannot be mounted are only a warning, and modules named in the
+ * file /modules are loaded first (for kernels with virtio or vsock as modules).
+ */
+
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <linux/vm_sockets.h>
+#include <signal.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/reboot.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <termios.h>
+#include <unistd.h>
+
+#define PARENT_CID 3
+#define HEARTBEAT_PORT 9000
+#define HEARTBEAT 0xb7
+
+/* Where commands are looked up, whatever PATH the application is given. */
+#define DEFAULT_PATH "PATH=/sbin:/usr/sbin:/bin:/usr/bin"
+
+#define MODULE_LIST "modules"
+#define NSM_MODULE "nsm.ko"
+
+static void __attribute__((noreturn)) end(void)
+{
+    /* A panic or reset would lose what the serial port has not sent yet. */
+    tcdrain(STDERR_FILENO);
+    _exit(1);
+}
+
+/* Print "init: STEP: ERRNO" and die, which makes the kernel panic. */
+static void __attribute__((noreturn)) die(const char *step)
+{
+    fprintf(stderr, "init: %s: %s\n", step, strerror(errno));
+    end();
+}
+
+static void __attribute__((noreturn)) die_about(const char *step,
+                                                const char *what)
+{
+    fprintf(stderr, "init: %s: %s: %s\n", step, what, strerror(errno));
+    end();
+}
+
+static void warn_about(const char *step, const char *what)
+{
+    fprintf(stderr, "init: warning: %s: %s: %s\n", step, what,
+            strerror(errno));
+}
+
+/* --- /dev and the console ------------------------------------------------ */
+
+static void mount_dev(void)
+{
+    /* A kernel with DEVTMPFS_MOUNT may have been here before. */
+    if (mount("dev", "/dev", "devtmpfs", MS_NOSUID | MS_NOEXEC, NULL) < 0 &&
+        errno != EBUSY) {
+        die_about("mount", "/dev");
+    }
+}
+
+static void open_console(void)
+{
+    int fd = open("/dev/console", O_RDWR);
+
+    if (fd < 0) {
+        die("open /dev/console");
+    }
+    for (int i = STDIN_FILENO; i <= STDERR_FILENO; i++) {
+        if (dup2(fd, i) < 0) {
+            die("dup2");
+        }
+    }
+    if (fd > STDERR_FILENO) {
+        close(fd);
+    }
+}
+
+/* --- Files of lines ------------------------------------------------------ */
+
+/*
+ * The lines of a file without their newlines, as a NULL-terminated array that
+ * lives as long as we do.  NULL with errno when the file cannot be read.
+ */
+static char **read_lines(const char *path, size_t *count)
+{
+    FILE *f = fopen(path, "re");
+    char **lines = NULL;
+    size_t n = 0;
+
+    if (!f) {
+        return NULL;
+    }
+    for (;;) {
+        char *line = NULL;
+        size_t size = 0;
+        ssize_t len;
+
+        lines = reallocarray(lines, n + 1, sizeof(*lines));
+        if (!lines) {
+            die_about("read", path);
+        }
+        len = getline(&line, &size, f);
+        if (len < 0) {
+            if (!feof(f)) {
+                die_about("read", path);
+            }
+            free(line);
+            break;
+        }
+        if (len > 0 && line[len - 1] == '\n') {
+            line[len - 1] = '\0';
+        }
+        lines[n++] = line;
+    }
+    fclose(f);
+    lines[n] = NULL;
+    *count = n;
+    return lines;
+}
+
+/* Read one of the application's two files, which then goes away. */
+static char **take_lines(const char *path, size_t *count)
+{
+    char **lines = read_lines(path, count);
+
+    if (!lines) {
+        die_about("the application's ramdisk lacks a file it must have", path);
+    }
+    if (unlink(path) < 0) {
+        die_about("unlink", path);
+    }
+    return lines;
+}
+
+/* --- Kernel modules ------------------------------------------------------ */
+
+/* Load a module and delete its file. */
+static int load_module(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+
+    if (fd < 0) {
+        return -1;
+    }
+    if (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST) {
+        int saved = errno;
+
+        close(fd);
+        errno = saved;
+        return -1;
+    }
+    close(fd);
+    if (unlink(path) < 0) {
+        die_about("unlink", path);
+    }
+    return 0;
+}
+
+static void load_modules(void)
+{
+    size_t n;
+    char **list = read_lines(MODULE_LIST, &n);
+
+    if (!list && errno != ENOENT) {
+        die_about("read", MODULE_LIST);
+    }
+    if (list) {
+        for (size_t i = 0; i < n; i++) {
+            if (load_module(list[i]) < 0) {
+                die_about("failed to insert module", list[i]);
+            }
+        }
+        unlink(MODULE_LIST);
+    }
+    if (access(NSM_MODULE, F_OK) < 0 && errno == ENOENT) {
+        return;
+    }
+    if (load_module(NSM_MODULE) < 0) {
+        die("failed to insert nsm driver");
+    }
+}
+
+/* --- Heartbeat ----------------------------------------------------------- */
+
+static void heartbeat(void)
+{
+    struct sockaddr_vm parent = {
+        .svm_family = AF_VSOCK,
+        .svm_cid = PARENT_CID,
+        .svm_port = HEARTBEAT_PORT,
+    };
+    unsigned char byte = HEARTBEAT;
+    ssize_t n;
+    int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (fd < 0) {
+        die("socket");
+    }
+    if (connect(fd, (struct sockaddr *)&parent, sizeof(parent)) < 0) {
+        die("connect");
+    }
+    if (write(fd, &byte, 1) != 1) {
+        die("write heartbeat");
+    }
+    byte = 0;
+    n = read(fd, &byte, 1);
+    if (n == 0) {
+        errno = ECONNRESET;
+    }
+    if (n != 1) {
+        die("read heartbeat");
+    }
+    if (byte != HEARTBEAT) {
+        fprintf(stderr, "init: received wrong heartbeat: 0x%02x\n", byte);
+        end();
+    }
+    close(fd);
+}
+
+/* --- The application's root ---------------------------------------------- */
+
+static void enter_rootfs(void)
+{
+    if (mount("/rootfs", "/rootfs", NULL, MS_BIND, NULL) < 0) {
+        die("mount --bind /rootfs /rootfs");
+    }
+    if (chdir("/rootfs") < 0) {
+        die("chdir /rootfs");
+    }
+    if (mount(".", "/", NULL, MS_MOVE, NULL) < 0) {
+        die("mount --move . /");
+    }
+    if (chroot(".") < 0) {
+        die("chroot .");
+    }
+    if (chdir("/") < 0) {
+        die("chdir /");
+    }
+}
+
+struct Mount {
+    const char *source;
+    const char *target;
+    const char *type;
+    unsigned long flags;
+    const char *data;
+    bool make; /* the target is a folder of ours, not of the image */
+};
+
+static const struct Mount mounts[] = {
+    { "proc", "/proc", "proc", MS_NODEV | MS_NOSUID | MS_NOEXEC, NULL, false },
+    { "tmpfs", "/run", "tmpfs", MS_NODEV | MS_NOSUID | MS_NOEXEC, "mode=0755",
+      false },
+    { "tmpfs", "/tmp", "tmpfs", MS_NODEV | MS_NOSUID, NULL, false },
+    { "shm", "/dev/shm", "tmpfs", MS_NODEV | MS_NOSUID | MS_NOEXEC, NULL,
+      true },
+    { "devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, NULL, true },
+    { "sysfs", "/sys", "sysfs", MS_NODEV | MS_NOSUID | MS_NOEXEC, NULL,
+      false },
+};
+
+static const struct {
+    const char *target, *name;
+} links[] = {
+    { "/proc/self/fd", "/dev/fd" },
+    { "/proc/self/fd/0", "/dev/stdin" },
+    { "/proc/self/fd/1", "/dev/stdout" },
+    { "/proc/self/fd/2", "/dev/stderr" },
+};
+
+static void mount_all(void)
+{
+    mount_dev();
+    for (size_t i = 0; i < sizeof(links) / sizeof(links[0]); i++) {
+        if (symlink(links[i].target, links[i].name) < 0 && errno != EEXIST) {
+            die_about("symlink", links[i].name);
+        }
+    }
+    for (size_t i = 0; i < sizeof(mounts) / sizeof(mounts[0]); i++) {
+        const struct Mount *m = &mounts[i];
+
+        if (m->make && mkdir(m->target, 0755) < 0 && errno != EEXIST) {
+            die_about("mkdir", m->target);
+        }
+        if (mount(m->source, m->target, m->type, m->flags, m->data) < 0) {
+            die_about("mount", m->target);
+        }
+    }
+}
+
+/* Mount every enabled controller of /proc/cgroups as version 1. */
+static void mount_cgroups(void)
+{
+    static const char *const base = "/sys/fs/cgroup";
+    const unsigned long flags = MS_NODEV | MS_NOSUID | MS_NOEXEC;
+    size_t n;
+    char **lines = read_lines("/proc/cgroups", &n);
+
+    if (!lines) {
+        warn_about("no control groups", "/proc/cgroups");
+        return;
+    }
+    if (mount("cgroup_root", base, "tmpfs", flags, "mode=0755") < 0) {
+        warn_about("mount", base);
+        return;
+    }
+    for (size_t i = 0; i < n; i++) {
+        char name[64], path[PATH_MAX];
+        unsigned enabled;
+
+        /* name, hierarchy, number of groups, enabled; a heading with '#' */
+        if (lines[i][0] == '#' ||
+            sscanf(lines[i], "%63s %*u %*u %u", name, &enabled) != 2 ||
+            !enabled) {
+            continue;
+        }
+        snprintf(path, sizeof(path), "%s/%s", base, name);
+        if (mkdir(path, 0555) < 0 && errno != EEXIST) {
+            warn_about("mkdir", path);
+            continue;
+        }
+        if (mount(name, path, "cgroup", flags, name) < 0) {
+            warn_about("mount", path);
+            rmdir(path);
+        }
+    }
+}
+
+/* --- The application ----------------------------------------------------- */
+
+static pid_t launch(char **cmd, char **env)
+{
+    sigset_t none;
+    pid_t pid = fork();
+
+    if (pid != 0) {
+        return pid;
+    }
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    setsid();
+    putenv((char *)DEFAULT_PATH);
+    execvpe(cmd[0], cmd, env);
+    fprintf(stderr, "init: execvpe: %s: %s\n", cmd[0], strerror(errno));
+    _exit(127);
+}
+
+/* Reap whatever dies in here, until the application does. */
+static void wait_for(pid_t pid)
+{
+    int status;
+    pid_t got;
+
+    do {
+        got = waitpid(-1, &status, 0);
+        if (got < 0) {
+            die("waitpid");
+        }
+    } while (got != pid);
+
+    if (WIFEXITED(status) && WEXITSTATUS(status)) {
+        fprintf(stderr, "init: child exited with error: status %d\n",
+                WEXITSTATUS(status));
+    } else if (WIFSIGNALED(status)) {
+        fprintf(stderr, "init: child exited by signal: %d (%s)\n",
+                WTERMSIG(status), strsignal(WTERMSIG(status)));
+    }
+}
+
+int main(void)
+{
+    static char *no_cmd[] = { (char *)"sh", NULL };
+    static char *no_env[] = { (char *)DEFAULT_PATH, NULL };
+    char **cmd, **env;
+    size_t cmds, envs;
+    sigset_t all;
+    pid_t pid;
+
+    /* PID 1 has no use for signals; the application gets none blocked. */
+    sigfillset(&all);
+    sigprocmask(SIG_BLOCK, &all, NULL);
+
+    mount_dev();
+    open_console();
+    load_modules();
+    heartbeat();
+
+    env = take_lines("/env", &envs);
+    cmd = take_lines("/cmd", &cmds);
+
+    enter_rootfs();
+    mount_all();
+    mount_cgroups();
+
+    pid = launch(cmds ? cmd : no_cmd, envs ? env : no_env);
+    if (pid < 0) {
+        die("fork");
+    }
+    wait_for(pid);
+
+    /* A reset ends an enclave, whatever the application's status was. */
+    tcdrain(STDERR_FILENO);
+    reboot(RB_AUTOBOOT);
+    die("reboot");
+}
