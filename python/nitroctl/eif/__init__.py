@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: MIT
+"""Enclave Image Files: read, measure, describe and make them. Not how to run one (that is `enclave`).
+
+    format      the file's layout and the rules that it must keep
+    measure     one pass over the data: PCRs and checksum
+    signature   the signature section: decode, verify
+    describe    what a file is, for people and in nitro-cli's JSON
+    build       kernel + command line + ramdisks -> EIF
+    cpio        "newc" archives, the form of a ramdisk
+    testimage   the images that demo and tests boot
+
+`format` is the base; the others import it and never each other in a circle. The format itself is AWS's EIF
+specification (github.com/aws/aws-nitro-enclaves-image-format, README "EIF").
+"""

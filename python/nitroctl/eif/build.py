@@ -1,0 +1,468 @@
+# SPDX-License-Identifier: MIT
+"""Kernel, command line and ramdisks into an EIF, as AWS's `eif_build` makes it. Makes no ramdisk itself.
+
+The sections come in AWS's order (kernel, command line, metadata, ramdisks) and the metadata have AWS's
+keys in AWS's order. Everything is read once: measurements and checksum are taken while the data are written,
+and the headers, which need them, are filled in at the end. The same input gives the same bytes: the only
+date in an EIF is the metadata's BuildTime, which is SOURCE_DATE_EPOCH (reproducible-builds.org) or else the
+first second of 1970, unless the request names another.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from nitroctl import __version__, progress
+from nitroctl.eif.format import (
+    CRC_OFFSET,
+    HEADER_SIZE,
+    MAX_SECTIONS,
+    SECTION_HEADER,
+    SECTION_HEADER_SIZE,
+    Header,
+    SectionType,
+)
+from nitroctl.eif.measure import CHUNK, PROGRESS_FROM, Digests, Measurements, Progress, Ring
+from nitroctl.eif.output import replacing
+from nitroctl.errors import EifError, NitroError, UsageError
+
+# nitro-cli's limit for a file of custom metadata.
+CUSTOM_METADATA_MAX = 4096
+
+# Kernel, command line, metadata; one more slot stays free so that the image can be signed later.
+RAMDISKS_MAX = MAX_SECTIONS - 4
+
+# From the Linux/x86 boot protocol (Documentation/arch/x86/boot.rst): offsets in a bzImage.
+KERNEL_HEADER_SIZE = 0x264
+PROTOCOL_MIN = 0x20A  # 2.10, Linux 2.6.31: the first with init_size
+
+_HOLE_MIN = 1 << 16  # a shorter hole is not worth a seek
+_ZEROS = memoryview(bytes(CHUNK))
+
+
+# ---- what goes in ----
+
+
+class Sink(Protocol):
+    """Where a section's data go: bytes, or the next `size` bytes (None: all) of an open file."""
+
+    def write(self, data: bytes) -> None: ...
+    def copy(self, fd: int, size: int | None, name: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A section whose data are made while they are written, for instance a cpio archive.
+
+    `name` is for messages, `size` (bytes) only for progress.
+    """
+
+    name: str
+    write: Callable[[Sink], None]
+    size: int = 0
+
+
+Source = Path | Generated
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """The metadata section, field by field. `docker_info` and `custom` are JSON values; None is null."""
+
+    image_name: str
+    image_version: str = "1.0"
+    build_time: str = ""  # empty: `default_build_time()`
+    build_tool: str = "nitroctl"
+    build_tool_version: str = __version__
+    operating_system: str = "Linux"
+    kernel_version: str = "Unknown"
+    docker_info: Any = None
+    custom: Any = None
+
+    def to_json(self) -> bytes:
+        """Compact, with AWS's keys in AWS's order."""
+        value = {
+            "ImageName": self.image_name,
+            "ImageVersion": self.image_version,
+            "BuildMetadata": {
+                "BuildTime": self.build_time or default_build_time(),
+                "BuildTool": self.build_tool,
+                "BuildToolVersion": self.build_tool_version,
+                "OperatingSystem": self.operating_system,
+                "KernelVersion": self.kernel_version,
+            },
+            "DockerInfo": self.docker_info,
+            "CustomMetadata": self.custom,
+        }
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """`kernel` must be a file; a ramdisk may also be a pipe or generated. With `check_kernel` false anything
+    passes for a kernel, and the command line is not held against its limit."""
+
+    kernel: Path
+    cmdline: bytes
+    ramdisks: tuple[Source, ...]
+    metadata: Metadata
+    check_kernel: bool = True
+
+
+@dataclass(frozen=True)
+class Built:
+    """What was made. `warnings` are sentences about what will probably not boot."""
+
+    path: Path
+    size: int
+    measurements: Measurements
+    warnings: tuple[str, ...] = field(default=())
+
+
+def default_build_time() -> str:
+    """SOURCE_DATE_EPOCH, or 1970-01-01, in the form that AWS's tools write."""
+    text = os.environ.get("SOURCE_DATE_EPOCH", "0")
+    try:
+        return datetime.fromtimestamp(int(text), UTC).isoformat()
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(f"SOURCE_DATE_EPOCH is {text!r}; it must be seconds since 1970") from None
+
+
+def parse_build_time(text: str) -> str:
+    """Check a build time given by the user: RFC 3339 with its zone, or "now"."""
+    if text == "now":
+        return datetime.now(UTC).isoformat()
+    try:
+        if datetime.fromisoformat(text).tzinfo is None:
+            raise ValueError
+    except ValueError:
+        raise UsageError(
+            f"build time {text!r} is not a date with time and zone", hint="like 2024-07-09T17:16:38+00:00, or now"
+        ) from None
+    return text
+
+
+def read_custom_metadata(path: Path) -> Any:
+    """The JSON object in a file of at most 4096 bytes; nitro-cli has the same limit."""
+    try:
+        with open(path, "rb") as f:
+            data = f.read(CUSTOM_METADATA_MAX + 1)
+    except OSError as e:
+        raise NitroError(f"cannot read the metadata file {path}: {e.strerror}") from e
+    if len(data) > CUSTOM_METADATA_MAX:
+        raise NitroError(f"{path}: custom metadata may have {CUSTOM_METADATA_MAX} bytes, the file has more")
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise NitroError(f"{path}: custom metadata must be JSON: {e}") from None
+    if not isinstance(value, dict):
+        # nitro-cli's describe-eif mixes its keys with those of the build.
+        raise NitroError(f"{path}: custom metadata must be a JSON object, not {type(value).__name__}")
+    return value
+
+
+# ---- the kernel ----
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """What a bzImage says of itself. `cmdline_size`: longest command line in bytes, NUL not counted."""
+
+    version: str
+    cmdline_size: int
+
+
+def read_kernel(path: Path) -> KernelInfo:
+    """Read the header of an x86 bzImage; raises EifError `kernel-not-bzimage`."""
+    try:
+        with open(path, "rb", buffering=0) as f:
+            if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
+                raise NitroError(f"the kernel {path} is not a regular file")
+            header = os.pread(f.fileno(), KERNEL_HEADER_SIZE, 0)
+            pointer = struct.unpack_from("<H", header, 0x20E)[0] if len(header) > 0x210 else 0
+            text = os.pread(f.fileno(), 128, 0x200 + pointer) if pointer else b""
+    except OSError as e:
+        raise NitroError(f"cannot read the kernel {path}: {e.strerror}") from e
+    if len(header) < KERNEL_HEADER_SIZE or header[0x202:0x206] != b"HdrS":
+        raise EifError(
+            "kernel-not-bzimage",
+            "the kernel is not an x86 bzImage (no HdrS at offset 0x202)",
+            path=path,
+            offset=0x202,
+            hint="give arch/x86/boot/bzImage, not vmlinux; --no-kernel-check takes any file",
+        )
+    (protocol,) = struct.unpack_from("<H", header, 0x206)
+    if protocol < PROTOCOL_MIN:
+        raise EifError(
+            "kernel-not-bzimage",
+            f"the kernel has boot protocol {protocol >> 8}.{protocol & 255:02}; 2.10 or later is needed",
+            path=path,
+            offset=0x206,
+        )
+    words = text.split(b"\0")[0].split()
+    version = words[0].decode("ascii", "replace") if words else "Unknown"
+    return KernelInfo(version, struct.unpack_from("<I", header, 0x238)[0])
+
+
+# ---- CRC-32 of parts ----
+
+
+def _multiply(a: int, b: int) -> int:
+    """Product of two polynomials over GF(2) modulo CRC-32's, both in its reflected bit order."""
+    product = 0
+    bit = 1 << 31
+    while bit:
+        if a & bit:
+            product ^= b
+        b = b >> 1 ^ 0xEDB88320 if b & 1 else b >> 1
+        bit >>= 1
+    return product
+
+
+def crc32_combine(first: int, second: int, length: int) -> int:
+    """The CRC-32 of two runs of bytes from their own; `length` is that of the second.
+
+    crc(A || B) = crc(A) * x^(8 * len(B)) + crc(B), the arithmetic of zlib's function of this name, which
+    Python's module does not offer.
+    """
+    power = 1 << 30  # x
+    shift = 1 << 31  # 1
+    bits = 8 * length
+    while bits:
+        if bits & 1:
+            shift = _multiply(power, shift)
+        power = _multiply(power, power)
+        bits >>= 1
+    return _multiply(shift, first) ^ second
+
+
+# ---- writing ----
+
+
+@dataclass
+class _Part:
+    type: SectionType
+    offset: int
+    size: int = 0
+    crc: int = 0
+    head: bytes = b""  # its first bytes
+
+
+class Writer:
+    """Writes sections one after the other to a descriptor, measuring what passes. A `Sink`."""
+
+    def __init__(self, fd: int, digests: Digests, progress: Progress | None = None) -> None:
+        self._fd = fd
+        self._digests = digests
+        self._progress = progress
+        self._ring = Ring()
+        self._parts: list[_Part] = []
+        self._at = HEADER_SIZE  # in the file
+        self._buffer: memoryview | None = None
+        self._fill = 0
+
+    def begin(self, type: SectionType) -> None:
+        self._flush()
+        self._parts.append(_Part(type, self._at))
+        self._at += SECTION_HEADER_SIZE
+        self._digests.begin(type)
+
+    def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            room = self._room()
+            n = min(len(room), len(view))
+            room[:n] = view[:n]
+            self._fill += n
+            view = view[n:]
+
+    def copy(self, fd: int, size: int | None, name: str) -> None:
+        """The next `size` bytes of `fd`, or all up to its end. Holes in the file stay holes."""
+        if size is None:
+            while self._fill_from(fd, CHUNK, name):
+                pass
+            return
+        for length, is_data in _extents(fd, size):
+            if not is_data and length >= _HOLE_MIN:
+                self._hole(length)
+                os.lseek(fd, length, os.SEEK_CUR)
+                continue
+            while length:
+                n = self._fill_from(fd, length, name)
+                if not n:
+                    raise NitroError(f"{name} became shorter while it was read")
+                length -= n
+
+    def finish(self) -> tuple[int, Measurements]:
+        """Write the headers; gives the file's size and measurements."""
+        self._flush()
+        offsets = [p.offset for p in self._parts]
+        sizes = [p.size for p in self._parts]
+        crc = zlib.crc32(Header.pack(offsets, sizes)[:CRC_OFFSET])
+        for part in self._parts:
+            header = SECTION_HEADER.pack(part.type, 0, part.size)
+            _write_all(self._fd, memoryview(header), part.offset)
+            crc = crc32_combine(zlib.crc32(header, crc), part.crc, part.size)
+        _write_all(self._fd, memoryview(Header.pack(offsets, sizes, crc32=crc)), 0)
+        os.ftruncate(self._fd, self._at)  # a hole at the end
+        return self._at, self._digests.finish()
+
+    def misaligned(self, names: Sequence[str]) -> list[str]:
+        """Warnings about ramdisks that the kernel will not find. It reads all of them as one initramfs, in
+        which an uncompressed archive must begin at a multiple of four (init/initramfs.c)."""
+        found, at = [], 0
+        ramdisks = [p for p in self._parts if p.type is SectionType.RAMDISK]
+        for name, part in zip(names, ramdisks, strict=True):
+            if at % 4 and part.head.startswith(b"07070"):
+                found.append(
+                    f"the ramdisk {name} begins at byte {at} of the initramfs, no multiple of 4: the kernel "
+                    "will not find it; pad the ramdisk before it with zeros"
+                )
+            at += part.size
+        return found
+
+    def _room(self) -> memoryview:
+        if self._buffer is not None and self._fill == len(self._buffer):
+            self._flush()
+        if self._buffer is None:
+            self._buffer = self._ring.next()
+        return self._buffer[self._fill :]
+
+    def _fill_from(self, fd: int, limit: int, name: str) -> int:
+        room = self._room()[:limit]
+        try:
+            n = os.readv(fd, [room])
+        except OSError as e:
+            raise NitroError(f"cannot read {name}: {e.strerror}") from e
+        self._fill += n
+        return n
+
+    def _flush(self) -> None:
+        if self._buffer is None:
+            return
+        data = self._buffer[: self._fill]
+        self._take(data)
+        _write_all(self._fd, data, self._at - len(data))
+        self._buffer = None
+        self._fill = 0
+
+    def _hole(self, length: int) -> None:
+        self._flush()
+        while length:
+            self._ring.next()  # for its turn alone: it bounds what waits for the digests
+            data = _ZEROS[:length]
+            self._take(data)
+            length -= len(data)
+
+    def _take(self, data: memoryview) -> None:
+        self._ring.lend(self._digests.update(data))
+        part = self._parts[-1]
+        part.crc = zlib.crc32(data, part.crc)
+        part.head = part.head or bytes(data[:6])
+        part.size += len(data)
+        self._at += len(data)
+        if self._progress:
+            self._progress(len(data))
+
+
+def _write_all(fd: int, data: memoryview, offset: int) -> None:
+    while data:
+        n = os.pwrite(fd, data, offset)
+        offset += n
+        data = data[n:]
+
+
+def _extents(fd: int, size: int) -> Iterator[tuple[int, bool]]:
+    """(length, whether it holds data) of the next `size` bytes of a file; the position is not moved."""
+    start = at = os.lseek(fd, 0, os.SEEK_CUR)
+    end = start + size
+    while at < end:
+        try:
+            data = min(os.lseek(fd, at, os.SEEK_DATA), end)
+            hole = min(os.lseek(fd, data, os.SEEK_HOLE), end) if data < end else end
+        except OSError as e:
+            if e.errno != errno.ENXIO:  # else: no data up to the end of the file
+                raise
+            data = hole = end
+        os.lseek(fd, at, os.SEEK_SET)
+        if data > at:
+            yield data - at, False
+        if hole > data:
+            os.lseek(fd, data, os.SEEK_SET)
+            yield hole - data, True
+        at = hole
+
+
+def _check(request: BuildRequest) -> list[str]:
+    """Refuse what cannot become an EIF; returns warnings."""
+    if len(request.ramdisks) > RAMDISKS_MAX:
+        raise UsageError(f"{len(request.ramdisks)} ramdisks; an image takes at most {RAMDISKS_MAX}")
+    nul = request.cmdline.find(0)
+    if nul >= 0:
+        raise EifError("cmdline-nul", f"the command line has a NUL byte at {nul}, where the kernel would end it")
+    if request.check_kernel:
+        limit = read_kernel(request.kernel).cmdline_size
+        if len(request.cmdline) > limit:
+            raise EifError(
+                "cmdline-too-long",
+                f"the command line has {len(request.cmdline)} bytes; this kernel takes {limit}",
+            )
+    if request.ramdisks:
+        return []
+    return ["the image has no ramdisk: it boots only if the kernel has an initramfs of its own"]
+
+
+def _file(path: Path, stack: ExitStack) -> Generated:
+    """A file or pipe as something to write from. It stays open until `stack` ends."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, fd)
+        status = os.fstat(fd)
+    except OSError as e:
+        raise NitroError(f"cannot open {path}: {e.strerror}") from e
+    if stat.S_ISDIR(status.st_mode):
+        raise NitroError(f"{path} is a directory, not a file")
+    size = status.st_size if stat.S_ISREG(status.st_mode) else None
+    return Generated(str(path), lambda sink: sink.copy(fd, size, str(path)), size or 0)
+
+
+def build(request: BuildRequest, output: Path) -> Built:
+    """Make the EIF. Raises NitroError; then nothing was written and what stood at `output` is unchanged."""
+    warnings = _check(request)
+    with ExitStack() as stack:
+
+        def source(given: Source) -> Generated:
+            return given if isinstance(given, Generated) else _file(given, stack)
+
+        kernel = source(request.kernel)
+        ramdisks = [source(r) for r in request.ramdisks]
+        total = kernel.size + sum(r.size for r in ramdisks)
+        advance = None
+        if total >= PROGRESS_FROM:
+            task = progress.task(f"Writing {output.name}", unit="bytes", total=total)
+            advance = stack.enter_context(task).advance
+        fd = stack.enter_context(replacing(output))
+        writer = Writer(fd, stack.enter_context(Digests()), advance)
+        writer.begin(SectionType.KERNEL)
+        kernel.write(writer)
+        writer.begin(SectionType.CMDLINE)
+        writer.write(request.cmdline)
+        writer.begin(SectionType.METADATA)
+        writer.write(request.metadata.to_json())
+        for ramdisk in ramdisks:
+            writer.begin(SectionType.RAMDISK)
+            ramdisk.write(writer)
+        size, measurements = writer.finish()
+        warnings += writer.misaligned([r.name for r in ramdisks])
+    return Built(output, size, measurements, tuple(warnings))

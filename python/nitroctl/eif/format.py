@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: MIT
+"""The layout of an Enclave Image File, and the rules that every file must keep.
+
+An EIF is a 548-byte header and up to 32 sections back to back, each a 12-byte section header and its data.
+All numbers are big-endian (AWS's EIF specification, version 4 of 2024-06-21; versions 2 and 3 have the same
+layout). This module reads headers only; it never touches a section's data, and no number in a file makes it
+allocate anything. `measure` reads the data.
+
+The first violated rule is raised as an `EifError` whose `rule` is the name that the machine's own loader
+uses for it. Both judge in the same order:
+
+    file-too-short, bad-magic, bad-version, bad-arch, section-count,
+    then for each slot of the header's tables   section-offset, section-beyond-file,
+    trailing-bytes,
+    then for each section header                section-size-mismatch, section-type, and by its type
+        duplicate-kernel, duplicate-cmdline, ramdisk-before-kernel, duplicate-signature,
+        signature-too-large, duplicate-metadata,
+    no-kernel, no-cmdline, no-metadata
+
+then, from the data (`measure`), crc-mismatch and cmdline-nul, and the signature's own (`signature`).
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import stat
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nitroctl.errors import EifError
+
+MAGIC = b".eif"
+HEADER = struct.Struct(">4sHHQQHH32Q32QII")
+HEADER_SIZE = HEADER.size  # 548
+CRC_OFFSET = 544  # the four bytes that the checksum leaves out
+SECTION_HEADER = struct.Struct(">HHQ")
+SECTION_HEADER_SIZE = SECTION_HEADER.size  # 12
+MIN_VERSION, MAX_VERSION = 2, 4
+MIN_SECTIONS, MAX_SECTIONS = 2, 32
+SIGNATURE_MAX = 32768  # bytes of a signature section's data
+FLAG_AARCH64 = 1  # the only flag with a meaning; the others are reserved and ignored
+
+# What AWS's builder writes, whatever the image; nothing reads them.
+DEFAULT_MEM = 1 << 30
+DEFAULT_CPUS = 2
+
+MAX_U64 = (1 << 64) - 1
+
+
+class SectionType(enum.IntEnum):
+    KERNEL = 1
+    CMDLINE = 2
+    RAMDISK = 3
+    SIGNATURE = 4
+    METADATA = 5
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section. `offset` is that of its 12-byte header in the file, `size` counts its data alone."""
+
+    type: SectionType
+    offset: int
+    size: int
+    header: bytes
+
+    @property
+    def data_offset(self) -> int:
+        return self.offset + SECTION_HEADER_SIZE
+
+    @property
+    def end(self) -> int:
+        return self.data_offset + self.size
+
+
+@dataclass(frozen=True)
+class Header:
+    """The file header's fields; `offsets` and `sizes` have one item per section, unused slots left out."""
+
+    version: int
+    flags: int
+    default_mem: int
+    default_cpus: int
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+    crc32: int
+    raw: bytes
+
+    @staticmethod
+    def pack(offsets: list[int], sizes: list[int], *, version: int = MAX_VERSION, crc32: int = 0) -> bytes:
+        """The 548 bytes of a header as AWS's builder writes it."""
+        unused = [0] * (MAX_SECTIONS - len(offsets))
+        return HEADER.pack(
+            MAGIC, version, 0, DEFAULT_MEM, DEFAULT_CPUS, 0, len(offsets),
+            *offsets, *unused, *sizes, *unused, 0, crc32,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A file whose headers keep all rules: sections in file order, covering the file from 548 to its end."""
+
+    header: Header
+    sections: tuple[Section, ...]
+    file_size: int
+
+    def of_type(self, type: SectionType) -> tuple[Section, ...]:
+        return tuple(s for s in self.sections if s.type is type)
+
+    def first(self, type: SectionType) -> Section | None:
+        return next(iter(self.of_type(type)), None)
+
+
+ReadAt = Callable[[int, int], bytes]  # (offset, length) -> at most that many bytes
+
+
+@contextmanager
+def open_eif(path: Path) -> Iterator[tuple[int, int]]:
+    """Open an EIF for reading: (descriptor, size). Whatever the system refuses is the rule `io`."""
+    try:
+        # O_NONBLOCK: to open a FIFO would wait for its writer.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as e:
+        raise EifError("io", f"cannot open the file: {e.strerror}", path=path) from e
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise EifError("io", "is not a regular file", path=path)
+        yield fd, status.st_size
+    except OSError as e:
+        raise EifError("io", f"cannot read the file: {e.strerror}", path=path) from e
+    finally:
+        os.close(fd)
+
+
+def read_layout(fd: int, file_size: int, path: Path | None = None) -> Layout:
+    """Read and judge all headers of an open file. Raises EifError for the first broken rule."""
+    return parse_layout(lambda offset, length: os.pread(fd, length, offset), file_size, path)
+
+
+def parse_layout(read_at: ReadAt, file_size: int, path: Path | None = None) -> Layout:
+    """As `read_layout`, from anything that can be read at an offset."""
+    header = _parse_header(read_at(0, HEADER_SIZE), file_size, path)
+    sections: list[Section] = []
+    for i, (offset, size) in enumerate(zip(header.offsets, header.sizes, strict=True)):
+        raw = read_at(offset, SECTION_HEADER_SIZE)
+        if len(raw) != SECTION_HEADER_SIZE:
+            raise EifError("io", "the file became shorter while it was read", path=path, offset=offset)
+        sections.append(_parse_section(i, offset, size, raw, sections, path))
+    layout = Layout(header, tuple(sections), file_size)
+    for type, rule in ((SectionType.KERNEL, "no-kernel"), (SectionType.CMDLINE, "no-cmdline")):
+        if not layout.first(type):
+            raise EifError(rule, f"none of the {len(sections)} sections is a {type.name.lower()}", path=path)
+    if header.version >= 4 and not layout.first(SectionType.METADATA):
+        raise EifError("no-metadata", f"version {header.version} needs a metadata section", path=path)
+    return layout
+
+
+def _parse_header(raw: bytes, file_size: int, path: Path | None) -> Header:
+    def refuse(rule: str, message: str, offset: int) -> EifError:
+        return EifError(rule, message, path=path, offset=offset)
+
+    if file_size < HEADER_SIZE:
+        raise refuse(
+            "file-too-short", f"an EIF header has {HEADER_SIZE} bytes, the file only {file_size}", file_size
+        )
+    if len(raw) != HEADER_SIZE:
+        raise refuse("io", "the file became shorter while it was read", len(raw))
+    fields = HEADER.unpack(raw)
+    magic, version, flags, default_mem, default_cpus, _, count = fields[:7]
+    if magic != MAGIC:
+        raise refuse("bad-magic", f"not an EIF: it begins with {magic.hex()}, not {MAGIC.hex()} (.eif)", 0)
+    if not MIN_VERSION <= version <= MAX_VERSION:
+        raise refuse("bad-version", f"EIF version {version}; {MIN_VERSION} to {MAX_VERSION} are known", 4)
+    if flags & FLAG_AARCH64:
+        raise refuse("bad-arch", f"the image is for aarch64 (flags {flags:#06x}); only x86_64 is supported", 6)
+    if not MIN_SECTIONS <= count <= MAX_SECTIONS:
+        raise refuse(
+            "section-count", f"{count} sections; an EIF has {MIN_SECTIONS} to {MAX_SECTIONS}", 26
+        )
+    offsets, sizes = fields[7 : 7 + count], fields[39 : 39 + count]
+    end = HEADER_SIZE
+    for i, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
+        slot = 28 + 8 * i
+        if offset != end:
+            what = "overlap" if offset < end else "gap"
+            raise refuse(
+                "section-offset", f"section {i} begins at {offset}, the one before ends at {end} ({what})", slot
+            )
+        end = offset + SECTION_HEADER_SIZE + size
+        if end > file_size or end > MAX_U64:
+            raise refuse(
+                "section-beyond-file",
+                f"section {i} at {offset} has {size} bytes of data and would end at {end}; "
+                f"the file has {file_size} bytes",
+                slot + 256,
+            )
+    if end != file_size:
+        raise refuse(
+            "trailing-bytes", f"{file_size - end} bytes follow the last section, which ends at {end}", end
+        )
+    return Header(version, flags, default_mem, default_cpus, offsets, sizes, fields[-1], raw)
+
+
+def _parse_section(
+    i: int, offset: int, size: int, raw: bytes, before: list[Section], path: Path | None
+) -> Section:
+    def refuse(rule: str, message: str, at: int = 0) -> EifError:
+        return EifError(rule, message, path=path, offset=offset + at)
+
+    number, _, own_size = SECTION_HEADER.unpack(raw)
+    if own_size != size:
+        raise refuse(
+            "section-size-mismatch", f"section {i} says {own_size} bytes, the file header says {size}", 4
+        )
+    try:
+        type = SectionType(number)
+    except ValueError:
+        raise refuse("section-type", f"section {i} has the unknown type {number}") from None
+    seen = {s.type for s in before}
+    if type is SectionType.RAMDISK:
+        if SectionType.KERNEL not in seen:
+            raise refuse("ramdisk-before-kernel", f"section {i} is a ramdisk, and no kernel comes before it")
+    elif type in seen:
+        raise refuse(f"duplicate-{type.name.lower()}", f"section {i} is a second {type.name.lower()}")
+    if type is SectionType.SIGNATURE and size > SIGNATURE_MAX:
+        raise refuse(
+            "signature-too-large", f"the signature has {size} bytes; {SIGNATURE_MAX} are allowed", 4
+        )
+    return Section(type, offset, size, raw)

@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: MIT
+"""What an EIF measures to: PCR0, PCR1, PCR2 and the checksum, in one pass over the data.
+
+    PCRn = SHA384(48 zero bytes || SHA384(content of PCRn)), content being section data in file order
+    PCR0   kernel, command line, all ramdisks
+    PCR1   kernel, command line, first ramdisk
+    PCR2   all ramdisks but the first
+    PCR8   DER bytes of the signing certificate (`signature`)
+
+    CRC    CRC-32 of ISO-HDLC (zlib's) over the whole file but the four bytes that hold it
+
+(AWS's EIF specification; the Nitro Enclaves user guide, "Where to get an enclave's measurements".) Memory
+does not grow with the file. hashlib and zlib let go of the interpreter's lock, so PCR0 and PCR2 are digested
+on threads of their own while the caller's thread reads and sums; PCR1 is a copy of PCR0's state taken
+where the second ramdisk begins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from nitroctl.eif.format import CRC_OFFSET, SIGNATURE_MAX, Layout, SectionType, open_eif, read_layout
+from nitroctl.errors import EifError
+
+DIGEST_SIZE = 48
+CHUNK = 1 << 20  # bytes handed on at a time: large against a thread's wake-up, small against the caches
+DEPTH = 8  # chunks under way at once
+
+# What is kept of a section besides its digest. nitro-cli limits custom metadata to 4 KiB, `docker inspect`
+# output is some ten KiB; a kernel takes 2047 bytes of command line.
+METADATA_KEPT = 1 << 20
+CMDLINE_KEPT = 1 << 16
+
+# A file this large takes long enough for a progress bar.
+PROGRESS_FROM = 256 << 20
+
+Progress = Callable[[int], None]  # bytes done since the last call
+
+
+def extend(pcr: bytes, data: bytes) -> bytes:
+    """A PCR's value after it is extended: SHA384(pcr || data)."""
+    return hashlib.sha384(pcr + data).digest()
+
+
+def pcr_of(digest: bytes) -> bytes:
+    """The PCR whose content has this SHA-384 digest: the digest itself is hashed once more."""
+    return extend(bytes(DIGEST_SIZE), digest)
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """PCR values of 48 bytes. `pcr8` is None in an unsigned file (the PCR itself then is zero)."""
+
+    pcr0: bytes
+    pcr1: bytes
+    pcr2: bytes
+    pcr8: bytes | None = None
+
+    def items(self) -> list[tuple[str, str]]:
+        """("PCR0", lower-case hex) and so on, PCR8 only where there is one."""
+        values = [("PCR0", self.pcr0), ("PCR1", self.pcr1), ("PCR2", self.pcr2), ("PCR8", self.pcr8)]
+        return [(name, value.hex()) for name, value in values if value is not None]
+
+    def to_json(self) -> dict[str, str]:
+        """As nitro-cli prints them."""
+        return {"HashAlgorithm": "Sha384 { ... }", **dict(self.items())}
+
+
+class Ring:
+    """Buffers in turn. One that is handed out again has been let go by everybody who was reading it."""
+
+    def __init__(self, size: int = CHUNK, depth: int = DEPTH) -> None:
+        self._buffers = [memoryview(bytearray(size)) for _ in range(depth)]
+        self._readers: list[Sequence[Future[None]]] = [()] * depth
+        self._at = -1
+
+    def next(self) -> memoryview:
+        self._at = (self._at + 1) % len(self._buffers)
+        for reader in self._readers[self._at]:
+            reader.result()
+        self._readers[self._at] = ()
+        return self._buffers[self._at]
+
+    def lend(self, readers: Sequence[Future[None]]) -> None:
+        """The buffer given last is being read until all of `readers` are done."""
+        self._readers[self._at] = readers
+
+
+class Digests:
+    """The running digests of PCR0, 1 and 2, fed with sections in file order. Use as a context manager.
+
+    `update` returns at once; the data must stay as they are until the futures that it returns are done.
+    """
+
+    def __init__(self) -> None:
+        self._all = hashlib.sha384()
+        self._rest = hashlib.sha384()
+        self._first: hashlib._Hash | None = None  # PCR1's own state, once it parts from PCR0's
+        self._ramdisks = 0
+        self._type: SectionType | None = None
+        # One thread each: the order of a digest's updates is the order of its data.
+        self._pcr0 = ThreadPoolExecutor(1, "pcr0")
+        self._pcr2 = ThreadPoolExecutor(1, "pcr2")
+
+    def __enter__(self) -> Digests:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pcr0.shutdown(cancel_futures=True)
+        self._pcr2.shutdown(cancel_futures=True)
+
+    def begin(self, type: SectionType) -> None:
+        """The data that follow belong to a new section."""
+        self._type = type
+        if type is SectionType.RAMDISK:
+            self._ramdisks += 1
+            if self._ramdisks == 2:
+                self._pcr0.submit(self._part)
+
+    def _part(self) -> None:
+        self._first = self._all.copy()
+
+    def update(self, data: memoryview) -> Sequence[Future[None]]:
+        if self._type is SectionType.RAMDISK:
+            work = [self._pcr0.submit(self._all.update, data)]
+            if self._ramdisks > 1:
+                work.append(self._pcr2.submit(self._rest.update, data))
+            return work
+        if self._type in (SectionType.KERNEL, SectionType.CMDLINE):
+            return [self._pcr0.submit(self._update_both, data)]
+        return ()
+
+    def _update_both(self, data: memoryview) -> None:
+        self._all.update(data)
+        if self._first is not None:  # a command line after the second ramdisk
+            self._first.update(data)
+
+    def finish(self) -> Measurements:
+        """Wait for what is under way and give the values of what was fed so far."""
+        self._pcr0.submit(lambda: None).result()
+        self._pcr2.submit(lambda: None).result()
+        first = self._first or self._all
+        return Measurements(
+            pcr_of(self._all.digest()), pcr_of(first.digest()), pcr_of(self._rest.digest())
+        )
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one pass over a file gives. `cmdline` and `metadata` are cut at CMDLINE_KEPT and METADATA_KEPT;
+    `signature` is whole. `nul_offset` is the file offset of the first NUL in the command line."""
+
+    layout: Layout
+    measurements: Measurements  # without PCR8
+    crc32: int
+    cmdline: bytes
+    metadata: bytes | None
+    signature: bytes | None
+    nul_offset: int | None
+
+    @property
+    def crc_matches(self) -> bool:
+        return self.crc32 == self.layout.header.crc32
+
+    def check(self, path: Path | None = None) -> None:
+        """The two rules of the data: crc-mismatch, cmdline-nul."""
+        if not self.crc_matches:
+            raise EifError(
+                "crc-mismatch",
+                f"the file's CRC is {self.crc32:08x}, its header says {self.layout.header.crc32:08x}: "
+                "it was damaged or changed",
+                path=path,
+                offset=CRC_OFFSET,
+            )
+        if self.nul_offset is not None:
+            raise EifError(
+                "cmdline-nul",
+                "the command line has a NUL byte, where the kernel would end it",
+                path=path,
+                offset=self.nul_offset,
+            )
+
+
+_KEPT = {
+    SectionType.CMDLINE: CMDLINE_KEPT,
+    SectionType.METADATA: METADATA_KEPT,
+    SectionType.SIGNATURE: SIGNATURE_MAX,
+}
+
+
+def scan_fd(fd: int, file_size: int, path: Path | None = None, progress: Progress | None = None) -> Scan:
+    """Judge the headers of an open file, then read all of it once. Raises EifError."""
+    layout = read_layout(fd, file_size, path)
+    # The headers that were judged are the ones summed; they are not read a second time.
+    crc = zlib.crc32(layout.header.raw[:CRC_OFFSET])
+    kept = {type: bytearray() for type in _KEPT}
+    nul_offset: int | None = None
+    ring = Ring(min(CHUNK, file_size))
+    with Digests() as digests:
+        for section in layout.sections:
+            crc = zlib.crc32(section.header, crc)
+            digests.begin(section.type)
+            at = section.data_offset
+            while at < section.end:
+                buffer = ring.next()[: section.end - at]
+                n = os.preadv(fd, [buffer], at)
+                if n == 0:
+                    raise EifError("io", "the file became shorter while it was read", path=path, offset=at)
+                data = buffer[:n]
+                ring.lend(digests.update(data))
+                crc = zlib.crc32(data, crc)
+                if section.type in _KEPT:
+                    keep = kept[section.type]
+                    keep += data[: _KEPT[section.type] - len(keep)]
+                    if section.type is SectionType.CMDLINE and nul_offset is None:
+                        nul = bytes(data).find(0)
+                        nul_offset = at + nul if nul >= 0 else None
+                at += n
+                if progress:
+                    progress(n)
+        measurements = digests.finish()
+
+    def bytes_of(type: SectionType) -> bytes | None:
+        return bytes(kept[type]) if layout.first(type) else None
+
+    return Scan(
+        layout,
+        measurements,
+        crc,
+        bytes(kept[SectionType.CMDLINE]),
+        bytes_of(SectionType.METADATA),
+        bytes_of(SectionType.SIGNATURE),
+        nul_offset,
+    )
+
+
+def scan(path: Path) -> Scan:
+    """`scan_fd` of a file by name, with a progress bar where it takes long."""
+    from nitroctl import progress
+
+    with open_eif(path) as (fd, size):
+        if size < PROGRESS_FROM:
+            return scan_fd(fd, size, path)
+        with progress.task(f"Measuring {path.name}", unit="bytes", total=size) as task:
+            return scan_fd(fd, size, path, task.advance)
+
+
+def measure(path: Path) -> Measurements:
+    """PCR0, 1, 2 and, for a signed file, 8. Raises EifError if the file breaks a rule.
+
+    The signature itself is only decoded, for PCR8; `signature.check` verifies it.
+    """
+    found = scan(path)
+    found.check(path)
+    if found.signature is None:
+        return found.measurements
+    from nitroctl.eif import signature
+
+    return signature.with_pcr8(found.measurements, signature.decode(found.signature, path))
