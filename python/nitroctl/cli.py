@@ -19,6 +19,7 @@ from nitroctl.errors import EXIT_FAILURE, EXIT_INTERRUPTED, NitroError
 # name -> (module of nitroctl.commands, attribute, one line for --help). The lines stand here and not in
 # the modules, or --help would have to import all of them.
 COMMANDS: dict[str, tuple[str, str, str]] = {
+    "attest": ("attest", "attest", "Verify attestation documents; the local CA."),
     "build": ("build", "build", "Build QEMU with the nitro-enclave machine, and the vsock backend."),
     "cache": ("cache", "cache", "List and clean what has been downloaded and built."),
     "doctor": ("doctor", "doctor", "Say what this host has and lacks."),

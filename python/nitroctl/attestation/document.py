@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: MIT
+"""What an attestation document says: the COSE_Sign1 envelope and its payload, decoded strictly.
+
+Nothing here trusts or verifies a signature or certificate; `verify` does. The rules of shape are those of
+AWS's guide (aws-nitro-enclaves-nsm-api, docs/attestation_process.md) and RFC 9052, with what real documents
+do where the guide differs: no tag, nulls for absent fields, a 96-byte signature.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from nitroctl import cbor
+from nitroctl.attestation.errors import FieldError, MalformedDocument
+
+ES384 = -35  # RFC 9053, section 2.1
+SIGNATURE_SIZE = 96  # r and s of P-384, 48 bytes each
+PAYLOAD_MAX = 16384  # AWS: size of the payload, 1..16384
+CERTIFICATE_MAX = 1024  # AWS: size of each certificate, 1..1024
+FIELD_MAX = 1024  # AWS's CDDL for public_key, user_data and nonce; its text says 512 for the latter two
+# Payload, signature and heads; anything longer cannot be a document and is not looked at.
+DOCUMENT_MAX = PAYLOAD_MAX + 256
+TIME_MAX = 253402300800000  # the year 10000, in milliseconds since 1970
+PCR_COUNT = 32
+PCR_SIZES = (32, 48, 64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+    """A decoded attestation document. `protected`, `payload` and `signature` are the bytes as received."""
+
+    protected: bytes
+    payload: bytes
+    signature: bytes
+    module_id: str
+    digest: str
+    timestamp: int  # milliseconds since 1970-01-01 UTC
+    pcrs: Mapping[int, bytes]
+    certificate: bytes  # DER, of the enclave
+    cabundle: tuple[bytes, ...]  # DER, root first, issuer of `certificate` last
+    public_key: bytes | None
+    user_data: bytes | None
+    nonce: bytes | None
+
+    @property
+    def time(self) -> datetime:
+        """When the document was issued."""
+        return datetime.fromtimestamp(self.timestamp / 1000, UTC)
+
+    @property
+    def debug(self) -> bool:
+        """True for an enclave in debug mode, whose PCR0 reads as zeros."""
+        return not any(self.pcrs.get(0, b"\1"))
+
+    def signed_bytes(self) -> bytes:
+        """The Sig_structure that the signature covers (RFC 9052, section 4.4), with no external data."""
+        import cbor2
+
+        return cbor2.dumps(["Signature1", self.protected, b"", self.payload])
+
+
+def _bytes(payload: dict[Any, Any], field: str, low: int, high: int) -> bytes:
+    value = payload[field]
+    if not isinstance(value, bytes):
+        raise FieldError(field, f"is {_kind(value)}, not a byte string")
+    if not low <= len(value) <= high:
+        raise FieldError(field, f"has {len(value)} bytes, allowed are {low} to {high}")
+    return value
+
+
+def _optional(payload: dict[Any, Any], field: str, low: int) -> bytes | None:
+    return None if payload.get(field) is None else _bytes(payload, field, low, FIELD_MAX)
+
+
+def _kind(value: object) -> str:
+    names = {dict: "a map", list: "an array", bytes: "a byte string", str: "text", int: "an integer"}
+    return "null" if value is None else names.get(type(value), f"a {type(value).__name__}")
+
+
+def _integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _pcrs(value: object) -> dict[int, bytes]:
+    if not isinstance(value, dict):
+        raise FieldError("pcrs", f"is {_kind(value)}, not a map")
+    if not 1 <= len(value) <= PCR_COUNT:
+        raise FieldError("pcrs", f"has {len(value)} entries, allowed are 1 to {PCR_COUNT}")
+    for index, pcr in value.items():
+        if not _integer(index) or not 0 <= index < PCR_COUNT:
+            raise FieldError("pcrs", f"has the index {index!r}, allowed are 0 to {PCR_COUNT - 1}")
+        if not isinstance(pcr, bytes) or len(pcr) not in PCR_SIZES:
+            size = f"{len(pcr)} bytes" if isinstance(pcr, bytes) else _kind(pcr)
+            raise FieldError("pcrs", f"has {size} at index {index}, allowed are byte strings of 32, 48 or 64")
+    return dict(sorted(value.items()))
+
+
+def _payload(payload: dict[Any, Any]) -> dict[str, Any]:
+    for field in ("module_id", "digest", "timestamp", "pcrs", "certificate", "cabundle"):
+        if payload.get(field) is None:
+            raise FieldError(field, "is missing")
+    if not isinstance(payload["module_id"], str) or not payload["module_id"]:
+        raise FieldError("module_id", f"is {payload['module_id']!r}, not a text of one character or more")
+    if payload["digest"] != "SHA384":
+        raise FieldError("digest", f'is {payload["digest"]!r}, not "SHA384"')
+    if not _integer(payload["timestamp"]) or not 0 < payload["timestamp"] < TIME_MAX:
+        raise FieldError("timestamp", f"is {payload['timestamp']!r}, not milliseconds since 1970")
+    bundle = payload["cabundle"]
+    if not isinstance(bundle, list) or not bundle:
+        problem = "is an empty array" if bundle == [] else f"is {_kind(bundle)}"
+        raise FieldError("cabundle", f"{problem}, not one of certificates")
+    named = {f"cabundle[{i}]": der for i, der in enumerate(bundle)}
+    return {
+        "module_id": payload["module_id"],
+        "digest": payload["digest"],
+        "timestamp": payload["timestamp"],
+        "pcrs": _pcrs(payload["pcrs"]),
+        "certificate": _bytes(payload, "certificate", 1, CERTIFICATE_MAX),
+        "cabundle": tuple(_bytes(named, name, 1, CERTIFICATE_MAX) for name in named),
+        "public_key": _optional(payload, "public_key", 1),
+        "user_data": _optional(payload, "user_data", 0),
+        "nonce": _optional(payload, "nonce", 0),
+    }
+
+
+def decode(data: bytes) -> Document:
+    """Decode a document and check every rule of its shape; raises MalformedDocument or FieldError."""
+    if len(data) > DOCUMENT_MAX:
+        raise MalformedDocument(f"{len(data)} bytes are no attestation document: at most {DOCUMENT_MAX}")
+    try:
+        envelope = cbor.loads(data, tag=cbor.TAG_COSE_SIGN1)
+    except cbor.CborError as e:
+        raise MalformedDocument(f"the document is not CBOR as we accept it: {e}") from e
+    if not isinstance(envelope, list) or len(envelope) != 4:
+        size = f" of {len(envelope)}" if isinstance(envelope, list) else ""
+        raise MalformedDocument(f"a COSE_Sign1 is an array of 4, this is {_kind(envelope)}{size}")
+    protected, unprotected, payload, signature = envelope
+    for name, value, kind in (
+        ("protected header", protected, bytes),
+        ("unprotected header", unprotected, dict),
+        ("payload", payload, bytes),
+        ("signature", signature, bytes),
+    ):
+        if not isinstance(value, kind):
+            raise MalformedDocument(f"the {name} is {_kind(value)}")
+    try:
+        header = cbor.loads(protected)
+    except cbor.CborError as e:
+        raise MalformedDocument(f"the protected header is not CBOR: {e}") from e
+    if not isinstance(header, dict) or not _integer(header.get(1)) or header[1] != ES384:
+        alg = header.get(1) if isinstance(header, dict) else _kind(header)
+        raise MalformedDocument(f"the protected header's algorithm is {alg!r}, not {ES384} (ES384)")
+    if len(signature) != SIGNATURE_SIZE:
+        raise MalformedDocument(f"the signature has {len(signature)} bytes, not {SIGNATURE_SIZE}")
+    if not 1 <= len(payload) <= PAYLOAD_MAX:
+        raise MalformedDocument(f"the payload has {len(payload)} bytes, allowed are 1 to {PAYLOAD_MAX}")
+    try:
+        fields = cbor.loads(payload)
+    except cbor.CborError as e:
+        raise MalformedDocument(f"the payload is not CBOR as we accept it: {e}") from e
+    if not isinstance(fields, dict):
+        raise MalformedDocument(f"the payload is {_kind(fields)}, not a map")
+    return Document(protected=protected, payload=payload, signature=signature, **_payload(fields))

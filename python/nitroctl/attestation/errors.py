@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""Why an attestation document is refused: one class for each step of the verification. No logic here.
+
+AttestationError
+├── MalformedDocument       not an untagged or tagged COSE_Sign1 of the right shape
+├── FieldError              a payload field is missing, of a wrong type or out of range: `field`
+├── RootMismatch            the bundle does not begin with the root that we trust
+├── ChainError              a certificate does not follow from its issuer
+│   ├── CertificateError    a certificate has not the constraints of its place
+│   └── CertificateExpired  a certificate is not valid at the time of the check
+├── SignatureMismatch       the document was not signed by the enclave's key
+└── PolicyError             a genuine document that is not what was asked for
+    ├── DebugEnclave        PCR0 is zero: the enclave runs in debug mode
+    ├── PcrMismatch         another value, or none, in `index`
+    ├── NonceMismatch, UserDataMismatch, PublicKeyMismatch
+    └── StaleDocument       older than allowed, or from the future
+"""
+
+from __future__ import annotations
+
+from nitroctl.errors import NitroError
+
+
+class AttestationError(NitroError):
+    pass
+
+
+class MalformedDocument(AttestationError):
+    pass
+
+
+class FieldError(AttestationError):
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"the document's {field} {problem}")
+        self.field = field
+
+
+class RootMismatch(AttestationError):
+    pass
+
+
+class ChainError(AttestationError):
+    pass
+
+
+class CertificateError(ChainError):
+    pass
+
+
+class CertificateExpired(ChainError):
+    pass
+
+
+class SignatureMismatch(AttestationError):
+    pass
+
+
+class PolicyError(AttestationError):
+    pass
+
+
+class DebugEnclave(PolicyError):
+    pass
+
+
+class PcrMismatch(PolicyError):
+    def __init__(self, index: int, expected: bytes, found: bytes | None) -> None:
+        what = "is not in the document" if found is None else f"is {found.hex()}"
+        super().__init__(f"PCR{index} {what}, expected {expected.hex()}")
+        self.index = index
+
+
+class NonceMismatch(PolicyError):
+    pass
+
+
+class UserDataMismatch(PolicyError):
+    pass
+
+
+class PublicKeyMismatch(PolicyError):
+    pass
+
+
+class StaleDocument(PolicyError):
+    pass

@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: MIT
+"""The user's local CA, and the certificate chain minted from it for one enclave. Verifies nothing.
+
+One root per user, made on first use, kept in the data folder. For each enclave three CA certificates are
+minted under it, in the shape of AWS's (regional, zonal, instance); QEMU gets the instance CA's key and makes
+the enclave's own certificate and key itself. All keys are P-384, all signatures ecdsa-with-SHA384.
+
+The root's name says that it is local and not AWS's: nobody shall mistake one for the other.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import shutil
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nitroctl import config
+from nitroctl.errors import NitroError
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+ROOT_YEARS = 30
+DEFAULT_DAYS = 30  # of a minted chain
+MAX_DAYS = 3650
+BACKDATE = timedelta(hours=1)  # verifiers whose clock is behind, as AWS's own chains allow
+SERIAL_BYTES = 16
+COMMON_NAME_MAX = 64  # RFC 5280, appendix A: ub-common-name
+AREA = "local.nitro-enclaves"  # where AWS has us-east-1.aws.nitro-enclaves
+ROOT_FILE = "root.pem"
+KEY_FILE = "root.key"
+
+
+@dataclasses.dataclass(frozen=True)
+class Authority:
+    """A root certificate and its key."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+    @property
+    def pem(self) -> bytes:
+        from cryptography.hazmat.primitives.serialization import Encoding
+
+        return self.certificate.public_bytes(Encoding.PEM)
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """What QEMU needs for one enclave: four certificates, root first, and the last one's key."""
+
+    certificates: tuple[x509.Certificate, ...]
+    key: ec.EllipticCurvePrivateKey
+
+    @property
+    def pem(self) -> bytes:
+        """The certificates in PEM, root first: QEMU's `cert-chain=`."""
+        from cryptography.hazmat.primitives.serialization import Encoding
+
+        return b"".join(c.public_bytes(Encoding.PEM) for c in self.certificates)
+
+    @property
+    def key_pem(self) -> bytes:
+        """The instance CA's key in PEM (PKCS #8, not encrypted): QEMU's `cert-key=`."""
+        return _key_pem(self.key)
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _name(*parts: tuple[str, str]) -> x509.Name:
+    """A distinguished name: countryName is a PrintableString, all else UTF8String, as in AWS's chains."""
+    from cryptography import x509
+    from cryptography.x509.oid import NameOID
+
+    oids = {
+        "CN": NameOID.COMMON_NAME,
+        "C": NameOID.COUNTRY_NAME,
+        "O": NameOID.ORGANIZATION_NAME,
+        "OU": NameOID.ORGANIZATIONAL_UNIT_NAME,
+        "ST": NameOID.STATE_OR_PROVINCE_NAME,
+        "L": NameOID.LOCALITY_NAME,
+    }
+    return x509.Name([x509.NameAttribute(oids[key], value) for key, value in parts])
+
+
+_ORGANISATION = (("O", "nitroctl"), ("OU", "Local, not AWS"))
+# ISO 3166-1 reserves XX for users: a local chain belongs to no country.
+_COUNTRY = ("C", "XX")
+
+
+def _issue(
+    subject: x509.Name,
+    issuer: Authority | None,
+    *,
+    begin: datetime,
+    end: datetime,
+    path_length: int | None,
+    signs_documents: bool = True,
+    identifiers: bool = True,
+) -> Authority:
+    """One CA certificate with a new key, signed by `issuer`, or by itself for None."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP384R1())
+    # A positive serial that fills its 16 bytes (RFC 5280, section 4.1.2.2).
+    serial = int.from_bytes(secrets.token_bytes(SERIAL_BYTES), "big") >> 1 | 1 << (8 * SERIAL_BYTES - 2)
+    usage = x509.KeyUsage(
+        digital_signature=signs_documents,
+        key_cert_sign=True,
+        crl_sign=signs_documents,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.certificate.subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(serial)
+        .not_valid_before(begin)
+        .not_valid_after(end)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(usage, critical=True)
+    )
+    if identifiers:
+        own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        builder = builder.add_extension(own, critical=False)
+        if issuer:
+            above = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key())
+            builder = builder.add_extension(above, critical=False)
+    return Authority(builder.sign(issuer.key if issuer else key, hashes.SHA384()), key)
+
+
+def make_root(now: datetime | None = None) -> Authority:
+    """A new root, in memory only."""
+    begin = (now or datetime.now(UTC)).replace(microsecond=0) - BACKDATE
+    subject = _name(_COUNTRY, *_ORGANISATION, ("CN", AREA))
+    return _issue(subject, None, begin=begin, end=begin + timedelta(days=365 * ROOT_YEARS), path_length=None)
+
+
+def mint(
+    root: Authority, instance_id: str, *, days: int = DEFAULT_DAYS, now: datetime | None = None
+) -> Chain:
+    """Mint the three CA levels of one enclave under `root`, valid for `days` days from now.
+
+    Raises NitroError if the root ends before they would, or for an argument out of range.
+    """
+    if not 1 <= days <= MAX_DAYS:
+        raise NitroError(f"a chain of {days} days is out of range: 1 to {MAX_DAYS}")
+    if len(f"{instance_id}.{AREA}") > COMMON_NAME_MAX:
+        raise NitroError(
+            f"the instance id {instance_id!r} is too long for a certificate: {len(instance_id)} characters, "
+            f"at most {COMMON_NAME_MAX - len(AREA) - 1}"
+        )
+    issued = (now or datetime.now(UTC)).replace(microsecond=0)
+    begin, end = issued - BACKDATE, issued + timedelta(days=days)
+    last = root.certificate.not_valid_after_utc
+    if end > last:
+        raise NitroError(
+            f"the local CA's root ends at {last:%F %T} UTC, before a chain of {days} days would",
+            hint="make a new one with `nitroctl attest ca init --force`",
+        )
+    place = (("ST", "Local"), ("L", "Local"))
+    name = _name(_COUNTRY, *_ORGANISATION, ("CN", f"{secrets.token_hex(8)}.{AREA}"))
+    regional = _issue(name, root, begin=begin, end=end, path_length=2)
+    name = _name(("CN", f"{secrets.token_hex(8)}.zonal.{AREA}"), *reversed(_ORGANISATION), _COUNTRY, *place)
+    zonal = _issue(name, regional, begin=begin, end=end, path_length=1)
+    name = _name(_COUNTRY, *place, *_ORGANISATION, ("CN", f"{instance_id}.{AREA}"))
+    instance = _issue(
+        name, zonal, begin=begin, end=end, path_length=0, signs_documents=False, identifiers=False
+    )
+    chain = (root.certificate, regional.certificate, zonal.certificate, instance.certificate)
+    return Chain(chain, instance.key)
+
+
+def ca_dir() -> Path:
+    return config.data_dir() / "ca"
+
+
+def load() -> Authority | None:
+    """The user's CA, or None if there is none yet. Raises NitroError if its files are damaged."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    folder = ca_dir()
+    if not folder.exists():
+        return None
+    hint = "restore it from a copy, or start anew with `nitroctl attest ca init --force` (keeps it aside)"
+    try:
+        pem, key_pem = (folder / ROOT_FILE).read_bytes(), (folder / KEY_FILE).read_bytes()
+        certificate = x509.load_pem_x509_certificate(pem)
+        key = serialization.load_pem_private_key(key_pem, password=None)
+    except OSError as e:
+        raise NitroError(f"cannot read the local CA: {e.filename}: {e.strerror}", hint=hint) from e
+    except (ValueError, TypeError) as e:
+        raise NitroError(f"the local CA in {folder} is damaged: {e}", hint=hint) from e
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+        raise NitroError(f"in the local CA in {folder}, {KEY_FILE} is not the key of {ROOT_FILE}", hint=hint)
+    return Authority(certificate, key)
+
+
+def init(*, force: bool = False) -> Authority:
+    """Make the user's CA. An existing one is an error; with `force` it is moved aside, never deleted."""
+    folder = ca_dir()
+    if folder.exists() and not force:
+        raise NitroError(
+            f"there is a local CA in {folder} already",
+            hint="use it, or replace it with --force: documents issued under it no longer verify then",
+        )
+    root = make_root()
+    try:
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        aside = Path(tempfile.mkdtemp(prefix="ca.", dir=folder.parent))
+        try:
+            for name, data, mode in ((KEY_FILE, _key_pem(root.key), 0o600), (ROOT_FILE, root.pem, 0o644)):
+                write_private(aside / name, data, mode)
+            if force and folder.exists():
+                folder.rename(folder.with_name(f"ca.replaced-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"))
+            aside.rename(folder)  # fails if another process was first: its CA stands
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+    except OSError as e:
+        with contextlib.suppress(NitroError):
+            if not force and (other := load()):
+                return other
+        raise NitroError(f"cannot make the local CA in {folder}: {e.strerror}") from e
+    return root
+
+
+def load_or_init() -> Authority:
+    """The user's CA, made now if there is none."""
+    return load() or init()
+
+
+def write_private(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write a new file whose mode is `mode` from its first byte on."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as f:
+        os.fchmod(f.fileno(), mode)
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())

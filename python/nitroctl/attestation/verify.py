@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: MIT
+"""Verify an attestation document, from its bytes to what the caller expects of it.
+
+`verify` returns the document or raises one of `errors`; there is no True or False to forget. The steps are
+those of AWS's attestation guide: shape, path to a pinned root, COSE signature, and then the caller's policy.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from nitroctl.attestation import chain
+from nitroctl.attestation.document import SIGNATURE_SIZE, Document, decode
+from nitroctl.attestation.errors import (
+    DebugEnclave,
+    NonceMismatch,
+    PcrMismatch,
+    PublicKeyMismatch,
+    SignatureMismatch,
+    StaleDocument,
+    UserDataMismatch,
+)
+from nitroctl.errors import NitroError
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+# How far a document's clock may be ahead of ours before it counts as from the future.
+CLOCK_SKEW = timedelta(minutes=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """What a caller expects of a genuine document; None leaves a field unchecked.
+
+    `at` is the time for which certificates must be valid: an aware datetime, "document" for the document's
+    own timestamp (archived documents), None for now. `max_age` is counted from the timestamp to `at`.
+    """
+
+    at: datetime | Literal["document"] | None = None
+    pcrs: Mapping[int, bytes] = dataclasses.field(default_factory=dict)
+    nonce: bytes | None = None
+    user_data: bytes | None = None
+    public_key: bytes | None = None
+    max_age: timedelta | None = None
+    allow_debug: bool = False
+
+
+def load_root(source: str | Path | bytes) -> x509.Certificate:
+    """The trusted root: "aws" for AWS's public root G1, else a PEM file's path or PEM bytes."""
+    from cryptography import x509
+
+    if source == "aws":
+        data, name = resources.files(__package__).joinpath("aws-root-g1.pem").read_bytes(), "AWS root G1"
+    elif isinstance(source, bytes):
+        data, name = source, "the root"
+    else:
+        name = str(source)
+        try:
+            data = Path(source).read_bytes()
+        except OSError as e:
+            raise NitroError(f"cannot read the root certificate {source}: {e.strerror}") from e
+    try:
+        return x509.load_pem_x509_certificate(data)
+    except ValueError as e:
+        raise NitroError(f"{name} is no certificate in PEM: {e}") from e
+
+
+def _check_signature(document: Document, leaf: x509.Certificate) -> None:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec, utils
+
+    key = leaf.public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)  # chain.load has seen to it
+    half = SIGNATURE_SIZE // 2
+    r, s = (int.from_bytes(part, "big") for part in (document.signature[:half], document.signature[half:]))
+    try:
+        key.verify(utils.encode_dss_signature(r, s), document.signed_bytes(), ec.ECDSA(hashes.SHA384()))
+    except InvalidSignature as e:
+        raise SignatureMismatch("the signature is not the enclave's key's over this content") from e
+
+
+def _check_policy(document: Document, policy: Policy, at: datetime) -> None:
+    if document.debug and not policy.allow_debug:
+        raise DebugEnclave(
+            "PCR0 is all zeros: the enclave runs in debug mode and its code is not attested",
+            hint="--allow-debug accepts such documents",
+        )
+    for index, expected in sorted(policy.pcrs.items()):
+        if document.pcrs.get(index) != expected:
+            raise PcrMismatch(index, expected, document.pcrs.get(index))
+    for name, wanted, found, error in (
+        ("nonce", policy.nonce, document.nonce, NonceMismatch),
+        ("user data", policy.user_data, document.user_data, UserDataMismatch),
+        ("public key", policy.public_key, document.public_key, PublicKeyMismatch),
+    ):
+        if wanted is not None and wanted != found:
+            has = "none" if found is None else found.hex() or "an empty one"
+            raise error(f"the document's {name} is not {wanted.hex() or 'empty'}: it has {has}")
+    if policy.max_age is not None:
+        age = at - document.time
+        if age > policy.max_age:
+            raise StaleDocument(
+                f"the document was issued at {document.time:%F %T} UTC, {age.total_seconds():.0f} s ago; "
+                f"at most {policy.max_age.total_seconds():.0f} s are allowed"
+            )
+        if age < -CLOCK_SKEW:
+            raise StaleDocument(f"the document is from the future: issued at {document.time:%F %T} UTC")
+
+
+def verify_chain(
+    data: bytes, root: x509.Certificate | str | Path | bytes, policy: Policy = Policy()
+) -> tuple[Document, list[x509.Certificate]]:
+    """As `verify`, and also return the certificates of the path, root first."""
+    from cryptography import x509
+
+    if not isinstance(root, x509.Certificate):
+        root = load_root(root)
+    document = decode(data)
+    at = document.time if policy.at == "document" else policy.at or datetime.now(UTC)
+    path = chain.check(document.certificate, document.cabundle, root, at)
+    _check_signature(document, path[-1])
+    _check_policy(document, policy, at)
+    return document, path
+
+
+def verify(data: bytes, root: x509.Certificate | str | Path | bytes, policy: Policy = Policy()) -> Document:
+    """Verify the attestation document `data` against the trusted `root` and return it decoded.
+
+    `root` is a certificate, PEM bytes, a PEM file's path, or "aws". Raises an AttestationError, whose class
+    names the step that failed.
+    """
+    return verify_chain(data, root, policy)[0]

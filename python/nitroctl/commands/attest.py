@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: MIT
+"""`nitroctl attest`: the local CA, and attestation documents verified and shown. Options and output only."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from nitroctl.errors import NitroError, UsageError
+
+if TYPE_CHECKING:
+    from cryptography import x509
+
+    from nitroctl.attestation import Document
+
+
+@click.group()
+def attest() -> None:
+    """Attestation documents and the local CA that stands behind them.
+
+    A local document proves which code was measured, never that hardware protects it.
+    """
+
+
+@attest.group()
+def ca() -> None:
+    """The local root: one per user, made on first use."""
+
+
+def _authority() -> Any:
+    from nitroctl.attestation import pki
+
+    authority = pki.load()
+    if authority is None:
+        raise NitroError(
+            f"there is no local CA in {pki.ca_dir()} yet",
+            hint="`nitroctl attest ca init` makes it; so does the first `nitroctl run`",
+        )
+    return authority
+
+
+def _describe(certificate: x509.Certificate) -> dict[str, str]:
+    from cryptography.hazmat.primitives import hashes
+
+    return {
+        "Subject": certificate.subject.rfc4514_string(),
+        "NotBefore": f"{certificate.not_valid_before_utc:%FT%TZ}",
+        "NotAfter": f"{certificate.not_valid_after_utc:%FT%TZ}",
+        "Sha256": certificate.fingerprint(hashes.SHA256()).hex(),
+    }
+
+
+def _show_ca(authority: Any, as_json: bool) -> None:
+    from nitroctl.attestation import pki
+
+    described = {"Root": str(pki.ca_dir() / pki.ROOT_FILE), **_describe(authority.certificate)}
+    if as_json:
+        click.echo(json.dumps(described, indent=2))
+    else:
+        for key, value in described.items():
+            click.echo(f"{key + ':':<11} {value}")
+
+
+@ca.command("init")
+@click.option("--force", is_flag=True, help="Replace an existing CA; the old one is kept beside it.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+def ca_init(force: bool, as_json: bool) -> None:
+    """Make the local CA."""
+    from nitroctl.attestation import pki
+
+    _show_ca(pki.init(force=force), as_json)
+
+
+@ca.command("show")
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+def ca_show(as_json: bool) -> None:
+    """Show the local root's name, dates and fingerprint."""
+    _show_ca(_authority(), as_json)
+
+
+@ca.command("export")
+@click.argument("output", type=click.Path(dir_okay=False, path_type=Path), required=False)
+def ca_export(output: Path | None) -> None:
+    """Write the local root certificate as PEM to OUTPUT, or to stdout. The key is never exported."""
+    pem: bytes = _authority().pem
+    if output is None:
+        sys.stdout.buffer.write(pem)
+        return
+    try:
+        output.write_bytes(pem)
+    except OSError as e:
+        raise NitroError(f"cannot write {output}: {e.strerror}") from e
+
+
+def _hex(_: click.Context, __: click.Parameter, value: str | None) -> bytes | None:
+    if value is None:
+        return None
+    try:
+        return bytes.fromhex(value)
+    except ValueError as e:
+        raise click.BadParameter(f"{value!r} is not hexadecimal") from e
+
+
+def _pcrs(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> dict[int, bytes]:
+    pcrs: dict[int, bytes] = {}
+    for value in values:
+        index, equals, digest = value.partition("=")
+        try:
+            number, pcr = int(index), bytes.fromhex(digest)
+        except ValueError as e:
+            raise click.BadParameter(f"{value!r} is not N=HEX") from e
+        if not equals or not 0 <= number < 32 or len(pcr) != 48:
+            raise click.BadParameter(f"{value!r}: N must be 0 to 31, and HEX 96 digits (SHA-384)")
+        pcrs[number] = pcr
+    return pcrs
+
+
+def _at(_: click.Context, __: click.Parameter, value: str | None) -> datetime | Literal["document"] | None:
+    if value is None or value == "document":
+        return value  # type: ignore[return-value]
+    try:
+        at = datetime.fromisoformat(value)
+    except ValueError as e:
+        raise click.BadParameter(f"{value!r} is neither an ISO 8601 time nor the word document") from e
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _read_document(path: str) -> bytes:
+    """The document's bytes, from a file or stdin; base64, as documents travel in JSON and logs, is undone."""
+    import base64
+    import binascii
+
+    from nitroctl.attestation.document import DOCUMENT_MAX
+
+    limit = 2 * DOCUMENT_MAX
+    try:
+        with click.open_file(path, "rb") as f:
+            data: bytes = f.read(limit + 1)
+    except OSError as e:
+        raise NitroError(f"cannot read the document {path}: {e.strerror}") from e
+    if len(data) > limit:
+        raise NitroError(f"{path} is no attestation document: it has more than {limit} bytes")
+    if data[:1] and 0x20 < data[0] < 0x7F:
+        try:
+            return base64.b64decode(b"".join(data.split()), validate=True)
+        except binascii.Error:
+            pass
+    return data
+
+
+def _report_json(document: Document, path: list[x509.Certificate], root: str) -> dict[str, Any]:
+    def text(value: bytes | None) -> str | None:
+        return None if value is None else value.hex()
+
+    return {
+        "ModuleId": document.module_id,
+        "Timestamp": document.time.isoformat(timespec="milliseconds"),
+        "Digest": document.digest,
+        "Root": root,
+        "DebugMode": document.debug,
+        "PCRs": {str(i): pcr.hex() for i, pcr in document.pcrs.items()},
+        "PublicKey": text(document.public_key),
+        "UserData": text(document.user_data),
+        "Nonce": text(document.nonce),
+        "Chain": [_describe(certificate) for certificate in path],
+    }
+
+
+PCR_MEANINGS = {
+    0: "whole image",
+    1: "kernel, command line, first ramdisk",
+    2: "application",
+    3: "role of the parent",
+    4: "id of the parent",
+    8: "signing certificate",
+}
+
+
+def _report(document: Document, path: list[x509.Certificate], root: str) -> None:
+    from cryptography.x509.oid import NameOID
+    from rich.console import Console
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print("[bold green]The attestation document is valid.[/]")
+    if root != "aws":
+        console.print("It was issued under a local root: it proves what was measured, not isolation.")
+    if document.debug:
+        console.print("[bold yellow]The enclave runs in debug mode: its code is not attested.[/]")
+    age = timedelta(seconds=round((datetime.now(UTC) - document.time).total_seconds()))
+    console.print(f"\nmodule      {document.module_id}\nissued      {document.time:%F %T} UTC, {age} ago")
+    for field, value in (
+        ("public key", document.public_key), ("user data", document.user_data), ("nonce", document.nonce),
+    ):  # fmt: skip
+        if value is not None:
+            shown = value.hex() if len(value) <= 32 else value[:32].hex() + "..."
+            console.print(f"{field:<11} {shown} ({len(value)} bytes)")
+    console.print()
+    for i, pcr in document.pcrs.items():
+        if any(pcr):
+            meaning = PCR_MEANINGS.get(i, "application")
+            console.print(f"{f'PCR{i}':<6} {pcr.hex()}  [dim]{meaning}[/]")
+    zeros = [str(i) for i, pcr in document.pcrs.items() if not any(pcr)]
+    console.print(f"zero: PCR {', '.join(zeros)}\n" if zeros else "")
+    for certificate in path:
+        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        name = str(names[0].value) if names else certificate.subject.rfc4514_string()
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        console.print(f"{begin:%F %T} to {end:%F %T} UTC  {name}", markup=False)
+
+
+@attest.command()
+@click.argument("document", type=click.Path(dir_okay=False, allow_dash=True))
+@click.option("--root", metavar="PEM|aws", help="Trusted root: a PEM file, or AWS's. Default: the local CA.")
+@click.option("--pcr", "pcrs", multiple=True, metavar="N=HEX", callback=_pcrs, help="Expected PCR.")
+@click.option("--eif", type=click.Path(dir_okay=False, path_type=Path), help="Expect the PCRs of this EIF.")
+@click.option("--nonce", metavar="HEX", callback=_hex, help="Expected nonce.")
+@click.option("--user-data", metavar="HEX", callback=_hex, help="Expected user data.")
+@click.option("--public-key", metavar="HEX", callback=_hex, help="Expected public key.")
+@click.option(
+    "--at", metavar="TIME|document", callback=_at,
+    help="Check the dates for this time (ISO 8601, UTC), or for the document's own. Default: now.",
+)  # fmt: skip
+@click.option("--max-age", type=click.FloatRange(min=0), metavar="S", help="Refuse older documents.")
+@click.option("--allow-debug", is_flag=True, help="Accept enclaves in debug mode.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+def verify(
+    document: str,
+    root: str | None,
+    pcrs: dict[int, bytes],
+    eif: Path | None,
+    nonce: bytes | None,
+    user_data: bytes | None,
+    public_key: bytes | None,
+    at: datetime | Literal["document"] | None,
+    max_age: float | None,
+    allow_debug: bool,
+    as_json: bool,
+) -> None:
+    """Verify an attestation document (a file, or - for stdin; raw or base64) and show what it says."""
+    from nitroctl.attestation.verify import Policy, verify_chain
+
+    expected = dict(pcrs)
+    if eif is not None:
+        from nitroctl.eif import measure
+
+        measured = measure.measure(eif)
+        for index, pcr in ((0, measured.pcr0), (1, measured.pcr1), (2, measured.pcr2), (8, measured.pcr8)):
+            if pcr is None:
+                continue
+            if expected.setdefault(index, pcr) != pcr:
+                raise UsageError(f"--pcr {index}=… and --eif {eif} name different values for PCR{index}")
+    policy = Policy(
+        at=at,
+        pcrs=expected,
+        nonce=nonce,
+        user_data=user_data,
+        public_key=public_key,
+        max_age=None if max_age is None else timedelta(seconds=max_age),
+        allow_debug=allow_debug,
+    )
+    data = _read_document(document)
+    found, path = verify_chain(data, _authority().certificate if root is None else root, policy)
+    if as_json:
+        json.dump(_report_json(found, path, root or "local"), sys.stdout, indent=2)
+        click.echo()
+    else:
+        _report(found, path, root or "local")
