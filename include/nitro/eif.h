@@ -218,10 +218,12 @@ bool eif_check_placement(const EifKernel *k, uint64_t cmdline_len,
  * the parse.  Its memory is bounded by a few times the section's size.
  */
 typedef struct EifSignature {
-    uint8_t *bytes;             /* both byte arrays, one after the other */
+    uint8_t *bytes;             /* both byte strings, one after the other */
     const uint8_t *pem;
     size_t pem_len;
-    /* COSE_Sign1, pointing into @bytes */
+    const uint8_t *cose;
+    size_t cose_len;
+    /* Set by eif_signature_cose() */
     const uint8_t *protected_hdr;
     size_t protected_len;
     const uint8_t *payload;
@@ -241,19 +243,35 @@ typedef struct EifSignature {
 } EifSignature;
 
 /*
- * Decode the data of a signature section.  The CBOR must use definite lengths
- * and end where the section ends; only the first element of the outer array
- * counts, others must be well-formed; of its map only the two keys count, in
- * either order, and both must be arrays of integers below 256.  On failure
- * there is nothing to clear.
+ * In this order: eif_signature_parse() decodes the section's envelope into two
+ * byte strings, eif_signature_cose() the one that is a COSE_Sign1, and
+ * eif_signature_certificate() the other.  eif_signature_clear() in the end,
+ * also after a failure.
+ *
+ * All of the CBOR must use definite lengths, and each of the four documents in
+ * a section (envelope, COSE_Sign1, protected header, payload) must end where
+ * its bytes end.  Integers need not be minimal.  Map keys may come in any
+ * order, unknown ones are skipped, known ones must be there once.
+ *
+ *   envelope    array of one element or more, of which the first counts: map
+ *               of "signing_certificate" and "signature", both arrays of
+ *               integers below 256 (byte strings are refused, as AWS does)
+ *   COSE_Sign1  with tag 18 or without: array of protected header (byte
+ *               string), unprotected header (a map, ignored), payload (byte
+ *               string), signature (byte string)
+ *   protected   map with 1 (alg): -7, -35 or -36
+ *   payload     map with "register_index", an unsigned integer, and
+ *               "register_value", an array of 48 integers below 256
  */
 bool eif_signature_parse(EifSignature *s, const uint8_t *buf, size_t len,
                          EifError *err);
+bool eif_signature_cose(EifSignature *s, EifError *err);
 /* Read the first certificate of the PEM text: key, dates, PCR8. */
 bool eif_signature_certificate(EifSignature *s, EifError *err);
 /*
- * After the certificate: does it sign this PCR0, with its own key, and is
- * @now (seconds since 1970) within the certificate's dates?
+ * After both of the above: is it signed with the certificate's key, does it
+ * sign this PCR0, and is @now (seconds since 1970) within the certificate's
+ * dates?  Nothing else of the certificate matters; it may sign itself.
  */
 bool eif_signature_verify(const EifSignature *s,
                           const uint8_t pcr0[EIF_DIGEST_SIZE],
