@@ -148,7 +148,8 @@ def parse_build_time(text: str) -> str:
             raise ValueError
     except ValueError:
         raise UsageError(
-            f"build time {text!r} is not a date with time and zone", hint="like 2024-07-09T17:16:38+00:00, or now"
+            f"build time {text!r} is not a date with time and zone",
+            hint="like 2024-07-09T17:16:38+00:00, or now",
         ) from None
     return text
 
@@ -410,7 +411,7 @@ def _check(request: BuildRequest) -> list[str]:
         raise UsageError(f"{len(request.ramdisks)} ramdisks; an image takes at most {RAMDISKS_MAX}")
     nul = request.cmdline.find(0)
     if nul >= 0:
-        raise EifError("cmdline-nul", f"the command line has a NUL byte at {nul}, where the kernel would end it")
+        raise EifError("cmdline-nul", f"the command line has a NUL at {nul}, where the kernel would end it")
     if request.check_kernel:
         limit = read_kernel(request.kernel).cmdline_size
         if len(request.cmdline) > limit:

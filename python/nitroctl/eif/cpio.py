@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -35,17 +35,26 @@ class Entry:
     """One name in the archive.
 
     `name` is relative, without "." or "..", in bytes as the kernel will see it. `mode` is st_mode with the
-    file type. The content is `data` (a file's bytes, or a link's target) or that of the file `path`, read when
-    the archive is written. `device` is (major, minor) of a device node.
+    file type. The content is `data` (a file's bytes, or a link's target), that of the file `path`, read when
+    the archive is written, or the `size` bytes that `filler` writes. `device` is (major, minor) of a node.
     """
 
     name: bytes
     mode: int
     data: bytes = b""
     path: Path | None = None
+    filler: Callable[[Sink], None] | None = None
+    size: int = 0
     uid: int = 0
     gid: int = 0
     device: tuple[int, int] = (0, 0)
+
+    @property
+    def content_size(self) -> int:
+        """Bytes of content, as far as they are known before it is written."""
+        if self.path is not None:
+            return self.path.stat().st_size
+        return self.size if self.filler else len(self.data)
 
 
 def directory(name: str, mode: int = 0o755) -> Entry:
@@ -65,6 +74,22 @@ def symlink(name: str, target: str) -> Entry:
 def device(name: str, kind: int, major: int, minor: int, mode: int = 0o600) -> Entry:
     """A device node; `kind` is stat.S_IFCHR or stat.S_IFBLK."""
     return Entry(os.fsencode(name), kind | mode, device=(major, minor))
+
+
+def tree(folder: Path) -> Iterator[Entry]:
+    """What is in a folder, for the archive's root. Of the modes only the right to execute is kept, and no
+    owner, so that neither umask nor user shows."""
+    for path in sorted(folder.rglob("*")):
+        name = os.fspath(path.relative_to(folder))
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            yield symlink(name, os.readlink(path))
+        elif stat.S_ISDIR(mode):
+            yield directory(name)
+        elif stat.S_ISREG(mode):
+            yield file(name, path, 0o755 if mode & 0o100 else 0o644)
+        else:
+            raise NitroError(f"{path} is neither file, folder nor symbolic link")
 
 
 def write(sink: Sink, entries: Iterable[Entry], *, mtime: int = 0) -> None:
@@ -91,11 +116,14 @@ def _write_entry(sink: Sink, entry: Entry, inode: int, mtime: int) -> int:
 
     def header(size: int) -> bytes:
         if size > FIELD_MAX:
-            raise NitroError(f"{_text(entry.name)} has {size} bytes; a cpio archive takes less than 4 GiB a file")
-        return _header(
-            inode, entry.mode, entry.uid, entry.gid, links, mtime, size, entry.device, entry.name
-        )
+            raise NitroError(f"{_text(entry.name)} has {size} bytes; a cpio archive takes 4 GiB less one a file")
+        numbers = (inode, entry.mode, entry.uid, entry.gid, links, mtime, size)
+        return _header(*numbers, entry.device, entry.name)
 
+    if entry.filler:
+        head = _put(sink, header(entry.size))
+        entry.filler(sink)
+        return head + entry.size + _put(sink, bytes(-entry.size % 4))
     if entry.path is None:
         size = len(entry.data)
         return _put(sink, header(size)) + _put(sink, entry.data + bytes(-size % 4))

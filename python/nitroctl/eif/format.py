@@ -177,7 +177,7 @@ def _parse_header(raw: bytes, file_size: int, path: Path | None) -> Header:
     if not MIN_VERSION <= version <= MAX_VERSION:
         raise refuse("bad-version", f"EIF version {version}; {MIN_VERSION} to {MAX_VERSION} are known", 4)
     if flags & FLAG_AARCH64:
-        raise refuse("bad-arch", f"the image is for aarch64 (flags {flags:#06x}); only x86_64 is supported", 6)
+        raise refuse("bad-arch", f"the image is for aarch64 (flags {flags:#06x}), not for x86_64", 6)
     if not MIN_SECTIONS <= count <= MAX_SECTIONS:
         raise refuse(
             "section-count", f"{count} sections; an EIF has {MIN_SECTIONS} to {MAX_SECTIONS}", 26
@@ -189,7 +189,7 @@ def _parse_header(raw: bytes, file_size: int, path: Path | None) -> Header:
         if offset != end:
             what = "overlap" if offset < end else "gap"
             raise refuse(
-                "section-offset", f"section {i} begins at {offset}, the one before ends at {end} ({what})", slot
+                "section-offset", f"section {i} begins at {offset}, not at {end} ({what})", slot
             )
         end = offset + SECTION_HEADER_SIZE + size
         if end > file_size or end > MAX_U64:

@@ -265,4 +265,4 @@ def measure(path: Path) -> Measurements:
         return found.measurements
     from nitroctl.eif import signature
 
-    return signature.with_pcr8(found.measurements, signature.decode(found.signature, path))
+    return signature.with_pcr8(found.measurements, signature.decode(found.signature, path), path)

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: MIT
+"""What an EIF is: a table for people, the JSON of `nitro-cli describe-eif` for programs. Changes nothing.
+
+Structure is judged strictly. What nitro-cli reports instead of refusing is reported here too: a checksum that
+does not match ("CheckCRC": false) and a signature over another PCR0 ("SignatureCheck": false). Metadata that
+cannot be read leave their keys out, with a warning, since nothing in an enclave depends on them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from nitroctl.eif import measure as measuring
+from nitroctl.eif.format import Layout, SectionType, open_eif, read_layout
+from nitroctl.eif.measure import METADATA_KEPT, Measurements
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from nitroctl.eif.signature import Signature, Signer
+
+# Keys of the metadata section's BuildMetadata, in AWS's order.
+BUILD_KEYS = ("BuildTime", "BuildTool", "BuildToolVersion", "OperatingSystem", "KernelVersion")
+
+# OpenSSL's names, which nitro-cli prints: months regardless of locale.
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+@dataclass(frozen=True)
+class SignatureInfo:
+    """A signature that was made with its certificate's key. `covers_pcr0`: and is over this file's PCR0."""
+
+    signature: Signature
+    signer: Signer
+    covers_pcr0: bool
+
+    def to_json(self) -> dict[str, Any]:
+        certificate = self.signer.certificate
+        issuer = {_oid_name(a.oid): str(a.value) for a in certificate.issuer}
+        return {
+            "IssuerName": dict(sorted(issuer.items())),
+            "Algorithm": _oid_name(certificate.signature_algorithm_oid),
+            "NotBefore": _openssl_time(certificate.not_valid_before_utc),
+            "NotAfter": _openssl_time(certificate.not_valid_after_utc),
+            "Signature": certificate.signature.hex(":").upper(),
+        }
+
+
+@dataclass(frozen=True)
+class Description:
+    """All that one pass over a file tells. `metadata` is the parsed section, None if there is none or it is
+    not what AWS's tools write; then `metadata_error` says why."""
+
+    path: Path
+    layout: Layout
+    measurements: Measurements
+    crc_matches: bool
+    crc32: int
+    cmdline: bytes
+    metadata: dict[str, Any] | None
+    metadata_error: str | None
+    signature: SignatureInfo | None
+
+    @property
+    def needs_acpi(self) -> bool:
+        return wants_acpi(self.metadata)
+
+    def to_json(self) -> dict[str, Any]:
+        """nitro-cli's keys in nitro-cli's order."""
+        value: dict[str, Any] = {
+            "EifVersion": self.layout.header.version,
+            "Measurements": self.measurements.to_json(),
+            "IsSigned": self.signature is not None,
+        }
+        if self.signature:
+            value["SigningCertificate"] = self.signature.to_json()
+        value["CheckCRC"] = self.crc_matches
+        if self.signature:
+            value["SignatureCheck"] = self.signature.covers_pcr0
+        if self.metadata:
+            value["ImageName"] = self.metadata["ImageName"]
+            value["ImageVersion"] = self.metadata["ImageVersion"]
+            value["Metadata"] = {
+                **{key: self.metadata["BuildMetadata"][key] for key in BUILD_KEYS},
+                "DockerInfo": self.metadata["DockerInfo"],
+                **(self.metadata["CustomMetadata"] or {}),
+            }
+        return value
+
+
+def _oid_name(oid: Any) -> str:
+    """OpenSSL's long name of an object identifier; dotted numbers where there is none."""
+    name = str(oid._name)
+    return oid.dotted_string if name == "Unknown OID" else name
+
+
+def _openssl_time(t: datetime) -> str:
+    """ASN1_TIME_print(3): "Oct 28 13:28:05 2019 GMT", the day padded with a space."""
+    return f"{_MONTHS[t.month - 1]} {t.day:2} {t:%H:%M:%S} {t.year} GMT"
+
+
+def describe(path: Path) -> Description:
+    """Read a file once and say what it is. Raises EifError for a broken file and for a signature that cannot
+    be read or was not made with its certificate's key, as nitro-cli does."""
+    scan = measuring.scan(path)
+    metadata, problem = parse_metadata(scan.metadata) if scan.metadata is not None else (None, None)
+    measurements = scan.measurements
+    info = None
+    if scan.signature is not None:
+        from nitroctl.eif import signature
+
+        decoded = signature.decode(scan.signature, path)
+        signer = signature.read_certificate(decoded.pem, path)
+        signature.check_cose(decoded, signer, path)
+        measurements = signature.with_pcr8(measurements, decoded, path)
+        covers = decoded.register_index == 0 and decoded.register_value == measurements.pcr0
+        info = SignatureInfo(decoded, signer, covers)
+    return Description(
+        path=path,
+        layout=scan.layout,
+        measurements=measurements,
+        crc_matches=scan.crc_matches,
+        crc32=scan.crc32,
+        cmdline=scan.cmdline,
+        metadata=metadata,
+        metadata_error=problem,
+        signature=info,
+    )
+
+
+# ---- metadata ----
+
+
+def parse_metadata(data: bytes) -> tuple[dict[str, Any] | None, str | None]:
+    """(metadata, None), or (None, why not). All keys must be there, as nitro-cli wants it; null may stand for
+    DockerInfo and CustomMetadata."""
+
+    def no_constant(name: str) -> NoReturn:
+        raise ValueError(f"{name} is not JSON")
+
+    if len(data) >= METADATA_KEPT:
+        return None, f"more than {METADATA_KEPT} bytes"
+    try:
+        value = json.loads(data.decode("utf-8"), parse_constant=no_constant)
+    except (ValueError, RecursionError) as e:
+        return None, f"not JSON: {e}"
+    if not isinstance(value, dict):
+        return None, "not a JSON object"
+    build = value.get("BuildMetadata")
+    if not isinstance(build, dict):
+        return None, "no BuildMetadata"
+    for where, keys in ((value, ("ImageName", "ImageVersion")), (build, BUILD_KEYS)):
+        for key in keys:
+            if not isinstance(where.get(key), str):
+                return None, f"no text {key}"
+    for key in ("DockerInfo", "CustomMetadata"):
+        if key not in value:
+            return None, f"no {key}"
+    if not isinstance(value["CustomMetadata"], dict | None):
+        return None, "CustomMetadata is neither an object nor null"
+    return value, None
+
+
+def wants_acpi(metadata: dict[str, Any] | None) -> bool:
+    """Does the image say that its kernel finds devices only through ACPI? (Our own mark: AWS's machine has no
+    ACPI, and an image without the mark gets none.)"""
+    custom = (metadata or {}).get("CustomMetadata")
+    ours = custom.get("nitroctl") if isinstance(custom, dict) else None
+    return isinstance(ours, dict) and ours.get("acpi") is True
+
+
+def needs_acpi(path: Path) -> bool:
+    """`wants_acpi` of a file's metadata, from its headers and metadata alone: for a start without a pass over
+    the data. Raises EifError for a broken structure."""
+    with open_eif(path) as (fd, size):
+        section = read_layout(fd, size, path).first(SectionType.METADATA)
+        if section is None:
+            return False
+        data = os.pread(fd, min(section.size, METADATA_KEPT), section.data_offset)
+    return wants_acpi(parse_metadata(data)[0])
+
+
+# ---- for people ----
+
+
+def plain(text: str) -> str:
+    """Text of a file as it may be shown on a terminal: what could steer it becomes visible instead."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def table(d: Description) -> RenderableType:
+    """The description as a table of rich's, without the measurements."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from nitroctl.progress import amount
+
+    result = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    result.add_column(no_wrap=True, min_width=9)
+    result.add_column(overflow="fold")
+
+    def row(name: str, value: str, style: str = "") -> None:
+        result.add_row(name, Text(plain(value), style))
+
+    header = d.layout.header
+    row("File", str(d.path))
+    row("Format", f"EIF version {header.version}, {amount(d.layout.file_size, 'bytes')}")
+    if d.metadata:
+        build = d.metadata["BuildMetadata"]
+        row("Image", f"{d.metadata['ImageName']} {d.metadata['ImageVersion']}")
+        row("Built", f"{build['BuildTime']} by {build['BuildTool']} {build['BuildToolVersion']}")
+        row("System", f"{build['OperatingSystem']} {build['KernelVersion']}")
+        for key, value in (d.metadata["CustomMetadata"] or {}).items():
+            row("Metadata", f"{key}: {json.dumps(value, ensure_ascii=False)}")
+    elif d.metadata_error:
+        row("Metadata", f"not readable: {d.metadata_error}", "yellow")
+    row("Cmdline", d.cmdline.decode("utf-8", "backslashreplace"))
+    for i, section in enumerate(d.layout.sections):
+        where = f"{section.type.name.lower():9} {amount(section.size, 'bytes'):>9} at {section.data_offset}"
+        row("Sections" if i == 0 else "", where)
+    if d.crc_matches:
+        row("CRC-32", f"{d.crc32:08x}, matches", "green")
+    else:
+        row("CRC-32", f"{d.crc32:08x} DOES NOT MATCH the header's {header.crc32:08x}: damaged", "bold red")
+    if d.signature is None:
+        row("Signature", "none")
+    else:
+        certificate = d.signature.signer.certificate
+        name = d.signature.signer.curve.alg_name
+        row("Signature", f"{name}, certificate {certificate.subject.rfc4514_string()}")
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        row("", f"valid {begin:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC")
+        if d.signature.covers_pcr0:
+            row("", "covers this image's PCR0", "green")
+        else:
+            row("", "DOES NOT COVER this image's PCR0: changed after signing", "bold red")
+    return result
