@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""What a guest's serial console tells about its life: panic, halt, the last lines.
+
+Pure: bytes in, facts out. The bytes come from the guest and may be anything, of any length; what is kept is
+bounded. Where they come from and where they go is `enclave`'s business.
+
+The texts are the Linux kernel's own (kernel/panic.c, kernel/reboot.c), which it prints at the emergency
+level, so that `quiet` does not hide them. They count only as kernel messages: at the start of a line, after
+nothing but a time stamp. An application that prints such a line itself is believed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+
+LINE_MAX = 1024  # bytes kept of one line
+TAIL_LINES = 60  # lines kept
+
+# "[    1.234567] ", with CONFIG_PRINTK_CALLER "[    1.234567][    T1] "; nothing without printk.time.
+_STAMP = rb"(?:\[ *[0-9]+\.[0-9]+\](?:\[ *[TC][0-9]+\])? )?"
+_KERNEL_LINE = re.compile(rb"\[ *[0-9]+\.[0-9]+\]")
+_PANIC = re.compile(_STAMP + rb"Kernel panic - not syncing: ?(.*)")
+# After one of these the kernel only waits: nothing more will come.
+_PANIC_OVER = re.compile(_STAMP + rb"(?:Rebooting in [0-9]+ seconds|---\[ end Kernel panic)")
+_HALT = re.compile(_STAMP + rb"reboot: (System halted|Power down)")
+
+
+class ConsoleWatch:
+    """Reads along. `panic` is the panic's text, `panic_over` that all of it has been printed, `halted` what
+    the kernel said when it stopped its CPUs without a reset, `last_word` the last line of user space before
+    the panic."""
+
+    def __init__(self) -> None:
+        self.panic: str | None = None
+        self.panic_over = False
+        self.halted: str | None = None
+        self.last_word: str | None = None
+        self.received = 0
+        self._lines: deque[str] = deque(maxlen=TAIL_LINES)
+        self._line = bytearray()
+
+    def feed(self, data: bytes) -> None:
+        self.received += len(data)
+        *whole, rest = data.split(b"\n")
+        for piece in whole:
+            self._append(piece)
+            self._end_line()
+        self._append(rest)
+
+    def tail(self, lines: int = TAIL_LINES) -> list[str]:
+        """The last lines, without control characters, an unfinished one included."""
+        unfinished = _printable(bytes(self._line))
+        every = [*self._lines, unfinished] if unfinished else list(self._lines)
+        return every[-lines:]
+
+    def _append(self, piece: bytes) -> None:
+        room = LINE_MAX - len(self._line)
+        if room > 0:
+            self._line += piece[:room]
+
+    def _end_line(self) -> None:
+        line = bytes(self._line).strip(b"\r\0 ")
+        self._line.clear()
+        text = _printable(line)
+        self._lines.append(text)
+        if self.panic is not None:
+            if _PANIC_OVER.match(line):
+                self.panic_over = True
+        elif match := _PANIC.match(line):
+            self.panic = _printable(match[1]) or "no reason given"
+        elif match := _HALT.match(line):
+            self.halted = _printable(match[1])
+        elif text and not _KERNEL_LINE.match(line):
+            self.last_word = text
+
+
+def _printable(line: bytes) -> str:
+    text = line.decode(errors="replace").strip()
+    return "".join(c if c.isprintable() else " " for c in text)

@@ -1,0 +1,970 @@
+# SPDX-License-Identifier: MIT
+"""The life of one enclave: a private folder, the vsock backend, QEMU, and whoever watches them.
+
+    plan       what will run, all defaults filled in; checked before anything starts
+    reserve    a context ID and its folder, locked against every other nitroctl
+    Enclave    the supervisor: starts the two programs, carries the console to its sinks, notices every way
+               an enclave can end, and leaves nothing behind
+    run        an Enclave in the foreground, with Ctrl-C and SIGTERM as ways to end it
+
+    starting ──> booting ──> running ──> stopping ──> ended
+    (backend)    (QEMU up)   (heartbeat)
+
+Events only, no polling: the backend says "ready" and "booted" on pipes, QEMU talks QMP over an inherited
+socket, the console is another one, processes end on pidfds. Nothing outlives us, however we die: QEMU gets
+SIGKILL from the kernel when the thread that started it ends (so run enclaves from a thread that lives as
+long as they do), and the backend, which holds the lock of the folder as well, sees its lifeline close and
+removes sockets and folder itself. Both are in sessions of their own: a terminal's Ctrl-C reaches only us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import fcntl
+import functools
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from nitroctl import config, proc, vsock
+from nitroctl import qemu as qemu_options
+from nitroctl.console import ConsoleWatch
+from nitroctl.errors import (
+    EXIT_FAILURE,
+    EXIT_GUEST_PANIC,
+    EXIT_NO_HEARTBEAT,
+    BootTimeout,
+    EnclaveError,
+    GuestPanic,
+    NitroError,
+    UsageError,
+)
+from nitroctl.qemu import MIB, Accelerator, QemuConfig
+
+FIRST_CID = 16
+LAST_AUTOMATIC_CID = FIRST_CID + 4095
+# Taken by virtio-vsock (0 hypervisor, 1 loopback, 2 host, 0xffffffff any) and by Nitro (3 parent).
+RESERVED_CIDS = (0, 1, 2, 3, 0xFFFFFFFF)
+DEFAULT_INSTANCE_ID = "i-0000000000000000"
+NAME_MAX = 255
+METADATA_MAX = 1 << 20  # bytes; a few hundred are usual
+
+READY_SECONDS = 20.0  # for the backend to listen; it does nothing else first
+STOP_SECONDS = 5.0  # from SIGTERM to SIGKILL
+PANIC_SECONDS = 1.0  # for the rest of a panic's text
+LAST_WORDS_SECONDS = 1.0  # for the console's sinks when we were told to stop
+QMP_SECONDS = 5.0  # for the last events of a QEMU that is gone
+
+GIB = 1 << 30
+
+
+class State(enum.StrEnum):
+    STARTING = "starting"
+    BOOTING = "booting"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    ENDED = "ended"
+
+
+class Ending(enum.StrEnum):
+    """How an enclave ended. ORDERLY: it had its heartbeat, and the guest reset or halted itself."""
+
+    ORDERLY = "orderly"
+    PANIC = "panic"
+    NO_HEARTBEAT = "no heartbeat"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+_STATUS = {
+    Ending.ORDERLY: 0,
+    Ending.PANIC: EXIT_GUEST_PANIC,
+    Ending.NO_HEARTBEAT: EXIT_NO_HEARTBEAT,
+    Ending.FAILED: EXIT_FAILURE,
+}
+
+
+# ---- what will run -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EnclaveConfig:
+    """What a user asks for; None means the default. Memory in MiB, times in seconds."""
+
+    eif: Path
+    qemu: Path
+    backend: Path
+    name: str | None = None
+    memory_mib: int | None = None
+    cpus: int = 1
+    cid: int | None = None
+    role: str | None = None
+    instance_id: str = DEFAULT_INSTANCE_ID
+    append: str | None = None
+    boot_timeout: float | None = None
+    accel: Accelerator | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will run: everything decided but the context ID."""
+
+    eif: Path
+    qemu: Path
+    backend: Path
+    name: str
+    memory_mib: int
+    cpus: int
+    cid: int | None
+    role: str | None
+    instance_id: str
+    append: str | None
+    boot_timeout: float
+    accel: Accelerator
+    acpi: bool
+
+    def backend_config(self, folder: Folder, **fds: Any) -> vsock.BackendConfig:
+        return vsock.BackendConfig(
+            binary=self.backend,
+            socket_path=folder.device,
+            guest_cid=folder.cid,
+            uds_path=folder.uds,
+            **fds,
+        )
+
+    def qemu_config(self, folder: Folder, **fds: Any) -> QemuConfig:
+        return QemuConfig(
+            binary=self.qemu,
+            eif=self.eif,
+            vsock=folder.device,
+            name=self.name,
+            # AWS's form: parent id, "-enc", 16 hex digits.
+            module_id=f"{self.instance_id}-enc{folder.cid:016x}",
+            accel=self.accel,
+            memory_mib=self.memory_mib,
+            cpus=self.cpus,
+            parent_id=self.instance_id,
+            parent_role=self.role,
+            append=self.append,
+            acpi=self.acpi,
+            **fds,
+        )
+
+
+def default_boot_timeout(eif_size: int, memory: int) -> float:
+    """Seconds that nitro-cli waits for the heartbeat: 90 per started 6 GiB of EIF and 90 per started 100 GiB
+    of memory (sizes in bytes)."""
+    return 90.0 * (1 + (eif_size - 1) // (6 * GIB)) + 90.0 * (1 + (memory - 1) // (100 * GIB))
+
+
+def default_name(eif: Path) -> str:
+    """The file's name without `.eif`, as nitro-cli has it; what a terminal cannot show becomes `?`."""
+    name = eif.name
+    while name.endswith(".eif") and name != ".eif":
+        name = name[: -len(".eif")]
+    return "".join(c if c.isprintable() else "?" for c in name)[:NAME_MAX]
+
+
+def plan(request: EnclaveConfig) -> Plan:
+    """Fill in the defaults and refuse what cannot work, before anything has started."""
+    size, acpi = _look_into(request.eif)
+    if request.cid is not None and (request.cid in RESERVED_CIDS or not 0 <= request.cid < 1 << 32):
+        raise UsageError(f"context ID {request.cid} is reserved; use one from 4 to {0xFFFFFFFE}")
+    if request.cpus < 1:
+        raise UsageError(f"{request.cpus} CPUs are too few; an enclave has at least 1")
+    if request.name is not None and (
+        not request.name or len(request.name) > NAME_MAX or not request.name.isprintable()
+    ):
+        raise UsageError(
+            f"the name {request.name!r} must have 1 to {NAME_MAX} characters, all of them printable"
+        )
+    if request.boot_timeout is not None and not request.boot_timeout > 0:
+        raise UsageError(f"a boot timeout of {request.boot_timeout:g} s leaves no time to boot")
+    memory = request.memory_mib or qemu_options.default_memory(size)
+    return Plan(
+        eif=request.eif,
+        qemu=request.qemu,
+        backend=request.backend,
+        name=request.name or default_name(request.eif),
+        memory_mib=memory,
+        cpus=request.cpus,
+        cid=request.cid,
+        role=request.role,
+        instance_id=request.instance_id,
+        append=request.append,
+        boot_timeout=request.boot_timeout or default_boot_timeout(size, memory * MIB),
+        accel=request.accel or qemu_options.accelerator(),
+        acpi=acpi,
+    )
+
+
+def _look_into(eif: Path) -> tuple[int, bool]:
+    """The file's size, and whether its metadata says that its kernel finds devices only through ACPI. Raises
+    EifError for a file that cannot be read or whose headers are wrong."""
+    from nitroctl.eif import format as eif_format
+
+    with eif_format.open_eif(eif) as (fd, size):
+        layout = eif_format.read_layout(fd, size, eif)
+        section = layout.first(eif_format.SectionType.METADATA)
+        if section is None or section.size > METADATA_MAX:
+            return size, False
+        data = os.pread(fd, section.size, section.data_offset)
+    try:
+        metadata: Any = json.loads(data)
+    except (ValueError, RecursionError):
+        return size, False  # AWS asks for no more than a section
+    for key in ("CustomMetadata", "nitroctl", "acpi"):
+        metadata = metadata.get(key) if isinstance(metadata, dict) else None
+    return size, metadata is True
+
+
+# ---- a context ID and its folder ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where an enclave's sockets are. `lock` is the locked descriptor of the folder, -1 for a dry run."""
+
+    cid: int
+    path: Path
+    lock: int = -1
+
+    @property
+    def device(self) -> Path:
+        """The vhost-user socket between QEMU and the backend."""
+        return self.path / "device"
+
+    @property
+    def uds(self) -> Path:
+        """The parent's socket; `vsock_N` beside it serves the parent's port N."""
+        return self.path / "vsock"
+
+
+def reserve(cid: int | None) -> Folder:
+    """Take context ID `cid`, or the lowest free one from 16, together with its folder.
+
+    The folder `runtime_dir()/CID` is the reservation: whoever holds the flock(2) on it has the ID. The lock
+    ends with its last holder, so what a crash left behind is recognised and reused.
+    """
+    base = config.runtime_dir()
+    longest = base / f"{cid or LAST_AUTOMATIC_CID}" / f"vsock_{vsock.PORT_MAX}"
+    vsock.check_path(longest)
+    for candidate in [cid] if cid is not None else range(FIRST_CID, LAST_AUTOMATIC_CID + 1):
+        path = base / str(candidate)
+        try:
+            lock = _lock_folder(path)
+        except OSError as e:
+            raise NitroError(f"cannot make the folder {path}: {e.strerror}") from e
+        if lock is not None:
+            return Folder(candidate, path, lock)
+    if cid is not None:
+        raise EnclaveError(
+            f"context ID {cid} is in use by another enclave of yours",
+            hint="leave --cid out to get a free one",
+        )
+    raise EnclaveError(f"all context IDs from {FIRST_CID} to {LAST_AUTOMATIC_CID} are in use")
+
+
+def _lock_folder(path: Path) -> int | None:
+    while True:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # its owner has just removed it
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.lstat(path)):
+                    _empty(path)
+                    return fd
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # locked, but removed meanwhile: not the folder at `path` any more
+
+
+def _empty(path: Path) -> None:
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(entry.path)
+
+
+def release(folder: Folder) -> None:
+    """Remove the folder and give the context ID back."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            _empty(folder.path)
+            os.rmdir(folder.path)
+    except OSError as e:
+        print(f"warning: cannot remove {folder.path}: {e.strerror}", file=sys.stderr)
+    finally:
+        os.close(folder.lock)
+
+
+def dry_run(plan: Plan) -> tuple[list[str], list[str]]:
+    """The command lines of backend and QEMU for two terminals: sockets beside the folders that a run makes,
+    which belong to no one else, and the console on standard output."""
+    folder = reserve(plan.cid)
+    release(folder)
+    by_hand = _ByHand(folder.cid, folder.path.parent)
+    backend = vsock.argv(plan.backend_config(by_hand, once=True))
+    return backend, qemu_options.argv(plan.qemu_config(by_hand))
+
+
+class _ByHand(Folder):
+    @property
+    def device(self) -> Path:
+        return self.path / f"{self.cid}.device"
+
+    @property
+    def uds(self) -> Path:
+        return self.path / f"{self.cid}.vsock"
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+# ---- where the console goes --------------------------------------------------------------------------
+
+
+class Sink(Protocol):
+    async def write(self, data: bytes) -> None:
+        """Take console bytes. While it waits no more are read, and the guest's console fills up."""
+
+
+class FdSink:
+    """Console bytes to a descriptor such as standard output, never blocking the loop.
+
+    The file description may be shared with a shell or with other programs, so it is not made
+    non-blocking: pipes and terminals are opened a second time, sockets take MSG_DONTWAIT, and a regular file
+    never blocks.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._own: int | None = None
+        self._socket: socket.socket | None = None
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISSOCK(mode):
+            self._socket = socket.socket(fileno=os.dup(fd))
+        elif stat.S_ISFIFO(mode) or os.isatty(fd):
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            # Another user's terminal (su, sudo) may refuse; then writes may block.
+            with contextlib.suppress(OSError):
+                self._own = os.open(f"/proc/self/fd/{fd}", flags)
+
+    async def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                if self._socket:
+                    count = self._socket.send(view, socket.MSG_DONTWAIT)
+                else:
+                    count = os.write(self._fd if self._own is None else self._own, view)
+            except BlockingIOError:
+                await self._writable()
+            else:
+                view = view[count:]
+
+    async def _writable(self) -> None:
+        loop = asyncio.get_running_loop()
+        fd = self._socket.fileno() if self._socket else self._own
+        assert fd is not None
+        ready: asyncio.Future[None] = loop.create_future()
+        loop.add_writer(fd, _resolve, ready)
+        try:
+            await ready
+        finally:
+            loop.remove_writer(fd)
+
+    def close(self) -> None:
+        if self._socket:
+            self._socket.close()
+        if self._own is not None:
+            os.close(self._own)
+
+
+# ---- a program under our eyes ------------------------------------------------------------------------
+
+
+class _Child:
+    """A started program: `exited` becomes its status; its standard error comes line by line to `tail`, and
+    to our own standard error once `forward` was called."""
+
+    def __init__(
+        self, name: str, argv: Sequence[str], *, pass_fds: Sequence[int], stdout: int, death_signal: int
+    ) -> None:
+        self.name = name
+        self.tail: deque[str] = deque(maxlen=20)
+        self._forwarding = False
+        self._rest = b""
+        self._loop = asyncio.get_running_loop()
+        self._stderr, writer = os.pipe()
+        os.set_blocking(self._stderr, False)
+        try:
+            self._process = proc.start(
+                argv,
+                stdout=stdout,
+                stderr=writer,
+                pass_fds=pass_fds,
+                new_session=True,
+                death_signal=death_signal,
+            )
+        except BaseException:
+            os.close(self._stderr)
+            raise
+        finally:
+            os.close(writer)
+        self.exited: asyncio.Future[int] = self._loop.create_future()
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._loop.add_reader(self._pidfd, self._on_exit)
+        self._loop.add_reader(self._stderr, self._on_stderr)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def _on_exit(self) -> None:
+        status = self._process.poll()
+        if status is None:
+            return
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        if self._stderr >= 0:
+            self._on_stderr()
+        if not self.exited.done():
+            self.exited.set_result(status)
+
+    def _on_stderr(self) -> None:
+        while self._stderr >= 0:
+            try:
+                data = os.read(self._stderr, 65536)
+            except BlockingIOError:
+                return
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            if not data:
+                lines, self._rest = [self._rest] if self._rest else [], b""
+                self._close_stderr()
+            elif len(self._rest) > 4096:
+                lines, self._rest = [*lines, self._rest], b""
+            for line in lines:
+                text = line.decode(errors="replace").rstrip()
+                self.tail.append(text)
+                if self._forwarding:
+                    print(text, file=sys.stderr, flush=True)
+
+    def _close_stderr(self) -> None:
+        if self._stderr >= 0:
+            self._loop.remove_reader(self._stderr)
+            os.close(self._stderr)
+            self._stderr = -1
+
+    def forward(self) -> None:
+        """From now on what it says on standard error is said on ours; what it said already, now."""
+        if not self._forwarding:
+            self._forwarding = True
+            for text in self.tail:
+                print(text, file=sys.stderr, flush=True)
+
+    def ended_how(self) -> str:
+        """A clause about its end, with what it said if nobody has seen that yet."""
+        status = self.exited.result()
+        if status < 0:
+            try:
+                how = f"{self.name} was killed by {signal.Signals(-status).name}"
+            except ValueError:
+                how = f"{self.name} was killed by signal {-status}"
+        else:
+            how = f"{self.name} ended with status {status}"
+        said = [] if self._forwarding else [line for line in self.tail if line]
+        return f"{how}: {'; '.join(said[-4:])}" if said else how
+
+    def signal(self, number: int) -> None:
+        if not self.exited.done():
+            self._process.send_signal(number)
+
+    async def stop(self) -> None:
+        """End it and reap it."""
+        self.signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(asyncio.shield(self.exited), STOP_SECONDS)
+        except TimeoutError:
+            self.signal(signal.SIGKILL)
+            await self.exited
+        finally:
+            self._close_stderr()
+
+
+# ---- the supervisor ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Record:
+    """An enclave at one moment, for those who list and inspect them. Times in seconds since the epoch."""
+
+    name: str
+    state: State
+    cid: int
+    folder: Path
+    uds: Path
+    eif: Path
+    memory_mib: int
+    cpus: int
+    qemu_pid: int | None
+    backend_pid: int | None
+    started: float
+    booted: float | None
+    ended: float | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """How it ended: `message` a sentence, `hint` what to do about it, `tail` the console's last lines,
+    `signal` the signal that stopped it, if one did."""
+
+    ending: Ending
+    message: str
+    booted: bool
+    tail: tuple[str, ...] = ()
+    hint: str | None = None
+    signal: int | None = None
+
+    @property
+    def status(self) -> int:
+        """The exit status of `nitroctl run`."""
+        if self.ending is Ending.STOPPED:
+            return 128 + (self.signal or signal.SIGTERM)
+        return _STATUS[self.ending]
+
+    def check(self) -> None:
+        """Raise the error that fits, unless the end was orderly or asked for."""
+        kinds = {
+            Ending.PANIC: GuestPanic,
+            Ending.NO_HEARTBEAT: BootTimeout,
+            Ending.FAILED: EnclaveError,
+        }
+        if self.ending in kinds:
+            raise kinds[self.ending](self.message, hint=self.hint)
+
+
+class Enclave:
+    """One enclave, once: `await run()` from its start to its end. `stop()` ends it from outside.
+
+    `on_state` is called with a Record after each change of state. Not thread-safe: everything happens in
+    the loop that runs it.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        sinks: Iterable[Sink] = (),
+        on_state: Callable[[Record], None] | None = None,
+    ) -> None:
+        self.plan = plan
+        self.console = ConsoleWatch()
+        self.state = State.STARTING
+        self._sinks = list(sinks)
+        self._on_state = on_state
+        self._folder: Folder | None = None
+        self._qemu: _Child | None = None
+        self._backend: _Child | None = None
+        self._fds = contextlib.ExitStack()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._panic_timer: asyncio.TimerHandle | None = None
+        self._started = time.time()
+        self._booted: float | None = None
+        self._booted_fd = -1
+        self._ended: float | None = None
+        # QMP's SHUTDOWN event: why QEMU is about to end.
+        self._shutdown: dict[str, Any] | None = None
+        # Set when somebody who asked for the end asks again.
+        self._hurry: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pump: asyncio.Task[None] | None = None
+        self._end: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+
+    # -- outside view
+
+    def record(self) -> Record:
+        assert self._folder is not None, "no record before the enclave has a context ID"
+        return Record(
+            name=self.plan.name,
+            state=self.state,
+            cid=self._folder.cid,
+            folder=self._folder.path,
+            uds=self._folder.uds,
+            eif=self.plan.eif,
+            memory_mib=self.plan.memory_mib,
+            cpus=self.plan.cpus,
+            qemu_pid=self._qemu.pid if self._qemu else None,
+            backend_pid=self._backend.pid if self._backend else None,
+            started=self._started,
+            booted=self._booted,
+            ended=self._ended,
+        )
+
+    def stop(self, message: str = "stopped", *, signum: int | None = None) -> None:
+        """End the enclave. A second call does not wait for QEMU's consent any more."""
+        if self._end.done():
+            _resolve(self._hurry)
+            for child in (self._qemu, self._backend):
+                if child:
+                    child.signal(signal.SIGKILL)
+        self._finish(Ending.STOPPED, message, signum=signum)
+
+    async def run(self) -> Result:
+        """Start it, watch it, and return when it is gone and cleaned up.
+
+        Raises NitroError when it cannot be started, and whatever a sink raises.
+        """
+        self._folder = reserve(self.plan.cid)
+        try:
+            self._set_state(State.STARTING)
+            await self._start_backend(self._folder)
+            if not self._end.done():
+                self._start_qemu(self._folder)
+            return await self._end
+        finally:
+            await self._clean_up(self._folder)
+
+    # -- start
+
+    async def _start_backend(self, folder: Folder) -> None:
+        ready, ready_writer = self._pipe()
+        booted, booted_writer = self._pipe()
+        lifeline, lifeline_writer = self._pipe()
+        self._fds.callback(os.close, lifeline_writer)
+        argv = vsock.argv(
+            self.plan.backend_config(
+                folder,
+                ready_fd=ready_writer,
+                booted_fd=booted_writer,
+                lifeline_fd=lifeline,
+                cleanup_dir=folder.path,
+            )
+        )
+        theirs = (ready_writer, booted_writer, lifeline)
+        try:
+            # No death signal: on our death it has to clean up. It shares the folder's lock until then.
+            self._backend = _Child(
+                "the vsock backend",
+                argv,
+                pass_fds=(*theirs, folder.lock),
+                stdout=subprocess.DEVNULL,
+                death_signal=0,
+            )
+        except BaseException:
+            os.close(ready)
+            os.close(booted)
+            raise
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        os.set_blocking(booted, False)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(booted, self._read_booted, booted)
+        self._booted_fd = booted
+        self._fds.callback(os.close, booted)
+        self._fds.callback(loop.remove_reader, booted)
+        self._spawn(self._watch_backend(self._backend))
+        line = await self._read_ready(ready)
+        if line is None and not self._end.done():
+            self._finish(
+                Ending.FAILED, f"the vsock backend did not start to listen within {READY_SECONDS:g} s"
+            )
+        self._backend.forward()
+
+    def _pipe(self) -> tuple[int, int]:
+        return os.pipe2(os.O_CLOEXEC)
+
+    async def _read_ready(self, fd: int) -> bytes | None:
+        """The backend's word, b"" if it closed without one, None if it did neither in time. The enclave's
+        end ends the wait."""
+        loop = asyncio.get_running_loop()
+        readable: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(fd, _resolve, readable)
+        try:
+            await asyncio.wait((readable, self._end), timeout=READY_SECONDS, return_when="FIRST_COMPLETED")
+            if not readable.done():
+                return None
+            word = os.read(fd, 16)
+        finally:
+            loop.remove_reader(fd)
+            os.close(fd)
+        if not word:
+            # It closed the pipe without a word: it is ending, and its end says why.
+            assert self._backend is not None
+            await asyncio.wait((self._end, self._backend.exited), timeout=READY_SECONDS)
+        return word
+
+    def _start_qemu(self, folder: Folder) -> None:
+        console, console_theirs = socket.socketpair()
+        qmp, qmp_theirs = socket.socketpair()
+        with console_theirs, qmp_theirs:
+            argv = qemu_options.argv(
+                self.plan.qemu_config(folder, console=console_theirs.fileno(), qmp=qmp_theirs.fileno())
+            )
+            try:
+                self._qemu = _Child(
+                    "QEMU",
+                    argv,
+                    pass_fds=(console_theirs.fileno(), qmp_theirs.fileno()),
+                    stdout=subprocess.DEVNULL,
+                    death_signal=signal.SIGKILL,
+                )
+            except BaseException:
+                console.close()
+                qmp.close()
+                raise
+        self._pump = pump = self._spawn(self._pump_console(console))
+        monitor = self._spawn(self._monitor(qmp))
+        self._spawn(self._watch_qemu(self._qemu, pump, monitor))
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self.plan.boot_timeout, self._boot_timeout)
+
+    # -- watch
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+
+        def done(task: asyncio.Task[None]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error is not None and not self._end.done():
+                self._end.set_exception(error)
+
+        task.add_done_callback(done)
+        return task
+
+    def _read_booted(self, fd: int) -> None:
+        """The backend writes once; EOF means that it is gone, which others notice."""
+        if self._booted is None:
+            with contextlib.suppress(BlockingIOError):
+                if os.read(fd, 16).startswith(b"booted"):
+                    self._on_booted()
+                asyncio.get_running_loop().remove_reader(fd)
+
+    def _on_booted(self) -> None:
+        self._booted = time.time()
+        if self._timer:
+            self._timer.cancel()
+        if not self._end.done():
+            self._set_state(State.RUNNING)
+
+    def _boot_timeout(self) -> None:
+        said = [line for line in self.console.tail(8) if line][-4:]
+        last = "; the console's last lines: " + " | ".join(said) if said else "; the console stayed silent"
+        self._finish(Ending.NO_HEARTBEAT, f"no heartbeat within {self.plan.boot_timeout:g} s{last}")
+
+    async def _pump_console(self, console: socket.socket) -> None:
+        """Bytes from the serial port to every sink as they come, and to the watch first."""
+        loop = asyncio.get_running_loop()
+        console.setblocking(False)
+        with console:
+            while True:
+                try:
+                    data = await loop.sock_recv(console, 65536)
+                except ConnectionError:
+                    return
+                if not data:
+                    return
+                self.console.feed(data)
+                self._judge_console()
+                for sink in self._sinks:
+                    await sink.write(data)
+
+    def _judge_console(self) -> None:
+        if self.console.panic is not None:
+            if self.console.panic_over:
+                self._finish_panic()
+            elif self._panic_timer is None:
+                loop = asyncio.get_running_loop()
+                self._panic_timer = loop.call_later(PANIC_SECONDS, self._finish_panic)
+        elif self.console.halted is not None:
+            self._finish_by_guest(f"the guest halted ({self.console.halted})")
+
+    def _finish_panic(self) -> None:
+        last = self.console.last_word
+        before = f" (last line before it: {last})" if last and self._booted is None else ""
+        self._finish(Ending.PANIC, f"the guest's kernel panicked: {self.console.panic}{before}")
+
+    def _finish_by_guest(self, how: str) -> None:
+        if self._booted is not None:
+            self._finish(Ending.ORDERLY, how)
+        else:
+            self._finish(Ending.NO_HEARTBEAT, f"{how} without having sent its heartbeat")
+
+    async def _monitor(self, sock: socket.socket) -> None:
+        """QMP: QEMU is up, why it ends, and a virtual machine that stopped by itself. Ends with QEMU."""
+        from qemu.qmp import EventListener, QMPClient, QMPError, Runstate
+
+        client = QMPClient(self.plan.name)
+        listener = EventListener(("SHUTDOWN", "STOP"))
+        client.register_listener(listener)
+        try:
+            await client.connect(sock)
+        except (QMPError, OSError, EOFError):
+            sock.close()
+            return  # it died before it spoke, and its exit status tells
+
+        if self._qemu:
+            self._qemu.forward()
+        if self.state is State.STARTING and not self._end.done():
+            self._set_state(State.BOOTING)
+
+        def take(event: Any) -> None:
+            if event["event"] == "SHUTDOWN":
+                self._shutdown = event["data"]
+
+        async def follow() -> None:
+            async for event in listener:
+                take(event)
+                if event["event"] == "STOP":
+                    status: Any = await client.execute("query-status")
+                    if status["status"] not in ("running", "paused", "shutdown", "prelaunch"):
+                        self._finish(
+                            Ending.FAILED, f"QEMU stopped the guest with the state {status['status']!r}"
+                        )
+
+        follower = asyncio.get_running_loop().create_task(follow())
+        try:
+            while client.runstate == Runstate.RUNNING:
+                await client.runstate_changed()
+        finally:
+            follower.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await follower
+            for event in listener.clear():
+                take(event)
+            with contextlib.suppress(Exception):
+                await client.disconnect()
+
+    async def _watch_backend(self, backend: _Child) -> None:
+        await asyncio.shield(backend.exited)
+        self._finish(Ending.FAILED, backend.ended_how())
+
+    async def _watch_qemu(
+        self, process: _Child, pump: asyncio.Task[None], monitor: asyncio.Task[None]
+    ) -> None:
+        status = await asyncio.shield(process.exited)
+        if self._timer:
+            self._timer.cancel()
+        # What it said last decides, so that comes first. A slow reader of the console may take its time.
+        await asyncio.wait((pump,))
+        await asyncio.wait((monitor,), timeout=QMP_SECONDS)
+        self._read_booted(self._booted_fd)
+        if self.console.panic is not None:
+            self._finish_panic()
+        elif status != 0:
+            self._finish(Ending.FAILED, process.ended_how(), hint=_hint(process.tail))
+        elif self._shutdown is None and self.state is State.STARTING:
+            self._finish(Ending.FAILED, process.ended_how() + " before the guest ran")
+        elif self._shutdown is not None and not self._shutdown.get("guest"):
+            why = self._shutdown.get("reason", "no reason given")
+            self._finish(Ending.FAILED, f"QEMU was told to end by somebody else ({why})")
+        else:
+            self._finish_by_guest("the guest ended")
+
+    # -- end
+
+    def _finish(
+        self, ending: Ending, message: str, *, hint: str | None = None, signum: int | None = None
+    ) -> None:
+        """The first cause is the cause; later ones are its consequences."""
+        if not self._end.done():
+            booted = self._booted is not None
+            self._end.set_result(
+                Result(ending, message, booted, tuple(self.console.tail()), hint=hint, signal=signum)
+            )
+
+    def _set_state(self, state: State) -> None:
+        self.state = state
+        if self._on_state:
+            self._on_state(self.record())
+
+    async def _clean_up(self, folder: Folder) -> None:
+        for timer in (self._timer, self._panic_timer):
+            if timer:
+                timer.cancel()
+        if not self._end.done():
+            self._end.cancel()
+        self._set_state(State.STOPPING)
+        try:
+            if self._qemu:
+                await self._qemu.stop()
+            if self._pump:
+                # What the guest still said. A slow reader of the console may take its time, unless we were
+                # told to stop.
+                told = self._end.cancelled() or self._end.exception() is not None
+                told = told or self._end.result().ending is Ending.STOPPED
+                waiting: set[asyncio.Future[Any]] = {self._pump, self._hurry}
+                await asyncio.wait(
+                    waiting, timeout=LAST_WORDS_SECONDS if told else None, return_when="FIRST_COMPLETED"
+                )
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+            if self._backend:
+                await self._backend.stop()
+        finally:
+            self._fds.close()
+            release(folder)
+            self._ended = time.time()
+            self._set_state(State.ENDED)
+
+
+def _hint(stderr: Iterable[str]) -> str | None:
+    text = "\n".join(stderr)
+    if "unsupported machine type" in text or "No machine specified" in text:
+        return "this QEMU has no nitro-enclave machine; `nitroctl build` makes one that has"
+    return None
+
+
+# ---- in the foreground -------------------------------------------------------------------------------
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run(
+    request: EnclaveConfig | Plan,
+    *,
+    sinks: Iterable[Sink] = (),
+    on_state: Callable[[Record], None] | None = None,
+) -> Result:
+    """Run an enclave to its end from the main thread. Ctrl-C, SIGTERM and SIGHUP end it."""
+    todo = request if isinstance(request, Plan) else plan(request)
+
+    async def main() -> Result:
+        loop = asyncio.get_running_loop()
+        enclave = Enclave(todo, sinks=sinks, on_state=on_state)
+        for number in STOP_SIGNALS:
+            # Ignored ones stay ignored: nohup, and background jobs of scripts.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                text = f"stopped by {signal.Signals(number).name}"
+                loop.add_signal_handler(number, functools.partial(enclave.stop, text, signum=number))
+        return await enclave.run()
+
+    return asyncio.run(main())

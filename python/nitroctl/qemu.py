@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: MIT
+"""QEMU's command line for one enclave: a frozen configuration in, a list of arguments out.
+
+Also what decides that command line: which accelerator this host offers, and how much memory an EIF gets. No
+process is started here and nothing is written; `enclave` does that.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nitroctl.errors import UsageError
+
+MIB = 1 << 20
+MIN_MEMORY_MIB = 512
+# AWS's rule: an enclave has at least four times its EIF as memory.
+MEMORY_PER_EIF = 4
+
+_SUFFIXES = {"": 1, "M": 1, "G": 1 << 10, "T": 1 << 20}
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """How QEMU will run the guest's CPU, and why (a clause for messages)."""
+
+    name: Literal["kvm", "tcg"]
+    reason: str
+
+    @property
+    def cpu(self) -> str:
+        """The CPU model that goes with it: all that the host, or the emulator, can do."""
+        return "host" if self.name == "kvm" else "max"
+
+    def __str__(self) -> str:
+        return f"{self.name.upper()} ({self.reason})"
+
+
+def accelerator(
+    *,
+    cpuinfo: Path = Path("/proc/cpuinfo"),
+    kvm: Path = Path("/dev/kvm"),
+    machine: str | None = None,
+) -> Accelerator:
+    """KVM only where it can work, otherwise TCG.
+
+    The device alone proves nothing: containers and nested hosts often show a /dev/kvm that cannot run a
+    kernel. Needed are the virtualisation flag of the CPU (vmx: Intel, svm: AMD) and a device that opens
+    for reading and writing.
+    """
+    arch = platform.machine() if machine is None else machine
+    if arch != "x86_64":
+        return Accelerator("tcg", f"this host is {arch}, the guest x86_64")
+    flags: set[str] = set()
+    try:
+        with open(cpuinfo, encoding="ascii", errors="replace") as f:
+            for line in f:
+                key, _, value = line.partition(":")
+                if key.strip() == "flags":
+                    flags = set(value.split())
+                    break
+    except OSError as e:
+        return Accelerator("tcg", f"{cpuinfo}: {e.strerror}")
+    found = sorted(flags & {"vmx", "svm"})
+    if not found:
+        return Accelerator("tcg", f"neither vmx nor svm is among the CPU flags in {cpuinfo}")
+    try:
+        os.close(os.open(kvm, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as e:
+        return Accelerator("tcg", f"{kvm}: {e.strerror}")
+    return Accelerator("kvm", f"{found[0]} is among the CPU flags and {kvm} opens")
+
+
+def parse_memory(text: str) -> int:
+    """Memory in MiB from `512`, `512M`, `4G`, `1t`: bare numbers are MiB, suffixes in any case."""
+    match = re.fullmatch(r"([0-9]{1,12})([MGT]?)", text.strip().upper(), re.ASCII)
+    if not match or int(match[1]) == 0:
+        raise UsageError(
+            f"memory {text!r} is not an amount of memory",
+            hint="give a whole number of MiB, or one with the suffix M, G or T, such as 512M or 4G",
+        )
+    return int(match[1]) * _SUFFIXES[match[2]]
+
+
+def default_memory(eif_size: int) -> int:
+    """MiB for an EIF of `eif_size` bytes: four times its size, rounded up, and at least 512."""
+    eif_mib = -(-eif_size // MIB)
+    return max(MIN_MEMORY_MIB, MEMORY_PER_EIF * eif_mib)
+
+
+@dataclass(frozen=True)
+class QemuConfig:
+    """All that the command line depends on.
+
+    `console` is where the guest's serial port goes: "stdio", or the number of a connected socket that
+    QEMU inherits. `qmp` is such a number, or None for no monitor.
+    """
+
+    binary: Path
+    eif: Path
+    vsock: Path
+    name: str
+    module_id: str
+    accel: Accelerator
+    memory_mib: int
+    cpus: int = 1
+    parent_id: str | None = None
+    parent_role: str | None = None
+    append: str | None = None
+    acpi: bool = False
+    console: int | Literal["stdio"] = "stdio"
+    qmp: int | None = None
+    extra: Sequence[str] = ()
+
+
+def escape(value: str | os.PathLike[str]) -> str:
+    """A value inside a comma-separated QEMU option: commas are doubled."""
+    return os.fspath(value).replace(",", ",,")
+
+
+def _machine(config: QemuConfig) -> str:
+    options = ["nitro-enclave", "vsock=vsock", f"id={escape(config.module_id)}"]
+    if config.parent_id is not None:
+        options.append(f"parent-id={escape(config.parent_id)}")
+    if config.parent_role is not None:
+        options.append(f"parent-role={escape(config.parent_role)}")
+    if config.acpi:
+        options.append("acpi=on")
+    return ",".join(options)
+
+
+def argv(config: QemuConfig) -> list[str]:
+    """The command line. None of QEMU's defaults is left: no display, no monitor but QMP, no user config."""
+    args = [os.fspath(config.binary)]
+    args += ["-M", _machine(config)]
+    args += ["-name", f"guest={escape(config.name)}"]
+    args += ["-accel", config.accel.name, "-cpu", config.accel.cpu]
+    args += ["-smp", str(config.cpus), "-m", f"{config.memory_mib}M"]
+    args += ["-kernel", os.fspath(config.eif)]
+    if config.append is not None:
+        args += ["-append", config.append]
+    args += ["-nodefaults", "-no-user-config", "-display", "none"]
+    args += ["-chardev", f"socket,id=vsock,path={escape(config.vsock)}"]
+    if config.console == "stdio":
+        args += ["-serial", "stdio"]
+    else:
+        args += ["-chardev", f"socket,id=console,fd={config.console}", "-serial", "chardev:console"]
+    if config.qmp is not None:
+        args += ["-chardev", f"socket,id=qmp,fd={config.qmp}", "-mon", "chardev=qmp,mode=control"]
+    return [*args, *config.extra]

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: MIT
+"""An enclave's vsock as its parent sees it: unix sockets in place of AF_VSOCK.
+
+The backend, vhost-user-vsock, serves one enclave. A program on this host reaches port N of the enclave by
+connecting to the backend's socket PATH and saying `CONNECT N` (the text protocol that Firecracker
+documents as hybrid vsock); it serves the parent's port N by listening on `PATH_N`. Here are both, and the
+backend's command line. The backend's life is `enclave`'s business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from nitroctl.config import UNIX_PATH_MAX
+from nitroctl.errors import EnclaveError, NitroError
+
+PARENT_CID = 3
+HEARTBEAT_PORT = 9000
+HEARTBEAT = 0xB7
+PORT_MAX = 0xFFFFFFFE  # 0xFFFFFFFF is VMADDR_PORT_ANY
+
+# The answer is "OK ", a decimal u32 and a newline; whatever is longer is no answer.
+_OK_MAX = 32
+
+
+class PortRefused(EnclaveError):
+    """Nobody listens on that port of the enclave, or the enclave is gone."""
+
+
+@dataclass(frozen=True)
+class BackendConfig:
+    """The backend's options. Descriptors are numbers that it inherits; None leaves the option out.
+
+    `booted_fd` gets the line "booted" when the backend has answered the heartbeat, `ready_fd` the line
+    "ready" once it listens. When the other end of `lifeline_fd` closes, the backend removes its sockets
+    and `cleanup_dir`, and ends. With `once` it ends when QEMU disconnects.
+    """
+
+    binary: Path
+    socket_path: Path
+    guest_cid: int
+    uds_path: Path
+    booted_fd: int | None = None
+    ready_fd: int | None = None
+    lifeline_fd: int | None = None
+    cleanup_dir: Path | None = None
+    once: bool = False
+
+
+def argv(config: BackendConfig) -> list[str]:
+    args = [
+        os.fspath(config.binary),
+        f"--socket-path={config.socket_path}",
+        f"--guest-cid={config.guest_cid}",
+        f"--uds-path={config.uds_path}",
+    ]
+    if config.booted_fd is not None:
+        args.append(f"--booted-fd={config.booted_fd}")
+    if config.ready_fd is not None:
+        args.append(f"--ready-fd={config.ready_fd}")
+    if config.lifeline_fd is not None:
+        args.append(f"--lifeline-fd={config.lifeline_fd}")
+    if config.cleanup_dir is not None:
+        args.append(f"--cleanup-dir={config.cleanup_dir}")
+    if config.once:
+        args.append("--once")
+    return args
+
+
+def check_path(path: str | os.PathLike[str]) -> str:
+    """`path` as text if a unix socket can have it as its address; raise NitroError with its length if not."""
+    text = os.fspath(path)
+    length = len(os.fsencode(text))
+    if length > UNIX_PATH_MAX:
+        raise NitroError(
+            f"the path {text} has {length} bytes; the address of a unix socket has at most {UNIX_PATH_MAX}",
+            hint="set XDG_RUNTIME_DIR to a private folder with a shorter path",
+        )
+    return text
+
+
+def port_path(uds: str | os.PathLike[str], port: int) -> Path:
+    """Where the parent's port `port` is served."""
+    check_port(port)
+    return Path(f"{os.fspath(uds)}_{port}")
+
+
+def check_port(port: int) -> None:
+    if not 0 <= port <= PORT_MAX:
+        raise NitroError(f"{port} is no vsock port; ports are 0 to {PORT_MAX}")
+
+
+def connect(uds: str | os.PathLike[str], port: int, *, timeout: float | None = None) -> socket.socket:
+    """Connect to port `port` of the enclave whose backend serves `uds`.
+
+    Returns a connected stream socket, blocking and without a timeout. `timeout` seconds bound the
+    handshake. Raises PortRefused if nobody listens there, NitroError for anything else; no socket stays
+    open then.
+    """
+    check_port(port)
+    path = check_path(uds)
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        sock.settimeout(timeout)
+        try:
+            sock.connect(path)
+            sock.sendall(b"CONNECT %d\n" % port)
+            answer = _read_line(sock)
+        except TimeoutError as e:
+            raise EnclaveError(f"no answer about the enclave's port {port} within {timeout:g} s") from e
+        except (FileNotFoundError, ConnectionRefusedError) as e:
+            raise PortRefused(f"no enclave is behind {path}: {e.strerror}") from e
+        except (ConnectionResetError, BrokenPipeError):
+            answer = b""
+        except OSError as e:
+            raise NitroError(f"{path}: {e.strerror}") from e
+        if not answer:
+            raise PortRefused(f"nobody listens on port {port} of the enclave behind {path}")
+        number = answer[3:-1]
+        if not (answer.startswith(b"OK ") and answer.endswith(b"\n") and number.isdigit()):
+            raise EnclaveError(f"{path} answered {answer!r} to CONNECT {port}: no hybrid vsock socket")
+        sock.settimeout(None)
+        stack.pop_all()
+        return sock
+
+
+def _read_line(sock: socket.socket) -> bytes:
+    # Byte by byte: what follows the newline belongs to the caller.
+    line = b""
+    while len(line) < _OK_MAX and not line.endswith(b"\n"):
+        byte = sock.recv(1)
+        if not byte:
+            break
+        line += byte
+    return line
+
+
+class Listener:
+    """A served port of the parent. A context manager: the socket file goes with it."""
+
+    def __init__(self, sock: socket.socket, path: Path) -> None:
+        self.socket = sock
+        self.path = path
+        self._inode = os.lstat(path).st_ino
+
+    def accept(self) -> socket.socket:
+        """The next connection from the enclave. `socket.settimeout` on `.socket` bounds the wait."""
+        return self.socket.accept()[0]
+
+    def close(self) -> None:
+        self.socket.close()
+        with contextlib.suppress(FileNotFoundError):
+            if os.lstat(self.path).st_ino == self._inode:
+                os.unlink(self.path)
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def listen(uds: str | os.PathLike[str], port: int, *, backlog: int = 128) -> Listener:
+    """Serve the parent's port `port`: connections that the enclave opens to CID 3 arrive here.
+
+    A socket file that nobody serves any more is replaced. Raises NitroError if somebody does.
+    """
+    path = port_path(uds, port)
+    address = check_path(path)
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        try:
+            try:
+                sock.bind(address)
+            except OSError:
+                if not _stale(address):
+                    raise
+                os.unlink(address)
+                sock.bind(address)
+            os.chmod(address, 0o600)
+            sock.listen(backlog)
+        except OSError as e:
+            raise NitroError(f"cannot listen on {address}: {e.strerror}") from e
+        listener = Listener(sock, path)
+        stack.pop_all()
+        return listener
+
+
+def _stale(address: str) -> bool:
+    """True for a socket file without a server: only connecting tells. (A regular file refuses as well.)"""
+    if not stat.S_ISSOCK(os.lstat(address).st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(address)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+        return False

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""Stands in for vhost-user-vsock in tests of the supervisor: its options and promises, without vhost-user.
+
+It listens on both sockets, says "ready", takes one line "heartbeat" from the fake QEMU, says "booted", and
+answers. It ends on SIGTERM without its sockets, and when the lifeline closes without the folder as well.
+
+FAKE_BACKEND changes that: "dies" (says why, status 7), "mute" (never ready), "stubborn" (ignores SIGTERM).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import sys
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--socket-path", required=True)
+    parser.add_argument("--guest-cid", type=int, required=True)
+    parser.add_argument("--uds-path", required=True)
+    parser.add_argument("--booted-fd", type=int)
+    parser.add_argument("--ready-fd", type=int)
+    parser.add_argument("--lifeline-fd", type=int)
+    parser.add_argument("--cleanup-dir")
+    parser.add_argument("--once", action="store_true")
+    options = parser.parse_args()
+    behaviour = os.environ.get("FAKE_BACKEND", "")
+    if behaviour == "dies":
+        print("fake backend: no such luck", file=sys.stderr)
+        sys.exit(7)
+
+    wake, waker = socket.socketpair()
+    waker.setblocking(False)
+    signal.set_wakeup_fd(waker.fileno())
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if behaviour == "stubborn" else lambda *_: None)
+
+    sockets = [options.socket_path, options.uds_path]
+    servers = []
+    for path in sockets:
+        server = socket.socket(socket.AF_UNIX)
+        server.bind(path)
+        server.listen()
+        servers.append(server)
+    if behaviour != "mute":
+        if options.ready_fd is None:
+            print("ready", flush=True)
+        else:
+            os.write(options.ready_fd, b"ready\n")
+            os.close(options.ready_fd)
+
+    selector = selectors.DefaultSelector()
+    selector.register(servers[0], selectors.EVENT_READ, "device")
+    selector.register(wake, selectors.EVENT_READ, "signal")
+    if options.lifeline_fd is not None:
+        selector.register(options.lifeline_fd, selectors.EVENT_READ, "lifeline")
+    end = ""
+    while not end:
+        for key, _ in selector.select():
+            if key.data == "device":
+                client = servers[0].accept()[0]
+                selector.register(client, selectors.EVENT_READ, "client")
+            elif key.data == "client":
+                client = key.fileobj  # type: ignore[assignment]
+                data = client.recv(64)
+                if data == b"heartbeat\n":
+                    if options.booted_fd is None:
+                        print("booted", flush=True)
+                    else:
+                        os.write(options.booted_fd, b"booted\n")
+                    client.sendall(b"\xb7")
+                elif not data:
+                    selector.unregister(client)
+                    client.close()
+                    if options.once:
+                        end = "once"
+            else:
+                end = key.data
+    for path in sockets:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+    if end == "lifeline" and options.cleanup_dir:
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(options.cleanup_dir):
+                os.unlink(os.path.join(options.cleanup_dir, name))
+            os.rmdir(options.cleanup_dir)
+
+
+main()

@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: MIT
+"""Stands in for QEMU in tests of the supervisor: the same descriptors and QMP, a script for a guest.
+
+FAKE_QEMU holds the guest's life, a JSON list of steps:
+
+    ["print", TEXT]         on the console
+    ["heartbeat"]           through the fake backend, and its answer awaited
+    ["stderr", TEXT]        on standard error
+    ["exit", STATUS]        ends at once, without a word on QMP
+    ["reset"]               QMP event SHUTDOWN as for a guest's reset, then ends with 0
+    ["fail-run"]            QMP event STOP; the status is internal-error from then on
+    ["file", PATH]          writes its process ID there
+    ["fill"]                prints for ever
+    ["deaf"]                ignores SIGTERM from now on
+
+After the last step it runs until it is told to end. It emulates nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+
+class Qmp(threading.Thread):
+    def __init__(self, fd: int) -> None:
+        super().__init__(daemon=True)
+        self.sock = socket.socket(fileno=fd)
+        self.negotiated = threading.Event()
+        self.status = "running"
+
+    def send(self, message: dict[str, Any]) -> None:
+        self.sock.sendall(json.dumps(message).encode() + b"\r\n")
+
+    def event(self, name: str, **data: Any) -> None:
+        self.negotiated.wait()
+        stamp = {"seconds": int(time.time()), "microseconds": 0}
+        self.send({"event": name, "data": data, "timestamp": stamp})
+
+    def run(self) -> None:
+        version = {"qemu": {"major": 10, "minor": 0, "micro": 0}, "package": "fake"}
+        self.send({"QMP": {"version": version, "capabilities": []}})
+        for line in self.sock.makefile("rb"):
+            request = json.loads(line)
+            answer: dict[str, Any] = {}
+            if request["execute"] == "query-status":
+                answer = {"status": self.status, "running": False}
+            self.send({"return": answer, "id": request.get("id")})
+            if request["execute"] == "qmp_capabilities":
+                self.negotiated.set()
+
+
+def options(argv: list[str]) -> dict[str, dict[str, str]]:
+    """chardev id -> its parameters."""
+    found = {}
+    for name, value in zip(argv, argv[1:], strict=False):
+        if name == "-chardev":
+            fields = dict(f.partition("=")[::2] for f in value.replace(",,", "\0").split(","))
+            found[fields["id"]] = {k: v.replace("\0", ",") for k, v in fields.items()}
+    return found
+
+
+def main() -> None:
+    steps = json.loads(os.environ.get("FAKE_QEMU", "[]"))
+    if steps and steps[0][0] in ("stderr", "exit"):
+        # One that dies before it opens anything.
+        for step in steps:
+            if step[0] == "stderr":
+                print(step[1], file=sys.stderr, flush=True)
+            elif step[0] == "exit":
+                os._exit(step[1])
+    chardevs = options(sys.argv[1:])
+    device = socket.socket(socket.AF_UNIX)
+    device.connect(chardevs["vsock"]["path"])
+    if "console" in chardevs:
+        console = int(chardevs["console"]["fd"])
+        os.set_blocking(console, True)
+    else:
+        console = 1
+    qmp = Qmp(int(chardevs["qmp"]["fd"])) if "qmp" in chardevs else None
+
+    def terminated(*_: object) -> None:
+        if qmp and qmp.negotiated.is_set():
+            qmp.event("SHUTDOWN", guest=False, reason="host-signal")
+        os._exit(0)
+
+    signal.signal(signal.SIGTERM, terminated)
+    if qmp:
+        qmp.start()
+    for name, *arguments in steps:
+        if name == "print":
+            os.write(console, arguments[0].encode())
+        elif name == "heartbeat":
+            device.sendall(b"heartbeat\n")
+            device.recv(1)
+        elif name == "stderr":
+            print(arguments[0], file=sys.stderr, flush=True)
+        elif name == "exit":
+            os._exit(arguments[0])
+        elif name == "reset":
+            if qmp:
+                qmp.event("SHUTDOWN", guest=True, reason="guest-reset")
+            os._exit(0)
+        elif name == "fail-run":
+            assert qmp
+            qmp.status = "internal-error"
+            qmp.event("STOP")
+        elif name == "file":
+            with open(arguments[0] + ".new", "w") as f:
+                f.write(str(os.getpid()))
+            os.rename(arguments[0] + ".new", arguments[0])
+        elif name == "fill":
+            while True:
+                os.write(console, b"0123456789abcde\n" * 64)
+        elif name == "deaf":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        else:
+            raise SystemExit(f"unknown step {name}")
+    while True:
+        signal.pause()
+
+
+main()
