@@ -379,6 +379,11 @@ class AptRoot:
             )
         return newest
 
+    def depends(self, package: str) -> list[str]:
+        """The names of what the newest version of a binary package depends on."""
+        out = proc.run(self._argv("apt-cache", "depends", package)).stdout.decode()
+        return re.findall(r"^[ |]*Depends: (\S+)$", out, re.MULTILINE)
+
     # --- files
 
     def source(self, package: str, version: str | None = None) -> Path:
