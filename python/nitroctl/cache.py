@@ -60,8 +60,8 @@ def _lock_file(kind: str, key: str) -> Path:
 
 
 @contextlib.contextmanager
-def lock(kind: str, key: str, *, wait: bool = True) -> Iterator[bool]:
-    """Hold the entry's lock while the body runs; yields whether we have it (always, if `wait`).
+def lock(kind: str, key: str, *, wait: bool = True) -> Iterator[int]:
+    """Hold the entry's lock while the body runs; yields its descriptor, -1 if it is taken and not `wait`.
 
     The kernel drops the lock when its holder dies, so there are no stale ones.
     """
@@ -73,11 +73,11 @@ def lock(kind: str, key: str, *, wait: bool = True) -> Iterator[bool]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             if not wait:
-                yield False
+                yield -1
                 return
             progress.say(f"waiting for another nitroctl that works on {kind}/{key}")
             fcntl.flock(fd, fcntl.LOCK_EX)
-        yield True
+        yield fd
     finally:
         os.close(fd)
 
@@ -316,8 +316,8 @@ def remove(items: Iterable[Entry]) -> tuple[list[Entry], list[Entry]]:
     for item in items:
         # ".KEY.random" is locked by KEY.
         key = item.key if item.finished else item.key[1:].rpartition(".")[0]
-        with lock(item.kind, key or item.key.strip("."), wait=False) as ours:
-            if not ours:
+        with lock(item.kind, key or item.key.strip("."), wait=False) as held:
+            if held < 0:
                 busy.append(item)
                 continue
             with contextlib.suppress(FileNotFoundError):

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: MIT
+"""`nitroctl which`: print where something that nitroctl made is, for scripts."""
+
+from __future__ import annotations
+
+import click
+
+from nitroctl.errors import NitroError
+
+
+@click.command()
+@click.argument("what", type=click.Choice(["qemu", "vsock", "kernel", "prebuilt", "init"]))
+@click.option("--sanitize", is_flag=True, help="The QEMU built with ASan and UBSan.")
+def which(what: str, sanitize: bool) -> None:
+    """Print the path of QEMU, the vsock backend, a guest kernel or the guests' init."""
+    if sanitize and what != "qemu":
+        raise click.UsageError(f"there is no sanitized {what}")
+    if what in ("qemu", "vsock"):
+        from nitroctl import build
+
+        path = build.locate(what, sanitize=sanitize)
+    else:
+        from nitroctl import guest
+
+        path = guest.locate(what)
+    if not path.exists():
+        raise NitroError(f"{path} is not there any more", hint="build it again: nitroctl build")
+    click.echo(path)

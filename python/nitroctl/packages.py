@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: MIT
+"""What must be installed on the host to build and test, how to notice that it is not, and what to install.
+
+One table for `nitroctl build`, `nitroctl doctor` and the set-up script, which runs before there is a virtual
+environment: nothing but the standard library here. Nothing is installed here either.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something of the host's. Exactly one of the probes is set."""
+
+    debian: str  # package on Debian and Ubuntu
+    fedora: str
+    why: str
+    program: str = ""  # found in PATH
+    library: str = ""  # known to pkg-config
+    header: str = ""  # below the compiler's include folders
+    module: str = ""  # importable by the system's Python
+
+    @property
+    def what(self) -> str:
+        return self.program or self.library or self.header or f"python module {self.module}"
+
+
+# For QEMU and the vsock backend.
+BUILD = (
+    Need("gcc", "gcc", "compiling", program="cc"),
+    Need("libc6-dev", "glibc-devel", "compiling", header="stdio.h"),
+    Need("make", "make", "QEMU's configure", program="make"),
+    Need("patch", "patch", "grafting onto QEMU", program="patch"),
+    Need("perl", "perl-interpreter", "QEMU's scripts", program="perl"),
+    Need("pkg-config", "pkgconf", "finding libraries", program="pkg-config"),
+    Need("libglib2.0-dev", "glib2-devel", "QEMU and the cores", library="glib-2.0"),
+    Need("libgnutls28-dev", "gnutls-devel", "SHA-384 and signatures", library="gnutls"),
+    Need("libcbor-dev", "libcbor-devel", "the NSM's messages", library="libcbor"),
+    Need("zlib1g-dev", "zlib-devel", "CRC32 of EIFs", library="zlib"),
+    Need("libfdt-dev", "libfdt-devel", "QEMU's device trees", header="libfdt.h"),
+    Need("xz-utils", "xz", "unpacking sources", program="xz"),
+)
+
+# For source packages of Debian.
+DEBIAN_SOURCE = (Need("dpkg-dev", "dpkg-dev", "unpacking Debian's source packages", program="dpkg-source"),)
+
+# For the guest's kernel.
+KERNEL = (
+    Need("flex", "flex", "the kernel's build", program="flex"),
+    Need("bison", "bison", "the kernel's build", program="bison"),
+    Need("bc", "bc", "the kernel's build", program="bc"),
+    Need("libelf-dev", "elfutils-libelf-devel", "the kernel's build", library="libelf"),
+    Need("cpio", "cpio", "the kernel's build", program="cpio"),
+    Need("kmod", "kmod", "the kernel's build", program="depmod"),
+    Need("bzip2", "bzip2", "the kernel's build", program="bzip2"),
+)
+
+# For `make check` beside the above.
+CHECK = (
+    Need("openssl", "openssl", "independent digests and signatures in tests", program="openssl"),
+    Need("git", "git", "listing the sources to lint", program="git"),
+)
+
+# For the virtual environment.
+VENV = (Need("python3-venv", "python3", "the virtual environment", module="ensurepip"),)
+
+ALL = BUILD + DEBIAN_SOURCE + KERNEL + CHECK + VENV
+
+
+def _search_path() -> str:
+    # depmod lives in sbin, which is not in every user's PATH.
+    return os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"])
+
+
+def _has_header(name: str) -> bool:
+    folders = [Path("/usr/include"), Path("/usr/local/include"), *Path("/usr/include").glob("*-linux-gnu")]
+    return any((folder / name).is_file() for folder in folders)
+
+
+def versions(libraries: Iterable[str]) -> dict[str, str]:
+    """Versions of those libraries that pkg-config knows; empty without pkg-config."""
+    if not shutil.which("pkg-config"):
+        return {}
+    names = list(libraries)
+    answer = subprocess.run(["pkg-config", "--modversion", *names], stdin=subprocess.DEVNULL,
+                            capture_output=True, text=True, check=False)
+    if answer.returncode == 0:
+        return dict(zip(names, answer.stdout.split(), strict=True))
+    if len(names) < 2:
+        return {}
+    return {name: version for one in names for name, version in versions([one]).items()}
+
+
+def missing(needs: Sequence[Need]) -> list[Need]:
+    """Those that this host lacks, in the table's order."""
+    known = versions(need.library for need in needs if need.library)
+
+    def has(need: Need) -> bool:
+        if need.program:
+            return shutil.which(need.program, path=_search_path()) is not None
+        if need.library:
+            return need.library in known
+        if need.header:
+            return _has_header(need.header)
+        return importlib.util.find_spec(need.module) is not None
+
+    return [need for need in needs if not has(need)]
+
+
+def install_line(needs: Sequence[Need]) -> str:
+    """The command that installs them on this host; on an unknown system, the names on Debian."""
+    sudo = "" if os.geteuid() == 0 else "sudo "
+    if shutil.which("apt-get"):
+        return f"{sudo}apt-get install {' '.join(dict.fromkeys(n.debian for n in needs))}"
+    if shutil.which("dnf"):
+        return f"{sudo}dnf install {' '.join(dict.fromkeys(n.fedora for n in needs))}"
+    return f"install what Debian calls {' '.join(dict.fromkeys(n.debian for n in needs))}"
