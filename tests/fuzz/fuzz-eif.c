@@ -14,8 +14,7 @@
 #include <zlib.h>
 
 #include "nitro/eif.h"
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "target.h"
 
 #define NOW     1750000000
 #define LOWMEM  (256 * 1024 * 1024)

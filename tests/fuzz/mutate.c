@@ -18,7 +18,7 @@
 #include <unistd.h>
 #include <glib.h>
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "target.h"
 
 #define ROOM        (256 * 1024)    /* largest input; multiple of a page */
 #define CUTS        64              /* per seed */
@@ -119,10 +119,10 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: %s ROUNDS [SEED...]\n", argv[0]);
         return 2;
     }
-    map = mmap(NULL, ROOM + sysconf(_SC_PAGESIZE), PROT_READ | PROT_WRITE,
+    map = mmap(NULL, ROOM + getpagesize(), PROT_READ | PROT_WRITE,
                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (map == MAP_FAILED ||
-        mprotect(map + ROOM, sysconf(_SC_PAGESIZE), PROT_NONE) < 0) {
+        mprotect(map + ROOM, getpagesize(), PROT_NONE) < 0) {
         perror("mmap");
         return 1;
     }
@@ -156,7 +156,7 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < n_seeds; i++) {
         g_free(seeds[i].data);
     }
-    munmap(map, ROOM + sysconf(_SC_PAGESIZE));
+    munmap(map, ROOM + getpagesize());
     printf("%" PRIu64 " mutations of %u seeds\n", rounds, n_seeds);
     return 0;
 }
