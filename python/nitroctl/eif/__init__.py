@@ -4,6 +4,7 @@
     format      the file's layout and the rules that it must keep
     measure     one pass over the data: PCRs and checksum
     signature   the signature section: decode, verify
+    verify      all rules at once, as the machine asks them
     describe    what a file is, for people and in nitro-cli's JSON
     build       kernel + command line + ramdisks -> EIF
     cpio        "newc" archives, the form of a ramdisk

@@ -116,7 +116,7 @@ def _write_entry(sink: Sink, entry: Entry, inode: int, mtime: int) -> int:
 
     def header(size: int) -> bytes:
         if size > FIELD_MAX:
-            raise NitroError(f"{_text(entry.name)} has {size} bytes; a cpio archive takes 4 GiB less one a file")
+            raise NitroError(f"{_text(entry.name)} has {size} bytes; too many for a cpio archive")
         numbers = (inode, entry.mode, entry.uid, entry.gid, links, mtime, size)
         return _header(*numbers, entry.device, entry.name)
 

@@ -21,7 +21,8 @@ from nitroctl.errors import NitroError
 def replacing(path: Path) -> Iterator[int]:
     """Give a descriptor to write to; when the body ends well, the file stands at `path`.
 
-    It replaces what was there; a symbolic link is followed. Raises NitroError where `path` cannot be made or is no regular file.
+    It replaces what was there; a symbolic link is followed. Raises NitroError where `path` cannot be made, or
+    is there and no regular file.
     """
     target = Path(os.path.realpath(path))
     aside = target.parent / f".{target.name[:200]}.{secrets.token_hex(6)}"
