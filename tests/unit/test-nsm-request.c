@@ -20,6 +20,11 @@
     "a1 69 'ExtendPCR' a1 64 'data' 5830" \
     "b1c16eb7634112b7c9d5ebd27e62a2d4528bbfcfd68b62d3" \
     "afd9ecf98e0f413a84314acce78317fb69fd895155343e09"
+/* SHA384(48 zero bytes || 01 ff) */
+#define EXTENDED_01FF \
+    "a1 69 'ExtendPCR' a1 64 'data' 5830" \
+    "0f3cfa9c3cbdd042d63ed7ec7f1bb6395f7b6e4f9dfdca08" \
+    "43c54038ac5acae8d987c783b7ede354b4aee7e3ced55dcc"
 #define PCR0 \
     "a1 6b 'DescribePCR' a2 64 'lock' f5 64 'data' 5830" \
     "000000000000000000000000000000000000000000000000" \
@@ -177,6 +182,7 @@ static const Row data[] = {
     { "null", EXTEND "f6", ARGUMENT },
     { "boolean", EXTEND "f5", ARGUMENT },
     { "map", EXTEND "a0", ARGUMENT },
+    { "array with 255", EXTEND "82 01 18ff", EXTENDED_01FF },
     { "array with 256", EXTEND "82 01 190100", ARGUMENT },
     { "array with -1", EXTEND "82 01 20", ARGUMENT },
     { "array with bytes", EXTEND "82 01 4102", ARGUMENT },

@@ -1,0 +1,112 @@
+/*
+ * Fuzz target: NSM requests
+ *
+ * SPDX-License-Identifier: MIT
+ *
+ * Input: one byte that picks the answer buffer's size, then a request. Beyond
+ * not crashing, it checks what holds for every request: the answer is one CBOR
+ * item and fits, an error changes nothing, locked registers stand still,
+ * and what was accepted is CBOR for libcbor's own tree builder, too.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <cbor.h>
+
+#include "nitro/nsm.h"
+#include "fuzz.h"
+
+#define CHECK(claim)                                                    \
+    do {                                                                \
+        if (!(claim)) {                                                 \
+            abort();                                                    \
+        }                                                               \
+    } while (0)
+
+/* A document of the request's fields, so that their bytes are all read */
+static NsmCode document(void *opaque, const NsmState *state,
+                        const NsmAttestRequest *request,
+                        uint8_t *buf, size_t cap, size_t *len,
+                        const char **reason)
+{
+    const NsmSpan *spans[] = {
+        &request->user_data, &request->nonce, &request->public_key,
+    };
+
+    *len = 0;
+    for (int i = 0; i < 3; i++) {
+        CHECK(spans[i]->data || spans[i]->len == 0);
+        if (spans[i]->len > cap - *len) {
+            return NSM_BUFFER_TOO_SMALL;
+        }
+        if (spans[i]->len > 0) {
+            memcpy(buf + *len, spans[i]->data, spans[i]->len);
+        }
+        *len += spans[i]->len;
+    }
+    return NSM_SUCCESS;
+}
+
+static bool random_bytes(void *opaque, uint8_t *buf, size_t len)
+{
+    memset(buf, 0x5a, len);
+    return true;
+}
+
+static bool one_item(const uint8_t *data, size_t len)
+{
+    struct cbor_load_result result;
+    cbor_item_t *item = cbor_load(data, len, &result);
+
+    if (!item) {
+        return false;
+    }
+    cbor_decref(&item);
+    return result.read == len;
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    NsmState s, before;
+    NsmResult info;
+    uint8_t *req, *resp;
+    size_t cap, len;
+
+    if (size == 0) {
+        return 0;
+    }
+    cap = data[0] < 128 ? NSM_RESPONSE_MAX : 3 * (data[0] - 128);
+    data++;
+    size--;
+
+    /* Heap buffers of the exact size, for the sanitizers. */
+    req = malloc(size);
+    resp = malloc(cap);
+    CHECK((req || size == 0) && (resp || cap == 0));
+    if (size > 0) {
+        memcpy(req, data, size);
+    }
+
+    nsm_init(&s, "i-0-enc0");
+    CHECK(nsm_boot(&s, &(NsmBoot) { .parent_id = "i-0" }));
+    nsm_set_random(&s, random_bytes, NULL);
+    nsm_set_attest(&s, document, NULL);
+    before = s;
+
+    len = nsm_handle(&s, req, size, resp, cap, &info);
+    CHECK(len <= cap);
+    CHECK(len > 0 || cap < NSM_RESPONSE_MIN);
+    CHECK(len == 0 || one_item(resp, len));
+    CHECK((s.locked & before.locked) == before.locked);
+    CHECK(!memcmp(s.pcr, before.pcr, NSM_PCR_PLATFORM * NSM_PCR_SIZE));
+    if (info.code == NSM_SUCCESS) {
+        CHECK(len > 0 && info.op != NSM_OP_NONE);
+        CHECK(size <= NSM_REQUEST_MAX && one_item(req, size));
+    } else {
+        CHECK(info.code != NSM_INTERNAL_ERROR);
+        CHECK(!memcmp(&s, &before, sizeof(s)));
+        CHECK(len == 0 || !memcmp(resp, "\xa1\x65" "Error", 7));
+    }
+    free(req);
+    free(resp);
+    return 0;
+}
