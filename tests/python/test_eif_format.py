@@ -9,10 +9,11 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-import eifmodel as model
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import eifmodel as model
 from nitroctl.eif.format import parse_layout, read_layout
 from nitroctl.eif.measure import scan, scan_fd
 from nitroctl.errors import EifError
@@ -32,8 +33,8 @@ def verdict(data: bytes) -> str:
 
 
 GOOD = model.pack(model.TINY)
-K, C, M, R = ((model.KERNEL, b"kernel"), (model.CMDLINE, b"c"), (model.METADATA, b"{}"), (model.RAMDISK, b"r"))
-S = (model.SIGNATURE, b"s")
+K, C, M = (model.KERNEL, b"kernel"), (model.CMDLINE, b"c"), (model.METADATA, b"{}")
+R, S = (model.RAMDISK, b"r"), (model.SIGNATURE, b"s")
 
 
 def put(offset: int, format: str, value: int) -> Callable[[], bytes]:

@@ -11,10 +11,11 @@ import threading
 import zlib
 from pathlib import Path
 
-import eifmodel as model
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import eifmodel as model
 from nitroctl.eif import measure
 from nitroctl.eif.build import crc32_combine
 from nitroctl.errors import EifError
