@@ -1,0 +1,81 @@
+/*
+ * SPDX-License-Identifier: MIT
+ *
+ * device.h: the two queues of a vsock device joined to the connection core.
+ * It neither speaks vhost-user nor makes system calls.
+ */
+
+#ifndef DEVICE_H
+#define DEVICE_H
+
+#include "ring.h"
+#include "vsock.h"
+
+enum {
+    QUEUE_RX,                   /* device to guest */
+    QUEUE_TX,                   /* guest to device */
+    QUEUES,
+};
+
+/*
+ * RX buffers taken from the ring in advance. Linux posts 3732 bytes of
+ * payload each, so 18 make a quantum of the core; there is always at least one
+ * quantum at hand.
+ */
+#define DEVICE_HAND 64
+#define DEVICE_HAND_LOW 20
+/* Chains from the guest, turns to the guest, before other events are seen. */
+#define DEVICE_TX_BUDGET 64
+#define DEVICE_RX_BUDGET 64
+
+struct device_ops {
+    void (*interrupt)(void *opaque, unsigned queue);
+    /* A chain was given back unread, or the ring is broken. */
+    void (*bad_ring)(void *opaque, unsigned queue, enum ring_result what);
+    /* The guest has begun anew (vsock_fresh_driver() was called). */
+    void (*fresh_driver)(void *opaque);
+};
+
+struct device_queue {
+    struct ring ring;
+    bool started;               /* kick was set since the last stop */
+    bool enabled;
+    bool base_set;              /* index given since the last stop */
+};
+
+struct device {
+    struct vsock *vsock;
+    const struct device_ops *ops;
+    void *opaque;
+    struct mem mem;
+    struct device_queue queue[QUEUES];
+    uint64_t bad_chains;
+
+    /* A ring buffer, but bufs has everything twice so that it is straight. */
+    unsigned hand_head;
+    unsigned hand_count;
+    struct ring_chain hand[DEVICE_HAND];
+    struct vsock_buf bufs[2 * DEVICE_HAND];
+};
+
+void device_init(struct device *d, struct vsock *v,
+                 const struct device_ops *ops, void *opaque);
+/* Works off both queues, for a while; true: there is more to do at once. */
+bool device_run(struct device *d);
+/* Started, enabled, mapped and not broken. */
+bool device_usable(const struct device *d, unsigned queue);
+
+/* Life of a queue, driven by the front end's messages. */
+void device_start(struct device *d, unsigned queue);
+void device_set_base(struct device *d, unsigned queue, uint16_t index);
+void device_enable(struct device *d, unsigned queue, bool on);
+/* Stops it, and returns the index of the entry that would come next. */
+uint16_t device_stop(struct device *d, unsigned queue);
+/* Takes over *m, which is left empty. */
+void device_set_mem(struct device *d, struct mem *m);
+/* Translates the ring's addresses again; false: they are no good. */
+bool device_map(struct device *d, unsigned queue);
+/* The front end has gone. */
+void device_reset(struct device *d);
+
+#endif

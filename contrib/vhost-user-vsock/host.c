@@ -1,0 +1,847 @@
+/*
+ * SPDX-License-Identifier: MIT
+ *
+ * host.c: the process around the device: unix sockets, the event loop, the
+ * heartbeat responder, start and end. Neither packets nor rings nor messages:
+ * those are vsock.c, ring.c and vhost-user.c.
+ *
+ * Sockets of connections are watched edge-triggered, once for all, and the core
+ * remembers what may be read or written; so nothing has to be changed in the
+ * epoll set when a connection stalls, and a hang-up cannot make the loop spin.
+ * Kick descriptors are watched the same way and never read: each write to an
+ * eventfd is an edge. Listeners are level-triggered and switched off while no
+ * client can be taken.
+ */
+
+#include "host.h"
+#include "log.h"
+#include "vhost-user.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/file.h>
+#include <sys/resource.h>
+#include <sys/signalfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+/* What an event is about: the low byte of epoll's data. */
+enum {
+    ON_CONN,                    /* with slot and generation */
+    ON_FRONT_LISTENER,
+    ON_FRONT,
+    ON_KICK,
+    ON_CLIENTS,
+    ON_SIGNAL,
+    ON_LIFELINE,
+};
+
+/* Events taken at once; more come with the next call. */
+#define EVENTS 64
+/* Tries to get the lock of the sockets' folder, 10 ms apart. */
+#define LOCK_TRIES 500
+
+/* vsock_conn.user of a connection to the heartbeat responder, fd -1. */
+enum {
+    BEAT_NONE,
+    BEAT_WAIT,                  /* for the guest's byte */
+    BEAT_ANSWER,                /* ours is to be read */
+    BEAT_DONE,
+    BEAT_WRONG,                 /* it was another byte */
+};
+
+/* A listening socket that we have made, and will remove. */
+struct listener {
+    int fd;
+    const char *path;
+    dev_t dev;
+    ino_t ino;
+};
+
+struct host {
+    const struct host_options *options;
+    int epoll;
+    int signals;
+    struct listener front_listener;
+    struct listener clients;
+    bool clients_on;            /* watched, that is */
+    int64_t clients_rest;       /* not before; 0: at once */
+    struct vhost_user front;
+    bool front_on;
+    bool booted;                /* told since the guest's last start */
+    bool front_gone;            /* with --once: end when all is delivered */
+    bool end;
+    int status;
+    int64_t now;
+    struct vsock *vsock;
+    struct device device;
+};
+
+static int64_t now_ms(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec * 1000ll + t.tv_nsec / 1000000 + 1;
+}
+
+static uint64_t conn_tag(const struct vsock_conn *c)
+{
+    return (uint64_t)c->gen << 32 | c->slot << 8 | ON_CONN;
+}
+
+static bool watch(struct host *h, int op, int fd, uint32_t events,
+                  uint64_t tag)
+{
+    struct epoll_event e = { .events = events, .data.u64 = tag };
+
+    return epoll_ctl(h->epoll, op, fd, &e) == 0;
+}
+
+/* A line to whoever waits for it; a reader that has gone is no harm. */
+static void tell(int fd, const char *line)
+{
+    struct pollfd p = { .fd = fd < 0 ? STDOUT_FILENO : fd, .events = POLLOUT };
+
+    if (poll(&p, 1, 0) != 1 || !(p.revents & POLLOUT) ||
+        write(p.fd, line, strlen(line)) != (ssize_t)strlen(line)) {
+        log_line(LOG_WARN, "nobody reads descriptor %d: \"%.*s\" not told",
+                 p.fd, (int)strcspn(line, "\n"), line);
+    }
+}
+
+/* The heartbeat responder. */
+
+static ssize_t beat_send(struct vsock_conn *c, const struct iovec *iov,
+                         unsigned niov)
+{
+    ssize_t n = 0;
+
+    for (unsigned i = 0; i < niov; i++) {
+        n += iov[i].iov_len;
+    }
+    if (c->user == BEAT_WAIT && n) {
+        bool right = *(uint8_t *)iov->iov_base == HOST_HEARTBEAT_BYTE;
+
+        c->user = right ? BEAT_ANSWER : BEAT_WRONG;
+        c->answer = true;
+    }
+    return n;
+}
+
+static ssize_t beat_recv(struct host *h, struct vsock_conn *c,
+                         const struct iovec *iov)
+{
+    if (c->user == BEAT_WRONG) {
+        return -ECONNRESET;
+    }
+    if (c->user != BEAT_ANSWER) {
+        return -EAGAIN;
+    }
+    *(uint8_t *)iov->iov_base = HOST_HEARTBEAT_BYTE;
+    c->user = BEAT_DONE;
+    if (!h->booted) {
+        h->booted = true;
+        tell(h->options->booted_fd, "booted\n");
+    }
+    return 1;
+}
+
+/* What the core asks of us. */
+
+static int host_open(void *opaque, struct vsock_conn *c)
+{
+    struct host *h = opaque;
+    struct sockaddr_un a = { .sun_family = AF_UNIX };
+    int fd, err;
+
+    /* The length was checked at the start. */
+    snprintf(a.sun_path, sizeof(a.sun_path), "%.*s_%u",
+             HOST_MAX_PATH - HOST_MAX_SUFFIX, h->options->uds_path,
+             c->parent_port);
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+        err = errno;
+        log_rated(LOG_WARN, "no socket for %s: %s", a.sun_path, strerror(err));
+        return -err;
+    }
+    if (connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0) {
+        c->fd = fd;
+        c->user = BEAT_NONE;
+        if (watch(h, EPOLL_CTL_ADD, fd,
+                  EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, conn_tag(c))) {
+            return 0;
+        }
+    }
+    err = errno;
+    close(fd);
+    c->fd = -1;
+    if (c->parent_port == HOST_HEARTBEAT_PORT &&
+        (err == ENOENT || err == ECONNREFUSED)) {
+        c->user = BEAT_WAIT;
+        return 0;
+    }
+    if (err != ENOENT && err != ECONNREFUSED && err != EAGAIN) {
+        log_rated(LOG_WARN, "cannot connect to %s: %s", a.sun_path,
+                  strerror(err));
+    }
+    return -err;
+}
+
+static ssize_t host_send(void *opaque, struct vsock_conn *c,
+                         const struct iovec *iov, unsigned niov)
+{
+    ssize_t r;
+
+    (void)opaque;
+    if (c->user != BEAT_NONE) {
+        return beat_send(c, iov, niov);
+    }
+    r = writev(c->fd, iov, niov);
+    return r < 0 ? (errno == EINTR ? -EAGAIN : -errno) : r;
+}
+
+static ssize_t host_recv(void *opaque, struct vsock_conn *c,
+                         const struct iovec *iov, unsigned niov)
+{
+    ssize_t r;
+
+    if (c->user != BEAT_NONE) {
+        return beat_recv(opaque, c, iov);
+    }
+    r = readv(c->fd, iov, niov);
+    return r < 0 ? -errno : r;
+}
+
+static ssize_t host_peek(void *opaque, struct vsock_conn *c, void *buf,
+                         size_t n)
+{
+    ssize_t r = recv(c->fd, buf, n, MSG_PEEK | MSG_DONTWAIT);
+
+    (void)opaque;
+    return r < 0 ? -errno : r;
+}
+
+static void host_shutdown(void *opaque, struct vsock_conn *c, int how)
+{
+    (void)opaque;
+    if (c->fd >= 0) {
+        shutdown(c->fd, how == VSOCK_OFF_RECV ? SHUT_RD : SHUT_WR);
+    }
+}
+
+static void host_close(void *opaque, struct vsock_conn *c)
+{
+    (void)opaque;
+    if (c->fd >= 0) {
+        close(c->fd);
+        c->fd = -1;
+    }
+}
+
+/* How loud each note is: what happens every day is not news. */
+static enum log_level note_level(enum vsock_note what)
+{
+    switch (what) {
+    case VSOCK_NOTE_UNKNOWN_TUPLE:
+    case VSOCK_NOTE_CLIENT_GONE:
+    case VSOCK_NOTE_GUEST_REFUSED:
+    case VSOCK_NOTE_UNDELIVERED:
+        return LOG_DEBUG;
+    case VSOCK_NOTE_NO_LISTENER:
+    case VSOCK_NOTE_NOT_SERVED:
+    case VSOCK_NOTE_BAD_LINE:
+    case VSOCK_NOTE_GUEST_SILENT:
+        return LOG_INFO;
+    default:
+        return LOG_WARN;
+    }
+}
+
+static void host_note(void *opaque, enum vsock_note what,
+                      const struct vsock_conn *c, const struct vsock_hdr *h)
+{
+    const char *text = vsock_note_text(what);
+
+    (void)opaque;
+    if (h) {
+        log_rated(note_level(what), "%s (op %u, from %llu:%u to %llu:%u, "
+                  "length %u)", text, h->op, (unsigned long long)h->src_cid,
+                  h->src_port, (unsigned long long)h->dst_cid, h->dst_port,
+                  h->len);
+    } else if (c && c->hashed) {
+        log_rated(note_level(what), "%s (guest port %u, parent port %u)", text,
+                  c->guest_port, c->parent_port);
+    } else {
+        log_rated(note_level(what), "%s", text);
+    }
+}
+
+static const struct vsock_ops vsock_ops = {
+    .open = host_open,
+    .send = host_send,
+    .recv = host_recv,
+    .peek = host_peek,
+    .shutdown = host_shutdown,
+    .close = host_close,
+    .note = host_note,
+};
+
+/* What the device and the front end ask of us. */
+
+static void host_interrupt(void *opaque, unsigned queue)
+{
+    struct host *h = opaque;
+
+    vhost_user_interrupt(&h->front, queue);
+}
+
+static void host_bad_ring(void *opaque, unsigned queue, enum ring_result what)
+{
+    (void)opaque;
+    log_rated(LOG_WARN, what == RING_BROKEN ?
+              "ring %u: the guest's index ran away, ring stopped" :
+              "ring %u: bad descriptor chain given back", queue);
+}
+
+static void host_fresh_driver(void *opaque)
+{
+    struct host *h = opaque;
+
+    h->booted = false;
+    log_line(LOG_INFO, "the guest's driver starts");
+}
+
+static const struct device_ops device_ops = {
+    .interrupt = host_interrupt,
+    .bad_ring = host_bad_ring,
+    .fresh_driver = host_fresh_driver,
+};
+
+static void host_watch(void *opaque, unsigned queue, int fd)
+{
+    (void)queue;
+    if (!watch(opaque, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLET, ON_KICK)) {
+        log_line(LOG_ERROR, "cannot watch a kick descriptor: %s",
+                 strerror(errno));
+    }
+}
+
+static void host_unwatch(void *opaque, unsigned queue, int fd)
+{
+    struct host *h = opaque;
+
+    (void)queue;
+    /* Closing is not enough: the front end keeps the same file open. */
+    epoll_ctl(h->epoll, EPOLL_CTL_DEL, fd, NULL);
+}
+
+static const struct vhost_user_ops vhost_user_ops = {
+    .watch = host_watch,
+    .unwatch = host_unwatch,
+};
+
+/* Listening sockets. */
+
+static bool make_address(struct sockaddr_un *a, const char *path)
+{
+    memset(a, 0, sizeof(*a));
+    a->sun_family = AF_UNIX;
+    if (strlen(path) > HOST_MAX_PATH) {
+        return false;
+    }
+    strcpy(a->sun_path, path);
+    return true;
+}
+
+/* The folder of a path, locked against others that make sockets in it. */
+static int lock_folder(const char *path)
+{
+    char folder[HOST_MAX_PATH + 2];
+    const char *slash = strrchr(path, '/');
+    int fd;
+
+    snprintf(folder, sizeof(folder), "%.*s",
+             slash ? (int)(slash - path + 1) : 1, slash ? path : ".");
+    fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) {
+        log_line(LOG_ERROR, "cannot open the folder %s of %s: %s", folder,
+                 path, strerror(errno));
+        return -1;
+    }
+    for (unsigned i = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; i++) {
+        if (errno != EWOULDBLOCK || i == LOCK_TRIES) {
+            log_line(LOG_ERROR, "cannot lock the folder %s of %s: %s", folder,
+                     path, strerror(errno));
+            close(fd);
+            return -1;
+        }
+        usleep(10000);
+    }
+    return fd;
+}
+
+/* Removes what is left of a dead process; false: the path is taken. */
+static bool clear_path(const char *path, const struct sockaddr_un *a)
+{
+    struct stat st;
+    int fd, err;
+
+    if (lstat(path, &st) < 0) {
+        if (errno == ENOENT) {
+            return true;
+        }
+        log_line(LOG_ERROR, "cannot look at %s: %s", path, strerror(errno));
+        return false;
+    }
+    if (!S_ISSOCK(st.st_mode)) {
+        log_line(LOG_ERROR, "%s exists and is not a socket; remove it or "
+                 "choose another path", path);
+        return false;
+    }
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    err = fd < 0 ||
+          connect(fd, (const struct sockaddr *)a, sizeof(*a)) == 0 ? 0 : errno;
+    if (fd >= 0) {
+        close(fd);
+    }
+    if (err != ECONNREFUSED) {
+        log_line(LOG_ERROR, "%s is in use by another process; end that one or "
+                 "choose another path", path);
+        return false;
+    }
+    if (unlink(path) < 0) {
+        log_line(LOG_ERROR, "cannot remove the stale socket %s: %s", path,
+                 strerror(errno));
+        return false;
+    }
+    log_line(LOG_INFO, "removed the stale socket %s", path);
+    return true;
+}
+
+static bool listener_open(struct listener *l, const char *path)
+{
+    struct sockaddr_un a;
+    struct stat st;
+    int lock = -1;
+    bool bound = false;
+
+    if (!make_address(&a, path)) {
+        log_line(LOG_ERROR, "%s has more than %d bytes", path, HOST_MAX_PATH);
+        return false;
+    }
+    lock = lock_folder(path);
+    if (lock < 0 || !clear_path(path, &a)) {
+        goto fail;
+    }
+    l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    bound = l->fd >= 0 && bind(l->fd, (struct sockaddr *)&a, sizeof(a)) == 0;
+    if (!bound || listen(l->fd, SOMAXCONN) < 0 || stat(path, &st) < 0) {
+        log_line(LOG_ERROR, "cannot listen on %s: %s", path, strerror(errno));
+        goto fail;
+    }
+    l->path = path;
+    l->dev = st.st_dev;
+    l->ino = st.st_ino;
+    close(lock);
+    return true;
+
+fail:
+    if (bound) {
+        unlink(path);
+    }
+    if (l->fd >= 0) {
+        close(l->fd);
+        l->fd = -1;
+    }
+    if (lock >= 0) {
+        close(lock);
+    }
+    return false;
+}
+
+/* Removes the socket, if it is still ours. */
+static void listener_close(struct listener *l)
+{
+    struct stat st;
+
+    if (l->fd < 0) {
+        return;
+    }
+    if (lstat(l->path, &st) == 0 && st.st_dev == l->dev &&
+        st.st_ino == l->ino) {
+        unlink(l->path);
+    }
+    close(l->fd);
+    l->fd = -1;
+}
+
+/* Clients. */
+
+static void clients_watch(struct host *h, bool on)
+{
+    if (on != h->clients_on &&
+        watch(h, EPOLL_CTL_MOD, h->clients.fd, on ? EPOLLIN : 0, ON_CLIENTS)) {
+        h->clients_on = on;
+    }
+}
+
+static bool client_accept(struct host *h)
+{
+    struct vsock_conn *c;
+    int fd;
+
+    if (!vsock_client_room(h->vsock)) {
+        clients_watch(h, false);
+        return false;
+    }
+    fd = accept4(h->clients.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    if (fd < 0) {
+        if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
+            log_rated(LOG_WARN, "cannot accept a client: %s", strerror(errno));
+            clients_watch(h, false);
+            h->clients_rest = h->now + HOST_MS_REST;
+        }
+        return false;
+    }
+    c = vsock_client(h->vsock, fd, -1);
+    if (!c) {
+        close(fd);
+        return false;
+    }
+    if (!watch(h, EPOLL_CTL_ADD, fd,
+               EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, conn_tag(c))) {
+        log_rated(LOG_WARN, "cannot watch a client: %s", strerror(errno));
+        vsock_event(h->vsock, c, VSOCK_EV_HUP);
+    }
+    return true;
+}
+
+/* The front end. */
+
+static void front_accept(struct host *h)
+{
+    int fd = accept4(h->front_listener.fd, NULL, NULL,
+                     SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+    if (fd < 0) {
+        if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
+            log_rated(LOG_WARN, "cannot accept a front end: %s",
+                      strerror(errno));
+        }
+        return;
+    }
+    if (h->front_on || h->front_gone) {
+        log_rated(LOG_WARN, "a second front end was refused");
+        close(fd);
+        return;
+    }
+    if (!watch(h, EPOLL_CTL_ADD, fd, EPOLLIN, ON_FRONT)) {
+        log_line(LOG_ERROR, "cannot watch the front end: %s", strerror(errno));
+        close(fd);
+        return;
+    }
+    vhost_user_init(&h->front, fd, h->options->guest_cid, &h->device,
+                    &vhost_user_ops, h);
+    h->front_on = true;
+    h->booted = false;
+    log_line(LOG_INFO, "front end connected");
+}
+
+static void front_close(struct host *h)
+{
+    h->front_on = false;
+    vhost_user_close(&h->front);
+    log_line(LOG_INFO, "front end disconnected");
+    /* Who only looked whether we are alive was none. */
+    if (h->options->once && h->front.spoke) {
+        h->front_gone = true;
+    }
+}
+
+/* The end. */
+
+/* Only what a supervisor leaves there: plain files and sockets, then itself. */
+static void remove_folder(const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    struct dirent *e;
+    struct stat st;
+
+    if (!dir) {
+        log_line(LOG_WARN, "cannot open %s to remove it: %s", path,
+                 strerror(errno));
+        if (fd >= 0) {
+            close(fd);
+        }
+        return;
+    }
+    while ((e = readdir(dir))) {
+        if (fstatat(fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+            (S_ISREG(st.st_mode) || S_ISSOCK(st.st_mode))) {
+            unlinkat(fd, e->d_name, 0);
+        }
+    }
+    closedir(dir);
+    if (rmdir(path) < 0) {
+        log_line(LOG_WARN, "cannot remove %s: %s", path, strerror(errno));
+    }
+}
+
+static void on_lifeline(struct host *h, uint32_t events)
+{
+    char unused[256];
+
+    if ((events & EPOLLIN) &&
+        read(h->options->lifeline_fd, unused, sizeof(unused)) > 0) {
+        return;
+    }
+    log_line(LOG_INFO, "the owner has gone");
+    listener_close(&h->front_listener);
+    listener_close(&h->clients);
+    if (h->options->cleanup_dir) {
+        remove_folder(h->options->cleanup_dir);
+    }
+    h->end = true;
+}
+
+static void on_signal(struct host *h)
+{
+    struct signalfd_siginfo info;
+
+    if (read(h->signals, &info, sizeof(info)) != sizeof(info)) {
+        return;
+    }
+    log_line(LOG_INFO, "signal %u: ending", info.ssi_signo);
+    h->end = true;
+}
+
+/* The loop. */
+
+static void on_conn(struct host *h, uint64_t tag, uint32_t events)
+{
+    struct vsock_conn *c = vsock_get(h->vsock, (uint32_t)tag >> 8, tag >> 32);
+    unsigned e = 0;
+
+    if (!c) {
+        return;                 /* gone earlier in this batch */
+    }
+    if (events & (EPOLLIN | EPOLLRDHUP)) {
+        e |= VSOCK_EV_IN;
+    }
+    if (events & EPOLLOUT) {
+        e |= VSOCK_EV_OUT;
+    }
+    if (events & (EPOLLHUP | EPOLLERR)) {
+        e |= VSOCK_EV_HUP;
+    }
+    vsock_event(h->vsock, c, e);
+}
+
+static void on_event(struct host *h, const struct epoll_event *e)
+{
+    switch (e->data.u64 & 0xff) {
+    case ON_CONN:
+        on_conn(h, e->data.u64, e->events);
+        break;
+    case ON_KICK:
+        break;                  /* both queues are looked at in any case */
+    case ON_FRONT:
+        if (h->front_on && !vhost_user_input(&h->front)) {
+            front_close(h);
+        }
+        break;
+    case ON_FRONT_LISTENER:
+        front_accept(h);
+        break;
+    case ON_CLIENTS:
+        /* A few at a time: the rest is not forgotten by epoll. */
+        for (unsigned i = 0; i < 16 && client_accept(h); i++) {
+            continue;
+        }
+        break;
+    case ON_SIGNAL:
+        on_signal(h);
+        break;
+    case ON_LIFELINE:
+        on_lifeline(h, e->events);
+        break;
+    }
+}
+
+static int loop_timeout(const struct host *h)
+{
+    int64_t when = vsock_deadline(h->vsock);
+
+    if (h->clients_rest && (when < 0 || h->clients_rest < when)) {
+        when = h->clients_rest;
+    }
+    if (when < 0) {
+        return -1;
+    }
+    when -= h->now;
+    return when < 0 ? 0 : when > INT_MAX ? INT_MAX : when;
+}
+
+static void loop(struct host *h)
+{
+    struct epoll_event events[EVENTS];
+    bool more = false;
+
+    while (!h->end) {
+        int n = epoll_wait(h->epoll, events, EVENTS,
+                           more ? 0 : loop_timeout(h));
+
+        if (n < 0 && errno != EINTR) {
+            log_line(LOG_ERROR, "epoll_wait: %s", strerror(errno));
+            h->status = 1;
+            return;
+        }
+        h->now = now_ms();
+        vsock_set_now(h->vsock, h->now);
+        for (int i = 0; i < n; i++) {
+            on_event(h, &events[i]);
+        }
+        vsock_tick(h->vsock);
+        more = device_run(&h->device);
+        if (!h->clients_on && h->clients.fd >= 0 &&
+            h->now >= h->clients_rest && vsock_client_room(h->vsock)) {
+            h->clients_rest = 0;
+            clients_watch(h, true);
+        }
+        if (h->front_gone && !vsock_draining(h->vsock)) {
+            h->end = true;
+        }
+    }
+}
+
+/* The start. */
+
+/* As many descriptors as the connections need; returns how many there are. */
+static uint32_t raise_fd_limit(uint32_t conns)
+{
+    struct rlimit l;
+    rlim_t want = (rlim_t)conns + HOST_SPARE_FDS;
+
+    if (getrlimit(RLIMIT_NOFILE, &l) < 0) {
+        return conns;
+    }
+    if (l.rlim_cur < want) {
+        l.rlim_cur = l.rlim_max < want ? l.rlim_max : want;
+        setrlimit(RLIMIT_NOFILE, &l);
+        getrlimit(RLIMIT_NOFILE, &l);
+    }
+    if (l.rlim_cur < want) {
+        conns = l.rlim_cur > 2 * HOST_SPARE_FDS ? l.rlim_cur - HOST_SPARE_FDS
+                                                : HOST_SPARE_FDS;
+        log_line(LOG_WARN, "the limit of %llu open files allows %u "
+                 "connections", (unsigned long long)l.rlim_cur, conns);
+    }
+    return conns;
+}
+
+static bool host_start(struct host *h)
+{
+    const struct host_options *o = h->options;
+    struct vsock_config config = {
+        .guest_cid = o->guest_cid,
+        .serve_cid2 = o->serve_cid2,
+        .max_conns = raise_fd_limit(o->max_conns),
+        .driver_ms = o->driver_ms,
+    };
+    sigset_t set;
+
+    h->vsock = vsock_new(&config, &vsock_ops, h);
+    if (!h->vsock) {
+        log_line(LOG_ERROR, "no memory");
+        return false;
+    }
+    vsock_set_now(h->vsock, now_ms());
+    device_init(&h->device, h->vsock, &device_ops, h);
+
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    sigprocmask(SIG_BLOCK, &set, NULL);
+    h->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
+    h->epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (h->signals < 0 || h->epoll < 0 ||
+        !watch(h, EPOLL_CTL_ADD, h->signals, EPOLLIN, ON_SIGNAL)) {
+        log_line(LOG_ERROR, "cannot set up events: %s", strerror(errno));
+        return false;
+    }
+    if (o->lifeline_fd >= 0 &&
+        !watch(h, EPOLL_CTL_ADD, o->lifeline_fd, EPOLLIN, ON_LIFELINE)) {
+        log_line(LOG_ERROR, "--lifeline-fd=%d cannot be watched: %s",
+                 o->lifeline_fd, strerror(errno));
+        return false;
+    }
+    /* Others of this user may connect, nobody else. */
+    umask(0177);
+    if (!listener_open(&h->clients, o->uds_path) ||
+        !listener_open(&h->front_listener, o->socket_path)) {
+        return false;
+    }
+    h->clients_on = true;
+    if (!watch(h, EPOLL_CTL_ADD, h->clients.fd, EPOLLIN, ON_CLIENTS) ||
+        !watch(h, EPOLL_CTL_ADD, h->front_listener.fd, EPOLLIN,
+               ON_FRONT_LISTENER)) {
+        log_line(LOG_ERROR, "cannot set up events: %s", strerror(errno));
+        return false;
+    }
+    tell(o->ready_fd, "ready\n");
+    if (o->ready_fd >= 0) {
+        close(o->ready_fd);
+    }
+    return true;
+}
+
+int host_run(const struct host_options *options)
+{
+    struct host *h = calloc(1, sizeof(*h));
+    int status;
+
+    if (!h) {
+        log_line(LOG_ERROR, "no memory");
+        return 1;
+    }
+    h->options = options;
+    h->epoll = h->signals = -1;
+    h->clients.fd = h->front_listener.fd = -1;
+    if (host_start(h)) {
+        loop(h);
+    } else {
+        h->status = 1;
+    }
+    listener_close(&h->front_listener);
+    listener_close(&h->clients);
+    if (h->front_on) {
+        front_close(h);
+    }
+    if (h->vsock) {
+        vsock_free(h->vsock);
+    }
+    if (h->epoll >= 0) {
+        close(h->epoll);
+    }
+    if (h->signals >= 0) {
+        close(h->signals);
+    }
+    status = h->status;
+    free(h);
+    return status;
+}

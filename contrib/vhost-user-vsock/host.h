@@ -1,0 +1,44 @@
+/*
+ * SPDX-License-Identifier: MIT
+ *
+ * host.h: the process around the device: sockets, event loop, life and end.
+ */
+
+#ifndef HOST_H
+#define HOST_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/*
+ * sun_path holds 107 bytes and a zero; the guest chooses the port, so room
+ * for the longest suffix "_4294967294" must be left behind --uds-path.
+ */
+#define HOST_MAX_PATH 107
+#define HOST_MAX_SUFFIX 11
+/* Where an enclave says that it has booted, and the byte it says it with. */
+#define HOST_HEARTBEAT_PORT 9000
+#define HOST_HEARTBEAT_BYTE 0xB7
+/* A listener that cannot accept for want of descriptors rests so long. */
+#define HOST_MS_REST 100
+/* Descriptors that are not connections. */
+#define HOST_SPARE_FDS 64
+
+struct host_options {
+    const char *socket_path;    /* vhost-user */
+    const char *uds_path;       /* PATH and PATH_N */
+    uint32_t guest_cid;
+    bool serve_cid2;
+    bool once;
+    uint32_t max_conns;
+    int64_t driver_ms;
+    int ready_fd;               /* -1: a line on stdout */
+    int booted_fd;              /* -1: a line on stdout */
+    int lifeline_fd;            /* -1: none */
+    const char *cleanup_dir;    /* or NULL */
+};
+
+/* Serves until told to end; the exit status of the process. */
+int host_run(const struct host_options *options);
+
+#endif

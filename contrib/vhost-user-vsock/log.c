@@ -1,0 +1,82 @@
+/*
+ * SPDX-License-Identifier: MIT
+ *
+ * log.c: lines on stderr, by level. Not a trace: nothing per packet.
+ */
+
+#include "log.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+enum log_level log_threshold = LOG_WARN;
+
+static const char *const names[] = { "error", "warning", "info", "debug" };
+
+bool log_set_level(const char *name)
+{
+    for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        if (!strcmp(name, names[i])) {
+            log_threshold = i;
+            return true;
+        }
+    }
+    return false;
+}
+
+static void log_va(enum log_level level, const char *fmt, va_list ap)
+{
+    char line[512];
+    int n = snprintf(line, sizeof(line), "vhost-user-vsock: %s: ",
+                     names[level]);
+    int m = vsnprintf(line + n, sizeof(line) - n - 1, fmt, ap);
+    ssize_t unused;
+
+    n += m < 0 ? 0 : m;
+    n = n > (int)sizeof(line) - 2 ? (int)sizeof(line) - 2 : n;
+    line[n++] = '\n';
+    unused = write(STDERR_FILENO, line, n);
+    (void)unused;
+}
+
+void log_line(enum log_level level, const char *fmt, ...)
+{
+    va_list ap;
+
+    if (level <= log_threshold) {
+        va_start(ap, fmt);
+        log_va(level, fmt, ap);
+        va_end(ap);
+    }
+}
+
+void log_rated(enum log_level level, const char *fmt, ...)
+{
+    static time_t second;
+    static unsigned count, dropped;
+    struct timespec now;
+    va_list ap;
+
+    if (level > log_threshold) {
+        return;
+    }
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    if (now.tv_sec != second) {
+        if (dropped) {
+            log_line(level, "%u more lines like these were dropped", dropped);
+        }
+        second = now.tv_sec;
+        count = 0;
+        dropped = 0;
+    }
+    if (count++ >= LOG_RATE) {
+        dropped++;
+        return;
+    }
+    va_start(ap, fmt);
+    log_va(level, fmt, ap);
+    va_end(ap);
+}

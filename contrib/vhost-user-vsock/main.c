@@ -1,0 +1,268 @@
+/*
+ * SPDX-License-Identifier: MIT
+ *
+ * main.c: the command line of vhost-user-vsock, and nothing else.
+ */
+
+#include "host.h"
+#include "log.h"
+#include "vsock.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#ifndef VERSION
+#define VERSION "unversioned"
+#endif
+
+static const char help[] =
+"Usage: vhost-user-vsock --socket-path=S --guest-cid=N --uds-path=P [OPTION]...\n"
+"       vhost-user-vsock --vm guest-cid=N,socket=S,uds-path=P [OPTION]...\n"
+"\n"
+"Serves the vsock device of one virtual machine through unix sockets.\n"
+"  guest -> host  a connection to CID 3, port N goes to the socket P_N\n"
+"  host -> guest  connect to P, send \"CONNECT N\\n\", read \"OK n\\n\"\n"
+"Port 9000, the boot heartbeat of an enclave, is answered here unless\n"
+"somebody listens on P_9000.\n"
+"\n"
+"  --socket-path=S      socket for the VMM (vhost-user); is created\n"
+"  --guest-cid=N        the guest's CID, 4 to 4294967294\n"
+"  --uds-path=P         socket for the host's clients; is created\n"
+"  --vm KEY=VALUE,...   the three above, as vhost-device-vsock spells them\n"
+"  --no-cid2            refuse CID 2 (served like CID 3 otherwise)\n"
+"  --once               end when the first VMM has disconnected\n"
+"  --max-connections=N  at most so many at a time, 1 to 8192 (4096)\n"
+"  --driver-timeout=S   seconds that clients wait for the guest's driver to\n"
+"                       come up, 1 to 3600 (20)\n"
+"  --ready-fd=N         write \"ready\\n\" there once listening, and close it\n"
+"                       (otherwise to standard output)\n"
+"  --booted-fd=N        write \"booted\\n\" there at each heartbeat answered here,\n"
+"                       once for each boot (otherwise to standard output)\n"
+"  --lifeline-fd=N      remove the sockets and end when the other end of this\n"
+"                       pipe or socket is closed\n"
+"  --cleanup-dir=D      then also remove the files and sockets in D, and D\n"
+"  -v, -q               log more (twice: all), or errors only\n"
+"  --log-level=LEVEL    error, warning (default), info or debug\n"
+"  --version, --help    print this and exit\n"
+"\n"
+"Exit status: 0 ended as asked (signal, --once, lifeline), 1 failed, 2 wrong\n"
+"options.\n";
+
+static void __attribute__((noreturn, format(printf, 1, 2)))
+wrong(const char *fmt, ...)
+{
+    va_list ap;
+
+    fputs("vhost-user-vsock: ", stderr);
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fputs("; see --help\n", stderr);
+    exit(2);
+}
+
+static uint32_t number(const char *option, const char *text, uint32_t min,
+                       uint32_t max)
+{
+    uint64_t n = 0;
+    const char *p;
+
+    for (p = text; *p >= '0' && *p <= '9' && n <= max; p++) {
+        n = n * 10 + (*p - '0');
+    }
+    if (p == text || *p || n < min || n > max) {
+        wrong("%s=%s is not a number from %u to %u", option, text, min, max);
+    }
+    return n;
+}
+
+static int descriptor(const char *option, const char *text)
+{
+    int fd = number(option, text, 0, INT32_MAX);
+
+    if (fcntl(fd, F_GETFD) < 0) {
+        wrong("%s=%d: %s", option, fd, strerror(errno));
+    }
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+    return fd;
+}
+
+static void guest_cid(struct host_options *o, const char *option,
+                      const char *text)
+{
+    o->guest_cid = number(option, text, VSOCK_CID_PARENT + 1,
+                          VSOCK_CID_ANY - 1);
+}
+
+/* --vm guest-cid=N,socket=S,uds-path=P; text is cut into pieces. */
+static void vm_option(struct host_options *o, char *text)
+{
+    char *save, *item;
+
+    for (item = strtok_r(text, ",", &save); item;
+         item = strtok_r(NULL, ",", &save)) {
+        char *value = strchr(item, '=');
+
+        if (!value) {
+            wrong("--vm: \"%s\" is not KEY=VALUE", item);
+        }
+        *value++ = 0;
+        if (!strcmp(item, "guest-cid")) {
+            guest_cid(o, "--vm guest-cid", value);
+        } else if (!strcmp(item, "socket")) {
+            o->socket_path = value;
+        } else if (!strcmp(item, "uds-path")) {
+            o->uds_path = value;
+        } else {
+            wrong("--vm: unknown key \"%s\"; known are guest-cid, socket, "
+                  "uds-path", item);
+        }
+    }
+}
+
+static void check_path(const char *option, const char *path, unsigned suffix)
+{
+    size_t len;
+
+    if (!path || !*path) {
+        wrong("%s is missing", option);
+    }
+    len = strlen(path);
+    if (len + suffix > HOST_MAX_PATH && suffix) {
+        wrong("%s=%s has %zu bytes; with \"_\" and the longest port behind it "
+              "a unix socket's path allows %u", option, path, len,
+              HOST_MAX_PATH - suffix);
+    }
+    if (len > HOST_MAX_PATH) {
+        wrong("%s=%s has %zu bytes; a unix socket's path allows %d", option,
+              path, len, HOST_MAX_PATH);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    enum {
+        SOCKET_PATH = 256, GUEST_CID, UDS_PATH, VM, NO_CID2, ONCE, MAX_CONNS,
+        DRIVER_TIMEOUT, READY_FD, BOOTED_FD, LIFELINE_FD, CLEANUP_DIR,
+        LOG_LEVEL, SHOW_VERSION, SHOW_HELP,
+    };
+    static const struct option long_options[] = {
+        { "socket-path", required_argument, NULL, SOCKET_PATH },
+        { "guest-cid", required_argument, NULL, GUEST_CID },
+        { "uds-path", required_argument, NULL, UDS_PATH },
+        { "vm", required_argument, NULL, VM },
+        { "no-cid2", no_argument, NULL, NO_CID2 },
+        { "once", no_argument, NULL, ONCE },
+        { "max-connections", required_argument, NULL, MAX_CONNS },
+        { "driver-timeout", required_argument, NULL, DRIVER_TIMEOUT },
+        { "ready-fd", required_argument, NULL, READY_FD },
+        { "booted-fd", required_argument, NULL, BOOTED_FD },
+        { "lifeline-fd", required_argument, NULL, LIFELINE_FD },
+        { "cleanup-dir", required_argument, NULL, CLEANUP_DIR },
+        { "log-level", required_argument, NULL, LOG_LEVEL },
+        { "version", no_argument, NULL, SHOW_VERSION },
+        { "help", no_argument, NULL, SHOW_HELP },
+        { NULL, 0, NULL, 0 },
+    };
+    struct host_options o = {
+        .serve_cid2 = true,
+        .max_conns = VSOCK_MAX_CONNS,
+        .driver_ms = VSOCK_MS_DRIVER,
+        .ready_fd = -1,
+        .booted_fd = -1,
+        .lifeline_fd = -1,
+    };
+    struct stat st;
+    int c;
+
+    opterr = 0;
+    while ((c = getopt_long(argc, argv, ":vqh", long_options, NULL)) != -1) {
+        switch (c) {
+        case SOCKET_PATH:
+            o.socket_path = optarg;
+            break;
+        case GUEST_CID:
+            guest_cid(&o, "--guest-cid", optarg);
+            break;
+        case UDS_PATH:
+            o.uds_path = optarg;
+            break;
+        case VM:
+            vm_option(&o, optarg);
+            break;
+        case NO_CID2:
+            o.serve_cid2 = false;
+            break;
+        case ONCE:
+            o.once = true;
+            break;
+        case MAX_CONNS:
+            o.max_conns = number("--max-connections", optarg, 1,
+                                 VSOCK_MAX_CONNS_LIMIT);
+            break;
+        case DRIVER_TIMEOUT:
+            o.driver_ms = number("--driver-timeout", optarg, 1, 3600) * 1000ll;
+            break;
+        case READY_FD:
+            o.ready_fd = descriptor("--ready-fd", optarg);
+            break;
+        case BOOTED_FD:
+            o.booted_fd = descriptor("--booted-fd", optarg);
+            break;
+        case LIFELINE_FD:
+            o.lifeline_fd = descriptor("--lifeline-fd", optarg);
+            break;
+        case CLEANUP_DIR:
+            o.cleanup_dir = optarg;
+            break;
+        case LOG_LEVEL:
+            if (!log_set_level(optarg)) {
+                wrong("--log-level=%s is not error, warning, info or debug",
+                      optarg);
+            }
+            break;
+        case 'v':
+            log_threshold += log_threshold < LOG_DEBUG;
+            break;
+        case 'q':
+            log_threshold = LOG_ERROR;
+            break;
+        case SHOW_VERSION:
+            puts("vhost-user-vsock " VERSION);
+            return 0;
+        case SHOW_HELP:
+        case 'h':
+            fputs(help, stdout);
+            return 0;
+        case ':':
+            wrong("%s needs a value", argv[optind - 1]);
+        default:
+            wrong("unknown option \"%s\"", argv[optind - 1]);
+        }
+    }
+    if (optind < argc) {
+        wrong("unexpected argument \"%s\"", argv[optind]);
+    }
+    check_path("--socket-path", o.socket_path, 0);
+    check_path("--uds-path", o.uds_path, HOST_MAX_SUFFIX);
+    if (!o.guest_cid) {
+        wrong("--guest-cid is missing");
+    }
+    if (!strcmp(o.socket_path, o.uds_path)) {
+        wrong("--socket-path and --uds-path are both %s", o.uds_path);
+    }
+    if (o.cleanup_dir && o.lifeline_fd < 0) {
+        wrong("--cleanup-dir needs --lifeline-fd");
+    }
+    if (o.cleanup_dir && (stat(o.cleanup_dir, &st) < 0 ||
+                          !S_ISDIR(st.st_mode))) {
+        wrong("--cleanup-dir=%s is not a folder", o.cleanup_dir);
+    }
+    return host_run(&o);
+}

@@ -1,0 +1,343 @@
+/*
+ * SPDX-License-Identifier: MIT
+ *
+ * vsock.h: the virtio-vsock packet format and the connection core.
+ *
+ * The core turns packets from the guest and events from the host's sockets
+ * into packets for the guest and calls of struct vsock_ops. It makes no system
+ * call, reads no clock and knows neither rings nor file descriptors, so that
+ * a test or a fuzzer can drive every corner of it from plain buffers.
+ *
+ * Facts: virtio 1.2, section 5.10 (socket device).
+ */
+
+#ifndef VSOCK_H
+#define VSOCK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/queue.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+#define VSOCK_HDR_SIZE 44
+#define VSOCK_TYPE_STREAM 1
+
+/* Well-known context ids, and the port that no packet may carry. */
+#define VSOCK_CID_HOST 2
+#define VSOCK_CID_PARENT 3
+#define VSOCK_CID_ANY 0xFFFFFFFFu
+#define VSOCK_PORT_ANY 0xFFFFFFFFu
+
+enum vsock_op {
+    VSOCK_OP_INVALID = 0,
+    VSOCK_OP_REQUEST = 1,
+    VSOCK_OP_RESPONSE = 2,
+    VSOCK_OP_RST = 3,
+    VSOCK_OP_SHUTDOWN = 4,
+    VSOCK_OP_RW = 5,
+    VSOCK_OP_CREDIT_UPDATE = 6,
+    VSOCK_OP_CREDIT_REQUEST = 7,
+};
+
+/* Flags of VSOCK_OP_SHUTDOWN: what the sender will do no more. */
+#define VSOCK_OFF_RECV 1
+#define VSOCK_OFF_SEND 2
+#define VSOCK_OFF_BOTH 3
+
+/*
+ * Limits. Each one is a promise about host memory, host descriptors or time,
+ * whatever the guest or a client does.
+ */
+
+/* Largest payload of one packet; Linux guests accept and send no more. */
+#define VSOCK_MAX_PAYLOAD 65536u
+/*
+ * Receive window of a connection: what Linux uses for its own side, and the
+ * most it will have outstanding. A smaller one costs kicks and throughput.
+ */
+#define VSOCK_WINDOW 262144u
+/*
+ * Bytes that all connections together may hold for slow host applications.
+ * A window is reserved from this when its connection opens, so no connection
+ * is ever reset for lack of memory: late ones get a smaller window instead.
+ */
+#define VSOCK_WINDOW_TOTAL (64u << 20)
+/* Connections: thousands, at one descriptor and about 1.2 KiB each. */
+#define VSOCK_MAX_CONNS 4096u
+#define VSOCK_MAX_CONNS_LIMIT 8192u
+/*
+ * Clients that have not got their OK yet. More of them wait in the listener's
+ * backlog, where they cost us nothing.
+ */
+#define VSOCK_MAX_CLIENTS 128u
+/* "CONNECT 4294967295\r\n" and some slack for spaces. */
+#define VSOCK_MAX_LINE 32u
+/*
+ * RSTs that belong to no connection and wait for an RX buffer. When they fill
+ * up, packets from the guest stay in its ring.
+ */
+#define VSOCK_MAX_STRAYS 1024u
+/*
+ * Packets sent but not consumed, per connection. Recent Linux guests charge
+ * 576 bytes for each against the receive buffer, however small, and reset the
+ * connection above it (455 packets at the default 256 KiB).
+ */
+#define VSOCK_MAX_PACKETS 256u
+#define VSOCK_PACKET_COST 1024u
+/* Bytes moved for one connection before the next one has its turn. */
+#define VSOCK_QUANTUM 65536u
+
+/* Times, in milliseconds. */
+#define VSOCK_MS_LINE 5000          /* a client completes its CONNECT line */
+#define VSOCK_MS_REQUEST 2000       /* the guest answers our REQUEST */
+#define VSOCK_MS_DRIVER 20000       /* the guest's driver comes up */
+#define VSOCK_MS_BACKLOG 1500       /* a full backlog; the guest waits 2 s */
+#define VSOCK_MS_RETRY 20           /* between two tries at a full backlog */
+#define VSOCK_MS_OPEN 1800          /* a connect in progress; guest: 2 s */
+#define VSOCK_MS_RST 10000          /* the guest answers SHUTDOWN with RST */
+#define VSOCK_MS_DRAIN 30000        /* a host application takes the rest */
+#define VSOCK_MS_ASK 20             /* first repeated CREDIT_REQUEST ... */
+#define VSOCK_MS_ASK_MAX 1000       /* ... and the longest pause, see vsock.c */
+
+/* A packet header in host byte order. */
+struct vsock_hdr {
+    uint64_t src_cid;
+    uint64_t dst_cid;
+    uint32_t src_port;
+    uint32_t dst_port;
+    uint32_t len;
+    uint16_t type;
+    uint16_t op;
+    uint32_t flags;
+    uint32_t buf_alloc;
+    uint32_t fwd_cnt;
+};
+
+void vsock_hdr_decode(struct vsock_hdr *h, const uint8_t raw[VSOCK_HDR_SIZE]);
+void vsock_hdr_encode(const struct vsock_hdr *h, uint8_t raw[VSOCK_HDR_SIZE]);
+
+enum vsock_state {
+    VSOCK_FREE,
+    VSOCK_CLIENT,       /* host client, CONNECT line not complete */
+    VSOCK_OPENING,      /* guest asked; the host end is not connected yet */
+    VSOCK_REQUESTED,    /* host asked; the guest has not answered */
+    VSOCK_OPEN,
+    VSOCK_CLOSING,      /* SHUTDOWN of both directions sent, RST awaited */
+    VSOCK_RESET,        /* RST to be sent, then the tuple is forgotten */
+    VSOCK_DRAIN,        /* no tuple; the host end gets its last bytes */
+};
+
+/*
+ * One connection. The first three belong to the host side; it may read all
+ * else and write nothing.
+ */
+struct vsock_conn {
+    int fd;
+    uint32_t user;
+    bool answer;                /* set in send(): there is something to read */
+
+    uint32_t slot;              /* index in the table */
+    uint32_t gen;               /* differs each time the slot is used */
+    enum vsock_state state;
+    uint32_t parent_cid;        /* the tuple */
+    uint32_t parent_port;
+    uint32_t guest_port;
+    bool hashed;
+    bool host;                  /* the host end is open */
+    bool silent;                /* host end expects no OK line */
+
+    /* guest to host */
+    uint32_t window;            /* our buf_alloc */
+    uint32_t fwd_cnt;           /* bytes the host end has taken */
+    uint32_t last_fwd;          /* fwd_cnt in our last packet */
+    uint32_t buf_head;
+    uint32_t buf_len;
+    uint8_t *buf;               /* window bytes, on first need */
+
+    /* host to guest */
+    uint32_t tx_cnt;            /* bytes put into RX buffers */
+    uint32_t peer_buf_alloc;
+    uint32_t peer_fwd_cnt;
+    uint16_t ends_head;
+    uint16_t ends_count;        /* packets in flight */
+
+    uint8_t pending;            /* control packets to send, bits */
+    uint8_t guest_off;          /* VSOCK_OFF_*: what the guest stopped */
+    uint8_t host_off;           /* what the host end stopped */
+    bool readable;              /* a read may give something */
+    bool writable;              /* a write may take something */
+    bool hup;                   /* host end closed or done both ways */
+    bool aborted;               /* host end closed without reading it all */
+    bool stalled;               /* no credit: wait until it changes */
+    bool packet_stall;          /* ... because of the number of packets */
+    bool asked;                 /* CREDIT_REQUEST sent since the last data */
+    bool asked_half;            /* ... since half the packet limit */
+    bool sent;                  /* REQUEST is in the ring */
+    uint16_t ask_ms;
+    uint8_t list;
+
+    int64_t deadline;           /* 0: none */
+    int64_t give_up;
+    uint32_t hash_next;
+    TAILQ_ENTRY(vsock_conn) link;
+
+    uint32_t ends[VSOCK_MAX_PACKETS]; /* tx_cnt after each such packet */
+};
+
+/* Why something was refused or cut; counted, and told to the host side. */
+enum vsock_note {
+    VSOCK_NOTE_BAD_SOURCE,
+    VSOCK_NOTE_BAD_LENGTH,
+    VSOCK_NOTE_BAD_TYPE,
+    VSOCK_NOTE_BAD_PORT,
+    VSOCK_NOTE_NOT_SERVED,
+    VSOCK_NOTE_UNKNOWN_TUPLE,
+    VSOCK_NOTE_TUPLE_REUSED,
+    VSOCK_NOTE_VIOLATION,
+    VSOCK_NOTE_OVERRUN,
+    VSOCK_NOTE_NO_LISTENER,
+    VSOCK_NOTE_TABLE_FULL,
+    VSOCK_NOTE_NO_MEMORY,
+    VSOCK_NOTE_BACKLOG,
+    VSOCK_NOTE_BAD_LINE,
+    VSOCK_NOTE_GUEST_REFUSED,
+    VSOCK_NOTE_GUEST_SILENT,
+    VSOCK_NOTE_CLIENT_GONE,
+    VSOCK_NOTE_HOST_ERROR,
+    VSOCK_NOTE_UNDELIVERED,
+    VSOCK_NOTES
+};
+
+const char *vsock_note_text(enum vsock_note note);
+
+/*
+ * What the core asks of the host side. Byte counts or 0 for success, -errno
+ * for failure. None of these may call back into the core.
+ */
+struct vsock_ops {
+    /*
+     * Connect c to what serves c->parent_port. 0: connected; -EAGAIN: ask
+     * again later; -EINPROGRESS: vsock_opened() will tell; else refuse.
+     */
+    int (*open)(void *opaque, struct vsock_conn *c);
+    ssize_t (*send)(void *opaque, struct vsock_conn *c,
+                    const struct iovec *iov, unsigned niov);
+    ssize_t (*recv)(void *opaque, struct vsock_conn *c,
+                    const struct iovec *iov, unsigned niov);
+    /* Like recv, but the bytes stay where they are. */
+    ssize_t (*peek)(void *opaque, struct vsock_conn *c, void *buf, size_t n);
+    /* how: VSOCK_OFF_RECV or VSOCK_OFF_SEND, seen from us. */
+    void (*shutdown)(void *opaque, struct vsock_conn *c, int how);
+    void (*close)(void *opaque, struct vsock_conn *c);
+    /* h is NULL where no packet was the cause. */
+    void (*note)(void *opaque, enum vsock_note note,
+                 const struct vsock_conn *c, const struct vsock_hdr *h);
+};
+
+struct vsock_config {
+    uint32_t guest_cid;
+    bool serve_cid2;
+    uint32_t max_conns;         /* at most VSOCK_MAX_CONNS_LIMIT */
+    int64_t driver_ms;          /* VSOCK_MS_DRIVER unless told otherwise */
+};
+
+struct vsock_stats {
+    uint64_t guest_opened;
+    uint64_t host_opened;
+    uint64_t tx_packets;        /* from the guest */
+    uint64_t rx_packets;        /* to the guest */
+    uint64_t bytes_to_host;
+    uint64_t bytes_to_guest;
+    uint64_t credit_requests;
+    uint64_t notes[VSOCK_NOTES];
+};
+
+struct vsock;
+
+/* NULL when there is no memory. */
+struct vsock *vsock_new(const struct vsock_config *config,
+                        const struct vsock_ops *ops, void *opaque);
+/* Closes every host end. */
+void vsock_free(struct vsock *v);
+
+/* The guest's side. */
+
+/*
+ * One packet from the guest: its header as it came, and the rest of the
+ * descriptor chain (room bytes, of which the header may use fewer). The
+ * iovec array is changed.
+ */
+void vsock_tx(struct vsock *v, const uint8_t raw[VSOCK_HDR_SIZE],
+              struct iovec *iov, unsigned niov, size_t room);
+/* False: answers wait for RX buffers, give no packet before some went. */
+bool vsock_tx_ready(const struct vsock *v);
+
+/* A guest buffer of at least VSOCK_HDR_SIZE + 1 bytes. */
+struct vsock_buf {
+    struct iovec *iov;
+    unsigned niov;
+    size_t len;
+    size_t used;                /* out */
+};
+
+/* True: vsock_rx() may have something for the guest. */
+bool vsock_rx_ready(const struct vsock *v);
+/*
+ * One turn: fills the first of n >= 1 buffers and returns how many, perhaps
+ * none (then ask vsock_rx_ready() again).
+ */
+unsigned vsock_rx(struct vsock *v, struct vsock_buf *bufs, unsigned n);
+/*
+ * To be called when vsock_rx_ready() is false and the guest has been told of
+ * what was filled: takes up the sockets that are probably empty and need one
+ * more look. Returns vsock_rx_ready().
+ */
+bool vsock_rx_again(struct vsock *v);
+/* The guest has posted RX buffers: its driver is up. */
+void vsock_driver_seen(struct vsock *v);
+/* The guest's driver starts anew: it has forgotten every connection. */
+void vsock_fresh_driver(struct vsock *v);
+/* There is no guest any more. */
+void vsock_disconnect(struct vsock *v);
+
+/* The host's side. */
+
+/* May another client be accepted? */
+bool vsock_client_room(const struct vsock *v);
+/*
+ * A new host client. port < 0: it will send a CONNECT line; else it is joined
+ * to that guest port without a word. NULL: no room, fd stays the caller's.
+ * vsock_event() must follow when there is something to read.
+ */
+struct vsock_conn *vsock_client(struct vsock *v, int fd, int64_t port);
+#define VSOCK_EV_IN 1
+#define VSOCK_EV_OUT 2
+#define VSOCK_EV_HUP 4
+void vsock_event(struct vsock *v, struct vsock_conn *c, unsigned events);
+/* The end of an open() in progress: 0 or -errno. */
+void vsock_opened(struct vsock *v, struct vsock_conn *c, int err);
+/* The connection in this slot if it is still that one, or NULL. */
+struct vsock_conn *vsock_get(struct vsock *v, uint32_t slot, uint32_t gen);
+
+/* Time: milliseconds of a clock that never goes back, starting above 0. */
+void vsock_set_now(struct vsock *v, int64_t now);
+/* When vsock_tick() is due; -1: never. */
+int64_t vsock_deadline(const struct vsock *v);
+void vsock_tick(struct vsock *v);
+
+unsigned vsock_count(const struct vsock *v);
+/* Connections whose last bytes still go to the host. */
+unsigned vsock_draining(const struct vsock *v);
+size_t vsock_reserved(const struct vsock *v);
+const struct vsock_stats *vsock_stats(const struct vsock *v);
+
+/*
+ * "CONNECT 1234\n", any case, one or more spaces, an optional CR. Returns the
+ * length of the line with its newline and sets *port; 0: not complete yet;
+ * -1: not a CONNECT line.
+ */
+int vsock_parse_connect(const char *buf, size_t len, uint32_t *port);
+
+#endif
