@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "attest": ("attest", "attest", "Verify attestation documents; the local CA."),
     "build": ("build", "build", "Build QEMU with the nitro-enclave machine, and the vsock backend."),
     "cache": ("cache", "cache", "List and clean what has been downloaded and built."),
+    "demo": ("demo", "demo", "Set up all that is needed, run a hello enclave, compare its PCRs."),
     "doctor": ("doctor", "doctor", "Say what this host has and lacks."),
     "eif": ("eif", "eif", "Make, measure and describe Enclave Image Files."),
     "guest": ("guest", "guest", "Fetch or build kernels and the init for enclaves."),

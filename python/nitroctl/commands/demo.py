@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: MIT
+"""`nitroctl demo`: run `nitroctl.demo` and show its comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from nitroctl.errors import EXIT_FAILURE
+
+
+@click.command()
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default=Path("hello.eif"),
+              show_default=True, help="Where to write the image.")
+@click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Compilers at once.")
+def demo(output: Path, jobs: int | None) -> int:
+    """Build what is missing, run a hello enclave, and compare its PCRs with those of its file.
+
+    Exit status 0 only if they are equal.
+    """
+    from nitroctl import demo as steps
+
+    steps.prepare(output, jobs=jobs)
+    compared = steps.run(output)
+    click.echo()
+    click.echo(f"What the application read from its NSM, and what `nitroctl eif describe {output}` computes:")
+    for pcr in compared:
+        click.echo(f"{pcr.name}  NSM   {pcr.enclave or 'not printed'}")
+        click.echo(f"      file  {pcr.file}  {'equal' if pcr.equal else 'DIFFERENT'}")
+    if not all(pcr.equal for pcr in compared):
+        return EXIT_FAILURE
+    click.echo(f"All equal. Run it again with: nitroctl run {output}")
+    return 0
