@@ -1,0 +1,533 @@
+/*
+ * AWS Nitro Enclave board
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * A microvm that boots an Enclave Image File (EIF) and has exactly the two
+ * devices of an enclave: vsock, served by a vhost-user process, and the Nitro
+ * Secure Module. The board works around microvm's own initialisation: before
+ * it, the EIF is checked, measured and taken apart, so that microvm finds an
+ * ordinary kernel, initramfs and command line; after it, the devices are put
+ * on the first two virtio-mmio transports.
+ *
+ * It imitates what an enclave's kernel and programs can see of AWS's
+ * hypervisor. It isolates them no better than any other process of this user.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "qemu/cutils.h"
+#include "qemu/error-report.h"
+#include "qemu/module.h"
+#include "qemu/units.h"
+#include "qom/object_interfaces.h"
+#include "chardev/char.h"
+#include "hw/boards.h"
+#include "hw/i386/microvm.h"
+#include "hw/i386/x86.h"
+#include "hw/qdev-properties.h"
+#include "hw/qdev-properties-system.h"
+#include "hw/sysbus.h"
+#include "hw/virtio/vhost-user-vsock.h"
+#include "hw/virtio/virtio-mmio.h"
+#include "target/i386/cpu.h"
+#include "nitro/eif.h"
+#include "nitro/nsm.h"
+#include "nitro/qemu-compat.h"
+#include "nitro/virtio-nsm.h"
+#include "nitro_enclave.h"
+#include "../virtio/nsm/trace.h"
+
+/* The id's tail "-enc" and 16 digits have to fit the NSM's module id too. */
+#define PARENT_ID_MAX (NSM_MODULE_ID_MAX - 20)
+/* IAM: the longest ARN of a role is its 64 + 512 characters and a prefix. */
+#define PARENT_ROLE_MAX 1024
+#define PARENT_ID_UNKNOWN "i-0000000000000000"
+
+#define MICROVM_LOWMEM (3 * GiB)    /* microvm's RAM below 4 GiB, at most */
+#define TRANSPORT_SIZE 512
+#define TRANSPORT_IRQ 5             /* of the first one, ACPI off */
+
+#define I8042_COMMAND_PORT 0x64
+
+/*
+ * Guest RAM has to be shared with the vsock backend, so it is a memfd unless
+ * the user brings a backend. Called in place of QEMU's default.
+ */
+static bool nitro_enclave_create_ram(MachineState *machine, const char *path,
+                                     Error **errp)
+{
+    MachineClass *mc = MACHINE_GET_CLASS(machine);
+    g_autoptr(Object) obj = NULL;
+
+    if (path) {
+        error_setg(errp, "-mem-path is not supported by nitro-enclave: use "
+                   "-object memory-backend-file,id=ram,size=%" PRIu64
+                   ",mem-path=%s,share=on -machine memory-backend=ram",
+                   (uint64_t)machine->ram_size, path);
+        return false;
+    }
+    obj = object_new(TYPE_MEMORY_BACKEND_MEMFD);
+    if (!object_property_set_int(obj, "size", machine->ram_size, errp) ||
+        !object_property_set_bool(obj, "share", true, errp)) {
+        return false;
+    }
+    object_property_add_child(object_get_objects_root(), mc->default_ram_id,
+                              obj);
+    return object_property_set_bool(obj, "x-use-canonical-path-for-ramblock-id",
+                                    false, errp) &&
+           user_creatable_complete(USER_CREATABLE(obj), errp) &&
+           object_property_set_link(OBJECT(machine), "memory-backend", obj,
+                                    errp);
+}
+
+static void nitro_enclave_check_ram(MachineState *machine)
+{
+    const char *hint = "the vsock backend reads guest memory, so give it a "
+                       "shared one, like -object memory-backend-memfd,"
+                       "id=ram,size=512M,share=on";
+    int i;
+
+    for (i = 0; machine->numa_state && i < machine->numa_state->num_nodes;
+         i++) {
+        if (machine->numa_state->nodes[i].node_memdev) {
+            error_setg(&error_fatal, "-numa memdev is not supported by "
+                       "nitro-enclave: use -machine memory-backend=%s",
+                       object_get_canonical_path_component(
+                           OBJECT(machine->numa_state->nodes[i].node_memdev)));
+        }
+    }
+    if (!machine->ram) {
+        error_setg(&error_fatal, "nitro-enclave needs guest memory: use -m");
+    }
+    if (!qemu_ram_is_shared(machine->ram->ram_block)) {
+        error_setg(&error_fatal, "memory-backend '%s' is not shared: %s",
+                   object_get_canonical_path_component(
+                       OBJECT(machine->memdev)), hint);
+    }
+    if (memory_region_get_fd(machine->ram) < 0) {
+        error_setg(&error_fatal, "memory-backend '%s' has no file: %s",
+                   object_get_canonical_path_component(
+                       OBJECT(machine->memdev)), hint);
+    }
+}
+
+/* These names are measured or certified: no blanks, nothing but ASCII. */
+static void nitro_enclave_check_name(const char *option, const char *value,
+                                     size_t max)
+{
+    size_t len = value ? strlen(value) : 0;
+    size_t i;
+
+    if (!value) {
+        return;
+    }
+    if (!len || len > max) {
+        error_setg(&error_fatal, "%s='%.*s%s' has %zu characters: 1 to %zu "
+                   "are allowed", option, 32, value, len > 32 ? "..." : "",
+                   len, max);
+    }
+    for (i = 0; i < len; i++) {
+        if (value[i] <= ' ' || value[i] > '~') {
+            error_setg(&error_fatal, "%s has a byte 0x%02x at position %zu: "
+                       "only printable ASCII without space is allowed",
+                       option, (unsigned char)value[i], i);
+        }
+    }
+}
+
+static Chardev *nitro_enclave_check_options(NitroEnclaveMachineState *nems)
+{
+    MachineState *machine = MACHINE(nems);
+    const char *hint = "-chardev socket,id=c,path=SOCKET and "
+                       "-machine vsock=c, with vhost-user-vsock listening "
+                       "on SOCKET";
+    Chardev *chr;
+
+    if (!nems->vsock) {
+        error_setg(&error_fatal, "nitro-enclave needs the option vsock: "
+                   "use %s", hint);
+    }
+    chr = qemu_chr_find(nems->vsock);
+    if (!chr) {
+        error_setg(&error_fatal, "vsock: no chardev '%s': use %s",
+                   nems->vsock, hint);
+    }
+    if (!qemu_chr_has_feature(chr, QEMU_CHAR_FEATURE_FD_PASS)) {
+        error_setg(&error_fatal, "vsock: chardev '%s' is not a unix socket: "
+                   "use %s", nems->vsock, hint);
+    }
+    if (!machine->kernel_filename) {
+        error_setg(&error_fatal, "nitro-enclave needs an enclave image: "
+                   "use -kernel FILE.eif");
+    }
+    if (machine->dtb) {
+        error_setg(&error_fatal, "-dtb is not supported by nitro-enclave: "
+                   "the guest would run on data that nobody measured");
+    }
+    nitro_enclave_check_name(NITRO_ENCLAVE_ID, nems->id, NSM_MODULE_ID_MAX);
+    nitro_enclave_check_name(NITRO_ENCLAVE_PARENT_ID, nems->parent_id,
+                             PARENT_ID_MAX);
+    nitro_enclave_check_name(NITRO_ENCLAVE_PARENT_ROLE, nems->parent_role,
+                             PARENT_ROLE_MAX);
+    return chr;
+}
+
+/* Bytes that microvm will append to the command line for our two devices. */
+static size_t nitro_enclave_cmdline_extra(NitroEnclaveMachineState *nems)
+{
+    char entry[VIRTIO_CMDLINE_MAXLEN];
+    size_t len = 0;
+    int i;
+
+    if (x86_machine_is_acpi_enabled(X86_MACHINE(nems)) ||
+        !MICROVM_MACHINE(nems)->auto_kernel_cmdline) {
+        return 0;
+    }
+    for (i = 0; i < NITRO_ENCLAVE_TRANSPORTS; i++) {
+        len += snprintf(entry, sizeof(entry),
+                        " virtio_mmio.device=%d@0x%x:%d", TRANSPORT_SIZE,
+                        VIRTIO_MMIO_BASE + i * TRANSPORT_SIZE,
+                        TRANSPORT_IRQ + i);
+    }
+    return len;
+}
+
+/*
+ * Exits unless the image is valid and, as far as is asked for, its signature
+ * is. Nothing else of the machine exists yet: no vCPU, no NSM.
+ */
+static void nitro_enclave_load_eif(NitroEnclaveMachineState *nems,
+                                   EifImage *image)
+{
+    MachineState *machine = MACHINE(nems);
+    const char *append = machine->kernel_cmdline;
+    size_t append_len = append && *append ? strlen(append) + 1 : 0;
+    const EifOptions options = {
+        .signature = nems->eif_signature,
+        .now = g_get_real_time() / G_USEC_PER_SEC,
+        .cmdline_extra = append_len + nitro_enclave_cmdline_extra(nems),
+        .lowmem = MIN(machine->ram_size, MICROVM_LOWMEM),
+    };
+    EifError err;
+    int initrd_fd = -1;
+    int fd;
+
+    fd = qemu_open(machine->kernel_filename, O_RDONLY, &error_fatal);
+    if (machine->initrd_filename) {
+        initrd_fd = qemu_open(machine->initrd_filename, O_RDONLY,
+                              &error_fatal);
+    }
+    if (!eif_load(fd, initrd_fd, &options, image, &err)) {
+        error_setg(&error_fatal, "%s: %s (%s)", machine->kernel_filename,
+                   err.text, eif_rule_name(err.rule));
+    }
+    if (image->signature_warning.rule != EIF_OK) {
+        warn_report("%s: %s (%s): ignored, as eif-signature asks",
+                    machine->kernel_filename, image->signature_warning.text,
+                    eif_rule_name(image->signature_warning.rule));
+    }
+    close(fd);
+    if (initrd_fd >= 0) {
+        close(initrd_fd);
+    }
+    trace_nitro_enclave_loaded(image->kernel_size, image->initramfs_size,
+                               image->cmdline);
+    trace_nitro_enclave_load_time(image->times.total, image->times.read,
+                                  image->times.crc, image->times.store,
+                                  image->times.reader_wait, image->times.pcr0,
+                                  image->times.pcr2, image->times.signature);
+}
+
+/*
+ * Let microvm load what is in the memfds. It opens and maps them by name, so
+ * the image can be cleared afterwards; the user's own names come back, for
+ * whoever asks the machine what it runs. The command line stays, as microvm
+ * builds the final one on it.
+ */
+static void nitro_enclave_parent_init(MachineState *machine,
+                                      const EifImage *image)
+{
+    NitroEnclaveMachineClass *nemc = NITRO_ENCLAVE_MACHINE_GET_CLASS(machine);
+    g_autofree char *kernel = g_strdup_printf("/proc/self/fd/%d",
+                                              image->kernel_fd);
+    g_autofree char *initramfs = g_strdup_printf("/proc/self/fd/%d",
+                                                 image->initramfs_fd);
+    char *user_kernel = machine->kernel_filename;
+    char *user_initrd = machine->initrd_filename;
+    char *append = machine->kernel_cmdline;
+
+    machine->kernel_filename = kernel;
+    machine->initrd_filename = image->initramfs_fd >= 0 ? initramfs : NULL;
+    machine->kernel_cmdline = append && *append ?
+        g_strdup_printf("%s %s", image->cmdline, append) :
+        g_strdup(image->cmdline);
+    g_free(append);
+
+    nemc->parent_init(machine);
+
+    machine->kernel_filename = user_kernel;
+    machine->initrd_filename = user_initrd;
+}
+
+/* The bus of transport @n, that is of the n-th 512 bytes of microvm's area. */
+static BusState *nitro_enclave_transport(int n)
+{
+    BusState *sysbus = sysbus_get_default();
+    BusChild *kid;
+
+    QTAILQ_FOREACH(kid, &sysbus->children, sibling) {
+        Object *obj = OBJECT(kid->child);
+
+        if (object_dynamic_cast(obj, TYPE_VIRTIO_MMIO) &&
+            SYS_BUS_DEVICE(obj)->mmio[0].addr ==
+            VIRTIO_MMIO_BASE + n * TRANSPORT_SIZE) {
+            return BUS(&VIRTIO_MMIO(obj)->bus);
+        }
+    }
+    g_assert_not_reached();     /* microvm makes eight of them, or more */
+}
+
+static void nitro_enclave_create_vsock(Chardev *chr)
+{
+    DeviceState *dev = qdev_new(TYPE_VHOST_USER_VSOCK);
+    Error *err = NULL;
+
+    qdev_prop_set_chr(dev, "chardev", chr);
+    if (!qdev_realize_and_unref(
+            dev, nitro_enclave_transport(NITRO_ENCLAVE_TRANSPORT_VSOCK),
+            &err)) {
+        error_prepend(&err, "vsock: the backend behind chardev '%s' does not "
+                      "serve: ", chr->label);
+        error_propagate(&error_fatal, err);
+    }
+}
+
+static void nitro_enclave_create_nsm(NitroEnclaveMachineState *nems,
+                                     const EifMeasurements *pcr)
+{
+    DeviceState *dev = qdev_new(TYPE_NITRO_NSM);
+    const NsmBoot boot = {
+        .pcr0 = pcr->pcr0,
+        .pcr1 = pcr->pcr1,
+        .pcr2 = pcr->pcr2,
+        .pcr8 = pcr->has_pcr8 ? pcr->pcr8 : NULL,
+        .parent_role = nems->parent_role,
+        .parent_id = nems->parent_id,
+        .debug = nems->debug_mode,
+    };
+
+    if (!nems->id) {
+        nems->id = nitro_nsm_new_id(nems->parent_id ?: PARENT_ID_UNKNOWN);
+    }
+    trace_nitro_enclave_identity(nems->id, nems->parent_id ?: "-",
+                                 nems->parent_role ?: "-");
+    qdev_prop_set_string(dev, "module-id", nems->id);
+    object_property_add_child(OBJECT(nems), "nsm", OBJECT(dev));
+    qdev_realize_and_unref(
+        dev, nitro_enclave_transport(NITRO_ENCLAVE_TRANSPORT_NSM),
+        &error_fatal);
+    if (!nitro_nsm_boot(NITRO_NSM(dev), &boot)) {
+        error_setg(&error_fatal, "gnutls cannot compute SHA-384");
+    }
+}
+
+/*
+ * The keyboard controller's command port, with its reset and nothing else.
+ *
+ * AWS's kernels are started with reboot=k: they wait until the controller can
+ * take a command (bit 1 of the status is clear), then send 0xfe. QEMU's own
+ * i8042 would do, but brings a keyboard and a mouse that no enclave has, and
+ * costs the guest their probing. The other status bits are set, as on a bus
+ * where nobody answers: Linux's keyboard driver takes "data ready" that never
+ * goes away for "no controller" and leaves.
+ */
+static uint64_t nitro_enclave_reset_port_read(void *opaque, hwaddr addr,
+                                              unsigned int size)
+{
+    return 0xfd;
+}
+
+static void nitro_enclave_reset_port_write(void *opaque, hwaddr addr,
+                                           uint64_t value, unsigned int size)
+{
+    trace_nitro_enclave_reset_port(value);
+    /* 0xf0..0xff pulse the output lines whose bit is 0; line 0 is reset. */
+    if ((value & 0xf1) == 0xf0) {
+        qemu_system_reset_request(SHUTDOWN_CAUSE_GUEST_RESET);
+    }
+}
+
+static const MemoryRegionOps nitro_enclave_reset_port_ops = {
+    .read = nitro_enclave_reset_port_read,
+    .write = nitro_enclave_reset_port_write,
+    .impl.max_access_size = 1,
+    .endianness = DEVICE_LITTLE_ENDIAN,
+};
+
+static void nitro_enclave_init(MachineState *machine)
+{
+    NitroEnclaveMachineState *nems = NITRO_ENCLAVE_MACHINE(machine);
+    Chardev *chr = nitro_enclave_check_options(nems);
+    EifImage image = { 0 };
+
+    nitro_enclave_check_ram(machine);
+    nitro_enclave_load_eif(nems, &image);
+
+    /*
+     * An enclave that resets is over, as on AWS: what it measured would not
+     * be what runs. Not done by the machine's reset hook, which also serves
+     * the first reset of all.
+     */
+    reboot_action = REBOOT_ACTION_SHUTDOWN;
+
+    nitro_enclave_parent_init(machine, &image);
+    nitro_enclave_create_vsock(chr);
+    nitro_enclave_create_nsm(nems, &image.pcr);
+    memory_region_init_io(&nems->reset_port, OBJECT(nems),
+                          &nitro_enclave_reset_port_ops, NULL,
+                          "nitro-enclave.reset", 1);
+    memory_region_add_subregion(get_system_io(), I8042_COMMAND_PORT,
+                                &nems->reset_port);
+    eif_image_clear(&image);
+}
+
+#define NITRO_ENCLAVE_STRING(member)                                    \
+    static char *nitro_enclave_get_##member(Object *obj, Error **errp)  \
+    {                                                                   \
+        return g_strdup(NITRO_ENCLAVE_MACHINE(obj)->member);            \
+    }                                                                   \
+                                                                        \
+    static void nitro_enclave_set_##member(Object *obj, const char *value, \
+                                           Error **errp)                \
+    {                                                                   \
+        g_free(NITRO_ENCLAVE_MACHINE(obj)->member);                     \
+        NITRO_ENCLAVE_MACHINE(obj)->member = g_strdup(value);           \
+    }
+
+NITRO_ENCLAVE_STRING(vsock)
+NITRO_ENCLAVE_STRING(id)
+NITRO_ENCLAVE_STRING(parent_role)
+NITRO_ENCLAVE_STRING(parent_id)
+
+static bool nitro_enclave_get_debug_mode(Object *obj, Error **errp)
+{
+    return NITRO_ENCLAVE_MACHINE(obj)->debug_mode;
+}
+
+static void nitro_enclave_set_debug_mode(Object *obj, bool value,
+                                         Error **errp)
+{
+    NITRO_ENCLAVE_MACHINE(obj)->debug_mode = value;
+}
+
+static const QEnumLookup eif_signature_lookup = {
+    .array = (const char *const[]) {
+        [EIF_SIGNATURE_VERIFY] = "verify",
+        [EIF_SIGNATURE_IGNORE] = "ignore",
+    },
+    .size = 2,
+};
+
+static int nitro_enclave_get_eif_signature(Object *obj, Error **errp)
+{
+    return NITRO_ENCLAVE_MACHINE(obj)->eif_signature;
+}
+
+static void nitro_enclave_set_eif_signature(Object *obj, int value,
+                                            Error **errp)
+{
+    NITRO_ENCLAVE_MACHINE(obj)->eif_signature = value;
+}
+
+static void nitro_enclave_instance_init(Object *obj)
+{
+    /* As in an enclave; acpi=on helps kernels that need it to find devices. */
+    X86_MACHINE(obj)->acpi = ON_OFF_AUTO_OFF;
+    MICROVM_MACHINE(obj)->pcie = ON_OFF_AUTO_OFF;
+}
+
+static void nitro_enclave_instance_finalize(Object *obj)
+{
+    NitroEnclaveMachineState *nems = NITRO_ENCLAVE_MACHINE(obj);
+
+    g_free(nems->vsock);
+    g_free(nems->id);
+    g_free(nems->parent_role);
+    g_free(nems->parent_id);
+}
+
+static GlobalProperty nitro_enclave_compat[] = {
+    /* virtio-mmio of the current kind, as enclaves have, not QEMU's default */
+    { TYPE_VIRTIO_MMIO, "force-legacy", "off" },
+};
+
+static void nitro_enclave_class_init(ObjectClass *oc, NitroClassData *data)
+{
+    MachineClass *mc = MACHINE_CLASS(oc);
+    NitroEnclaveMachineClass *nemc = NITRO_ENCLAVE_MACHINE_CLASS(oc);
+
+    nemc->parent_init = mc->init;
+    mc->init = nitro_enclave_init;
+    mc->create_default_memdev = nitro_enclave_create_ram;
+    mc->family = "nitro_enclave_i386";
+    mc->desc = "AWS Nitro Enclave";
+    mc->default_ram_id = "nitro-enclave.ram";
+    mc->default_ram_size = 512 * MiB;
+    /* microvm's qemu64 cannot run programs built for x86-64-v2. */
+    mc->default_cpu_type = X86_CPU_TYPE_NAME("max");
+    compat_props_add(mc->compat_props, nitro_enclave_compat,
+                     G_N_ELEMENTS(nitro_enclave_compat));
+
+    object_class_property_add_str(oc, NITRO_ENCLAVE_VSOCK,
+                                  nitro_enclave_get_vsock,
+                                  nitro_enclave_set_vsock);
+    object_class_property_set_description(oc, NITRO_ENCLAVE_VSOCK,
+        "Chardev of the vhost-user-vsock backend (required)");
+
+    object_class_property_add_str(oc, NITRO_ENCLAVE_ID,
+                                  nitro_enclave_get_id,
+                                  nitro_enclave_set_id);
+    object_class_property_set_description(oc, NITRO_ENCLAVE_ID,
+        "Enclave id, the NSM's module_id (default: PARENT-ID-enc<16 digits>)");
+
+    object_class_property_add_str(oc, NITRO_ENCLAVE_PARENT_ROLE,
+                                  nitro_enclave_get_parent_role,
+                                  nitro_enclave_set_parent_role);
+    object_class_property_set_description(oc, NITRO_ENCLAVE_PARENT_ROLE,
+        "IAM role ARN of the parent instance, for PCR3 (default: PCR3 zero)");
+
+    object_class_property_add_str(oc, NITRO_ENCLAVE_PARENT_ID,
+                                  nitro_enclave_get_parent_id,
+                                  nitro_enclave_set_parent_id);
+    object_class_property_set_description(oc, NITRO_ENCLAVE_PARENT_ID,
+        "Instance id of the parent, for PCR4 (default: PCR4 zero)");
+
+    object_class_property_add_bool(oc, NITRO_ENCLAVE_DEBUG_MODE,
+                                   nitro_enclave_get_debug_mode,
+                                   nitro_enclave_set_debug_mode);
+    object_class_property_set_description(oc, NITRO_ENCLAVE_DEBUG_MODE,
+        "Keep PCR0, PCR1, PCR2 and PCR8 zero, as AWS's debug mode does");
+
+    object_class_property_add_enum(oc, NITRO_ENCLAVE_EIF_SIGNATURE,
+                                   "EifSignaturePolicy",
+                                   &eif_signature_lookup,
+                                   nitro_enclave_get_eif_signature,
+                                   nitro_enclave_set_eif_signature);
+    object_class_property_set_description(oc, NITRO_ENCLAVE_EIF_SIGNATURE,
+        "verify: refuse an image with a bad signature (default); ignore: warn");
+}
+
+static const TypeInfo nitro_enclave_types[] = {
+    {
+        .name = TYPE_NITRO_ENCLAVE_MACHINE,
+        .parent = TYPE_MICROVM_MACHINE,
+        .instance_size = sizeof(NitroEnclaveMachineState),
+        .instance_init = nitro_enclave_instance_init,
+        .instance_finalize = nitro_enclave_instance_finalize,
+        .class_size = sizeof(NitroEnclaveMachineClass),
+        .class_init = nitro_enclave_class_init,
+    },
+};
+
+DEFINE_TYPES(nitro_enclave_types)

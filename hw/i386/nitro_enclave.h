@@ -1,0 +1,66 @@
+/*
+ * AWS Nitro Enclave board: options and state
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * What the guest finds, ACPI off:
+ *
+ *   what              where                       IRQ
+ *   ----------------  --------------------------  ---
+ *   serial console    port 0x3f8                  4
+ *   reset             port 0x64, command 0xfe     -
+ *   vsock             virtio-mmio 0, 0xfeb00000   5
+ *   NSM               virtio-mmio 1, 0xfeb00200   6
+ *
+ * and microvm's PIC, PIT, IOAPIC and (TCG only) RTC. Everything else of
+ * microvm's address map is empty: no disk, no network device, no PCI.
+ */
+#ifndef NITRO_ENCLAVE_H
+#define NITRO_ENCLAVE_H
+
+#include "hw/i386/microvm.h"
+#include "qom/object.h"
+#include "nitro/eif.h"
+#include "nitro/virtio-nsm.h"
+
+/* Transports in the order of their addresses and IRQs. */
+enum {
+    NITRO_ENCLAVE_TRANSPORT_VSOCK,
+    NITRO_ENCLAVE_TRANSPORT_NSM,
+    NITRO_ENCLAVE_TRANSPORTS
+};
+
+/* Machine type options, beside microvm's. */
+#define NITRO_ENCLAVE_VSOCK         "vsock"
+#define NITRO_ENCLAVE_ID            "id"
+#define NITRO_ENCLAVE_PARENT_ROLE   "parent-role"
+#define NITRO_ENCLAVE_PARENT_ID     "parent-id"
+#define NITRO_ENCLAVE_DEBUG_MODE    "debug-mode"
+#define NITRO_ENCLAVE_EIF_SIGNATURE "eif-signature"
+
+struct NitroEnclaveMachineClass {
+    MicrovmMachineClass parent;
+
+    void (*parent_init)(MachineState *machine);
+};
+
+struct NitroEnclaveMachineState {
+    MicrovmMachineState parent;
+
+    /* Options */
+    char *vsock;
+    char *id;
+    char *parent_role;
+    char *parent_id;
+    bool debug_mode;
+    EifSignaturePolicy eif_signature;
+
+    /* State */
+    MemoryRegion reset_port;
+};
+
+#define TYPE_NITRO_ENCLAVE_MACHINE MACHINE_TYPE_NAME("nitro-enclave")
+OBJECT_DECLARE_TYPE(NitroEnclaveMachineState, NitroEnclaveMachineClass,
+                    NITRO_ENCLAVE_MACHINE)
+
+#endif /* NITRO_ENCLAVE_H */
