@@ -5,8 +5,9 @@ Pure: bytes in, facts out. The bytes come from the guest and may be anything, of
 bounded. Where they come from and where they go is `enclave`'s business.
 
 The texts are the Linux kernel's own (kernel/panic.c, kernel/reboot.c), which it prints at the emergency
-level, so that `quiet` does not hide them. They count only as kernel messages: at the start of a line, after
-nothing but a time stamp. An application that prints such a line itself is believed.
+level, so that `quiet` does not hide them. They count only as kernel messages: right after a time stamp (an
+application may have left its line unfinished before it), or at the start of a line for kernels without time
+stamps. An application that prints such a line itself is believed.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ LINE_MAX = 1024  # bytes kept of one line
 TAIL_LINES = 60  # lines kept
 
 # "[    1.234567] ", with CONFIG_PRINTK_CALLER "[    1.234567][    T1] "; nothing without printk.time.
-_STAMP = rb"(?:\[ *[0-9]+\.[0-9]+\](?:\[ *[TC][0-9]+\])? )?"
-_KERNEL_LINE = re.compile(rb"\[ *[0-9]+\.[0-9]+\]")
-_PANIC = re.compile(_STAMP + rb"Kernel panic - not syncing: ?(.*)")
+_START = rb"(?:^|\[ *[0-9]+\.[0-9]{6}\](?:\[ *[TC][0-9]+\])? )"
+_KERNEL_LINE = re.compile(rb"^\[ *[0-9]+\.[0-9]{6}\]")
+_PANIC = re.compile(_START + rb"Kernel panic - not syncing: ?(.*)")
 # After one of these the kernel only waits: nothing more will come.
-_PANIC_OVER = re.compile(_STAMP + rb"(?:Rebooting in [0-9]+ seconds|---\[ end Kernel panic)")
-_HALT = re.compile(_STAMP + rb"reboot: (System halted|Power down)")
+_PANIC_OVER = re.compile(_START + rb"(?:Rebooting in [0-9]+ seconds|---\[ end Kernel panic)")
+_HALT = re.compile(_START + rb"reboot: (System halted|Power down)")
+
 
 
 class ConsoleWatch:
@@ -65,11 +67,11 @@ class ConsoleWatch:
         text = _printable(line)
         self._lines.append(text)
         if self.panic is not None:
-            if _PANIC_OVER.match(line):
+            if _PANIC_OVER.search(line):
                 self.panic_over = True
-        elif match := _PANIC.match(line):
+        elif match := _PANIC.search(line):
             self.panic = _printable(match[1]) or "no reason given"
-        elif match := _HALT.match(line):
+        elif match := _HALT.search(line):
             self.halted = _printable(match[1])
         elif text and not _KERNEL_LINE.match(line):
             self.last_word = text

@@ -603,6 +603,7 @@ class Enclave:
         # Set when somebody who asked for the end asks again.
         self._hurry: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pump: asyncio.Task[None] | None = None
+        self._monitoring: asyncio.Task[None] | None = None
         self._end: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
 
     # -- outside view
@@ -739,7 +740,7 @@ class Enclave:
                 qmp.close()
                 raise
         self._pump = pump = self._spawn(self._pump_console(console))
-        monitor = self._spawn(self._monitor(qmp))
+        self._monitoring = monitor = self._spawn(self._monitor(qmp))
         self._spawn(self._watch_qemu(self._qemu, pump, monitor))
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self.plan.boot_timeout, self._boot_timeout)
@@ -828,6 +829,8 @@ class Enclave:
         except (QMPError, OSError, EOFError):
             sock.close()
             return  # it died before it spoke, and its exit status tells
+        except AssertionError:
+            pass  # the library's way to say: it spoke and was gone at once. The events count.
 
         if self._qemu:
             self._qemu.forward()
@@ -914,15 +917,7 @@ class Enclave:
         try:
             if self._qemu:
                 await self._qemu.stop()
-            if self._pump:
-                # What the guest still said. A slow reader of the console may take its time, unless we were
-                # told to stop.
-                told = self._end.cancelled() or self._end.exception() is not None
-                told = told or self._end.result().ending is Ending.STOPPED
-                waiting: set[asyncio.Future[Any]] = {self._pump, self._hurry}
-                await asyncio.wait(
-                    waiting, timeout=LAST_WORDS_SECONDS if told else None, return_when="FIRST_COMPLETED"
-                )
+            await self._last_words()
             for task in self._tasks:
                 task.cancel()
             if self._tasks:
@@ -934,6 +929,19 @@ class Enclave:
             release(folder)
             self._ended = time.time()
             self._set_state(State.ENDED)
+
+
+    async def _last_words(self) -> None:
+        """QEMU is gone: take what is still in its sockets. A slow reader of the console may take its time,
+        unless we were told to stop."""
+        if self._monitoring:
+            await asyncio.wait((self._monitoring,), timeout=QMP_SECONDS)
+        if self._pump:
+            patient = not self._end.cancelled() and self._end.exception() is None
+            patient = patient and self._end.result().ending is not Ending.STOPPED
+            waiting: set[asyncio.Future[Any]] = {self._pump, self._hurry}
+            limit = None if patient else LAST_WORDS_SECONDS
+            await asyncio.wait(waiting, timeout=limit, return_when="FIRST_COMPLETED")
 
 
 def _hint(stderr: Iterable[str]) -> str | None:

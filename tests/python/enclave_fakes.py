@@ -18,16 +18,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 FAKES = Path(__file__).parent / "fakes"
 PYTHON = Path(__file__).resolve().parents[2] / "python"
-HANG = 60.0  # seconds after which a test is stuck
+HANG = 30.0  # seconds after which a test is stuck
 
 HEARTBEAT = ["heartbeat"]
 RESET = ["reset"]
 
 
-def steps(*script: Sequence[object]) -> dict[str, str]:
+def steps(*script: Sequence[object]) -> dict[str, Any]:
     return {"FAKE_QEMU": json.dumps(script)}
 
 

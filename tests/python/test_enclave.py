@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from enclave_fakes import write_eif
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from enclave_fakes import write_eif
 from nitroctl import enclave
 from nitroctl.console import LINE_MAX, TAIL_LINES, ConsoleWatch
 from nitroctl.enclave import EnclaveConfig, Ending, Result
@@ -247,7 +247,13 @@ def test_a_panic_is_recognised(line: bytes) -> None:
 
 
 def test_the_end_of_a_panic_without_reboot() -> None:
-    assert watch(PANIC, b"[    1.6] ---[ end Kernel panic - not syncing: X ]---\n").panic_over
+    assert watch(PANIC, b"[    1.600000] ---[ end Kernel panic - not syncing: X ]---\n").panic_over
+
+
+def test_an_unfinished_line_before_a_panic_does_not_hide_it() -> None:
+    """The kernel does not know what the terminal shows: it goes on in the application's line."""
+    console = watch(b"working ... ", PANIC)
+    assert console.panic == "Attempted to kill init! exitcode=0x00000100"
 
 
 @pytest.mark.parametrize("text", ["System halted", "Power down"])
@@ -262,6 +268,7 @@ def test_a_halt_is_recognised(text: str) -> None:
         b"Kernel panic\n",
         b"[ x ] Kernel panic - not syncing: no\n",
         b"> [    1.0] reboot: System halted\n",
+        b"[    1.000000] app: reboot: System halted\n",
         b"reboot: Restarting system\n",
     ],
 )

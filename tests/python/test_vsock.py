@@ -135,7 +135,11 @@ def test_no_socket_stays_open_after_a_failure(serve: Serve, tmp_path: Path) -> N
 
 def test_the_handshake_has_a_time_limit(serve: Serve) -> None:
     over = threading.Event()
-    path = serve(lambda client: over.wait(30) and None)
+
+    def backend(client: socket.socket) -> None:
+        assert over.wait(30)
+
+    path = serve(backend)
     with pytest.raises(EnclaveError, match=r"port 9 within 0\.05 s"):
         vsock.connect(path, 9, timeout=0.05)
     over.set()

@@ -18,6 +18,7 @@ After the last step it runs until it is told to end. It emulates nothing.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -46,14 +47,24 @@ class Qmp(threading.Thread):
     def run(self) -> None:
         version = {"qemu": {"major": 10, "minor": 0, "micro": 0}, "package": "fake"}
         self.send({"QMP": {"version": version, "capabilities": []}})
-        for line in self.sock.makefile("rb"):
-            request = json.loads(line)
-            answer: dict[str, Any] = {}
-            if request["execute"] == "query-status":
-                answer = {"status": self.status, "running": False}
-            self.send({"return": answer, "id": request.get("id")})
-            if request["execute"] == "qmp_capabilities":
-                self.negotiated.set()
+        decoder, text = json.JSONDecoder(), ""
+        while data := self.sock.recv(4096):
+            text += data.decode()
+            while text:  # requests follow each other without anything between them
+                try:
+                    request, end = decoder.raw_decode(text)
+                except ValueError:
+                    break
+                text = text[end:].lstrip()
+                self.answer(request)
+
+    def answer(self, request: dict[str, Any]) -> None:
+        answer: dict[str, Any] = {}
+        if request["execute"] == "query-status":
+            answer = {"status": self.status, "running": False}
+        self.send({"return": answer, "id": request.get("id")})
+        if request["execute"] == "qmp_capabilities":
+            self.negotiated.set()
 
 
 def options(argv: list[str]) -> dict[str, dict[str, str]]:
@@ -116,8 +127,9 @@ def main() -> None:
                 f.write(str(os.getpid()))
             os.rename(arguments[0] + ".new", arguments[0])
         elif name == "fill":
-            while True:
-                os.write(console, b"0123456789abcde\n" * 64)
+            with contextlib.suppress(OSError):
+                while True:
+                    os.write(console, b"0123456789abcde\n" * 64)
         elif name == "deaf":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         else:

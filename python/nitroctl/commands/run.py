@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: MIT
+"""`nitroctl run`: an enclave in the foreground, its console on standard output."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+if TYPE_CHECKING:
+    from nitroctl.enclave import Plan, Record
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--memory", metavar="SIZE", help="Memory: 512, 512M, 4G (bare numbers are MiB). "
+              "Default: four times the EIF, at least 512M.")  # fmt: skip
+@click.option("--cpus", type=click.IntRange(1, 255), default=1, show_default=True, help="Virtual CPUs.")
+@click.option("--cid", type=int, help="Context ID. Default: the lowest free one from 16.")
+@click.option("--name", help="Name of the enclave. Default: the file's, without .eif.")
+@click.option("--role", metavar="ARN", help="IAM role of the parent instance: PCR3.")
+@click.option("--instance-id", metavar="ID", default="i-0000000000000000", show_default=True,
+              help="ID of the parent instance: PCR4.")  # fmt: skip
+@click.option("--append", metavar="TEXT", help="Added to the kernel command line of the EIF.")
+@click.option("--boot-timeout", type=float, metavar="SECONDS",
+              help="How long to wait for the heartbeat. Default: AWS's rule, 180 s for most.")  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Print the command lines of backend and QEMU, start nothing.")
+@click.option("--qemu", type=click.Path(path_type=Path), help="The QEMU to use.")
+@click.option("--vsock-backend", type=click.Path(path_type=Path), help="The vhost-user-vsock to use.")
+def run(
+    file: Path,
+    memory: str | None,
+    cpus: int,
+    cid: int | None,
+    name: str | None,
+    role: str | None,
+    instance_id: str,
+    append: str | None,
+    boot_timeout: float | None,
+    dry_run: bool,
+    qemu: Path | None,
+    vsock_backend: Path | None,
+) -> int:
+    """Run the enclave FILE, print its console, and end with it.
+
+    Exit status: 0 after a heartbeat and an orderly end, 3 without a heartbeat, 4 after a panic of the guest's
+    kernel, 130 after Ctrl-C, 143 after SIGTERM, 1 for everything else that went wrong.
+    """
+    from nitroctl import enclave
+    from nitroctl import qemu as qemu_module
+
+    plan = enclave.plan(
+        enclave.EnclaveConfig(
+            eif=file,
+            qemu=qemu or _locate("qemu"),
+            backend=vsock_backend or _locate("vsock"),
+            name=name,
+            memory_mib=None if memory is None else qemu_module.parse_memory(memory),
+            cpus=cpus,
+            cid=cid,
+            role=role,
+            instance_id=instance_id,
+            append=append,
+            boot_timeout=boot_timeout,
+        )
+    )
+    if dry_run:
+        for argv in enclave.dry_run(plan):
+            click.echo(shlex.join(argv))
+        return 0
+    sys.stdout.flush()
+    sink = enclave.FdSink(sys.stdout.fileno())
+    try:
+        result = enclave.run(plan, sinks=[sink], on_state=lambda record: _tell(plan, record))
+    finally:
+        sink.close()
+    result.check()
+    click.echo(f"Enclave {plan.name}: {result.message}", err=True)
+    return result.status
+
+
+def _locate(part: Literal["qemu", "vsock"]) -> Path:
+    from nitroctl import build
+
+    return build.locate(part)
+
+
+def _tell(plan: Plan, record: Record) -> None:
+    """One line on standard error for each state that a user waits for."""
+    from nitroctl.enclave import State
+
+    if record.state is State.STARTING:
+        cpus = "1 CPU" if plan.cpus == 1 else f"{plan.cpus} CPUs"
+        text = f"CID {record.cid}, {plan.memory_mib} MiB, {cpus}, {plan.accel}, vsock {record.uds}"
+    elif record.state is State.RUNNING and record.booted:
+        text = f"heartbeat after {record.booted - record.started:.1f} s"
+    else:
+        return
+    click.echo(f"Enclave {plan.name}: {text}", err=True)
