@@ -1,0 +1,388 @@
+/*
+ * NSM attestation: the user's certificates
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Reads a chain and its key from PEM files and checks them as a verifier of
+ * documents would (RFC 5280, section 6.1, narrowed to P-384 and SHA-384), so
+ * that a fault shows at the start and not in the first document.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <glib.h>
+
+#include "nsm-chain.h"
+
+/* No chain of 8 certificates with comments is longer. */
+#define PEM_FILE_MAX (256 * 1024)
+
+/* The whole file, to be freed with g_free(). */
+static bool read_file(const char *option, const char *name,
+                      gnutls_datum_t *out, NsmSignerError *err)
+{
+    uint8_t *data = g_malloc(PEM_FILE_MAX);
+    FILE *file = fopen(name, "rb");
+    size_t len = file ? fread(data, 1, PEM_FILE_MAX, file) : 0;
+    bool good = false;
+
+    if (!file || ferror(file)) {
+        nsm_fail(err, NSM_SIGNER_UNREADABLE, "%s %s: cannot be read: %s",
+                 option, name, g_strerror(errno));
+    } else if (len == PEM_FILE_MAX) {
+        nsm_fail(err, NSM_SIGNER_UNREADABLE,
+                 "%s %s: longer than the %d bytes that a PEM file may have",
+                 option, name, PEM_FILE_MAX - 1);
+    } else {
+        *out = (gnutls_datum_t) { data, len };
+        good = true;
+    }
+    if (file) {
+        fclose(file);
+    }
+    if (!good) {
+        g_free(data);
+    }
+    return good;
+}
+
+/* The point of a public key on P-384; false for any other key. */
+static bool point_of(gnutls_pubkey_t key, uint8_t point[2 * NSM_P384_SIZE])
+{
+    gnutls_datum_t part[2];
+    gnutls_ecc_curve_t curve;
+    bool good = true;
+
+    if (gnutls_pubkey_get_pk_algorithm(key, NULL) != GNUTLS_PK_ECDSA ||
+        gnutls_pubkey_export_ecc_raw2(key, &curve, &part[0], &part[1],
+                                      GNUTLS_EXPORT_FLAG_NO_LZ) < 0) {
+        return false;
+    }
+    memset(point, 0, 2 * NSM_P384_SIZE);
+    for (int i = 0; i < 2; i++) {
+        if (curve != GNUTLS_ECC_CURVE_SECP384R1 ||
+            part[i].size > NSM_P384_SIZE) {
+            good = false;
+        } else {
+            memcpy(point + (i + 1) * NSM_P384_SIZE - part[i].size,
+                   part[i].data, part[i].size);
+        }
+        gnutls_free(part[i].data);
+    }
+    return good;
+}
+
+static bool load_key(NsmChain *chain, const char *name,
+                     uint8_t point[2 * NSM_P384_SIZE], NsmSignerError *err)
+{
+    gnutls_datum_t pem = { NULL, 0 };
+    gnutls_pubkey_t public = NULL;
+    bool good = false;
+    int ret;
+
+    if (!read_file("cert-key", name, &pem, err)) {
+        return false;
+    }
+    ret = gnutls_privkey_init(&chain->key);
+    if (ret >= 0) {
+        ret = gnutls_privkey_import_x509_raw(chain->key, &pem,
+                                             GNUTLS_X509_FMT_PEM, NULL,
+                                             GNUTLS_PKCS_PLAIN);
+    }
+    gnutls_memset(pem.data, 0, pem.size);
+    g_free(pem.data);
+    if (ret < 0) {
+        return nsm_fail(err, NSM_SIGNER_KEY_MALFORMED, "cert-key %s: no "
+                        "private key in PEM without a password: %s",
+                        name, gnutls_strerror(ret));
+    }
+    ret = gnutls_pubkey_init(&public);
+    if (ret >= 0) {
+        ret = gnutls_pubkey_import_privkey(public, chain->key, 0, 0);
+    }
+    if (ret < 0) {
+        nsm_fail_crypto(err, "derive a public key", ret);
+    } else if (!point_of(public, point)) {
+        nsm_fail(err, NSM_SIGNER_KEY_TYPE,
+                 "cert-key %s: a key for %s, not for ECDSA on P-384",
+                 name, gnutls_pk_get_name(
+                     gnutls_privkey_get_pk_algorithm(chain->key, NULL)));
+    } else {
+        good = true;
+    }
+    gnutls_pubkey_deinit(public);
+    return good;
+}
+
+/* Which certificate of which file a message is about */
+typedef struct Where {
+    const char *file;
+    const NsmChain *chain;
+    size_t index;
+} Where;
+
+static bool G_GNUC_PRINTF(4, 5) fail_at(const Where *at, NsmSignerError *err,
+                                        NsmSignerFault fault,
+                                        const char *format, ...)
+{
+    gnutls_datum_t dn = { NULL, 0 };
+    char what[200];
+    va_list args;
+
+    va_start(args, format);
+    g_vsnprintf(what, sizeof(what), format, args);
+    va_end(args);
+    if (gnutls_x509_crt_get_dn3(at->chain->cert[at->index], &dn, 0) < 0) {
+        dn.data = NULL;
+    }
+    nsm_fail(err, fault, "cert-chain %s: certificate %zu of %zu (%.100s) %s",
+             at->file, at->index + 1, at->chain->count,
+             dn.data ? (char *)dn.data : "without a readable name", what);
+    gnutls_free(dn.data);
+    return false;
+}
+
+/* Is @cert's issuer, byte for byte, @issuer's subject? */
+static bool names_match(gnutls_x509_crt_t cert, gnutls_x509_crt_t issuer)
+{
+    gnutls_datum_t want = { NULL, 0 }, have = { NULL, 0 };
+    bool match = gnutls_x509_crt_get_raw_issuer_dn(cert, &want) >= 0 &&
+        gnutls_x509_crt_get_raw_dn(issuer, &have) >= 0 &&
+        want.size == have.size && !memcmp(want.data, have.data, want.size);
+
+    gnutls_free(want.data);
+    gnutls_free(have.data);
+    return match;
+}
+
+/*
+ * The signed part of a certificate: the first element of the outer SEQUENCE,
+ * with its own head (RFC 5280, section 4.1; X.690, section 8.1.3).
+ */
+static bool signed_part(const gnutls_datum_t *der, gnutls_datum_t *out)
+{
+    const uint8_t *p = der->data, *end = p + der->size;
+    size_t len = 0;
+
+    for (int level = 0; level < 2; level++) {
+        out->data = (uint8_t *)p;
+        if (end - p < 2 || *p++ != 0x30) {
+            return false;
+        }
+        len = *p++;
+        if (len & 0x80) {
+            size_t bytes = len & 0x7f;
+
+            if (bytes > 2 || bytes > (size_t)(end - p)) {
+                return false;
+            }
+            for (len = 0; bytes > 0; bytes--) {
+                len = len << 8 | *p++;
+            }
+        }
+        if (len > (size_t)(end - p)) {
+            return false;
+        }
+    }
+    out->size = p + len - out->data;
+    return true;
+}
+
+static bool signature_good(gnutls_x509_crt_t cert, const gnutls_datum_t *der,
+                           gnutls_pubkey_t issuer)
+{
+    uint8_t bytes[2 * NSM_P384_SIZE + 16];      /* DER of two integers */
+    size_t size = sizeof(bytes);
+    gnutls_datum_t signature = { bytes, 0 }, part;
+
+    if (gnutls_x509_crt_get_signature(cert, (char *)bytes, &size) < 0 ||
+        !signed_part(der, &part)) {
+        return false;
+    }
+    signature.size = size;
+    return gnutls_pubkey_verify_data2(issuer, GNUTLS_SIGN_ECDSA_SHA384, 0,
+                                      &part, &signature) >= 0;
+}
+
+/*
+ * Checks certificate @at->index, and takes its point. @issuer is the key of
+ * the one before it, or its own for the root.
+ */
+static bool check_certificate(const Where *at, gnutls_pubkey_t own,
+                              gnutls_pubkey_t issuer, int64_t now,
+                              uint8_t point[2 * NSM_P384_SIZE],
+                              NsmSignerError *err)
+{
+    const NsmChain *chain = at->chain;
+    size_t i = at->index, below = chain->count - 1 - i;
+    gnutls_x509_crt_t cert = chain->cert[i];
+    unsigned critical, is_ca, usage;
+    int64_t begin = gnutls_x509_crt_get_activation_time(cert);
+    int64_t end = gnutls_x509_crt_get_expiration_time(cert);
+    char text[2][NSM_TIME_TEXT];
+    int path_length;
+
+    if (chain->der[i].size > NSM_CERT_MAX) {
+        return fail_at(at, err, NSM_SIGNER_CERT_TOO_LARGE,
+                       "has %u bytes of DER; a document takes at most %d",
+                       chain->der[i].size, NSM_CERT_MAX);
+    }
+    if (!point_of(own, point)) {
+        return fail_at(at, err, NSM_SIGNER_CERT_KEY,
+                       "has a key that is not on P-384 (secp384r1)");
+    }
+    if (gnutls_x509_crt_get_signature_algorithm(cert) !=
+        GNUTLS_SIGN_ECDSA_SHA384) {
+        return fail_at(at, err, NSM_SIGNER_CERT_ALGORITHM,
+                       "is not signed with ecdsa-with-SHA384");
+    }
+    if (!names_match(cert, chain->cert[i ? i - 1 : 0])) {
+        return fail_at(at, err, NSM_SIGNER_CERT_ISSUER, i ?
+                       "was not issued by the one before it: the root comes "
+                       "first, the instance's certificate last" :
+                       "comes first, but is no root: it was issued by "
+                       "another");
+    }
+    if (!signature_good(cert, &chain->der[i], issuer)) {
+        return fail_at(at, err, NSM_SIGNER_CERT_SIGNATURE,
+                       "is not signed by the key of %s",
+                       i ? "the one before it" : "its own");
+    }
+    if (gnutls_x509_crt_get_basic_constraints(cert, &critical, &is_ca,
+                                              &path_length) < 0 ||
+        !is_ca || !critical) {
+        return fail_at(at, err, NSM_SIGNER_CERT_NOT_CA,
+                       "is no CA: it needs critical BasicConstraints CA:TRUE");
+    }
+    if (gnutls_x509_crt_get_key_usage(cert, &usage, &critical) < 0 ||
+        !(usage & GNUTLS_KEY_KEY_CERT_SIGN)) {
+        return fail_at(at, err, NSM_SIGNER_CERT_KEY_USAGE,
+                       "may not sign certificates: no keyCertSign in KeyUsage");
+    }
+    if (path_length >= 0 && (size_t)path_length < below) {
+        return fail_at(at, err, NSM_SIGNER_CERT_PATH_LENGTH,
+                       "allows %d CA certificates below it; there are %zu",
+                       path_length, below);
+    }
+    if (now < begin) {
+        return fail_at(at, err, NSM_SIGNER_CERT_NOT_YET_VALID,
+                       "is valid from %s on; it is %s",
+                       nsm_time_text(begin, text[0]),
+                       nsm_time_text(now, text[1]));
+    }
+    if (now > end) {
+        return fail_at(at, err, NSM_SIGNER_CERT_EXPIRED,
+                       "expired at %s; it is %s",
+                       nsm_time_text(end, text[0]),
+                       nsm_time_text(now, text[1]));
+    }
+    return true;
+}
+
+static void limit_validity(NsmChain *chain, int64_t begin, int64_t end)
+{
+    chain->begin = MAX(chain->begin, begin);
+    chain->end = MIN(chain->end, end);
+}
+
+static bool check_chain(NsmChain *chain, const char *file, int64_t now,
+                        uint8_t point[2 * NSM_P384_SIZE], NsmSignerError *err)
+{
+    gnutls_pubkey_t key[NSM_CHAIN_MAX] = { NULL };
+    bool good = true;
+
+    chain->begin = INT64_MIN;
+    chain->end = INT64_MAX;
+    for (size_t i = 0; good && i < chain->count; i++) {
+        const Where at = { .file = file, .chain = chain, .index = i };
+        int ret = gnutls_pubkey_init(&key[i]);
+
+        if (ret < 0) {
+            good = nsm_fail_crypto(err, "hold a public key", ret);
+        } else if (gnutls_pubkey_import_x509(key[i], chain->cert[i], 0) < 0) {
+            good = fail_at(&at, err, NSM_SIGNER_CERT_KEY,
+                           "has a key that is not on P-384 (secp384r1)");
+        } else {
+            good = check_certificate(&at, key[i], key[i ? i - 1 : 0], now,
+                                     point, err);
+        }
+        limit_validity(chain,
+                       gnutls_x509_crt_get_activation_time(chain->cert[i]),
+                       gnutls_x509_crt_get_expiration_time(chain->cert[i]));
+    }
+    for (size_t i = 0; i < chain->count; i++) {
+        gnutls_pubkey_deinit(key[i]);
+    }
+    return good;
+}
+
+static bool load_certificates(NsmChain *chain, const char *name,
+                              NsmSignerError *err)
+{
+    gnutls_datum_t pem = { NULL, 0 };
+    gnutls_x509_crt_t *list = NULL;
+    unsigned count = 0;
+    size_t total = 0;
+    int ret;
+
+    if (!read_file("cert-chain", name, &pem, err)) {
+        return false;
+    }
+    ret = gnutls_x509_crt_list_import2(&list, &count, &pem,
+                                       GNUTLS_X509_FMT_PEM, 0);
+    g_free(pem.data);
+    if (ret < 0 || count == 0) {
+        gnutls_free(list);
+        return nsm_fail(err, NSM_SIGNER_CHAIN_MALFORMED,
+                        "cert-chain %s: no list of certificates in PEM: %s",
+                        name, gnutls_strerror(ret));
+    }
+    /* From here on the certificates are the chain's, or freed. */
+    for (unsigned i = 0; i < count; i++) {
+        if (i < NSM_CHAIN_MAX) {
+            chain->cert[chain->count++] = list[i];
+        } else {
+            gnutls_x509_crt_deinit(list[i]);
+        }
+    }
+    gnutls_free(list);
+    if (count > NSM_CHAIN_MAX) {
+        return nsm_fail(err, NSM_SIGNER_CHAIN_LENGTH,
+                        "cert-chain %s: %u certificates; a chain has at most "
+                        "%d", name, count, NSM_CHAIN_MAX);
+    }
+    for (size_t i = 0; i < chain->count; i++) {
+        ret = gnutls_x509_crt_export2(chain->cert[i], GNUTLS_X509_FMT_DER,
+                                      &chain->der[i]);
+        if (ret < 0) {
+            return nsm_fail_crypto(err, "encode a certificate", ret);
+        }
+        total += chain->der[i].size;
+    }
+    if (total > NSM_CHAIN_BYTES_MAX) {
+        return nsm_fail(err, NSM_SIGNER_CHAIN_LENGTH,
+                        "cert-chain %s: %zu bytes of DER in %zu certificates; "
+                        "a document has room for %d",
+                        name, total, chain->count, NSM_CHAIN_BYTES_MAX);
+    }
+    return true;
+}
+
+bool nsm_chain_load(NsmChain *chain, const char *cert_file,
+                    const char *key_file, int64_t now, NsmSignerError *err)
+{
+    uint8_t key_point[2 * NSM_P384_SIZE], cert_point[2 * NSM_P384_SIZE];
+
+    if (!load_key(chain, key_file, key_point, err) ||
+        !load_certificates(chain, cert_file, err) ||
+        !check_chain(chain, cert_file, now, cert_point, err)) {
+        return false;
+    }
+    if (memcmp(key_point, cert_point, sizeof(key_point))) {
+        return nsm_fail(err, NSM_SIGNER_KEY_MISMATCH,
+                        "cert-key %s: not the key of the last certificate in "
+                        "%s", key_file, cert_file);
+    }
+    return nsm_export_root(chain, err);
+}
