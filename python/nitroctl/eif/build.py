@@ -294,6 +294,7 @@ class Writer:
             while self._fill_from(fd, CHUNK, name):
                 pass
             return
+        end = os.lseek(fd, 0, os.SEEK_CUR) + size
         for length, is_data in _extents(fd, size):
             if not is_data and length >= _HOLE_MIN:
                 self._hole(length)
@@ -302,8 +303,10 @@ class Writer:
             while length:
                 n = self._fill_from(fd, length, name)
                 if not n:
-                    raise NitroError(f"{name} became shorter while it was read")
+                    break
                 length -= n
+        if os.lseek(fd, 0, os.SEEK_CUR) < end or os.fstat(fd).st_size < end:
+            raise NitroError(f"{name} became shorter while it was read")
 
     def finish(self) -> tuple[int, Measurements]:
         """Write the headers; gives the file's size and measurements."""
