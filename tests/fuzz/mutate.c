@@ -119,10 +119,10 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: %s ROUNDS [SEED...]\n", argv[0]);
         return 2;
     }
-    map = mmap(NULL, ROOM + getpagesize(), PROT_READ | PROT_WRITE,
+    map = mmap(NULL, 2 * ROOM, PROT_READ | PROT_WRITE,
                MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (map == MAP_FAILED ||
-        mprotect(map + ROOM, getpagesize(), PROT_NONE) < 0) {
+        mprotect(map + ROOM, ROOM, PROT_NONE) < 0) {
         perror("mmap");
         return 1;
     }
@@ -156,7 +156,7 @@ int main(int argc, char **argv)
     for (unsigned i = 0; i < n_seeds; i++) {
         g_free(seeds[i].data);
     }
-    munmap(map, ROOM + getpagesize());
+    munmap(map, 2 * ROOM);
     printf("%" PRIu64 " mutations of %u seeds\n", rounds, n_seeds);
     return 0;
 }

@@ -192,13 +192,42 @@ static bool malformed(Reader *r, const char *what)
                     r->len, what);
 }
 
+/*
+ * Heads that are well-formed, but an error to libcbor up to 0.10 because IANA
+ * has or had no meaning for them: tags 6 to 20 (18 is COSE_Sign1's) and simple
+ * values.  Their length; 0: not one of them.
+ */
+static size_t head_unknown_to_libcbor(const uint8_t *p, size_t len,
+                                      Item *item)
+{
+    if (*p >= 0xc0 && *p <= 0xd7) {
+        *item = (Item) { ITEM_TAG, *p & 0x1f, NULL };
+        return 1;
+    }
+    if (*p >= 0xe0 && *p <= 0xf3) {
+        *item = (Item) { ITEM_SIMPLE, 0, NULL };
+        return 1;
+    }
+    if (*p == 0xf8 && len > 1 && p[1] >= 32) {
+        *item = (Item) { ITEM_SIMPLE, 0, NULL };
+        return 2;
+    }
+    return 0;
+}
+
 static bool next_item(Reader *r, Item *item)
 {
     struct cbor_decoder_result res;
+    size_t head;
 
     r->item_pos = r->pos;
     if (r->pos == r->len) {
         return malformed(r, "ends too early");
+    }
+    head = head_unknown_to_libcbor(r->buf + r->pos, r->len - r->pos, item);
+    if (head) {
+        r->pos += head;
+        return true;
     }
     res = cbor_stream_decode(r->buf + r->pos, r->len - r->pos,
                              &item_callbacks, item);
