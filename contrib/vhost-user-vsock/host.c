@@ -84,6 +84,8 @@ struct host {
     bool end;
     int status;
     int64_t now;
+    uint64_t wakeups;
+    uint64_t interrupts;
     struct vsock *vsock;
     struct device device;
 };
@@ -304,6 +306,7 @@ static void host_interrupt(void *opaque, unsigned queue)
 {
     struct host *h = opaque;
 
+    h->interrupts++;
     vhost_user_interrupt(&h->front, queue);
 }
 
@@ -392,6 +395,19 @@ static int lock_folder(const char *path)
     return fd;
 }
 
+/* Whether the path names something right in this folder. */
+static bool is_in(const char *path, const char *folder)
+{
+    const char *slash = strrchr(path, '/');
+    size_t len = folder ? strlen(folder) : 0;
+
+    while (len > 1 && folder[len - 1] == '/') {
+        len--;
+    }
+    return len && slash && (size_t)(slash - path) == len &&
+           strncmp(path, folder, len) == 0;
+}
+
 /* Removes what is left of a dead process; false: the path is taken. */
 static bool clear_path(const char *path, const struct sockaddr_un *a)
 {
@@ -430,7 +446,12 @@ static bool clear_path(const char *path, const struct sockaddr_un *a)
     return true;
 }
 
-static bool listener_open(struct listener *l, const char *path)
+/*
+ * cleanup_dir is a supervisor's own: nobody else makes sockets there, and the
+ * supervisor may itself hold a lock on it, as long as we have not cleaned up.
+ */
+static bool listener_open(struct listener *l, const char *path,
+                          const char *cleanup_dir)
 {
     struct sockaddr_un a;
     struct stat st;
@@ -441,8 +462,13 @@ static bool listener_open(struct listener *l, const char *path)
         log_line(LOG_ERROR, "%s has more than %d bytes", path, HOST_MAX_PATH);
         return false;
     }
-    lock = lock_folder(path);
-    if (lock < 0 || !clear_path(path, &a)) {
+    if (!is_in(path, cleanup_dir)) {
+        lock = lock_folder(path);
+        if (lock < 0) {
+            goto fail;
+        }
+    }
+    if (!clear_path(path, &a)) {
         goto fail;
     }
     l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -454,7 +480,9 @@ static bool listener_open(struct listener *l, const char *path)
     l->path = path;
     l->dev = st.st_dev;
     l->ino = st.st_ino;
-    close(lock);
+    if (lock >= 0) {
+        close(lock);
+    }
     return true;
 
 fail:
@@ -617,6 +645,58 @@ static void on_lifeline(struct host *h, uint32_t events)
     h->end = true;
 }
 
+/* One line of JSON on stderr. */
+static void print_statistics(const struct host *h)
+{
+    const struct vsock_stats *s = vsock_stats(h->vsock);
+    const struct {
+        const char *name;
+        uint64_t value;
+    } values[] = {
+        { "connections", vsock_count(h->vsock) },
+        { "draining", vsock_draining(h->vsock) },
+        { "reserved_bytes", vsock_reserved(h->vsock) },
+        { "opened_by_guest", s->guest_opened },
+        { "opened_by_host", s->host_opened },
+        { "packets_from_guest", s->tx_packets },
+        { "packets_to_guest", s->rx_packets },
+        { "bytes_from_guest", s->bytes_to_host },
+        { "bytes_to_guest", s->bytes_to_guest },
+        { "credit_requests", s->credit_requests },
+        { "bad_chains", h->device.bad_chains },
+        { "interrupts", h->interrupts },
+        { "wakeups", h->wakeups },
+    };
+    char *line = NULL;
+    size_t size;
+    FILE *f = open_memstream(&line, &size);
+    const char *comma = "";
+    ssize_t unused;
+
+    if (!f) {
+        return;
+    }
+    fputs("{", f);
+    for (unsigned i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
+        fprintf(f, "\"%s\": %llu, ", values[i].name,
+                (unsigned long long)values[i].value);
+    }
+    fputs("\"refusals\": {", f);
+    for (unsigned i = 0; i < VSOCK_NOTES; i++) {
+        if (s->notes[i]) {
+            fprintf(f, "%s\"%s\": %llu", comma, vsock_note_name(i),
+                    (unsigned long long)s->notes[i]);
+            comma = ", ";
+        }
+    }
+    fputs("}}\n", f);
+    if (fclose(f) == 0) {
+        unused = write(STDERR_FILENO, line, size);
+        (void)unused;
+    }
+    free(line);
+}
+
 static void on_signal(struct host *h)
 {
     struct signalfd_siginfo info;
@@ -624,8 +704,12 @@ static void on_signal(struct host *h)
     if (read(h->signals, &info, sizeof(info)) != sizeof(info)) {
         return;
     }
-    log_line(LOG_INFO, "signal %u: ending", info.ssi_signo);
-    h->end = true;
+    if (info.ssi_signo == SIGUSR1) {
+        print_statistics(h);
+    } else {
+        log_line(LOG_INFO, "signal %u: ending", info.ssi_signo);
+        h->end = true;
+    }
 }
 
 /* The loop. */
@@ -709,6 +793,7 @@ static void loop(struct host *h)
             h->status = 1;
             return;
         }
+        h->wakeups++;
         h->now = now_ms();
         vsock_set_now(h->vsock, h->now);
         for (int i = 0; i < n; i++) {
@@ -776,6 +861,7 @@ static bool host_start(struct host *h)
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     sigaddset(&set, SIGHUP);
+    sigaddset(&set, SIGUSR1);
     sigprocmask(SIG_BLOCK, &set, NULL);
     h->signals = signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK);
     h->epoll = epoll_create1(EPOLL_CLOEXEC);
@@ -792,8 +878,8 @@ static bool host_start(struct host *h)
     }
     /* Others of this user may connect, nobody else. */
     umask(0177);
-    if (!listener_open(&h->clients, o->uds_path) ||
-        !listener_open(&h->front_listener, o->socket_path)) {
+    if (!listener_open(&h->clients, o->uds_path, o->cleanup_dir) ||
+        !listener_open(&h->front_listener, o->socket_path, o->cleanup_dir)) {
         return false;
     }
     h->clients_on = true;
