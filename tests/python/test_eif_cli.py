@@ -323,11 +323,12 @@ def test_big(tmp_path: Path, kernel: testimage.Kernel, programs: testimage.Progr
     import hashlib
     import zlib
 
+    size = 5 << 20
     made = [
-        testimage.make("big", tmp_path / name, kernel=kernel, programs=programs, size=5 << 20) for name in "ab"
+        testimage.make("big", tmp_path / name, kernel=kernel, programs=programs, size=size) for name in "ab"
     ]
     assert made[0].measurements == made[1].measurements
-    assert abs(made[0].size - (5 << 20)) < 4096
+    assert abs(made[0].size - size) < 4096
     _, app = ramdisks(tmp_path / "a")
     filler = app["rootfs/filler"].data
     assert len(zlib.compress(filler, 1)) > len(filler)
@@ -360,7 +361,8 @@ def test_images_that_cannot_be_made(
 def test_test_image_command(
     tmp_path: Path, kernel: testimage.Kernel, programs: testimage.Programs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv: list[str | Path] = ["--kernel", kernel.bzimage, "--programs", programs.init.parent, "--cmdline", "x=y"]
+    argv: list[str | Path] = ["--kernel", kernel.bzimage, "--programs", programs.init.parent]
+    argv += ["--cmdline", "x=y"]
     status, out, _ = run(capsys, "test-image", "big", "-o", tmp_path / "o", *argv, "--size", "1M", "--json")
     assert status == 0
     found = describe(tmp_path / "o")
