@@ -7,6 +7,7 @@
 #ifndef EIF_FILE_H
 #define EIF_FILE_H
 
+#include <sys/types.h>
 #include <glib.h>
 
 #include "nitro/eif.h"
@@ -51,5 +52,9 @@ int fd_of(const void *data, size_t size);
  */
 EifRule judge(const GByteArray *f, const EifOptions *opt, EifMeasurements *m,
               EifError *err);
+
+/* pread(), wrapped by the linker for test-eif-load alone. */
+ssize_t __real_pread64(int fd, void *buf, size_t len, off_t offset);
+ssize_t __wrap_pread64(int fd, void *buf, size_t len, off_t offset);
 
 #endif /* EIF_FILE_H */

@@ -384,8 +384,8 @@ static const Case cases[] = {
     { "last-second", .now = NOT_AFTER },
     { "tag-18", .cose = "d2 " COSE },
     { "tag-18-long", .cose = "db 0000000000000012 " COSE },
-    { "unprotected-content", .cose = "84 PROTECTED a2 04 41 00 61 'a' 80 PAYLOAD"
-      " RAW" },
+    { "unprotected-content", .cose = "84 PROTECTED a2 04 41 00 61 'a' 80"
+      " PAYLOAD RAW" },
     { "protected-more", .protected_hdr = "a3 04 41 00 01 ALG 61 'x' 80" },
     { "payload-other-order",
       .payload = "a2 6e 'register_value' PCR0 6e 'register_index' 00" },
