@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: MIT
+#
+# The way in for people and for CI: each target calls one command, which finds what is done already.
+
+PYTHON ?= python3
+VENV ?= .venv
+# YES=1 lets the set-up use sudo without asking.
+SETUP_FLAGS = --venv $(VENV) $(if $(YES),--yes)
+
+.PHONY: help setup packages demo check bench soak clean
+
+help:
+	@echo 'make demo    set up, build, and run a hello enclave'
+	@echo 'make setup   the virtual environment alone'
+	@echo 'make check   build what the tests need, run every test and linter'
+	@echo 'make bench   how fast an EIF is loaded and the NSM answers'
+	@echo 'make soak    fuzz the cores (SECONDS=60 for each target)'
+	@echo 'make clean   remove the virtual environment; `nitroctl cache clean` removes what was built'
+
+packages:
+	@$(PYTHON) tools/setup packages $(SETUP_FLAGS)
+
+setup:
+	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
+	@echo 'activate it with: . $(VENV)/bin/activate'
+
+demo: packages
+	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
+	@$(VENV)/bin/python -m nitroctl demo
+
+check: packages
+	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
+	@$(VENV)/bin/python tools/check
+
+clean:
+	rm -rf $(VENV)
+
+# One step after the other, also under make -j.
+.NOTPARALLEL:
