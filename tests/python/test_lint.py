@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: MIT
+"""The linters, as tests: ruff, mypy, QEMU's checkpatch, licences, and the shape of the package.
+
+checkpatch comes with the QEMU source that `nitroctl build` unpacks.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from nitroctl import build, cache, source
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "python" / "nitroctl"
+SCRIPTS = ("tools/check", "tools/setup")
+
+# What is compiled into QEMU, and what lets it in, has QEMU's licence; the rest is MIT.
+GPL = ("hw/", "include/", "tests/qtest/", "graft/", "configs/", "Kconfig")
+SOURCES = re.compile(
+    r".*\.(c|h|py|build|toml|mak|patch|config|sh|yml|txt)|(.*/)?(Kconfig|Makefile|trace-events|meson_options\.txt)"
+    r"|tools/.*|\.ci/.*|\.gitignore|\.editorconfig"
+)
+NOT_OURS = re.compile(r"LICENSES/.*|tests/.*/data/.*|tests/fuzz/.*-seeds/.*|.*/trace\.h")
+SPDX = re.compile(r"SPDX-License-Identifier: ([\w.-]+)")
+SPDX_LINES = 5  # within the opening comment
+
+
+def tracked() -> list[str]:
+    """Files of this repository, and new ones that are not ignored, relative to its top."""
+    listed = subprocess.run(
+        ["git", "-C", ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        check=True, capture_output=True,
+    ).stdout.decode()  # fmt: skip
+    return sorted(name for name in listed.split("\0") if name and (ROOT / name).is_file())
+
+
+def run(*argv: str | Path) -> None:
+    result = subprocess.run(argv, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                            check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_ruff() -> None:
+    run(sys.executable, "-m", "ruff", "check", "--quiet", "python", "tests", *SCRIPTS)
+
+
+def test_mypy() -> None:
+    run(sys.executable, "-m", "mypy", "--no-error-summary")
+    for script in SCRIPTS:
+        run(sys.executable, "-m", "mypy", "--no-error-summary", script)
+
+
+def test_every_source_has_its_licence() -> None:
+    wrong = []
+    names = [name for name in tracked() if SOURCES.fullmatch(name) and not NOT_OURS.fullmatch(name)]
+    assert len(names) > 50
+    for name in names:
+        with open(ROOT / name, errors="replace") as f:
+            head = "".join(line for line, _ in zip(f, range(SPDX_LINES), strict=False))
+        found = SPDX.search(head)
+        licence = "GPL-2.0-or-later" if name.startswith(GPL) else "MIT"
+        if not found or found[1] != licence:
+            wrong.append(f"{name}: {found[1] if found else 'nothing'}, expected {licence}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_licence_texts() -> None:
+    assert "GNU GENERAL PUBLIC LICENSE\n                       Version 2" in (
+        ROOT / "LICENSES/GPL-2.0-or-later.txt"
+    ).read_text()
+    assert "without restriction" in (ROOT / "LICENSES/MIT.txt").read_text()
+
+
+@pytest.mark.parametrize("folder", ["contrib", "guest"])
+def test_mit_programs_include_no_gpl_header(folder: str) -> None:
+    wrong = []
+    for path in sorted((ROOT / folder).rglob("*.[ch]")):
+        for included in re.findall(r'^\s*#\s*include\s*"([^"]+)"', path.read_text(), re.MULTILINE):
+            if not (path.parent / included).is_file():
+                wrong.append(f"{path.relative_to(ROOT)} includes {included}")
+    assert not wrong, "\n".join(wrong)
+
+
+def checkpatch() -> Path:
+    """The script in the newest QEMU source that there is."""
+    for series in sorted(source.SERIES, reverse=True):
+        tree = cache.current(f"qemu-source-{series}")
+        if tree:
+            return tree / "scripts/checkpatch.pl"
+    built = build.manifest()
+    assert built is not None, "no QEMU source for its checkpatch.pl: run `nitroctl build`"
+    return Path(built.source_dir) / "scripts/checkpatch.pl"
+
+
+def test_checkpatch() -> None:
+    script = checkpatch()
+
+    def complaints(name: str) -> list[str]:
+        result = subprocess.run(
+            ["perl", script, "--no-tree", "--no-signoff", "--terse", "--file", name],
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        lines = (result.stdout + result.stderr).splitlines()
+        assert result.returncode == 0 or lines, name
+        # QEMU would like its own licence; ours outside of it is MIT.
+        return [
+            line for line in lines
+            if "Saw acceptable license 'MIT" not in line and not line.startswith("total: ")
+        ]
+
+    names = [name for name in tracked() if name.endswith((".c", ".h")) and not NOT_OURS.fullmatch(name)]
+    assert names
+    with ThreadPoolExecutor() as pool:
+        found = [line for lines in pool.map(complaints, names) for line in lines]
+    assert not found, "\n".join(found)
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(module: ast.Module, known: Iterable[str]) -> set[str]:
+    """The package's modules that are imported together with this one."""
+    names: set[str] = set()
+    for node in module.body:
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                deep = f"{node.module}.{alias.name}"
+                names.add(deep if deep in known else node.module)
+    return {name for name in names if name in known}
+
+
+def test_imports_point_one_way() -> None:
+    """No module is imported together with one that imports it. Imports inside functions, which keep start-up
+    short, are outside of this."""
+    known = modules()
+    graph = {name: imports(ast.parse(path.read_text()), known) - {name} for name, path in known.items()}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path[path.index(name):], name))
+        if name not in done:
+            for other in sorted(graph[name]):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_every_module_says_what_it_is() -> None:
+    silent = [name for name, path in modules().items() if not ast.get_docstring(ast.parse(path.read_text()))]
+    assert not silent
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\n"
+        "from nitroctl.cli import main\n"
+        "try:\n    main(['--help'])\n"
+        "except SystemExit as e:\n    assert e.code == 0\n"
+        "print(sorted({m.partition('.')[0] for m in sys.modules}), file=sys.stderr)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": str(ROOT / "python")},
+                            capture_output=True, text=True, check=True)
+    loaded = set(ast.literal_eval(result.stderr.strip().splitlines()[-1]))
+    assert "click" in loaded
+    assert not loaded & {"rich", "cryptography", "asyncio", "qemu", "cbor2", "pexpect", "subprocess"}
