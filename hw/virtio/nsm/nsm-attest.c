@@ -102,7 +102,7 @@ static bool refresh(NsmSigner *s, const char *module_id, int64_t now)
     NsmLeaf fresh = { 0 };
     char text[NSM_TIME_TEXT];
 
-    if (now > s->chain.end) {
+    if (now >= s->chain.end) {
         g_snprintf(s->err.text, sizeof(s->err.text),
                    "the certificate chain ended at %s: start the enclave "
                    "again with a new one",

@@ -79,6 +79,7 @@ static bool load_key(NsmChain *chain, const char *name,
     gnutls_datum_t pem = { NULL, 0 };
     gnutls_pubkey_t public = NULL;
     bool good = false;
+    unsigned bits = 0;
     int ret;
 
     if (!read_file("cert-key", name, &pem, err)) {
@@ -104,10 +105,10 @@ static bool load_key(NsmChain *chain, const char *name,
     if (ret < 0) {
         nsm_fail_crypto(err, "derive a public key", ret);
     } else if (!point_of(public, point)) {
+        ret = gnutls_privkey_get_pk_algorithm(chain->key, &bits);
         nsm_fail(err, NSM_SIGNER_KEY_TYPE,
-                 "cert-key %s: a key for %s, not for ECDSA on P-384",
-                 name, gnutls_pk_get_name(
-                     gnutls_privkey_get_pk_algorithm(chain->key, NULL)));
+                 "cert-key %s: the key (%s, %u bits) is not on P-384 "
+                 "(secp384r1)", name, gnutls_pk_get_name(ret), bits);
     } else {
         good = true;
     }
@@ -246,8 +247,8 @@ static bool check_certificate(const Where *at, gnutls_pubkey_t own,
     }
     if (!signature_good(cert, &chain->der[i], issuer)) {
         return fail_at(at, err, NSM_SIGNER_CERT_SIGNATURE,
-                       "is not signed by the key of %s",
-                       i ? "the one before it" : "its own");
+                       "is not signed by %s",
+                       i ? "the key of the one before it" : "its own key");
     }
     if (gnutls_x509_crt_get_basic_constraints(cert, &critical, &is_ca,
                                               &path_length) < 0 ||
@@ -271,7 +272,7 @@ static bool check_certificate(const Where *at, gnutls_pubkey_t own,
                        nsm_time_text(begin, text[0]),
                        nsm_time_text(now, text[1]));
     }
-    if (now > end) {
+    if (now >= end) {
         return fail_at(at, err, NSM_SIGNER_CERT_EXPIRED,
                        "expired at %s; it is %s",
                        nsm_time_text(end, text[0]),

@@ -25,8 +25,12 @@ typedef struct NsmChain {
     gnutls_datum_t der[NSM_CHAIN_MAX];
     gnutls_privkey_t key;                       /* of the last one */
     gnutls_datum_t root_pem;
-    int64_t begin;      /* unix seconds in which all of them are valid, */
-    int64_t end;        /* both inclusive */
+    /*
+     * Unix seconds from which and before which all of them are valid. RFC 5280
+     * counts the last second in, openssl does not: nor do we.
+     */
+    int64_t begin;
+    int64_t end;
 } NsmChain;
 
 /* The enclave's own certificate and key */
