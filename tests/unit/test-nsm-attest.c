@@ -782,8 +782,9 @@ static void test_module_id(void)
     boot(&s, signer, MODULE_ID);
     ask(&s, PLAIN, &d);
     put_file(folder, "c.der", d.certificate->data, d.certificate->len);
-    text = openssl(folder, "x509 -inform DER -in c.der -noout -subject");
-    g_assert_nonnull(strstr(text, "CN = " MODULE_ID ".local"));
+    text = openssl(folder, "x509 -inform DER -in c.der -noout -subject "
+                   "-nameopt RFC2253");
+    g_assert_nonnull(strstr(text, "CN=" MODULE_ID ".local"));
     g_assert_false(renewed(&s, &d, NOW_MS));
     document_clear(&d);
     nsm_signer_free(signer);
