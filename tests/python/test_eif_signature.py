@@ -79,6 +79,7 @@ ACCEPTED: list[tuple[str, Callable[[], bytes]]] = [
     ("other keys", lambda: cbor2.dumps([{"x": [1], **cbor2.loads(signer.section(PCR0))[0], 5: None}])),
     ("second certificate", lambda: certified(signer.pem() + signer.pem("P-256"))),
     ("text before the certificate", lambda: certified(b"subject=x\n" + signer.pem())),
+    ("text of no encoding around it", lambda: certified(b"CN=\xe4\xff\n" + signer.pem() + b"\xe4\n")),
     ("longer integers", lambda: signer.section(PCR0, payload=PAYLOAD.replace(b"x\0n", b"x\x19\0\0n"))),
 ]
 

@@ -16,6 +16,7 @@ which is why CBOR is read here item by item and not with `nitroctl.cbor`, which 
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -128,8 +129,8 @@ class Reader:
         elif info >= 28:
             self.fail("this is not CBOR", start)
         left = len(self.data) - self.at
-        if major == SIMPLE and (info < 20 or info == 24):
-            self.fail("this simple value has no meaning", start)
+        if major == SIMPLE and info == 24 and value < 32:
+            self.fail("a simple value below 32 in two bytes", start)  # RFC 8949, section 3.3
         if major in (BYTES, TEXT):
             if value > left:
                 self.fail(f"a string of {value} bytes, where {left} are left", start)
@@ -265,6 +266,30 @@ class Signer:
         return pcr_of(hashlib.sha384(self.certificate.public_bytes(Encoding.DER)).digest())
 
 
+_PEM = re.compile(rb"-----BEGIN (X509 )?CERTIFICATE-----.*?-----END (X509 )?CERTIFICATE-----", re.DOTALL)
+
+
+def _same_algorithm_twice(certificate: x509.Certificate) -> bool:
+    """RFC 5280, section 4.1.1.2: the algorithm within what is signed is the one beside the signature."""
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    def element(der: bytes, at: int) -> tuple[int, int]:
+        """(where the content of the DER element at `at` begins, where it ends)"""
+        size, begin = der[at + 1], at + 2
+        if size > 127:
+            begin += size & 127
+            size = int.from_bytes(der[at + 2 : begin], "big")
+        return begin, begin + size
+
+    der = certificate.public_bytes(Encoding.DER)
+    tbs, _ = element(der, 0)
+    at, outer = element(der, tbs)
+    if der[at] == 0xA0:  # version
+        _, at = element(der, at)
+    _, inner = element(der, at)  # serial number
+    return der[inner : element(der, inner)[1]] == der[outer : element(der, outer)[1]]
+
+
 def read_certificate(pem: bytes, path: Path | None = None) -> Signer:
     """The first certificate of a PEM text. Raises EifError signature-certificate."""
     from cryptography import x509
@@ -274,12 +299,17 @@ def read_certificate(pem: bytes, path: Path | None = None) -> Signer:
     def refuse(message: str) -> EifError:
         return EifError("signature-certificate", f"the signing certificate {message}", path=path)
 
+    text = _PEM.search(pem)
+    if text is None:
+        raise refuse("is not PEM text")
     try:
-        certificate = x509.load_pem_x509_certificate(pem)
+        certificate = x509.load_pem_x509_certificate(text[0])
         _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         key = certificate.public_key()
     except (ValueError, UnsupportedAlgorithm) as e:
         raise refuse(f"cannot be read: {e}") from None
+    if not _same_algorithm_twice(certificate):
+        raise refuse("names two different signature algorithms")
     if not isinstance(key, ec.EllipticCurvePublicKey):
         raise refuse(f"has a {type(key).__name__}; usable are EC keys on P-256, P-384 and P-521")
     for curve in CURVES:
