@@ -30,15 +30,17 @@
  *                   initramfs-too-large (over what could ever fit)
  *   5. data         crc-mismatch, cmdline-nul
  *   6. kernel *     kernel-not-bzimage, kernel-setup-size
- *   7. placement *  cmdline-too-long, initramfs-too-large
+ *   7. placement *  cmdline-too-long, kernel-too-large (needs more memory than
+ *                   there is), initramfs-too-large
  *   8. signature    signature-malformed (envelope, then COSE_Sign1, then its
  *                   payload), signature-certificate, signature-invalid,
  *                   signature-index, signature-pcr0,
  *                   signature-not-yet-valid, signature-expired
  *
  * Steps marked * are boot rules: EifOptions.file_rules_only leaves them out,
- * since a file may be described or signed without being booted.  Nothing is
- * allocated for the file's data before steps 1 to 4 have passed.
+ * since a file may be described or signed without being booted; only
+ * eif_load() keeps to step 4 in any case, as it has to hold the data.  Nothing
+ * is allocated for the file's data before steps 1 to 4 have passed.
  */
 
 #ifndef NITRO_EIF_H

@@ -45,7 +45,7 @@
 #define CHUNK           (256 * 1024)    /* of each thread's buffer */
 #define MAX_PIECES      (EIF_MAX_SECTIONS + 1)
 
-/* The data of a section, or the added initrd: from where, to where, for what. */
+/* A section's data, or the added initrd: from where, to where, for what. */
 typedef struct Piece {
     int src_fd;
     uint64_t src_offset;
