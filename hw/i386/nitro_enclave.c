@@ -18,7 +18,9 @@
 #include "qapi/error.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
+#include "qemu/host-utils.h"
 #include "qemu/module.h"
+#include "qemu/timer.h"
 #include "qemu/units.h"
 #include "qom/object_interfaces.h"
 #include "chardev/char.h"
@@ -161,6 +163,12 @@ static Chardev *nitro_enclave_check_options(NitroEnclaveMachineState *nems)
         error_setg(&error_fatal, "nitro-enclave needs an enclave image: "
                    "use -kernel FILE.eif");
     }
+    if (x86_machine_is_acpi_enabled(X86_MACHINE(nems)) &&
+        MICROVM_MACHINE(nems)->ioapic2 != ON_OFF_AUTO_OFF) {
+        error_setg(&error_fatal, "ioapic2=%s is not supported by nitro-enclave: "
+                   "interrupts of vsock would be lost",
+                   OnOffAuto_str(MICROVM_MACHINE(nems)->ioapic2));
+    }
     if (machine->dtb) {
         error_setg(&error_fatal, "-dtb is not supported by nitro-enclave: "
                    "the guest would run on data that nobody measured");
@@ -171,6 +179,46 @@ static Chardev *nitro_enclave_check_options(NitroEnclaveMachineState *nems)
     nitro_enclave_check_name(NITRO_ENCLAVE_PARENT_ROLE, nems->parent_role,
                              PARENT_ROLE_MAX);
     return chr;
+}
+
+/*
+ * With ACPI, microvm is "hardware-reduced": Linux then leaves PIT and PIC
+ * alone, and has nothing to measure the TSC against. What it tried earlier,
+ * against the PIT, fails under TCG on a busy host; with no clock at all it
+ * spins for ever. So it is told. KVM's guests are, by other means.
+ */
+static unsigned int nitro_enclave_tsc_khz(void)
+{
+    const int64_t window = 20 * SCALE_MS;
+    int64_t begin = get_clock();
+    int64_t ticks = cpu_get_host_ticks();
+    int64_t now;
+
+    do {
+        now = get_clock();
+    } while (now - begin < window);
+    ticks = cpu_get_host_ticks() - ticks;
+    return muldiv64(ticks, SCALE_MS, now - begin);
+}
+
+/*
+ * What the user's -append and the board add to the image's own command line.
+ * None of it is measured.
+ */
+static char *nitro_enclave_append(NitroEnclaveMachineState *nems)
+{
+    const char *user = MACHINE(nems)->kernel_cmdline;
+    GString *append = g_string_new(NULL);
+
+    if (x86_machine_is_acpi_enabled(X86_MACHINE(nems)) && tcg_enabled() &&
+        !icount_enabled()) {
+        g_string_append_printf(append, " tsc_early_khz=%u",
+                               nitro_enclave_tsc_khz());
+    }
+    if (user && *user) {
+        g_string_append_printf(append, " %s", user);
+    }
+    return g_string_free(append, false);
 }
 
 /* Bytes that microvm will append to the command line for our two devices. */
@@ -198,15 +246,13 @@ static size_t nitro_enclave_cmdline_extra(NitroEnclaveMachineState *nems)
  * is. Nothing else of the machine exists yet: no vCPU, no NSM.
  */
 static void nitro_enclave_load_eif(NitroEnclaveMachineState *nems,
-                                   EifImage *image)
+                                   const char *append, EifImage *image)
 {
     MachineState *machine = MACHINE(nems);
-    const char *append = machine->kernel_cmdline;
-    size_t append_len = append && *append ? strlen(append) + 1 : 0;
     const EifOptions options = {
         .signature = nems->eif_signature,
         .now = g_get_real_time() / G_USEC_PER_SEC,
-        .cmdline_extra = append_len + nitro_enclave_cmdline_extra(nems),
+        .cmdline_extra = strlen(append) + nitro_enclave_cmdline_extra(nems),
         .lowmem = MIN(machine->ram_size, MICROVM_LOWMEM),
     };
     EifError err;
@@ -246,7 +292,8 @@ static void nitro_enclave_load_eif(NitroEnclaveMachineState *nems,
  * builds the final one on it.
  */
 static void nitro_enclave_parent_init(MachineState *machine,
-                                      const EifImage *image)
+                                      const EifImage *image,
+                                      const char *append)
 {
     NitroEnclaveMachineClass *nemc = NITRO_ENCLAVE_MACHINE_GET_CLASS(machine);
     g_autofree char *kernel = g_strdup_printf("/proc/self/fd/%d",
@@ -255,14 +302,11 @@ static void nitro_enclave_parent_init(MachineState *machine,
                                                  image->initramfs_fd);
     char *user_kernel = machine->kernel_filename;
     char *user_initrd = machine->initrd_filename;
-    char *append = machine->kernel_cmdline;
 
     machine->kernel_filename = kernel;
     machine->initrd_filename = image->initramfs_fd >= 0 ? initramfs : NULL;
-    machine->kernel_cmdline = append && *append ?
-        g_strdup_printf("%s %s", image->cmdline, append) :
-        g_strdup(image->cmdline);
-    g_free(append);
+    g_free(machine->kernel_cmdline);
+    machine->kernel_cmdline = g_strconcat(image->cmdline, append, NULL);
 
     nemc->parent_init(machine);
 
@@ -369,10 +413,11 @@ static void nitro_enclave_init(MachineState *machine)
 {
     NitroEnclaveMachineState *nems = NITRO_ENCLAVE_MACHINE(machine);
     Chardev *chr = nitro_enclave_check_options(nems);
+    g_autofree char *append = nitro_enclave_append(nems);
     EifImage image = { 0 };
 
     nitro_enclave_check_ram(machine);
-    nitro_enclave_load_eif(nems, &image);
+    nitro_enclave_load_eif(nems, append, &image);
 
     /*
      * An enclave that resets is over, as on AWS: what it measured would not
@@ -381,7 +426,7 @@ static void nitro_enclave_init(MachineState *machine)
      */
     reboot_action = REBOOT_ACTION_SHUTDOWN;
 
-    nitro_enclave_parent_init(machine, &image);
+    nitro_enclave_parent_init(machine, &image, append);
     nitro_enclave_create_vsock(chr);
     nitro_enclave_create_nsm(nems, &image.pcr);
     memory_region_init_io(&nems->reset_port, OBJECT(nems),
@@ -445,6 +490,11 @@ static void nitro_enclave_instance_init(Object *obj)
     /* As in an enclave; acpi=on helps kernels that need it to find devices. */
     X86_MACHINE(obj)->acpi = ON_OFF_AUTO_OFF;
     MICROVM_MACHINE(obj)->pcie = ON_OFF_AUTO_OFF;
+    /*
+     * With ACPI, the transports' lines would begin at line 0 of a second
+     * IOAPIC, which QEMU's takes for the PC's timer: vsock would be deaf.
+     */
+    MICROVM_MACHINE(obj)->ioapic2 = ON_OFF_AUTO_OFF;
 }
 
 static void nitro_enclave_instance_finalize(Object *obj)

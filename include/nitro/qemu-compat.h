@@ -14,10 +14,12 @@
 #error "this series of QEMU has no entry in nitro/qemu-compat.h yet"
 #endif
 
+#include "system/cpu-timers.h"
 #include "system/hostmem.h"
 #include "system/reset.h"
 #include "system/runstate.h"
 #include "system/runstate-action.h"
+#include "system/tcg.h"
 #include "exec/memory.h"
 #include "exec/address-spaces.h"
 
