@@ -270,45 +270,61 @@ static int probe_buses(const Args *args, Answer *a)
     return 0;
 }
 
-static int probe_rebind(const Args *args, Answer *a)
+/* The name of the virtio device with this id; false if there is none. */
+static bool find_virtio(int id, char name[NAME_MAX + 1])
 {
-    char path[PATH_MAX], driver[NAME_MAX + 1];
     struct dirent **entries;
-    uint64_t id = 0;
-    int n, err = 0;
+    int n = scandir(VIRTIO_DEVICES, &entries, not_hidden, alphasort);
     bool found = false;
 
-    if (!args_number(args, 0, UINT16_MAX, &id, a)) {
-        return -EINVAL;
-    }
-    n = scandir(VIRTIO_DEVICES, &entries, not_hidden, alphasort);
     for (int i = 0; i < n; i++) {
-        const char *device = entries[i]->d_name;
-
-        if (!found && virtio_id(device) == (int)id) {
+        if (!found && virtio_id(entries[i]->d_name) == id) {
             found = true;
-            virtio_driver(driver, device);
-            snprintf(path, sizeof(path), "/sys/bus/virtio/drivers/%s/unbind",
-                     driver);
-            err = write_file(a, path, device);
-            if (!err) {
-                snprintf(path, sizeof(path), "/sys/bus/virtio/drivers/%s/bind",
-                         driver);
-                err = write_file(a, path, device);
-            }
-            if (!err) {
-                answer_printf(a, "device %s\ndriver %s\n", device, driver);
-            }
+            strcpy(name, entries[i]->d_name);
         }
         free(entries[i]);
     }
     if (n >= 0) {
         free(entries);
     }
-    if (!found) {
+    return found;
+}
+
+static int probe_rebind(const Args *args, Answer *a)
+{
+    char path[PATH_MAX], driver[PATH_MAX];
+    char device[NAME_MAX + 1], transport[NAME_MAX + 1];
+    uint64_t id = 0;
+    int err;
+
+    if (!args_number(args, 0, UINT16_MAX, &id, a)) {
+        return -EINVAL;
+    }
+    if (!find_virtio(id, device)) {
         return answer_fail(a, ENODEV, "no virtio device with id %" PRIu64, id);
     }
-    return err;
+    snprintf(path, sizeof(path), VIRTIO_DEVICES "/%s", device);
+    link_name(transport, path, 1);
+    snprintf(path, sizeof(path), VIRTIO_DEVICES "/%s/../driver", device);
+    if (!realpath(path, driver)) {
+        return answer_fail(a, errno, "%s: %s", path, strerror(errno));
+    }
+    snprintf(path, sizeof(path), "%.*s/unbind", PATH_MAX - 8, driver);
+    err = write_file(a, path, transport);
+    if (err) {
+        return err;
+    }
+    snprintf(path, sizeof(path), "%.*s/bind", PATH_MAX - 8, driver);
+    err = write_file(a, path, transport);
+    if (err) {
+        return err;
+    }
+    if (!find_virtio(id, device)) {
+        return answer_fail(a, ENODEV, "the device did not come back");
+    }
+    virtio_driver(driver, device);
+    answer_printf(a, "device %s\ndriver %s\n", device, driver);
+    return 0;
 }
 
 static int probe_hwrng(const Args *args, Answer *a)

@@ -71,8 +71,11 @@
  *   print TEXT       TEXT and a newline on the console
  *   sleep MS         answers after MS milliseconds
  *   hwrng N          N bytes (up to 4096) of /dev/hwrng, in hex
- *   rebind ID        unbinds the virtio device with that id from its driver and
- *                    binds it again: "device NAME", "driver NAME"
+ *   rebind ID        takes the virtio device with that id from its drivers and
+ *                    gives it back: "device NAME" (its new one), "driver NAME".
+ *                    The transport is unbound and bound, since that resets the
+ *                    device; the NSM's driver alone leaves without a reset, and
+ *                    finds its own old queue when it comes back.
  *   nsm-loop THREADS COUNT HEX
  *                    THREADS threads (up to 512), sharing one descriptor of
  *                    /dev/nsm, send the request HEX COUNT times each: "us N"

@@ -38,7 +38,7 @@ SPACE_KERNEL = 1600 * 10**6
 SPACE_PREBUILT = 300 * 10**6
 
 # How many lines make prints for our configuration: how long the progress bar is, nothing else.
-KERNEL_STEPS = 1560
+KERNEL_STEPS = 1440
 
 # What the enclave's devices need where they are modules, and in the order in which they are wanted.
 WANTED_MODULES = ("virtio_mmio", "vmw_vsock_virtio_transport", "nsm")
@@ -54,6 +54,26 @@ NOT_UNPACKED = (
     "tools/perf/*",
     "tools/testing/*",
 )
+
+# All that decides what comes out, and nothing of the user's own settings.
+KERNEL_MAKE = (
+    "env", "-u", "MAKEFLAGS", "-u", "MFLAGS",  # a make above us has nothing to say here
+    "make",
+    "ARCH=x86_64",
+    "CC=cc",
+    "HOSTCC=cc",
+    "LLVM=",
+    "CROSS_COMPILE=",
+    "O=",
+    "KCONFIG_CONFIG=.config",
+    "KCFLAGS=",
+    "KAFLAGS=",
+    "KCPPFLAGS=",
+    "LOCALVERSION=",
+    "KBUILD_BUILD_USER=nitroctl",
+    "KBUILD_BUILD_HOST=nitroctl",
+    "KBUILD_BUILD_VERSION=1",
+)  # fmt: skip
 
 # Static, small, the same bytes wherever they are compiled with the same tools.
 PROGRAM_FLAGS = ("-std=gnu11", "-Os", "-Wall", "-Wextra", "-static", "-s", "-Wl,--build-id=none")
@@ -158,7 +178,7 @@ def build_kernel(*, jobs: int | None = None, update: bool = False) -> Path:
     deb = _kernel_source(update)
     version = deb.name.split("_")[1]
     ld = proc.run(["ld", "--version"]).stdout.decode().partition("\n")[0]
-    key = f"{version}-{cache.digest_text(fragment, version, tools['cc'], ld, *NOT_UNPACKED)[:16]}"
+    key = f"{version}-{cache.digest_text(fragment, version, tools['cc'], ld, *KERNEL_MAKE)[:16]}"
 
     def fill(folder: Path) -> None:
         cache.need_space(SPACE_KERNEL, what="building the guest kernel")
@@ -235,28 +255,10 @@ def _unpack_kernel(deb: Path, into: Path) -> Path:
 
 
 def _kernel_make(source: Path) -> list[str]:
-    """make's command line up to its targets: all that decides the result, nothing of the user's settings."""
+    """make's command line up to its targets."""
     # The day of the source, not today: the same source gives the same kernel.
-    made = int((source / "Makefile").stat().st_mtime)
-    return [
-        "env", "-u", "MAKEFLAGS", "-u", "MFLAGS",  # from a make above us
-        "make",
-        "ARCH=x86_64",
-        "CC=cc",
-        "HOSTCC=cc",
-        "LLVM=",
-        "CROSS_COMPILE=",
-        "O=",
-        "KCONFIG_CONFIG=.config",
-        "KCFLAGS=",
-        "KAFLAGS=",
-        "KCPPFLAGS=",
-        "LOCALVERSION=",
-        f"KBUILD_BUILD_TIMESTAMP=@{made}",
-        "KBUILD_BUILD_USER=nitroctl",
-        "KBUILD_BUILD_HOST=nitroctl",
-        "KBUILD_BUILD_VERSION=1",
-    ]  # fmt: skip
+    made = time.gmtime((source / "Makefile").stat().st_mtime)
+    return [*KERNEL_MAKE, f"KBUILD_BUILD_TIMESTAMP={time.strftime('%a %b %e %H:%M:%S UTC %Y', made)}"]
 
 
 def _configure_kernel(source: Path, make: list[str], fragment: str, log: Path) -> None:
