@@ -4,5 +4,6 @@
 # and what it selects (microvm, virtio-mmio, vhost-user-vsock, NSM).  Used with
 #   configure --without-default-devices \
 #       --with-devices-x86_64=../../../nitro-overlay/configs/x86_64
+# Without libcbor, gnutls or vhost-user QEMU builds, but has no such board.
 
-CONFIG_NITRO_LOCAL_ENCLAVE=y
+CONFIG_NITRO_LOCAL=y

@@ -165,8 +165,8 @@ static Chardev *nitro_enclave_check_options(NitroEnclaveMachineState *nems)
     }
     if (x86_machine_is_acpi_enabled(X86_MACHINE(nems)) &&
         MICROVM_MACHINE(nems)->ioapic2 != ON_OFF_AUTO_OFF) {
-        error_setg(&error_fatal, "ioapic2=%s is not supported by nitro-enclave: "
-                   "interrupts of vsock would be lost",
+        error_setg(&error_fatal, "ioapic2=%s is not supported by "
+                   "nitro-enclave: interrupts of vsock would be lost",
                    OnOffAuto_str(MICROVM_MACHINE(nems)->ioapic2));
     }
     if (machine->dtb) {
