@@ -715,29 +715,21 @@ static GByteArray *sig_structure(const EifSignature *s)
     return out;
 }
 
-/* DER integers are as short as they can be; COSE pads on the left. */
-static gnutls_datum_t strip_zeros(const uint8_t *p, size_t len)
-{
-    while (len > 1 && *p == 0) {
-        p++;
-        len--;
-    }
-    return (gnutls_datum_t) { (unsigned char *)p, len };
-}
-
 static int verify_ecdsa(const EifSignature *s, const Curve *curve)
 {
     g_autoptr(GByteArray) tbs = sig_structure(s);
     gnutls_datum_t data = { tbs->data, tbs->len };
     gnutls_datum_t der = { s->der, s->der_len };
-    gnutls_datum_t r = strip_zeros(s->raw, curve->half);
-    gnutls_datum_t t = strip_zeros(s->raw + curve->half, curve->half);
+    gnutls_datum_t rs[2] = {
+        { (unsigned char *)s->raw, curve->half },
+        { (unsigned char *)s->raw + curve->half, curve->half },
+    };
     gnutls_datum_t sig = { NULL, 0 };
     gnutls_x509_crt_t crt = NULL;
     gnutls_pubkey_t key = NULL;
     int rc;
 
-    rc = gnutls_encode_rs_value(&sig, &r, &t);
+    rc = gnutls_encode_rs_value(&sig, &rs[0], &rs[1]);
     if (rc >= 0) {
         rc = gnutls_x509_crt_init(&crt);
     }
