@@ -11,8 +11,8 @@
     (backend)    (QEMU up)   (heartbeat)
 
 Events only, no polling: the backend says "ready" and "booted" on pipes, QEMU talks QMP over an inherited
-socket, the console is another one, processes end on pidfds. Nothing outlives us, however we die: QEMU gets
-SIGKILL from the kernel when the thread that started it ends (so run enclaves from a thread that lives as
+socket, its standard output is the console, processes end on pidfds. Nothing outlives us, however we die: QEMU
+gets SIGKILL from the kernel when the thread that started it ends (so run enclaves from a thread that lives as
 long as they do), and the backend, which holds the lock of the folder as well, sees its lifeline close and
 removes sockets and folder itself. Both are in sessions of their own: a terminal's Ctrl-C reaches only us.
 """
@@ -24,7 +24,6 @@ import contextlib
 import enum
 import fcntl
 import functools
-import json
 import os
 import signal
 import socket
@@ -59,9 +58,9 @@ LAST_AUTOMATIC_CID = FIRST_CID + 4095
 RESERVED_CIDS = (0, 1, 2, 3, 0xFFFFFFFF)
 DEFAULT_INSTANCE_ID = "i-0000000000000000"
 NAME_MAX = 255
-METADATA_MAX = 1 << 20  # bytes; a few hundred are usual
 
 READY_SECONDS = 20.0  # for the backend to listen; it does nothing else first
+CONSOLE_BUFFER = 1 << 20  # bytes; what an ordinary user's pipe can have (/proc/sys/fs/pipe-max-size)
 STOP_SECONDS = 5.0  # from SIGTERM to SIGKILL
 PANIC_SECONDS = 1.0  # for the rest of a panic's text
 LAST_WORDS_SECONDS = 1.0  # for the console's sinks when we were told to stop
@@ -179,7 +178,10 @@ def default_name(eif: Path) -> str:
 
 def plan(request: EnclaveConfig) -> Plan:
     """Fill in the defaults and refuse what cannot work, before anything has started."""
-    size, acpi = _look_into(request.eif)
+    from nitroctl.eif.describe import needs_acpi
+
+    acpi = needs_acpi(request.eif)  # reads the headers, and raises EifError if they are wrong
+    size = request.eif.stat().st_size
     if request.cid is not None and (request.cid in RESERVED_CIDS or not 0 <= request.cid < 1 << 32):
         raise UsageError(f"context ID {request.cid} is reserved; use one from 4 to {0xFFFFFFFE}")
     if request.cpus < 1:
@@ -208,26 +210,6 @@ def plan(request: EnclaveConfig) -> Plan:
         accel=request.accel or qemu_options.accelerator(),
         acpi=acpi,
     )
-
-
-def _look_into(eif: Path) -> tuple[int, bool]:
-    """The file's size, and whether its metadata says that its kernel finds devices only through ACPI. Raises
-    EifError for a file that cannot be read or whose headers are wrong."""
-    from nitroctl.eif import format as eif_format
-
-    with eif_format.open_eif(eif) as (fd, size):
-        layout = eif_format.read_layout(fd, size, eif)
-        section = layout.first(eif_format.SectionType.METADATA)
-        if section is None or section.size > METADATA_MAX:
-            return size, False
-        data = os.pread(fd, section.size, section.data_offset)
-    try:
-        metadata: Any = json.loads(data)
-    except (ValueError, RecursionError):
-        return size, False  # AWS asks for no more than a section
-    for key in ("CustomMetadata", "nitroctl", "acpi"):
-        metadata = metadata.get(key) if isinstance(metadata, dict) else None
-    return size, metadata is True
 
 
 # ---- a context ID and its folder ---------------------------------------------------------------------
@@ -345,6 +327,26 @@ def _resolve(future: asyncio.Future[None]) -> None:
         future.set_result(None)
 
 
+async def _readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(fd, _resolve, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(fd)
+
+
+async def _writable(fd: int | socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(fd, _resolve, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_writer(fd)
+
+
 # ---- where the console goes --------------------------------------------------------------------------
 
 
@@ -383,20 +385,9 @@ class FdSink:
                 else:
                     count = os.write(self._fd if self._own is None else self._own, view)
             except BlockingIOError:
-                await self._writable()
+                await _writable(self._socket or self._own or self._fd)
             else:
                 view = view[count:]
-
-    async def _writable(self) -> None:
-        loop = asyncio.get_running_loop()
-        fd = self._socket.fileno() if self._socket else self._own
-        assert fd is not None
-        ready: asyncio.Future[None] = loop.create_future()
-        loop.add_writer(fd, _resolve, ready)
-        try:
-            await ready
-        finally:
-            loop.remove_writer(fd)
 
     def close(self) -> None:
         if self._socket:
@@ -486,6 +477,10 @@ class _Child:
             self._forwarding = True
             for text in self.tail:
                 print(text, file=sys.stderr, flush=True)
+
+    def hush(self) -> None:
+        """What it says about being told to end is for nobody."""
+        self._forwarding = False
 
     def ended_how(self) -> str:
         """A clause about its end, with what it said if nobody has seen that yet."""
@@ -653,9 +648,9 @@ class Enclave:
     # -- start
 
     async def _start_backend(self, folder: Folder) -> None:
-        ready, ready_writer = self._pipe()
-        booted, booted_writer = self._pipe()
-        lifeline, lifeline_writer = self._pipe()
+        ready, ready_writer = os.pipe2(os.O_CLOEXEC)
+        booted, booted_writer = os.pipe2(os.O_CLOEXEC)
+        lifeline, lifeline_writer = os.pipe2(os.O_CLOEXEC)
         self._fds.callback(os.close, lifeline_writer)
         argv = vsock.argv(
             self.plan.backend_config(
@@ -697,9 +692,6 @@ class Enclave:
             )
         self._backend.forward()
 
-    def _pipe(self) -> tuple[int, int]:
-        return os.pipe2(os.O_CLOEXEC)
-
     async def _read_ready(self, fd: int) -> bytes | None:
         """The backend's word, b"" if it closed without one, None if it did neither in time. The enclave's
         end ends the wait."""
@@ -721,24 +713,27 @@ class Enclave:
         return word
 
     def _start_qemu(self, folder: Folder) -> None:
-        console, console_theirs = socket.socketpair()
+        console, console_theirs = os.pipe2(os.O_CLOEXEC)
+        # Linux waits 10 ms for the serial port and then drops characters: a full pipe loses text.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(console, fcntl.F_SETPIPE_SZ, CONSOLE_BUFFER)
         qmp, qmp_theirs = socket.socketpair()
-        with console_theirs, qmp_theirs:
-            argv = qemu_options.argv(
-                self.plan.qemu_config(folder, console=console_theirs.fileno(), qmp=qmp_theirs.fileno())
-            )
+        with qmp_theirs:
+            argv = qemu_options.argv(self.plan.qemu_config(folder, qmp=qmp_theirs.fileno()))
             try:
                 self._qemu = _Child(
                     "QEMU",
                     argv,
-                    pass_fds=(console_theirs.fileno(), qmp_theirs.fileno()),
-                    stdout=subprocess.DEVNULL,
+                    pass_fds=(qmp_theirs.fileno(),),
+                    stdout=console_theirs,
                     death_signal=signal.SIGKILL,
                 )
             except BaseException:
-                console.close()
+                os.close(console)
                 qmp.close()
                 raise
+            finally:
+                os.close(console_theirs)
         self._pump = pump = self._spawn(self._pump_console(console))
         self._monitoring = monitor = self._spawn(self._monitor(qmp))
         self._spawn(self._watch_qemu(self._qemu, pump, monitor))
@@ -779,22 +774,25 @@ class Enclave:
         last = "; the console's last lines: " + " | ".join(said) if said else "; the console stayed silent"
         self._finish(Ending.NO_HEARTBEAT, f"no heartbeat within {self.plan.boot_timeout:g} s{last}")
 
-    async def _pump_console(self, console: socket.socket) -> None:
+    async def _pump_console(self, console: int) -> None:
         """Bytes from the serial port to every sink as they come, and to the watch first."""
-        loop = asyncio.get_running_loop()
-        console.setblocking(False)
-        with console:
+        os.set_blocking(console, False)
+        try:
             while True:
                 try:
-                    data = await loop.sock_recv(console, 65536)
-                except ConnectionError:
-                    return
+                    data = os.read(console, 65536)
+                except BlockingIOError:
+                    await _readable(console)
+                    continue
                 if not data:
                     return
                 self.console.feed(data)
                 self._judge_console()
                 for sink in self._sinks:
                     await sink.write(data)
+                await asyncio.sleep(0)  # others have their turn while the guest talks and talks
+        finally:
+            os.close(console)
 
     def _judge_console(self) -> None:
         if self.console.panic is not None:
@@ -916,6 +914,7 @@ class Enclave:
         self._set_state(State.STOPPING)
         try:
             if self._qemu:
+                self._qemu.hush()
                 await self._qemu.stop()
             await self._last_words()
             for task in self._tasks:

@@ -95,11 +95,8 @@ def default_memory(eif_size: int) -> int:
 
 @dataclass(frozen=True)
 class QemuConfig:
-    """All that the command line depends on.
-
-    `console` is where the guest's serial port goes: "stdio", or the number of a connected socket that
-    QEMU inherits. `qmp` is such a number, or None for no monitor.
-    """
+    """All that the command line depends on. `qmp` is the number of a connected socket that QEMU inherits and
+    speaks QMP on, or None for no monitor. The guest's serial port is QEMU's standard output."""
 
     binary: Path
     eif: Path
@@ -113,7 +110,6 @@ class QemuConfig:
     parent_role: str | None = None
     append: str | None = None
     acpi: bool = False
-    console: int | Literal["stdio"] = "stdio"
     qmp: int | None = None
     extra: Sequence[str] = ()
 
@@ -146,10 +142,7 @@ def argv(config: QemuConfig) -> list[str]:
         args += ["-append", config.append]
     args += ["-nodefaults", "-no-user-config", "-display", "none"]
     args += ["-chardev", f"socket,id=vsock,path={escape(config.vsock)}"]
-    if config.console == "stdio":
-        args += ["-serial", "stdio"]
-    else:
-        args += ["-chardev", f"socket,id=console,fd={config.console}", "-serial", "chardev:console"]
+    args += ["-serial", "stdio"]
     if config.qmp is not None:
         args += ["-chardev", f"socket,id=qmp,fd={config.qmp}", "-mon", "chardev=qmp,mode=control"]
     return [*args, *config.extra]

@@ -41,8 +41,15 @@ def install(fake: str, folder: Path) -> Path:
     return path
 
 
-def write_eif(path: Path, metadata: object = None) -> Path:
+def write_eif(path: Path, custom: object = None) -> Path:
     """A version 4 file with a kernel, a command line and metadata, by the published layout."""
+    build = dict.fromkeys(
+        ("BuildTime", "BuildTool", "BuildToolVersion", "OperatingSystem", "KernelVersion"), "x"
+    )
+    metadata = {
+        "ImageName": "x", "ImageVersion": "1", "BuildMetadata": build, "DockerInfo": None,
+        "CustomMetadata": custom,
+    }  # fmt: skip
     sections = [(1, b"kernel"), (2, b"console=ttyS0"), (5, json.dumps(metadata).encode())]
     offsets, sizes, body = [], [], b""
     for kind, data in sections:

@@ -50,7 +50,6 @@ def test_every_option() -> None:
         parent_role="arn:aws:iam::123456789012:role/x",
         append="a b",
         acpi=True,
-        console=7,
         qmp=9,
         extra=["-S"],
     )
@@ -65,7 +64,7 @@ def test_every_option() -> None:
         "-append", "a b",
         "-nodefaults", "-no-user-config", "-display", "none",
         "-chardev", "socket,id=vsock,path=/run/16/device",
-        "-chardev", "socket,id=console,fd=7", "-serial", "chardev:console",
+        "-serial", "stdio",
         "-chardev", "socket,id=qmp,fd=9", "-mon", "chardev=qmp,mode=control",
         "-S",
     ]  # fmt: skip

@@ -501,7 +501,7 @@ def test_dry_run_starts_and_leaves_nothing(bench: Bench) -> None:
 
 
 def test_dry_run_shows_acpi(bench: Bench) -> None:
-    write_eif(bench.eif, {"CustomMetadata": {"nitroctl": {"acpi": True}}})
+    write_eif(bench.eif, {"nitroctl": {"acpi": True}})
     assert ",acpi=on " in bench.run("--dry-run").stdout
 
 

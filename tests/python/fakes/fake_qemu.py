@@ -89,11 +89,6 @@ def main() -> None:
     chardevs = options(sys.argv[1:])
     device = socket.socket(socket.AF_UNIX)
     device.connect(chardevs["vsock"]["path"])
-    if "console" in chardevs:
-        console = int(chardevs["console"]["fd"])
-        os.set_blocking(console, True)
-    else:
-        console = 1
     qmp = Qmp(int(chardevs["qmp"]["fd"])) if "qmp" in chardevs else None
 
     def terminated(*_: object) -> None:
@@ -106,7 +101,7 @@ def main() -> None:
         qmp.start()
     for name, *arguments in steps:
         if name == "print":
-            os.write(console, arguments[0].encode())
+            os.write(1, arguments[0].encode())
         elif name == "heartbeat":
             device.sendall(b"heartbeat\n")
             device.recv(1)
@@ -129,7 +124,7 @@ def main() -> None:
         elif name == "fill":
             with contextlib.suppress(OSError):
                 while True:
-                    os.write(console, b"0123456789abcde\n" * 64)
+                    os.write(1, b"0123456789abcde\n" * 64)
         elif name == "deaf":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         else:

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""The lab that the boot tests share. Goals: every test starts its own guests and leaves none; a failure shows
+the consoles' last lines and the backends' logs; at most two guests at once, whatever runs in parallel.
+
+    pytest tests/boot                          what `nitroctl build` and `nitroctl guest` made
+    pytest -n 2 tests/boot                     two tests at a time
+    pytest tests/boot -k rebinding             by name
+    pytest tests/boot --qemu Q --vsock-backend V --kernel BZIMAGE
+
+Nothing is skipped: a missing piece fails with the command that provides it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from nitroctl import build
+from nitroctl.eif.testimage import Kernel
+from nitroctl.lab import Lab
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("boot tests")
+    group.addoption("--qemu", type=Path, help="the QEMU to test")
+    group.addoption("--vsock-backend", type=Path, help="the vhost-user-vsock to test with")
+    group.addoption("--kernel", type=Path, help="a bzImage in place of our own guest kernel")
+
+
+@pytest.fixture(scope="session")
+def session_lab(pytestconfig: pytest.Config) -> Iterator[Lab]:
+    """One for all tests of a process, since it keeps the images that they share."""
+    if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 2:
+        pytest.exit("at most two guests at once: use pytest -n 2 or none for tests/boot", returncode=2)
+    qemu, backend = pytestconfig.getoption("--qemu"), pytestconfig.getoption("--vsock-backend")
+    lab = Lab(
+        qemu=qemu.absolute() if qemu else build.locate("qemu"),
+        backend=backend.absolute() if backend else build.locate("vsock"),
+    )
+    if kernel := pytestconfig.getoption("--kernel"):
+        lab.kernels["own"] = Kernel(kernel.absolute())
+    with lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(
+    session_lab: Lab, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Lab]:
+    """The lab, with nothing of earlier tests in its evidence, and no process left when the test is over. A
+    test with two guests of its own waits until it is alone."""
+    check = request.node.callspec.params.get("check") if hasattr(request.node, "callspec") else None
+    alone = check is not None and check.guests > 1
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # of all workers
+    with open(shared / "guests.lock", "w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        session_lab.forget()
+        yield session_lab
+        assert not session_lab.processes()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    lab = getattr(item, "funcargs", {}).get("lab")
+    if report.failed and isinstance(lab, Lab):
+        report.sections.append(("guests", lab.evidence()))
+    return report
