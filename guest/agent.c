@@ -158,6 +158,7 @@
 #include <sys/mount.h>
 #include <sys/reboot.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -663,6 +664,7 @@ static void be_init(void)
     int fd;
 
     for (size_t i = 0; i < sizeof(needed) / sizeof(needed[0]); i++) {
+        mkdir(needed[i].target, 0755);
         if (mount(needed[i].type, needed[i].target, needed[i].type, 0, NULL) &&
             errno != EBUSY) {
             die(needed[i].target);
