@@ -227,7 +227,7 @@ typedef struct Case {
     Key key;                    /* that signs; 0 is P384 */
     Key cert;                   /* whose certificate; as @key if 0 */
     void (*tweak_raw)(GByteArray *raw);
-    int zero_at;                /* sign until there is a zero byte; 1: r, 2: s */
+    int zero_at;                /* sign until a zero byte begins 1: r, 2: s */
     void (*tweak_pem)(GByteArray *pem);
     int64_t now;
     bool other_pcr0;
