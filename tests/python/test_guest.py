@@ -12,9 +12,10 @@ import os
 import re
 import subprocess
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -172,6 +173,26 @@ def test_a_failing_compiler_is_quoted(tmp_path: Path) -> None:
     assert "init/main.c:1:1: error: no such thing" in str(e.value)
     assert e.value.log.is_file()
     assert leftovers("kernel") == []
+
+
+@pytest.mark.usefixtures("any_tools")
+def test_an_interrupted_build_leaves_nothing_and_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source_package(tmp_path)
+    real = guest.logged
+
+    def interrupted(argv: Sequence[str], *args: Any, **options: Any) -> int:
+        if "bzImage" in argv:
+            raise KeyboardInterrupt
+        return real(argv, *args, **options)
+
+    monkeypatch.setattr(guest, "logged", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        guest.build_kernel()
+    assert leftovers("kernel") == []
+    monkeypatch.setattr(guest, "logged", real)
+    assert guest.build_kernel().is_file()
 
 
 @pytest.mark.usefixtures("any_tools")

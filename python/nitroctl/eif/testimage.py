@@ -149,7 +149,7 @@ def locate_kernel(name: str) -> Kernel:
     from nitroctl import guest
 
     if name == "own":
-        return Kernel(guest.locate("kernel"))
+        return Kernel(guest.build_kernel())
     prebuilt = guest.fetch_prebuilt()
     return Kernel(prebuilt.bzimage, prebuilt.modules_dir, acpi=True)
 
