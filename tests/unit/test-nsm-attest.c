@@ -810,6 +810,9 @@ static void expect_no_document(NsmState *s, int64_t now, const char *reason)
 
 /* Chains in files, made with gnutls, with one thing wrong in each */
 
+/* A path length of 0, where 0 means no change */
+#define PATH_ZERO (-99)
+
 typedef struct Level {
     int curve;                  /* gnutls_ecc_curve_t */
     int digest;                 /* gnutls_digest_algorithm_t */
@@ -994,7 +997,7 @@ static void test_chain_file(void)
                            "chain ended at 2026-02-01 12:00:00 UTC");
         expect_no_document(&s, NOW - DAY - 1,
                            "chain begins at 2026-01-30 12:00:00 UTC");
-        clock_ms = NOW_MS;
+        clock_ms = (NOW - DAY) * 1000LL;
         ask(&s, PLAIN, &d);
         document_clear(&d);
         nsm_signer_free(signer);
@@ -1013,13 +1016,13 @@ static void test_chain_dates(void)
 
     chain_defaults(levels, 4);
     levels[1].end = NOW + 100;
-    levels[2].begin = NOW - 100;
+    levels[2].begin = NOW;
     chain_write(folder, levels, 4);
     signer = chain_load(folder, &err);
     g_assert_nonnull(signer);
     boot(&s, signer, MODULE_ID);
     expect_no_document(&s, NOW + 101, "ended at 2026-01-31 12:01:40 UTC");
-    expect_no_document(&s, NOW - 101, "begins at 2026-01-31 11:58:20 UTC");
+    expect_no_document(&s, NOW - 1, "begins at 2026-01-31 12:00:00 UTC");
     nsm_signer_free(signer);
     folder_free(folder);
 }
@@ -1063,6 +1066,8 @@ static void test_certificate_faults(void)
         { NSM_SIGNER_CERT_PATH_LENGTH, 1, { .path_length = 1 },
           "certificate 2 of 4 (CN=level 1) allows 1 CA certificates below it; "
           "there are 2" },
+        { NSM_SIGNER_CERT_PATH_LENGTH, 2, { .path_length = PATH_ZERO },
+          "allows 0 CA certificates below it; there are 1" },
         { NSM_SIGNER_CERT_NOT_YET_VALID, 2, { .begin = NOW + 1 },
           "is valid from 2026-01-31 12:00:01 UTC on; it is 2026-01-31 12:00" },
         { NSM_SIGNER_CERT_EXPIRED, 0, { .end = NOW },
@@ -1091,6 +1096,9 @@ static void test_certificate_faults(void)
         level->usage = change->usage ? change->usage : level->usage;
         level->path_length = change->path_length ? change->path_length :
                              level->path_length;
+        if (change->path_length == PATH_ZERO) {
+            level->path_length = 0;
+        }
         level->begin = change->begin ? change->begin : level->begin;
         level->end = change->end ? change->end : level->end;
         level->padding = change->padding;
