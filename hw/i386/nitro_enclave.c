@@ -367,6 +367,12 @@ static void nitro_enclave_create_nsm(NitroEnclaveMachineState *nems,
     trace_nitro_enclave_identity(nems->id, nems->parent_id ?: "-",
                                  nems->parent_role ?: "-");
     qdev_prop_set_string(dev, "module-id", nems->id);
+    if (nems->cert_chain) {
+        qdev_prop_set_string(dev, "cert-chain", nems->cert_chain);
+    }
+    if (nems->cert_key) {
+        qdev_prop_set_string(dev, "cert-key", nems->cert_key);
+    }
     object_property_add_child(OBJECT(nems), "nsm", OBJECT(dev));
     qdev_realize_and_unref(
         dev, nitro_enclave_transport(NITRO_ENCLAVE_TRANSPORT_NSM),
@@ -454,6 +460,8 @@ NITRO_ENCLAVE_STRING(vsock)
 NITRO_ENCLAVE_STRING(id)
 NITRO_ENCLAVE_STRING(parent_role)
 NITRO_ENCLAVE_STRING(parent_id)
+NITRO_ENCLAVE_STRING(cert_chain)
+NITRO_ENCLAVE_STRING(cert_key)
 
 static bool nitro_enclave_get_debug_mode(Object *obj, Error **errp)
 {
@@ -505,6 +513,8 @@ static void nitro_enclave_instance_finalize(Object *obj)
     g_free(nems->id);
     g_free(nems->parent_role);
     g_free(nems->parent_id);
+    g_free(nems->cert_chain);
+    g_free(nems->cert_key);
 }
 
 static GlobalProperty nitro_enclave_compat[] = {
@@ -552,6 +562,18 @@ static void nitro_enclave_class_init(ObjectClass *oc, NitroClassData *data)
                                   nitro_enclave_set_parent_id);
     object_class_property_set_description(oc, NITRO_ENCLAVE_PARENT_ID,
         "Instance id of the parent, for PCR4 (default: PCR4 zero)");
+
+    object_class_property_add_str(oc, NITRO_ENCLAVE_CERT_CHAIN,
+                                  nitro_enclave_get_cert_chain,
+                                  nitro_enclave_set_cert_chain);
+    object_class_property_set_description(oc, NITRO_ENCLAVE_CERT_CHAIN,
+        "PEM file: CA certificates, root first (default: an ephemeral chain)");
+
+    object_class_property_add_str(oc, NITRO_ENCLAVE_CERT_KEY,
+                                  nitro_enclave_get_cert_key,
+                                  nitro_enclave_set_cert_key);
+    object_class_property_set_description(oc, NITRO_ENCLAVE_CERT_KEY,
+        "PEM file: private key of the last certificate in cert-chain");
 
     object_class_property_add_bool(oc, NITRO_ENCLAVE_DEBUG_MODE,
                                    nitro_enclave_get_debug_mode,

@@ -35,6 +35,8 @@ enum {
 #define NITRO_ENCLAVE_ID            "id"
 #define NITRO_ENCLAVE_PARENT_ROLE   "parent-role"
 #define NITRO_ENCLAVE_PARENT_ID     "parent-id"
+#define NITRO_ENCLAVE_CERT_CHAIN    "cert-chain"
+#define NITRO_ENCLAVE_CERT_KEY      "cert-key"
 #define NITRO_ENCLAVE_DEBUG_MODE    "debug-mode"
 #define NITRO_ENCLAVE_EIF_SIGNATURE "eif-signature"
 
@@ -52,6 +54,8 @@ struct NitroEnclaveMachineState {
     char *id;
     char *parent_role;
     char *parent_id;
+    char *cert_chain;
+    char *cert_key;
     bool debug_mode;
     EifSignaturePolicy eif_signature;
 

@@ -17,6 +17,7 @@
 #include "hw/virtio/virtio.h"
 #include "qom/object.h"
 #include "nitro/nsm.h"
+#include "nitro/nsm-attest.h"
 
 /* Not upstream's name: a QEMU that has upstream's device may load ours too. */
 #define TYPE_NITRO_NSM "nitro-nsm-device"
@@ -40,8 +41,13 @@ struct NitroNsm {
     VirtIODevice parent_obj;
 
     VirtQueue *vq;
-    char *module_id;            /* property; NULL: one is made */
+    /* Properties */
+    char *module_id;            /* NULL: one is made */
+    char *cert_chain;           /* PEM files; NULL, both: an ephemeral chain */
+    char *cert_key;
+
     NsmState nsm;
+    NsmSigner *signer;
 
     NitroNsmChain chain[2];     /* work space: too large for a stack */
     uint8_t request[NSM_REQUEST_MAX];

@@ -343,8 +343,8 @@ static void expect_refusal(const char *args, const char *message)
 static void test_help(void)
 {
     static const char *const options[] = {
-        "vsock=", "id=", "parent-role=", "parent-id=", "debug-mode=",
-        "eif-signature=",
+        "vsock=", "id=", "parent-role=", "parent-id=", "cert-chain=",
+        "cert-key=", "debug-mode=", "eif-signature=",
     };
     g_autofree char *out = NULL, *err = NULL;
     int i;
@@ -378,6 +378,8 @@ static void test_options(void)
         { "parent-role='a\n'", "parent-role has a byte 0x0a at position 1" },
         { "eif-signature=maybe", "maybe" },
         { "acpi=on,ioapic2=on", "ioapic2=on is not supported" },
+        { "cert-key=/dev/null", "(options)" },
+        { "cert-chain=/nonexistent,cert-key=/nonexistent", "(unreadable)" },
     };
     Enclave e;
     int i;

@@ -100,8 +100,8 @@ static void test_describe_nsm(void)
 }
 
 /*
- * nsm-check of AWS's NSM API, in its order, but for attestation and for what
- * only a measured enclave has.
+ * nsm-check of AWS's NSM API, in its order, but for attestation (below) and
+ * for what only a measured enclave has.
  */
 static void test_conformance(const void *opaque)
 {
@@ -688,6 +688,40 @@ static void test_migration(const void *opaque)
     g_assert_cmpint(rmdir(dir), ==, 0);
 }
 
+/*
+ * A document is what verifiers look for first, an untagged COSE_Sign1 with
+ * ES384, and the root to trust can be had from outside. The rest of it is the
+ * unit tests' and the verifier's subject.
+ */
+static void test_attestation(void)
+{
+    const NsmBytes request = BYTES("\xa1\x6b" "Attestation" "\xa0");
+    const NsmBytes head = BYTES("\xa1\x6b" "Attestation"
+                                "\xa1\x68" "document\x59");
+    const NsmBytes cose = BYTES("\x84\x44\xa1\x01\x38\x22\xa0\x59");
+    QTestState *qts = start(SYNC DEVICE ",id=nsm");
+    uint8_t resp[0x3000];
+    const char *root;
+    size_t len;
+    QDict *dict;
+    NsmQueue q;
+
+    nsm_queue_start(&q, qts, TRANSPORT);
+    len = nsm_command(&q, request, resp, sizeof(resp));
+    g_assert_cmpuint(len, >, head.len + 2 + cose.len);
+    g_assert_cmpmem(resp, head.len, head.data, head.len);
+    g_assert_cmpuint(resp[head.len] << 8 | resp[head.len + 1], ==,
+                     len - head.len - 2);
+    g_assert_cmpmem(resp + head.len + 2, cose.len, cose.data, cose.len);
+
+    dict = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': {"
+                     " 'path': 'nsm', 'property': 'root-certificate' } }");
+    root = qdict_get_str(dict, "return");
+    g_assert_true(g_str_has_prefix(root, "-----BEGIN CERTIFICATE-----\n"));
+    qobject_unref(dict);
+    qtest_quit(qts);
+}
+
 /* Without the property the module gets an id of AWS's shape. */
 static void test_default_id(void)
 {
@@ -761,6 +795,7 @@ int main(int argc, char **argv)
     qtest_add_func("/nsm/reset", test_reset);
     qtest_add_data_func("/nsm/migration/legacy", SYNC, test_migration);
     qtest_add_data_func("/nsm/migration/modern", MODERN, test_migration);
+    qtest_add_func("/nsm/attestation", test_attestation);
     qtest_add_func("/nsm/default-id", test_default_id);
     qtest_add_func("/nsm/bad-id", test_bad_id);
 

@@ -384,6 +384,11 @@ static void nsm_realize(DeviceState *dev, Error **errp)
     VirtIODevice *vdev = VIRTIO_DEVICE(dev);
     NitroNsm *s = NITRO_NSM(dev);
     const NsmBoot nothing_measured = { 0 };
+    const NsmSignerOptions options = {
+        .cert_chain = s->cert_chain,
+        .cert_key = s->cert_key,
+    };
+    NsmSignerError err;
 
     if (!s->module_id) {
         s->module_id = nitro_nsm_new_id("i-0000000000000000");
@@ -399,6 +404,12 @@ static void nsm_realize(DeviceState *dev, Error **errp)
         error_setg(errp, "gnutls cannot compute SHA-384");
         return;
     }
+    s->signer = nsm_signer_new(&options, s->module_id, &err);
+    if (!s->signer) {
+        error_setg(errp, "%s (%s)", err.text, nsm_signer_fault_name(err.fault));
+        return;
+    }
+    nsm_set_attest(&s->nsm, nsm_signer_attest, s->signer);
     virtio_init(vdev, VIRTIO_ID_NITRO_SEC_MOD, 0);
     s->vq = virtio_add_queue(vdev, NSM_QUEUE_SIZE, nsm_handle_output);
 }
@@ -410,10 +421,22 @@ static void nsm_unrealize(DeviceState *dev)
 
     virtio_delete_queue(s->vq);
     virtio_cleanup(vdev);
+    nsm_signer_free(s->signer);
+    s->signer = NULL;
+}
+
+/* What a verifier has to trust, in PEM; empty until the device is realized. */
+static char *nsm_get_root_certificate(Object *obj, Error **errp)
+{
+    NitroNsm *s = NITRO_NSM(obj);
+
+    return g_strdup(s->signer ? nsm_signer_root(s->signer) : "");
 }
 
 static const Property nsm_properties[] = {
     DEFINE_PROP_STRING("module-id", NitroNsm, module_id),
+    DEFINE_PROP_STRING("cert-chain", NitroNsm, cert_chain),
+    DEFINE_PROP_STRING("cert-key", NitroNsm, cert_key),
 };
 
 static void nsm_class_init(ObjectClass *oc, NitroClassData *data)
@@ -426,6 +449,14 @@ static void nsm_class_init(ObjectClass *oc, NitroClassData *data)
     device_class_set_props(dc, nsm_properties);
     object_class_property_set_description(oc, "module-id",
         "Name of this module in attestation documents (default: a new one)");
+    object_class_property_set_description(oc, "cert-chain",
+        "PEM file: CA certificates, root first (default: an ephemeral chain)");
+    object_class_property_set_description(oc, "cert-key",
+        "PEM file: private key of the last certificate in cert-chain");
+    object_class_property_add_str(oc, "root-certificate",
+                                  nsm_get_root_certificate, NULL);
+    object_class_property_set_description(oc, "root-certificate",
+        "The chain's root in PEM, for verifiers");
     set_bit(DEVICE_CATEGORY_MISC, dc->categories);
     vdc->realize = nsm_realize;
     vdc->unrealize = nsm_unrealize;
