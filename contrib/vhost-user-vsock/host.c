@@ -558,6 +558,17 @@ static bool client_accept(struct host *h)
 
 /* The front end. */
 
+static void front_close(struct host *h)
+{
+    h->front_on = false;
+    vhost_user_close(&h->front);
+    log_line(LOG_INFO, "front end disconnected");
+    /* Who only looked whether we are alive was none. */
+    if (h->options->once && h->front.spoke) {
+        h->front_gone = true;
+    }
+}
+
 static void front_accept(struct host *h)
 {
     int fd = accept4(h->front_listener.fd, NULL, NULL,
@@ -569,6 +580,9 @@ static void front_accept(struct host *h)
                       strerror(errno));
         }
         return;
+    }
+    if (h->front_on && !vhost_user_input(&h->front)) {
+        front_close(h);         /* it had left before the new one came */
     }
     if (h->front_on || h->front_gone) {
         log_rated(LOG_WARN, "a second front end was refused");
@@ -585,17 +599,6 @@ static void front_accept(struct host *h)
     h->front_on = true;
     h->booted = false;
     log_line(LOG_INFO, "front end connected");
-}
-
-static void front_close(struct host *h)
-{
-    h->front_on = false;
-    vhost_user_close(&h->front);
-    log_line(LOG_INFO, "front end disconnected");
-    /* Who only looked whether we are alive was none. */
-    if (h->options->once && h->front.spoke) {
-        h->front_gone = true;
-    }
 }
 
 /* The end. */

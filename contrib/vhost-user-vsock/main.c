@@ -51,6 +51,7 @@ static const char help[] =
 "  --log-level=LEVEL    error, warning (default), info or debug\n"
 "  --version, --help    print this and exit\n"
 "\n"
+"SIGUSR1 prints statistics, a line of JSON, on standard error.\n"
 "Exit status: 0 ended as asked (signal, --once, lifeline), 1 failed, 2 wrong\n"
 "options.\n";
 

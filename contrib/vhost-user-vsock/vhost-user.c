@@ -218,6 +218,23 @@ static bool set_features(struct vhost_user *u, const struct message *m)
     return true;
 }
 
+static bool set_protocol_features(struct vhost_user *u,
+                                  const struct message *m)
+{
+    uint64_t f;
+
+    if (!read_payload(m, &f, sizeof(f))) {
+        return false;
+    }
+    if (f & ~PROTOCOL_FEATURES) {
+        log_rated(LOG_WARN, "protocol features 0x%llx were not offered",
+                  (unsigned long long)(f & ~PROTOCOL_FEATURES));
+        return false;
+    }
+    u->protocol = f;
+    return true;
+}
+
 static bool set_mem_table(struct vhost_user *u, const struct message *m)
 {
     struct mem mem = { 0 };
@@ -458,8 +475,7 @@ static bool handle(struct vhost_user *u, const struct message *m)
         done = set_features(u, m);
         break;
     case SET_PROTOCOL_FEATURES:
-        done = read_payload(m, &u->protocol, sizeof(u->protocol)) &&
-               !(u->protocol & ~PROTOCOL_FEATURES);
+        done = set_protocol_features(u, m);
         break;
     case SET_OWNER:
         done = true;

@@ -113,31 +113,58 @@ struct vsock {
     struct vsock_stats stats;
 };
 
-static const char *const note_texts[VSOCK_NOTES] = {
-    [VSOCK_NOTE_BAD_SOURCE] = "packet with a foreign source CID",
-    [VSOCK_NOTE_BAD_LENGTH] = "packet with an impossible length",
-    [VSOCK_NOTE_BAD_TYPE] = "packet that is not of a stream socket",
-    [VSOCK_NOTE_BAD_PORT] = "packet with an invalid port",
-    [VSOCK_NOTE_NOT_SERVED] = "packet to a CID that is not the parent's",
-    [VSOCK_NOTE_UNKNOWN_TUPLE] = "packet for an unknown connection",
-    [VSOCK_NOTE_TUPLE_REUSED] = "second request on an open connection",
-    [VSOCK_NOTE_VIOLATION] = "packet that its connection does not allow",
-    [VSOCK_NOTE_OVERRUN] = "guest sent more than its credit",
-    [VSOCK_NOTE_NO_LISTENER] = "nobody listens on the parent's port",
-    [VSOCK_NOTE_TABLE_FULL] = "connection table full",
-    [VSOCK_NOTE_NO_MEMORY] = "no memory for a connection's buffer",
-    [VSOCK_NOTE_BACKLOG] = "host listener does not accept",
-    [VSOCK_NOTE_BAD_LINE] = "client sent no valid CONNECT line",
-    [VSOCK_NOTE_GUEST_REFUSED] = "guest refused a client's connection",
-    [VSOCK_NOTE_GUEST_SILENT] = "guest did not answer in time",
-    [VSOCK_NOTE_CLIENT_GONE] = "client left before it was connected",
-    [VSOCK_NOTE_HOST_ERROR] = "host end failed",
-    [VSOCK_NOTE_UNDELIVERED] = "host end left bytes of the guest untaken",
+static const struct {
+    const char *name;
+    const char *text;
+} notes[VSOCK_NOTES] = {
+    [VSOCK_NOTE_BAD_SOURCE] = {
+        "bad-source", "packet with a foreign source CID" },
+    [VSOCK_NOTE_BAD_LENGTH] = {
+        "bad-length", "packet with an impossible length" },
+    [VSOCK_NOTE_BAD_TYPE] = {
+        "bad-type", "packet that is not of a stream socket" },
+    [VSOCK_NOTE_BAD_PORT] = {
+        "bad-port", "packet with an invalid port" },
+    [VSOCK_NOTE_NOT_SERVED] = {
+        "not-served", "packet to a CID that is not the parent's" },
+    [VSOCK_NOTE_UNKNOWN_TUPLE] = {
+        "unknown-tuple", "packet for an unknown connection" },
+    [VSOCK_NOTE_TUPLE_REUSED] = {
+        "tuple-reused", "second request on an open connection" },
+    [VSOCK_NOTE_VIOLATION] = {
+        "violation", "packet that its connection does not allow" },
+    [VSOCK_NOTE_OVERRUN] = {
+        "overrun", "guest sent more than its credit" },
+    [VSOCK_NOTE_NO_LISTENER] = {
+        "no-listener", "nobody serves the parent's port" },
+    [VSOCK_NOTE_TABLE_FULL] = {
+        "table-full", "connection table full" },
+    [VSOCK_NOTE_NO_MEMORY] = {
+        "no-memory", "no memory for a connection's buffer" },
+    [VSOCK_NOTE_BACKLOG] = {
+        "backlog", "host listener does not accept" },
+    [VSOCK_NOTE_BAD_LINE] = {
+        "bad-line", "client sent no valid CONNECT line" },
+    [VSOCK_NOTE_GUEST_REFUSED] = {
+        "guest-refused", "guest refused a client's connection" },
+    [VSOCK_NOTE_GUEST_SILENT] = {
+        "guest-silent", "guest did not answer in time" },
+    [VSOCK_NOTE_CLIENT_GONE] = {
+        "client-gone", "client left before it was connected" },
+    [VSOCK_NOTE_HOST_ERROR] = {
+        "host-error", "host end failed" },
+    [VSOCK_NOTE_UNDELIVERED] = {
+        "undelivered", "host end left bytes of the guest untaken" },
 };
+
+const char *vsock_note_name(enum vsock_note note)
+{
+    return notes[note].name;
+}
 
 const char *vsock_note_text(enum vsock_note note)
 {
-    return note_texts[note];
+    return notes[note].text;
 }
 
 static void note(struct vsock *v, enum vsock_note what,

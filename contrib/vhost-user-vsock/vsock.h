@@ -210,6 +210,8 @@ enum vsock_note {
     VSOCK_NOTES
 };
 
+/* As a key in statistics, and as words. */
+const char *vsock_note_name(enum vsock_note note);
 const char *vsock_note_text(enum vsock_note note);
 
 /*
