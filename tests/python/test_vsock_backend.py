@@ -319,7 +319,7 @@ def test_of_two_starters_one_wins(binary: Path) -> None:
             for name in ("s", "u"):
                 with socket.socket(socket.AF_UNIX) as s:
                     s.bind(os.fspath(folder / name))
-            args = [binary, "--guest-cid=4", f"--socket-path={folder}/s", f"--uds-path={folder}/u"]
+            args = [os.fspath(binary), "--guest-cid=4", f"--socket-path={folder}/s", f"--uds-path={folder}/u"]
             both = [
                 subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)
             ]
@@ -338,7 +338,7 @@ def test_of_two_starters_one_wins(binary: Path) -> None:
                 assert p.returncode == (0 if line else 1)
 
 
-OWNER = """
+OWNER = r"""
 import os, subprocess, sys
 read, write = os.pipe()
 p = subprocess.Popen([*sys.argv[1:], f"--lifeline-fd={read}"], pass_fds=(read,), stdout=subprocess.PIPE)
