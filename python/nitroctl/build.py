@@ -24,7 +24,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,12 @@ def sync_copy(paths: Iterable[str], origin: Path, into: Path) -> int:
                 old.unlink()
                 changed += 1
     return changed
+
+
+def _originals(copy: str) -> Callable[[str], str]:
+    """For messages of the compiler: names below our copy of the sources, as names of the sources."""
+    pattern = re.compile(rf"[^\s:,]*/{copy}/")
+    return lambda line: pattern.sub(f"{source_root()}/", line)
 
 
 def _link_overlay(tree: Path) -> None:
@@ -328,7 +334,7 @@ def _ninja_qemu(
         and any(Path(target["defined_in"]).is_relative_to(folder) for folder in overlay)
     )
     title = f"Building QEMU {source.version}{' with sanitizers' if options.sanitize else ''}"
-    ninja(build_dir, [QEMU, *qtests], title, options.jobs, log, locks)
+    ninja(build_dir, [QEMU, *qtests], title, options.jobs, log, locks, _originals(LINK))
     return qtests
 
 
@@ -378,11 +384,12 @@ def build_backend(*, jobs: int | None = None) -> Path:
                     raise BuildFailed("configuring the vsock backend", configure_reasons(lines), log)
             cache.write_text(configured, meson_version())
         cache.set_current("core-build", "core-build", build_key)
-        ninja(build_dir, [f"contrib/{BACKEND}/{BACKEND}"], "Building the vsock backend", jobs, log, (fd,))
+        target = f"contrib/{BACKEND}/{BACKEND}"
+        ninja(build_dir, [target], "Building the vsock backend", jobs, log, (fd,), _originals("src"))
 
         def fill(into: Path) -> None:
             (into / "bin").mkdir()
-            shutil.copy(build_dir / f"contrib/{BACKEND}/{BACKEND}", into / "bin" / BACKEND)
+            shutil.copy(build_dir / target, into / "bin" / BACKEND)
 
         return cache.build_entry("vsock", key, fill) / "bin" / BACKEND
 

@@ -142,12 +142,12 @@ def _debian_source(name: str, update: bool) -> Source:
     if name not in SERIES:
         raise UsageError(f"there is no graft for QEMU {name}", hint=f"series with one: {', '.join(SERIES)}")
     series = SERIES[name]
-    graft = graft_digest(series)[:8]
+    graft = graft_digest(series)
     pointer = f"qemu-source-{name}"
     have = cache.current(pointer)
-    if have is not None and not update and have.name.endswith(f"-g{graft}"):
+    if have is not None and not update:
         record = cache.read_json(have / "nitroctl-source.json")
-        if record:
+        if record and record.get("graft") == graft:
             return Source(have, have.name, record["version"], series, record["origin"], managed=True)
 
     from nitroctl.apt import AptRoot
@@ -159,19 +159,20 @@ def _debian_source(name: str, update: bool) -> Source:
     upstream = debian.partition(":")[2] or debian
     version = re.split(r"[+~-]", upstream)[0]
     _series_of(version, name)
+    firmware = {package: apt.version(package) for package in FIRMWARE}
 
     def fill(folder: Path) -> None:
         sources = apt.source("qemu", debian)
-        debs = {package: apt.download(package) for package in FIRMWARE}
+        debs = {package: apt.download(package, which) for package, which in firmware.items()}
         (dsc,) = sources.glob("*.dsc")
         _unpack_dsc(dsc, folder)
         _add_firmware(apt, debs, folder)
         apply_graft(series.graft, folder)
         record = {"version": version, "origin": f"Debian {series.suite}, source package qemu {debian}",
-                  "firmware": {package: deb.name for package, deb in debs.items()}}
+                  "graft": graft, "firmware": firmware}
         cache.write_json(folder / "nitroctl-source.json", record)
 
-    key = f"{plain_name(upstream)}-g{graft}"
+    key = f"{plain_name(upstream)}-{cache.digest_text(graft, *firmware.values())[:10]}"
     root = cache.build_entry("qemu-source", key, fill, name=pointer)
     record = cache.read_json(root / "nitroctl-source.json") or {}
     return Source(root, key, version, series, str(record.get("origin", "Debian")), managed=True)

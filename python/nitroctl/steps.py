@@ -139,8 +139,15 @@ def configure_reasons(lines: Sequence[str]) -> list[str]:
 
 
 def ninja(
-    build_dir: Path, targets: Sequence[str], title: str, jobs: int | None, log: Path, locks: tuple[int, ...]
+    build_dir: Path,
+    targets: Sequence[str],
+    title: str,
+    jobs: int | None,
+    log: Path,
+    locks: tuple[int, ...],
+    originals: Callable[[str], str] = str,
 ) -> None:
+    """Make the targets; raises BuildFailed. `originals` turns names of copies in a message into ours."""
     argv = [tool("ninja"), "-C", os.fspath(build_dir)]
     if jobs:
         argv.append(f"-j{jobs}")
@@ -154,7 +161,7 @@ def ninja(
         status = logged([*argv, *targets], log, on_line, lock_fds=locks)
     if status:
         what = f"{title}: {output.failed or 'ninja'}"
-        raise BuildFailed(what, output.reasons(), log)
+        raise BuildFailed(what, [originals(line) for line in output.reasons()], log)
 
 
 def meson_version() -> str:
