@@ -71,10 +71,11 @@ void nsm_desc(NsmQueue *q, unsigned int i, uint64_t addr, uint32_t len,
 void nsm_fill(NsmQueue *q, unsigned int i, NsmBytes bytes);
 /* Chain @head is available; the device is told by nsm_kick(). */
 void nsm_avail(NsmQueue *q, uint16_t head);
+/* The device serves the queue before this returns. */
 void nsm_kick(NsmQueue *q);
 /* How many chains came back that nsm_used() has not returned? */
 unsigned int nsm_used_count(NsmQueue *q);
-/* The next chain that comes back: @head and @len as the device reports. */
+/* The next chain that came back: @head and @len as the device reports. */
 void nsm_used(NsmQueue *q, uint32_t *head, uint32_t *len);
 /* Expects that chain, and that length. */
 void nsm_expect_used(NsmQueue *q, uint32_t head, uint32_t len);

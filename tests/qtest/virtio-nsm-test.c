@@ -21,11 +21,6 @@
 #define TRANSPORT 0
 #define DEVICE "-device nitro-nsm-device,bus=virtio-mmio-bus.0"
 
-/*
- * Kicks are served before the write returns, so a test can say what did not
- * happen. Tests of the default, from the main loop, say so.
- */
-#define SYNC "-global virtio-mmio.ioeventfd=off "
 #define MODERN "-global virtio-mmio.force-legacy=off "
 #define MACHINE "-M microvm,acpi=off -m 64M -nodefaults "
 #define NSM DEVICE ",module-id=" MODULE_ID " "
@@ -58,7 +53,7 @@ static void check_alive(NsmQueue *q)
 static void test_identity(const void *opaque)
 {
     bool modern = opaque != NULL;
-    QTestState *qts = start(modern ? SYNC MODERN NSM : SYNC NSM);
+    QTestState *qts = start(modern ? MODERN NSM : NSM);
     uint64_t base = NITRO_TRANSPORT(TRANSPORT);
     QVirtioMMIODevice dev;
 
@@ -84,7 +79,7 @@ static void test_describe_nsm(void)
         BYTES("\x66" "digest" "\x66" "SHA384"),
     };
     static const char head[] = "\xa1\x6b" "DescribeNSM" "\xa7";
-    QTestState *qts = start(SYNC NSM);
+    QTestState *qts = start(NSM);
     uint8_t resp[0x3000];
     NsmQueue q;
     size_t len, i;
@@ -176,7 +171,7 @@ static void test_conformance(const void *opaque)
 /* Both chains are used before the one interrupt, the request first. */
 static void test_one_interrupt(void)
 {
-    QTestState *qts = start(SYNC NSM);
+    QTestState *qts = start(NSM);
     NsmQueue q;
 
     nsm_queue_start(&q, qts, TRANSPORT);
@@ -209,9 +204,9 @@ static void add_pair(NsmQueue *q, unsigned int i, NsmBytes req, uint32_t cap)
 }
 
 /* As many commands as the queue holds, each answered in its own buffer. */
-static void test_several_pairs(const void *opaque)
+static void test_several_pairs(void)
 {
-    QTestState *qts = start(opaque);
+    QTestState *qts = start(NSM);
     uint8_t req[64], pcr[48];
     uint8_t resp[32];
     NsmQueue q;
@@ -250,7 +245,7 @@ static void test_several_pairs(const void *opaque)
 /* The request is kicked first, its response buffer follows later. */
 static void test_two_kicks(void)
 {
-    QTestState *qts = start(SYNC NSM);
+    QTestState *qts = start(NSM);
     NsmQueue q;
 
     nsm_queue_start(&q, qts, TRANSPORT);
@@ -288,7 +283,7 @@ static void test_before_driver_ok(const void *opaque)
 /* Any user of the guest can make these with an ioctl. */
 static void test_zero_length(void)
 {
-    QTestState *qts = start(SYNC NSM);
+    QTestState *qts = start(NSM);
     uint8_t resp[0x3000];
     NsmQueue q;
 
@@ -311,7 +306,7 @@ static void test_response_sizes(void)
 {
     static const char answer_head[] = "\xa1\x69" "GetRandom";
     static const char error_head[] = "\xa1\x65" "Error";
-    QTestState *qts = start(SYNC NSM);
+    QTestState *qts = start(NSM);
     NsmQueue q;
     size_t cap;
 
@@ -357,7 +352,7 @@ static void test_response_sizes(void)
 /* A buffer that is too small leaves the state alone. */
 static void test_no_effect_without_answer(void)
 {
-    QTestState *qts = start(SYNC NSM);
+    QTestState *qts = start(NSM);
     uint8_t req[64], resp[64], pcr[48];
     NsmQueue q;
     bool lock;
@@ -373,7 +368,7 @@ static void test_no_effect_without_answer(void)
 /* Request and response in pieces, also in pieces of nothing. */
 static void test_many_descriptors(void)
 {
-    QTestState *qts = start(SYNC NSM);
+    QTestState *qts = start(NSM);
     uint8_t whole[0x3000], resp[0x3000];
     uint32_t head, used;
     size_t len, pos;
@@ -411,7 +406,7 @@ static void test_many_descriptors(void)
 static void test_long_request(void)
 {
     g_autofree uint8_t *req = g_malloc0(0x2000);
-    QTestState *qts = start(SYNC NSM);
+    QTestState *qts = start(NSM);
     NsmQueue q;
 
     nsm_queue_start(&q, qts, TRANSPORT);
@@ -574,7 +569,7 @@ static void test_bad_rings(void)
     static const uint64_t where[] = {
         1ULL << 40, NITRO_TRANSPORT(TRANSPORT), 64 * 1024 * 1024 - 64,
     };
-    QTestState *qts = start(SYNC MODERN NSM);
+    QTestState *qts = start(MODERN NSM);
     uint64_t base = NITRO_TRANSPORT(TRANSPORT);
     NsmQueue q;
     int i;
@@ -598,7 +593,7 @@ static void test_bad_rings(void)
 /* Neither the driver's reset nor the machine's gives a register back. */
 static void test_reset(void)
 {
-    QTestState *qts = start(SYNC NSM);
+    QTestState *qts = start(NSM);
     uint8_t before[48], after[48], req[32];
     NsmQueue q;
     bool lock;
@@ -699,7 +694,7 @@ static void test_attestation(void)
     const NsmBytes head = BYTES("\xa1\x6b" "Attestation"
                                 "\xa1\x68" "document\x59");
     const NsmBytes cose = BYTES("\x84\x44\xa1\x01\x38\x22\xa0\x59");
-    QTestState *qts = start(SYNC DEVICE ",id=nsm");
+    QTestState *qts = start(DEVICE ",id=nsm");
     uint8_t resp[0x3000];
     const char *root;
     size_t len;
@@ -725,7 +720,7 @@ static void test_attestation(void)
 /* Without the property the module gets an id of AWS's shape. */
 static void test_default_id(void)
 {
-    QTestState *qts = start(SYNC DEVICE);
+    QTestState *qts = start(DEVICE);
     g_autofree char *text = NULL;
     uint8_t resp[0x3000];
     NsmQueue q;
@@ -766,20 +761,15 @@ int main(int argc, char **argv)
     qtest_add_data_func("/nsm/identity/legacy", NULL, test_identity);
     qtest_add_data_func("/nsm/identity/modern", "", test_identity);
     qtest_add_func("/nsm/describe-nsm", test_describe_nsm);
-    qtest_add_data_func("/nsm/conformance/legacy", SYNC NSM,
+    qtest_add_data_func("/nsm/conformance/legacy", NSM, test_conformance);
+    qtest_add_data_func("/nsm/conformance/modern", MODERN NSM,
                         test_conformance);
-    qtest_add_data_func("/nsm/conformance/modern", SYNC MODERN NSM,
-                        test_conformance);
-    qtest_add_data_func("/nsm/conformance/ioeventfd", NSM, test_conformance);
     qtest_add_func("/nsm/queue/one-interrupt", test_one_interrupt);
-    qtest_add_data_func("/nsm/queue/several-pairs", SYNC NSM,
-                        test_several_pairs);
-    qtest_add_data_func("/nsm/queue/several-pairs/ioeventfd", NSM,
-                        test_several_pairs);
+    qtest_add_func("/nsm/queue/several-pairs", test_several_pairs);
     qtest_add_func("/nsm/queue/two-kicks", test_two_kicks);
-    qtest_add_data_func("/nsm/queue/before-driver-ok", SYNC NSM,
+    qtest_add_data_func("/nsm/queue/before-driver-ok/legacy", NSM,
                         test_before_driver_ok);
-    qtest_add_data_func("/nsm/queue/before-driver-ok/ioeventfd", MODERN NSM,
+    qtest_add_data_func("/nsm/queue/before-driver-ok/modern", MODERN NSM,
                         test_before_driver_ok);
     qtest_add_func("/nsm/queue/zero-length", test_zero_length);
     qtest_add_func("/nsm/queue/response-sizes", test_response_sizes);
@@ -787,13 +777,13 @@ int main(int argc, char **argv)
                    test_no_effect_without_answer);
     qtest_add_func("/nsm/queue/many-descriptors", test_many_descriptors);
     qtest_add_func("/nsm/queue/long-request", test_long_request);
-    qtest_add_data_func("/nsm/queue/nonsense/legacy", SYNC NSM,
+    qtest_add_data_func("/nsm/queue/nonsense/legacy", NSM,
                         test_nonsense);
-    qtest_add_data_func("/nsm/queue/nonsense/modern", SYNC MODERN NSM,
+    qtest_add_data_func("/nsm/queue/nonsense/modern", MODERN NSM,
                         test_nonsense);
     qtest_add_func("/nsm/queue/bad-rings", test_bad_rings);
     qtest_add_func("/nsm/reset", test_reset);
-    qtest_add_data_func("/nsm/migration/legacy", SYNC, test_migration);
+    qtest_add_data_func("/nsm/migration/legacy", "", test_migration);
     qtest_add_data_func("/nsm/migration/modern", MODERN, test_migration);
     qtest_add_func("/nsm/attestation", test_attestation);
     qtest_add_func("/nsm/default-id", test_default_id);

@@ -332,6 +332,20 @@ static void nsm_handle_output(VirtIODevice *vdev, VirtQueue *vq)
     }
 }
 
+/*
+ * No ioeventfd: the vCPU that kicks serves the queue itself. The guest waits
+ * for the answer anyway, and waking QEMU's main loop for it costs several
+ * times what most commands do.
+ */
+static int nsm_start_ioeventfd(VirtIODevice *vdev)
+{
+    return 0;
+}
+
+static void nsm_stop_ioeventfd(VirtIODevice *vdev)
+{
+}
+
 /* None of QEMU's ring features: the walk above is for the plain split ring. */
 static uint64_t nsm_get_features(VirtIODevice *vdev, uint64_t features,
                                  Error **errp)
@@ -461,6 +475,8 @@ static void nsm_class_init(ObjectClass *oc, NitroClassData *data)
     vdc->realize = nsm_realize;
     vdc->unrealize = nsm_unrealize;
     vdc->get_features = nsm_get_features;
+    vdc->start_ioeventfd = nsm_start_ioeventfd;
+    vdc->stop_ioeventfd = nsm_stop_ioeventfd;
     /* No reset: registers and locks last as long as the enclave does. */
 }
 
