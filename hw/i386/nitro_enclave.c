@@ -426,9 +426,8 @@ static void nitro_enclave_init(MachineState *machine)
     nitro_enclave_load_eif(nems, append, &image);
 
     /*
-     * An enclave that resets is over, as on AWS: what it measured would not
-     * be what runs. Not done by the machine's reset hook, which also serves
-     * the first reset of all.
+     * An enclave that resets is over, as on AWS. Not the business of the
+     * machine's reset hook, which also serves the first reset of all.
      */
     reboot_action = REBOOT_ACTION_SHUTDOWN;
 
