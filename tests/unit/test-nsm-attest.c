@@ -694,6 +694,32 @@ static void test_leaf(void)
     check_leaf(longest, "019C13EC9E00000000000000697DEEC0");
 }
 
+/* An instance id that is too long for a common name is cut, not its suffix. */
+static void test_long_name(void)
+{
+    char *folder = folder_new();
+    g_autofree char *id = g_strnfill(70, 'i');
+    g_autofree char *cut = g_strnfill(64 - 21, 'i');
+    g_autofree char *want =
+        g_strconcat("CN=", cut, ".local.nitro-enclaves,", NULL);
+    g_autofree char *text = NULL;
+    NsmSigner *signer;
+    NsmState s;
+    Document d;
+
+    clock_ms = NOW_MS;
+    signer = signer_new(NULL, NULL, id);
+    boot(&s, signer, id);
+    ask(&s, PLAIN, &d);
+    put_file(folder, "c.der", d.cabundle[3]->data, d.cabundle[3]->len);
+    text = openssl(folder, "x509 -inform DER -in c.der -noout -subject "
+                   "-nameopt RFC2253");
+    g_assert_nonnull(strstr(text, want));
+    document_clear(&d);
+    nsm_signer_free(signer);
+    folder_free(folder);
+}
+
 static void test_root(void)
 {
     char *folder = folder_new();
@@ -1360,6 +1386,7 @@ int main(int argc, char **argv)
     g_test_add_func("/nsm-attest/many-signatures", test_many_signatures);
     g_test_add_func("/nsm-attest/shape", test_shape);
     g_test_add_func("/nsm-attest/leaf", test_leaf);
+    g_test_add_func("/nsm-attest/long-name", test_long_name);
     g_test_add_func("/nsm-attest/root", test_root);
     g_test_add_func("/nsm-attest/renewal", test_renewal);
     g_test_add_func("/nsm-attest/module-id", test_module_id);

@@ -404,21 +404,18 @@ static uint64_t enclave_number(const char *module_id, int64_t now)
     return (uint64_t)now * 1000 << 16;
 }
 
-/* Enclave number and time of issuance, 8 bytes each, as a DER INTEGER's body */
+/*
+ * Enclave number and time of issuance, 8 bytes each, after a zero that keeps
+ * the number positive. The encoder drops the zeros that DER does not want.
+ */
 static int set_leaf_serial(gnutls_x509_crt_t cert, const char *module_id,
                            int64_t now)
 {
     uint8_t serial[1 + 8 + 8] = { 0 };
-    size_t skip = 0;
 
     put_be64(serial + 1, enclave_number(module_id, now));
     put_be64(serial + 9, now);
-    while (skip + 1 < sizeof(serial) && serial[skip] == 0 &&
-           !(serial[skip + 1] & 0x80)) {
-        skip++;
-    }
-    return gnutls_x509_crt_set_serial(cert, serial + skip,
-                                      sizeof(serial) - skip);
+    return gnutls_x509_crt_set_serial(cert, serial, sizeof(serial));
 }
 
 static int fill_leaf(gnutls_x509_crt_t cert, NsmLeaf *leaf,
