@@ -103,9 +103,9 @@ def boots(lab: Lab) -> None:
     """`nitroctl run` starts the enclave, streams its console and sees its heartbeat; whether the enclave ends
     by itself or on SIGTERM, nothing is left of it."""
     with lab.run(lab.eif or lab.image("hello")) as run:
+        if lab.eif is None:  # another may be as quiet as it likes
+            run.expect(rb"Linux version")
         run.expect(rb"heartbeat after")
-        talk = run.console.seen.partition(b"vsock ")[2].partition(b"\n")[2]
-        check(len(talk) > 100, "the console showed next to nothing before the heartbeat")
         run.terminate()
         check(run.status() in (0, 143), "it ended neither by itself nor on SIGTERM")
     lab.check_nothing_left()
@@ -379,7 +379,7 @@ def command_line(lab: Lab) -> None:
 
 @boot_check
 def two_cpus(lab: Lab) -> None:
-    """-smp 2: both run."""
+    """With -smp 2 the guest brings both CPUs up."""
     with lab.agent(args=("-smp", "2")) as (_, client):
         check_equal(client.probe("cpus").strip(), "2", "CPUs online")
 

@@ -20,6 +20,7 @@ from nitroctl import enclave
 from nitroctl.console import LINE_MAX, TAIL_LINES, ConsoleWatch
 from nitroctl.enclave import EnclaveConfig, Ending, Result
 from nitroctl.errors import BootTimeout, EifError, EnclaveError, GuestPanic, NitroError, UsageError
+from nitroctl.folder import release, reserve
 from nitroctl.qemu import Accelerator
 
 GIB = 1 << 30
@@ -131,47 +132,47 @@ def test_a_kernel_that_needs_acpi_says_so_in_the_metadata(
 
 
 def test_the_lowest_free_context_ids(runtime: Path) -> None:
-    first, second = enclave.reserve(None), enclave.reserve(None)
+    first, second = reserve(None), reserve(None)
     assert (first.cid, second.cid) == (16, 17)
     assert second.path == runtime / "17"
     assert second.path.stat().st_mode & 0o777 == 0o700
-    enclave.release(first)
-    third = enclave.reserve(None)
+    release(first)
+    third = reserve(None)
     assert third.cid == 16
-    enclave.release(second)
-    enclave.release(third)
+    release(second)
+    release(third)
     assert list(runtime.iterdir()) == []
 
 
 def test_a_context_id_in_use(runtime: Path) -> None:
-    folder = enclave.reserve(99)
+    folder = reserve(99)
     with pytest.raises(EnclaveError, match="context ID 99 is in use"):
-        enclave.reserve(99)
-    enclave.release(folder)
-    enclave.release(enclave.reserve(99))
+        reserve(99)
+    release(folder)
+    release(reserve(99))
 
 
 def test_what_a_crash_left_is_taken_over(runtime: Path) -> None:
-    enclave.reserve(None)  # makes the folder; then everything below dies without cleaning
+    reserve(None)  # makes the folder; then everything below dies without cleaning
     folder = runtime / "17"
     folder.mkdir(mode=0o700)
     (folder / "vsock_5000").touch()
-    taken = enclave.reserve(None)
+    taken = reserve(None)
     assert taken.cid == 17
     assert list(folder.iterdir()) == []
-    enclave.release(taken)
+    release(taken)
 
 
 def test_a_lock_on_a_removed_folder_is_worth_nothing(runtime: Path) -> None:
     """Whoever opened the folder before its owner removed it must not believe to own the new one."""
-    first = enclave.reserve(16)
+    first = reserve(16)
     late = os.open(first.path, os.O_RDONLY)
-    enclave.release(first)
+    release(first)
     fcntl.flock(late, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    second = enclave.reserve(16)
+    second = reserve(16)
     assert not os.path.samestat(os.fstat(late), os.stat(second.path))
     os.close(late)
-    enclave.release(second)
+    release(second)
 
 
 def test_many_at_once_get_different_context_ids(runtime: Path) -> None:
@@ -183,13 +184,13 @@ def test_many_at_once_get_different_context_ids(runtime: Path) -> None:
     def work() -> None:
         try:
             for _ in range(50):
-                folder = enclave.reserve(None)
+                folder = reserve(None)
                 with guard:
                     assert folder.cid not in held
                     held.add(folder.cid)
                 with guard:
                     held.remove(folder.cid)
-                enclave.release(folder)
+                release(folder)
         except BaseException as e:
             errors.append(e)
 
@@ -207,7 +208,7 @@ def test_a_runtime_folder_too_deep_for_sockets(tmp_path: Path, monkeypatch: pyte
     deep.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
     with pytest.raises(NitroError, match="at most 107") as error:
-        enclave.reserve(None)
+        reserve(None)
     assert error.value.hint and "XDG_RUNTIME_DIR" in error.value.hint
     assert list((deep / "nitroctl").iterdir()) == []
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import sys
 from pathlib import Path
@@ -71,12 +72,13 @@ def run(
         for argv in enclave.dry_run(plan):
             click.echo(shlex.join(argv))
         return 0
-    sys.stdout.flush()
-    sink = enclave.FdSink(sys.stdout.fileno())
-    try:
-        result = enclave.run(plan, sinks=[sink], on_state=lambda record: _tell(plan, record))
-    finally:
-        sink.close()
+    with contextlib.ExitStack() as stack:
+        sinks = []
+        if sys.stdout is not None:  # None where it was closed: `>&-`
+            sys.stdout.flush()
+            sinks.append(enclave.FdSink(sys.stdout.fileno()))
+            stack.callback(sinks[0].close)
+        result = enclave.run(plan, sinks=sinks, on_state=lambda record: _tell(plan, record))
     result.check()
     click.echo(f"Enclave {plan.name}: {result.message}", err=True)
     return result.status

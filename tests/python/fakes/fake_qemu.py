@@ -88,7 +88,7 @@ def main() -> None:
                 os._exit(step[1])
     chardevs = options(sys.argv[1:])
     device = socket.socket(socket.AF_UNIX)
-    device.connect(chardevs["vsock"]["path"])
+    device.connect(next(c["path"] for c in chardevs.values() if "path" in c))
     qmp = Qmp(int(chardevs["qmp"]["fd"])) if "qmp" in chardevs else None
 
     def terminated(*_: object) -> None:

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""Context IDs, and the folders that go with them: who has one is decided here, race-free and crash-proof.
+
+The folder `runtime_dir()/CID` is the reservation: whoever holds the flock(2) on it has the ID. The lock ends
+with its last holder, so what a crash left behind is recognised and reused. What is put into the folder is
+`enclave`'s business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from nitroctl import config, vsock
+from nitroctl.errors import EnclaveError, NitroError
+
+FIRST_CID = 16
+LAST_AUTOMATIC_CID = FIRST_CID + 4095
+# Taken by virtio-vsock (0 hypervisor, 1 loopback, 2 host, 0xffffffff any) and by Nitro (3 parent).
+RESERVED_CIDS = (0, 1, 2, 3, 0xFFFFFFFF)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where an enclave's sockets are. `lock` is the locked descriptor of the folder; -1: none."""
+
+    cid: int
+    path: Path
+    lock: int = -1
+
+    @property
+    def device(self) -> Path:
+        """The vhost-user socket between QEMU and the backend."""
+        return self.path / "device"
+
+    @property
+    def uds(self) -> Path:
+        """The parent's socket; `vsock_N` beside it serves the parent's port N."""
+        return self.path / "vsock"
+
+
+def reserve(cid: int | None) -> Folder:
+    """Take context ID `cid`, or the lowest free one from 16, together with its folder."""
+    base = config.runtime_dir()
+    longest = base / f"{cid or LAST_AUTOMATIC_CID}" / f"vsock_{vsock.PORT_MAX}"
+    vsock.check_path(longest)
+    for candidate in [cid] if cid is not None else range(FIRST_CID, LAST_AUTOMATIC_CID + 1):
+        path = base / str(candidate)
+        try:
+            lock = _lock_folder(path)
+        except OSError as e:
+            raise NitroError(f"cannot make the folder {path}: {e.strerror}") from e
+        if lock is not None:
+            return Folder(candidate, path, lock)
+    if cid is not None:
+        raise EnclaveError(
+            f"context ID {cid} is in use by another enclave of yours",
+            hint="leave --cid out to get a free one",
+        )
+    raise EnclaveError(f"all context IDs from {FIRST_CID} to {LAST_AUTOMATIC_CID} are in use")
+
+
+def _lock_folder(path: Path) -> int | None:
+    while True:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # its owner has just removed it
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.lstat(path)):
+                    _empty(path)
+                    return fd
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except BaseException:
+            os.close(fd)
+            raise
+        os.close(fd)  # locked, but removed meanwhile: not the folder at `path` any more
+
+
+def _empty(path: Path) -> None:
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(entry.path)
+
+
+def release(folder: Folder) -> None:
+    """Remove the folder and give the context ID back."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            _empty(folder.path)
+            os.rmdir(folder.path)
+    except OSError as e:
+        print(f"warning: cannot remove {folder.path}: {e.strerror}", file=sys.stderr)
+    finally:
+        os.close(folder.lock)
