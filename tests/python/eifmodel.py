@@ -155,6 +155,7 @@ def bzimage(*, version: str = "6.1.0-test", cmdline_size: int = 2047, protocol: 
     image[0x1F1] = 4  # setup sectors
     struct.pack_into("<H", image, 0x1FE, 0xAA55)
     image[0x202:0x206] = b"HdrS"
+    image[0x211] = 1  # loaded high
     struct.pack_into("<H", image, 0x206, protocol)
     struct.pack_into("<H", image, 0x20E, 0x100)
     text = f"{version} (builder@host) #1 SMP".encode()

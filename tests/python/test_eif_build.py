@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 import eifmodel as model
 import nitroctl
 from nitroctl.eif import measure
-from nitroctl.eif.build import BuildRequest, Generated, Metadata, Sink, build, parse_build_time, read_kernel
+from nitroctl.eif.boot import read_kernel
+from nitroctl.eif.build import BuildRequest, Generated, Metadata, Sink, build, parse_build_time
 from nitroctl.eif.verify import verify
 from nitroctl.errors import EifError, NitroError, UsageError
 

@@ -32,12 +32,12 @@ def core() -> Iterator[Core]:
         yield running
 
 
-def package(data: bytes) -> list[str]:
+def package(data: bytes, *, structure: bool = True) -> list[str]:
     """The package's verdict in the words of eif-verdict."""
     fd = os.memfd_create("eif")
     try:
         os.write(fd, data)
-        found = judge(scan_fd(fd, len(data)), signer.NOW)
+        found = judge(scan_fd(fd, len(data)), signer.NOW, file_rules_only=structure)
     except EifError as e:
         return [e.rule]
     finally:
@@ -197,3 +197,57 @@ def test_signed_payloads(core: Core) -> None:
     for i, damaged in enumerate(mutants(cbor2.dumps({1: -35, 4: b"kid", 1000: [1, {2: 3}]}), 6)):
         if i % 4 == 0:
             agree(core, model.pack([*model.TINY, (4, signer.section(PCR0, protected=damaged))]))
+
+
+# ---- what can be booted ----
+
+
+@pytest.fixture(scope="module")
+def boot_core() -> Iterator[Core]:
+    """The C core, asked for everything that does not depend on a guest's memory."""
+    with Core("--now", str(int(signer.NOW.timestamp()))) as running:
+        yield running
+
+
+def bootable(kernel: bytes, cmdline: bytes = b"console=ttyS0") -> bytes:
+    return model.pack([(model.KERNEL, kernel), (model.CMDLINE, cmdline), *model.TINY[2:]])
+
+
+def test_kernels(boot_core: Core) -> None:
+    """Any byte of the setup header changed, in files that are right otherwise."""
+    good = model.bzimage()
+    rules = set()
+    fields = [0, 0x1F1, 0x1FE, 0x1FF, *range(0x202, 0x212), *range(0x238, 0x23C), *range(0x258, 0x264)]
+    for at in fields:
+        for value in (0, 1, 4, 127, 128, 255):
+            kernel = bytearray(good)
+            kernel[at] = value
+            file = bootable(bytes(kernel), b"x" * 300)
+            ours, theirs = package(file, structure=False), boot_core.ask(file)
+            assert ours[0] == theirs[0], (hex(at), value, ours, theirs)
+            rules.add(ours[0])
+    assert rules == {"ok", "kernel-not-bzimage", "kernel-setup-size", "cmdline-too-long"}
+
+
+@pytest.mark.parametrize("size", [0, 1, 0x1F2, 0x206, 0x263, 0x264, 1024, 2560, 2561])
+def test_short_kernels(boot_core: Core, size: int) -> None:
+    file = bootable(model.bzimage()[:size])
+    assert package(file, structure=False)[0] == boot_core.ask(file)[0]
+
+
+@pytest.mark.parametrize("length", [0, 1, 2046, 2047, 2048, 65536, 65537])
+def test_command_line_lengths(boot_core: Core, length: int) -> None:
+    for damage in (b"", b"\0"):
+        file = bootable(model.bzimage(), b"x" * (length - len(damage)) + damage if length else b"")
+        ours = package(file, structure=False)[0]
+        assert ours == boot_core.ask(file)[0]
+        assert ours == "ok" if length <= 2047 and not (damage and length) else ours != "ok"
+
+
+def test_mutants_of_a_bootable_file(boot_core: Core) -> None:
+    rules = set()
+    for file in damaged_files(bootable(model.bzimage()), 7):
+        ours = package(file, structure=False)[0]
+        assert ours == boot_core.ask(file)[0]
+        rules.add(ours)
+    assert {"ok", "crc-mismatch", "kernel-not-bzimage"} <= rules

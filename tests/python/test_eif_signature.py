@@ -20,12 +20,17 @@ import eifmodel as model
 import eifsigner as signer
 from nitroctl.eif import signature
 from nitroctl.eif.describe import describe
-from nitroctl.eif.measure import measure
-from nitroctl.eif.verify import verify
+from nitroctl.eif.measure import Measurements, measure
+from nitroctl.eif.verify import verify as verify_all
 from nitroctl.errors import EifError
 
 PCR0 = bytes.fromhex(model.TINY_PCRS[0])
 PAYLOAD = cbor2.dumps({"register_index": 0, "register_value": list(PCR0)})
+
+
+def verify(path: Path, *, now: datetime) -> Measurements:
+    """The vector's kernel is none."""
+    return verify_all(path, now=now, file_rules_only=True)
 
 
 def certified(pem: bytes) -> bytes:

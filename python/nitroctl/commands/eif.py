@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import click
 if TYPE_CHECKING:
     from nitroctl.eif.build import Built
     from nitroctl.eif.measure import Measurements
+    from nitroctl.eif.sign import SigningKey
 
 _FILE = click.Path(path_type=Path)  # existence is judged where the file is opened, with the reason
 
@@ -48,6 +50,16 @@ def _show_measurements(measurements: Measurements) -> None:
         click.echo(f"{name:9}  {value}")
 
 
+def _signing_key(certificate: Path | None, key: Path | None, command: str | None) -> SigningKey | None:
+    if certificate is None and key is None and command is None:
+        return None
+    if certificate is None or (key is None) == (command is None):
+        raise click.UsageError("to sign takes --signing-certificate, and --private-key or --signer")
+    from nitroctl.eif import sign
+
+    return sign.load(certificate, key=key, command=command)
+
+
 def _size(text: str) -> int:
     """400M, 2G, or bytes."""
     units = {"K": 10, "M": 20, "G": 30, "T": 40}
@@ -68,6 +80,9 @@ def _size(text: str) -> int:
 @click.option(
     "--build-time", help='RFC 3339 or "now".  [default: SOURCE_DATE_EPOCH, else 1970, so that builds repeat]'
 )
+@click.option("--signing-certificate", type=_FILE, help="PEM certificate, to sign the image with.")
+@click.option("--private-key", type=_FILE, help="PEM key of that certificate.")
+@click.option("--signer", help="Command that signs its standard input, in place of a key.")
 @click.option("--no-kernel-check", is_flag=True, help="Take any file for the kernel.")
 @click.option("--json", "as_json", is_flag=True, help="Print the measurements as nitro-cli does.")
 def build(
@@ -79,6 +94,9 @@ def build(
     version: str,
     metadata: Path | None,
     build_time: str | None,
+    signing_certificate: Path | None,
+    private_key: Path | None,
+    signer: str | None,
     no_kernel_check: bool,
     as_json: bool,
 ) -> None:
@@ -89,10 +107,11 @@ def build(
     import os
 
     from nitroctl import progress
+    from nitroctl.eif import boot
     from nitroctl.eif import build as building
 
     progress.set_quiet(as_json)
-    kernel_version = "Unknown" if no_kernel_check else building.read_kernel(kernel).version
+    kernel_version = "Unknown" if no_kernel_check else boot.read_kernel(kernel).version
     request = building.BuildRequest(
         kernel=kernel,
         cmdline=os.fsencode(cmdline),
@@ -105,6 +124,7 @@ def build(
             custom=building.read_custom_metadata(metadata) if metadata else None,
         ),
         check_kernel=not no_kernel_check,
+        signer=_signing_key(signing_certificate, private_key, signer),
     )
     _show_built(building.build(request, output), as_json)
 
@@ -131,6 +151,141 @@ def describe(file: Path, as_json: bool) -> None:
     # The PCRs are longer than a terminal is wide; printed plainly they can still be copied.
     Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table(description))
     _show_measurements(description.measurements)
+
+
+@eif.command()
+@click.argument("file", type=_FILE)
+@click.option("--signing-certificate", type=_FILE, required=True, help="PEM certificate with an EC key.")
+@click.option("--private-key", type=_FILE, help="Its PEM key, on P-256, P-384 or P-521.")
+@click.option("--signer", help="Command that signs its standard input, in place of a key.")
+@click.option("-o", "--output", type=_FILE, help="The file to make.  [default: FILE itself]")
+@click.option("--json", "as_json", is_flag=True, help="Print the measurements as nitro-cli does.")
+def sign(
+    file: Path,
+    signing_certificate: Path,
+    private_key: Path | None,
+    signer: str | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Sign an EIF, replacing a signature that it has.
+
+    \b
+    --signer takes a command line; it is given the bytes to sign and writes the
+    signature in DER or as r || s. For a P-384 key:
+      --signer "openssl dgst -sha384 -sign key.pem"
+    """
+    from nitroctl import progress
+    from nitroctl.eif import sign as signing
+
+    progress.set_quiet(as_json)
+    key = _signing_key(signing_certificate, private_key, signer)
+    assert key
+    _show_built(signing.sign(file, key, output or file), as_json)
+
+
+def _pcr_values(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[int, bytes]:
+    """N=HEX, for the registers that come from a file."""
+    found = {}
+    for text in values:
+        number, _, value = text.partition("=")
+        try:
+            index, expected = int(number.upper().removeprefix("PCR")), bytes.fromhex(value)
+        except ValueError:
+            index, expected = -1, b""
+        if index not in (0, 1, 2, 8) or len(expected) != 48:
+            raise click.BadParameter(f"{text!r} is not N=HEX, N being 0, 1, 2 or 8 and HEX 96 digits")
+        found[index] = expected
+    return found
+
+
+@eif.command()
+@click.argument("file", type=_FILE)
+@click.option("--pcr", "pcrs", multiple=True, callback=_pcr_values, metavar="N=HEX", help="Expected value.")
+@click.option("--at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="Date of the check.")
+@click.option("--file-rules-only", is_flag=True, help="Do not ask whether the kernel can be booted.")
+@click.option("--json", "as_json", is_flag=True, help="Print the measurements as nitro-cli does.")
+def verify(
+    file: Path, pcrs: dict[int, bytes], at: datetime | None, file_rules_only: bool, as_json: bool
+) -> None:
+    """Check every rule that the machine asks of an EIF: structure, checksum, kernel, signature.
+
+    Exit status 0 only for a good file whose registers are the expected ones.
+    """
+    from nitroctl import progress
+    from nitroctl.eif.verify import verify
+
+    progress.set_quiet(as_json)
+    measurements = verify(file, now=at, pcrs=pcrs, file_rules_only=file_rules_only)
+    if as_json:
+        _show_json({"Measurements": measurements.to_json()})
+        return
+    click.echo(f"{file}: good, {'signed' if measurements.pcr8 else 'not signed'}")
+    _show_measurements(measurements)
+
+
+@eif.command()
+@click.argument("file", type=_FILE)
+@click.option("-C", "--directory", type=_FILE, required=True, help="Folder to make.")
+def extract(file: Path, directory: Path) -> None:
+    """Write kernel, command line, metadata, ramdisks and signature of an EIF into a folder."""
+    from nitroctl.eif.extract import extract
+
+    for path in extract(file, directory):
+        click.echo(path)
+
+
+@eif.command()
+@click.argument("a", type=_FILE)
+@click.argument("b", type=_FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print an array of {Where, A, B}.")
+def diff(a: Path, b: Path, as_json: bool) -> int:
+    """Say what differs between two EIFs: registers, sections, files in ramdisks.
+
+    Exit status 0 if nothing does, 1 if something does.
+    """
+    from nitroctl import progress
+    from nitroctl.eif.describe import plain
+    from nitroctl.eif.diff import diff
+
+    progress.set_quiet(as_json)
+    found = diff(a, b)
+    if as_json:
+        _show_json([{"Where": d.where, "A": d.a, "B": d.b} for d in found])
+        return int(bool(found))
+    for d in found:
+        click.echo(plain(d.where))
+        for sign, value in (("-", d.a), ("+", d.b)):
+            if value is not None:
+                click.secho(f"  {sign} {plain(value)}", fg="red" if sign == "-" else "green")
+    return int(bool(found))
+
+
+@eif.command()
+@click.option("--input", "file", type=_FILE, help="Any file: SHA384(48 zeros || SHA384(content)).")
+@click.option("--signing-certificate", type=_FILE, help="PEM certificate: PCR8.")
+@click.option("--role", help="ARN of an IAM role: PCR3.")
+@click.option("--instance-id", help="Id of a parent instance: PCR4.")
+def pcr(
+    file: Path | None, signing_certificate: Path | None, role: str | None, instance_id: str | None
+) -> None:
+    """Compute registers from what goes into them; JSON, as nitro-cli prints it."""
+    from nitroctl.eif import measure
+
+    found: dict[str, bytes] = {}
+    if file:
+        found["PCR"] = measure.measure_file(file)
+    if role is not None:
+        found["PCR3"] = measure.extend(bytes(measure.DIGEST_SIZE), role.encode())
+    if instance_id is not None:
+        found["PCR4"] = measure.extend(bytes(measure.DIGEST_SIZE), instance_id.encode())
+    if signing_certificate:
+        from nitroctl.eif import sign
+
+        found["PCR8"] = sign.read_certificate(signing_certificate).pcr8
+    if not found:
+        raise click.UsageError("name --input, --signing-certificate, --role or --instance-id")
+    _show_json({name: value.hex() for name, value in found.items()})
 
 
 @eif.command("test-image")

@@ -14,7 +14,6 @@ import errno
 import json
 import os
 import stat
-import struct
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -23,17 +22,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-from nitroctl import __version__, progress
+from nitroctl import __version__
+from nitroctl.eif.boot import check_cmdline, read_kernel
 from nitroctl.eif.format import (
     CRC_OFFSET,
     HEADER_SIZE,
     MAX_SECTIONS,
     SECTION_HEADER,
     SECTION_HEADER_SIZE,
-    Header,
+    Hints,
     SectionType,
 )
-from nitroctl.eif.measure import CHUNK, PROGRESS_FROM, Digests, Measurements, Progress, Ring
+from nitroctl.eif.measure import CHUNK, Digests, Measurements, Progress, Ring, shown
 from nitroctl.eif.output import replacing
 from nitroctl.errors import EifError, NitroError, UsageError
 
@@ -42,10 +42,6 @@ CUSTOM_METADATA_MAX = 4096
 
 # Kernel, command line, metadata; one more slot stays free so that the image can be signed later.
 RAMDISKS_MAX = MAX_SECTIONS - 4
-
-# From the Linux/x86 boot protocol (Documentation/arch/x86/boot.rst): offsets in a bzImage.
-KERNEL_HEADER_SIZE = 0x264
-PROTOCOL_MIN = 0x20A  # 2.10, Linux 2.6.31: the first with init_size
 
 _HOLE_MIN = 1 << 16  # a shorter hole is not worth a seek
 _ZEROS = memoryview(bytes(CHUNK))
@@ -74,6 +70,16 @@ class Generated:
 
 
 Source = Path | Generated
+
+
+class FileSigner(Protocol):
+    """Who signs a file that is being written (`sign.SigningKey`)."""
+
+    def append(self, writer: Writer, measurements: Measurements) -> Measurements:
+        """Write a signature section over PCR0; gives the measurements with PCR8."""
+        ...
+
+    def warnings(self) -> list[str]: ...
 
 
 @dataclass(frozen=True)
@@ -111,13 +117,14 @@ class Metadata:
 @dataclass(frozen=True)
 class BuildRequest:
     """`kernel` must be a file; a ramdisk may also be a pipe or generated. With `check_kernel` false anything
-    passes for a kernel, and the command line is not held against its limit."""
+    passes for a kernel, and the command line is not held against its limit. `signer` signs the image."""
 
     kernel: Path
     cmdline: bytes
     ramdisks: tuple[Source, ...]
     metadata: Metadata
     check_kernel: bool = True
+    signer: FileSigner | None = None
 
 
 @dataclass(frozen=True)
@@ -173,49 +180,6 @@ def read_custom_metadata(path: Path) -> Any:
     return value
 
 
-# ---- the kernel ----
-
-
-@dataclass(frozen=True)
-class KernelInfo:
-    """What a bzImage says of itself. `cmdline_size`: longest command line in bytes, NUL not counted."""
-
-    version: str
-    cmdline_size: int
-
-
-def read_kernel(path: Path) -> KernelInfo:
-    """Read the header of an x86 bzImage; raises EifError `kernel-not-bzimage`."""
-    try:
-        with open(path, "rb", buffering=0) as f:
-            if not stat.S_ISREG(os.fstat(f.fileno()).st_mode):
-                raise NitroError(f"the kernel {path} is not a regular file")
-            header = os.pread(f.fileno(), KERNEL_HEADER_SIZE, 0)
-            pointer = struct.unpack_from("<H", header, 0x20E)[0] if len(header) > 0x210 else 0
-            text = os.pread(f.fileno(), 128, 0x200 + pointer) if pointer else b""
-    except OSError as e:
-        raise NitroError(f"cannot read the kernel {path}: {e.strerror}") from e
-    if len(header) < KERNEL_HEADER_SIZE or header[0x202:0x206] != b"HdrS":
-        raise EifError(
-            "kernel-not-bzimage",
-            "the kernel is not an x86 bzImage (no HdrS at offset 0x202)",
-            path=path,
-            offset=0x202,
-            hint="give arch/x86/boot/bzImage, not vmlinux; --no-kernel-check takes any file",
-        )
-    (protocol,) = struct.unpack_from("<H", header, 0x206)
-    if protocol < PROTOCOL_MIN:
-        raise EifError(
-            "kernel-not-bzimage",
-            f"the kernel has boot protocol {protocol >> 8}.{protocol & 255:02}; 2.10 or later is needed",
-            path=path,
-            offset=0x206,
-        )
-    words = text.split(b"\0")[0].split()
-    version = words[0].decode("ascii", "replace") if words else "Unknown"
-    return KernelInfo(version, struct.unpack_from("<I", header, 0x238)[0])
-
-
 # ---- CRC-32 of parts ----
 
 
@@ -252,9 +216,12 @@ def crc32_combine(first: int, second: int, length: int) -> int:
 
 
 @dataclass
-class _Part:
+class Part:
+    """A section as it was written so far; `crc` is that of its data."""
+
     type: SectionType
     offset: int
+    flags: int
     size: int = 0
     crc: int = 0
     head: bytes = b""  # its first bytes
@@ -268,14 +235,14 @@ class Writer:
         self._digests = digests
         self._progress = progress
         self._ring = Ring()
-        self._parts: list[_Part] = []
+        self.parts: list[Part] = []
         self._at = HEADER_SIZE  # in the file
         self._buffer: memoryview | None = None
         self._fill = 0
 
-    def begin(self, type: SectionType) -> None:
+    def begin(self, type: SectionType, *, flags: int = 0) -> None:
         self._flush()
-        self._parts.append(_Part(type, self._at))
+        self.parts.append(Part(type, self._at, flags))
         self._at += SECTION_HEADER_SIZE
         self._digests.begin(type)
 
@@ -308,25 +275,30 @@ class Writer:
         if os.lseek(fd, 0, os.SEEK_CUR) < end or os.fstat(fd).st_size < end:
             raise NitroError(f"{name} became shorter while it was read")
 
-    def finish(self) -> tuple[int, Measurements]:
-        """Write the headers; gives the file's size and measurements."""
+    def measurements(self) -> Measurements:
+        """Of what was written so far."""
         self._flush()
-        offsets = [p.offset for p in self._parts]
-        sizes = [p.size for p in self._parts]
-        crc = zlib.crc32(Header.pack(offsets, sizes)[:CRC_OFFSET])
-        for part in self._parts:
-            header = SECTION_HEADER.pack(part.type, 0, part.size)
+        return self._digests.finish()
+
+    def finish(self, hints: Hints = Hints()) -> int:  # noqa: B008 (frozen)
+        """Write the headers; gives the file's size."""
+        self._flush()
+        offsets = [p.offset for p in self.parts]
+        sizes = [p.size for p in self.parts]
+        crc = zlib.crc32(hints.pack(offsets, sizes, 0)[:CRC_OFFSET])
+        for part in self.parts:
+            header = SECTION_HEADER.pack(part.type, part.flags, part.size)
             _write_all(self._fd, memoryview(header), part.offset)
             crc = crc32_combine(zlib.crc32(header, crc), part.crc, part.size)
-        _write_all(self._fd, memoryview(Header.pack(offsets, sizes, crc32=crc)), 0)
+        _write_all(self._fd, memoryview(hints.pack(offsets, sizes, crc)), 0)
         os.ftruncate(self._fd, self._at)  # a hole at the end
-        return self._at, self._digests.finish()
+        return self._at
 
     def misaligned(self, names: Sequence[str]) -> list[str]:
         """Warnings about ramdisks that the kernel will not find. It reads all of them as one initramfs, in
         which an uncompressed archive must begin at a multiple of four (init/initramfs.c)."""
         found, at = [], 0
-        ramdisks = [p for p in self._parts if p.type is SectionType.RAMDISK]
+        ramdisks = [p for p in self.parts if p.type is SectionType.RAMDISK]
         for name, part in zip(names, ramdisks, strict=True):
             if at % 4 and part.head.startswith(b"07070"):
                 found.append(
@@ -371,7 +343,7 @@ class Writer:
 
     def _take(self, data: memoryview) -> None:
         self._ring.lend(self._digests.update(data))
-        part = self._parts[-1]
+        part = self.parts[-1]
         part.crc = zlib.crc32(data, part.crc)
         part.head = part.head or bytes(data[:6])
         part.size += len(data)
@@ -416,12 +388,7 @@ def _check(request: BuildRequest) -> list[str]:
     if nul >= 0:
         raise EifError("cmdline-nul", f"the command line has a NUL at {nul}, where the kernel would end it")
     if request.check_kernel:
-        limit = read_kernel(request.kernel).cmdline_size
-        if len(request.cmdline) > limit:
-            raise EifError(
-                "cmdline-too-long",
-                f"the command line has {len(request.cmdline)} bytes; this kernel takes {limit}",
-            )
+        check_cmdline(len(request.cmdline), read_kernel(request.kernel))
     if request.ramdisks:
         return []
     return ["the image has no ramdisk: it boots only if the kernel has an initramfs of its own"]
@@ -452,10 +419,7 @@ def build(request: BuildRequest, output: Path) -> Built:
         kernel = source(request.kernel)
         ramdisks = [source(r) for r in request.ramdisks]
         total = kernel.size + sum(r.size for r in ramdisks)
-        advance = None
-        if total >= PROGRESS_FROM:
-            task = progress.task(f"Writing {output.name}", unit="bytes", total=total)
-            advance = stack.enter_context(task).advance
+        advance = stack.enter_context(shown(f"Writing {output.name}", total))
         fd = stack.enter_context(replacing(output))
         writer = Writer(fd, stack.enter_context(Digests()), advance)
         writer.begin(SectionType.KERNEL)
@@ -467,6 +431,10 @@ def build(request: BuildRequest, output: Path) -> Built:
         for ramdisk in ramdisks:
             writer.begin(SectionType.RAMDISK)
             ramdisk.write(writer)
-        size, measurements = writer.finish()
+        measurements = writer.measurements()
+        if request.signer:
+            measurements = request.signer.append(writer, measurements)
+            warnings += request.signer.warnings()
+        size = writer.finish()
         warnings += writer.misaligned([r.name for r in ramdisks])
     return Built(output, size, measurements, tuple(warnings))

@@ -90,12 +90,22 @@ class Header:
     crc32: int
     raw: bytes
 
-    @staticmethod
-    def pack(offsets: list[int], sizes: list[int], *, version: int = MAX_VERSION, crc32: int = 0) -> bytes:
-        """The 548 bytes of a header as AWS's builder writes it."""
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What a header says besides where the sections are; the defaults are what AWS's builder writes."""
+
+    version: int = MAX_VERSION
+    flags: int = 0
+    default_mem: int = DEFAULT_MEM
+    default_cpus: int = DEFAULT_CPUS
+
+    def pack(self, offsets: list[int], sizes: list[int], crc32: int) -> bytes:
+        """The 548 bytes of a header."""
         unused = [0] * (MAX_SECTIONS - len(offsets))
         return HEADER.pack(
-            MAGIC, version, 0, DEFAULT_MEM, DEFAULT_CPUS, 0, len(offsets),
+            MAGIC, self.version, self.flags, self.default_mem, self.default_cpus, 0, len(offsets),
             *offsets, *unused, *sizes, *unused, 0, crc32,
         )  # fmt: skip
 

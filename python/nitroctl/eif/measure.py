@@ -20,14 +20,17 @@ from __future__ import annotations
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from nitroctl import progress
+from nitroctl.eif.boot import KERNEL_HEADER_SIZE
 from nitroctl.eif.format import CRC_OFFSET, SIGNATURE_MAX, Layout, SectionType, open_eif, read_layout
-from nitroctl.errors import EifError
+from nitroctl.errors import EifError, NitroError
 
 DIGEST_SIZE = 48
 CHUNK = 1 << 20  # bytes handed on at a time: large against a thread's wake-up, small against the caches
@@ -52,6 +55,15 @@ def extend(pcr: bytes, data: bytes) -> bytes:
 def pcr_of(digest: bytes) -> bytes:
     """The PCR whose content has this SHA-384 digest: the digest itself is hashed once more."""
     return extend(bytes(DIGEST_SIZE), digest)
+
+
+def measure_file(path: Path) -> bytes:
+    """What a PCR is whose content is one whole file, as `nitro-cli pcr --input` gives it."""
+    try:
+        with open(path, "rb") as f:
+            return pcr_of(hashlib.file_digest(f, "sha384").digest())
+    except OSError as e:
+        raise NitroError(f"cannot read {path}: {e.strerror}") from e
 
 
 @dataclass(frozen=True)
@@ -154,14 +166,28 @@ class Digests:
         )
 
 
+def crc_mismatch(found: int, expected: int, path: Path | None) -> EifError:
+    message = f"the file's CRC is {found:08x}, its header says {expected:08x}: it was damaged or changed"
+    return EifError("crc-mismatch", message, path=path, offset=CRC_OFFSET)
+
+
+def cmdline_nul(offset: int, path: Path | None) -> EifError:
+    message = "the command line has a NUL byte, where the kernel would end it"
+    return EifError("cmdline-nul", message, path=path, offset=offset)
+
+
 @dataclass(frozen=True)
 class Scan:
-    """What one pass over a file gives. `cmdline` and `metadata` are cut at CMDLINE_KEPT and METADATA_KEPT;
-    `signature` is whole. `nul_offset` is the file offset of the first NUL in the command line."""
+    """What one pass over a file gives.
+
+    `kernel_header` is the kernel's begin, `cmdline` and `metadata` are cut at CMDLINE_KEPT and METADATA_KEPT,
+    `signature` is whole. `nul_offset` is the file offset of the first NUL in the command line.
+    """
 
     layout: Layout
     measurements: Measurements  # without PCR8
     crc32: int
+    kernel_header: bytes
     cmdline: bytes
     metadata: bytes | None
     signature: bytes | None
@@ -174,23 +200,13 @@ class Scan:
     def check(self, path: Path | None = None) -> None:
         """The two rules of the data: crc-mismatch, cmdline-nul."""
         if not self.crc_matches:
-            raise EifError(
-                "crc-mismatch",
-                f"the file's CRC is {self.crc32:08x}, its header says {self.layout.header.crc32:08x}: "
-                "it was damaged or changed",
-                path=path,
-                offset=CRC_OFFSET,
-            )
+            raise crc_mismatch(self.crc32, self.layout.header.crc32, path)
         if self.nul_offset is not None:
-            raise EifError(
-                "cmdline-nul",
-                "the command line has a NUL byte, where the kernel would end it",
-                path=path,
-                offset=self.nul_offset,
-            )
+            raise cmdline_nul(self.nul_offset, path)
 
 
 _KEPT = {
+    SectionType.KERNEL: KERNEL_HEADER_SIZE,
     SectionType.CMDLINE: CMDLINE_KEPT,
     SectionType.METADATA: METADATA_KEPT,
     SectionType.SIGNATURE: SIGNATURE_MAX,
@@ -236,6 +252,7 @@ def scan_fd(fd: int, file_size: int, path: Path | None = None, progress: Progres
         layout,
         measurements,
         crc,
+        bytes(kept[SectionType.KERNEL]),
         bytes(kept[SectionType.CMDLINE]),
         bytes_of(SectionType.METADATA),
         bytes_of(SectionType.SIGNATURE),
@@ -243,15 +260,20 @@ def scan_fd(fd: int, file_size: int, path: Path | None = None, progress: Progres
     )
 
 
+@contextmanager
+def shown(title: str, size: int) -> Iterator[Progress | None]:
+    """Progress in bytes for work on `size` of them, where it takes long enough to look at."""
+    if size < PROGRESS_FROM:
+        yield None
+        return
+    with progress.task(title, unit="bytes", total=size) as task:
+        yield task.advance
+
+
 def scan(path: Path) -> Scan:
     """`scan_fd` of a file by name, with a progress bar where it takes long."""
-    from nitroctl import progress
-
-    with open_eif(path) as (fd, size):
-        if size < PROGRESS_FROM:
-            return scan_fd(fd, size, path)
-        with progress.task(f"Measuring {path.name}", unit="bytes", total=size) as task:
-            return scan_fd(fd, size, path, task.advance)
+    with open_eif(path) as (fd, size), shown(f"Measuring {path.name}", size) as advance:
+        return scan_fd(fd, size, path, advance)
 
 
 def measure(path: Path) -> Measurements:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nitroctl.eif import cpio
-from nitroctl.eif.build import BuildRequest, Built, Generated, Metadata, Sink, build, read_kernel
+from nitroctl.eif.boot import read_kernel
+from nitroctl.eif.build import BuildRequest, Built, Generated, Metadata, Sink, build
 from nitroctl.errors import NitroError, UsageError
 
 # AWS's for x86_64 (the command line of nitro-cli's blobs), but for panic=1 instead of 30: a test that waits

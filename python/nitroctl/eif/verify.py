@@ -1,27 +1,58 @@
 # SPDX-License-Identifier: MIT
-"""Would the machine accept this EIF? Every rule that a file must keep, to the first that it breaks.
+"""Would the machine accept this EIF? Every rule, in the loader's order, to the first that is broken.
 
-Left out is only what depends on the boot: whether the kernel and the initramfs fit into the memory given.
+Left out is only what depends on the guest: whether kernel and initramfs fit into the memory that it gets.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from nitroctl.eif import boot
 from nitroctl.eif import measure as measuring
+from nitroctl.eif.format import SectionType
 from nitroctl.eif.measure import Measurements, Scan
+from nitroctl.errors import NitroError
 
 
-def verify(path: Path, *, now: datetime | None = None) -> Measurements:
-    """Measure a file that keeps all rules; raises EifError for the first broken one. `now` (with its zone) is
-    the time that the signing certificate must be valid at."""
-    return judge(measuring.scan(path), now or datetime.now(UTC), path)
+class PcrMismatch(NitroError):
+    """A good file, but not the one that was expected."""
 
 
-def judge(scan: Scan, now: datetime, path: Path | None = None) -> Measurements:
-    """`verify` of what one pass has found."""
+def verify(
+    path: Path,
+    *,
+    now: datetime | None = None,
+    pcrs: Mapping[int, bytes] | None = None,
+    file_rules_only: bool = False,
+) -> Measurements:
+    """Measure a file that keeps all rules.
+
+    Raises EifError for the first broken one, PcrMismatch for a register (0, 1, 2 or 8) whose value is not the
+    one in `pcrs` (48 bytes; PCR8 of an unsigned file is zero). `now` (with its zone) is the time at which the
+    signing certificate must be valid. `file_rules_only`: whether the content can be booted is not asked.
+    """
+    found = judge(measuring.scan(path), now or datetime.now(UTC), path, file_rules_only=file_rules_only)
+    values = {0: found.pcr0, 1: found.pcr1, 2: found.pcr2, 8: found.pcr8 or bytes(measuring.DIGEST_SIZE)}
+    for index, expected in (pcrs or {}).items():
+        if values[index] != expected:
+            raise PcrMismatch(f"{path}: PCR{index} is {values[index].hex()}, expected was {expected.hex()}")
+    return found
+
+
+def judge(
+    scan: Scan, now: datetime, path: Path | None = None, *, file_rules_only: bool = False
+) -> Measurements:
+    """The rules, of what one pass has found."""
+    if not file_rules_only:
+        boot.check_sizes(scan.layout, path)
     scan.check(path)
+    if not file_rules_only:
+        section = scan.layout.of_type(SectionType.KERNEL)[0]
+        kernel = boot.parse_kernel(scan.kernel_header, section.size, path, section.data_offset)
+        boot.check_cmdline(scan.layout.of_type(SectionType.CMDLINE)[0].size, kernel, path)
     if scan.signature is None:
         return scan.measurements
     from nitroctl.eif import signature

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""What must hold before an x86 boot loader takes kernel, command line and initramfs: no rules of the file.
+
+The machine's loader judges the same, with the same names of rules, and besides whether all of it fits into
+the memory that a guest is given. Offsets are those of "The real-mode kernel header" in Linux's
+Documentation/arch/x86/boot.rst; numbers there are little-endian.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+from nitroctl.eif.format import Layout, SectionType
+from nitroctl.errors import EifError, NitroError
+
+KERNEL_HEADER_SIZE = 0x264  # through init_size
+PROTOCOL_MIN = 0x20A  # 2.10, Linux 2.6.31: the first with init_size
+SECTOR = 512
+SETUP_MAX = 64 << 10  # where the machine has room for the setup code
+
+# First sizes refused: a loader counts a kernel's bytes in an int; the protocol has 32 bits for an initramfs.
+KERNEL_LIMIT = 1 << 30
+INITRAMFS_LIMIT = (1 << 32) - 1
+CMDLINE_MAX = 1 << 16  # kernels take 2047 bytes; this only bounds what is held
+
+
+@dataclass(frozen=True)
+class KernelInfo:
+    """What a bzImage says of itself. `cmdline_size`: longest command line in bytes, NUL not counted."""
+
+    version: str
+    cmdline_size: int
+
+
+def check_sizes(layout: Layout, path: Path | None = None) -> None:
+    """Sizes alone: kernel-too-large, cmdline-too-long, initramfs-too-large."""
+    for type, rule, limit in (
+        (SectionType.KERNEL, "kernel-too-large", KERNEL_LIMIT),
+        (SectionType.CMDLINE, "cmdline-too-long", CMDLINE_MAX + 1),
+        (SectionType.RAMDISK, "initramfs-too-large", INITRAMFS_LIMIT),
+    ):
+        size = sum(s.size for s in layout.of_type(type))
+        if size >= limit:
+            what = {SectionType.RAMDISK: "ramdisks together have"}.get(type, f"{type.name.lower()} has")
+            raise EifError(rule, f"the {what} {size} bytes; less than {limit} can be booted", path=path)
+
+
+def parse_kernel(header: bytes, size: int, path: Path | None = None, offset: int = 0) -> KernelInfo:
+    """Judge the first KERNEL_HEADER_SIZE bytes of a kernel of `size` bytes: kernel-not-bzimage,
+    kernel-setup-size. `offset` is the kernel's in the file, for messages. The version lies further on."""
+
+    def refuse(rule: str, message: str, at: int) -> EifError:
+        hint = "an enclave's kernel is arch/x86/boot/bzImage, not vmlinux"
+        return EifError(rule, f"the kernel {message}", path=path, offset=offset + at, hint=hint)
+
+    def u16(at: int) -> int:
+        return int.from_bytes(header[at : at + 2], "little")
+
+    if size < KERNEL_HEADER_SIZE or len(header) < KERNEL_HEADER_SIZE:
+        message = f"has {size} bytes; the header of an x86 bzImage alone has {KERNEL_HEADER_SIZE}"
+        raise refuse("kernel-not-bzimage", message, 0)
+    if header[0x202:0x206] != b"HdrS":
+        message = f"is not an x86 bzImage: {header[0x202:0x206].hex()} instead of HdrS"
+        raise refuse("kernel-not-bzimage", message, 0x202)
+    if u16(0x1FE) != 0xAA55:
+        raise refuse("kernel-not-bzimage", f"is not a bzImage: its boot flag is {u16(0x1FE):#06x}", 0x1FE)
+    protocol = u16(0x206)
+    if protocol < PROTOCOL_MIN:
+        message = f"has boot protocol {protocol >> 8}.{protocol & 255:02}; 2.10 or later is needed"
+        raise refuse("kernel-not-bzimage", message, 0x206)
+    if not header[0x211] & 1:
+        raise refuse("kernel-not-bzimage", "is a zImage; a bzImage is needed", 0x211)
+    setup = ((header[0x1F1] or 4) + 1) * SECTOR
+    if not 2 * SECTOR <= setup <= SETUP_MAX or setup >= size:
+        message = f"has setup code of {setup} bytes, of {size} in all; at most {SETUP_MAX} can be loaded"
+        raise refuse("kernel-setup-size", message, 0x1F1)
+    return KernelInfo("Unknown", struct.unpack_from("<I", header, 0x238)[0])
+
+
+def check_cmdline(length: int, kernel: KernelInfo, path: Path | None = None) -> None:
+    """Would the kernel take a command line of `length` bytes? What the machine adds is not counted."""
+    if length > kernel.cmdline_size:
+        message = f"the command line has {length} bytes; this kernel takes {kernel.cmdline_size}"
+        raise EifError("cmdline-too-long", message, path=path)
+
+
+def read_kernel(path: Path) -> KernelInfo:
+    """Judge a kernel in a file of its own; raises EifError with the rules of `parse_kernel`."""
+    try:
+        with open(path, "rb", buffering=0) as f:
+            status = os.fstat(f.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise NitroError(f"the kernel {path} is not a regular file")
+            header = os.pread(f.fileno(), KERNEL_HEADER_SIZE, 0)
+            info = parse_kernel(header, status.st_size, path)
+            # kernel_version: where a text begins, less 512; 0 if there is none.
+            (pointer,) = struct.unpack_from("<H", header, 0x20E)
+            text = os.pread(f.fileno(), 128, 0x200 + pointer) if pointer else b""
+    except OSError as e:
+        raise NitroError(f"cannot read the kernel {path}: {e.strerror}") from e
+    words = text.split(b"\0")[0].split()
+    version = words[0].decode("ascii", "replace") if words else info.version
+    return KernelInfo(version, info.cmdline_size)

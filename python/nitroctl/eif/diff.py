@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: MIT
+"""What differs between two EIFs: which register, section, and file in a ramdisk. Judges nothing else.
+
+Ramdisks are looked into where they are cpio archives ("newc"), plain or gzip; others are compared as a whole.
+Memory grows with the number of names in a ramdisk, not with their content, and names have a limit.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import stat
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from nitroctl.eif.describe import Description, describe
+from nitroctl.eif.extract import read_section
+from nitroctl.eif.format import Section, SectionType, open_eif
+from nitroctl.eif.measure import CHUNK
+
+NAMES_MAX = 500_000
+NAME_BYTES_MAX = 4096  # PATH_MAX
+
+
+class _NotReadable(Exception):
+    """This ramdisk is no archive that we can look into; the text says why."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`where` names a register, a section, or "ramdisk N: path"; `a` and `b` are what the two files have
+    there, None for nothing."""
+
+    where: str
+    a: str | None
+    b: str | None
+
+
+def diff(a: Path, b: Path) -> list[Difference]:
+    """All differences, registers first. Raises EifError where one of the files breaks a rule of structure."""
+    first, second = describe(a), describe(b)
+    found = _compare(dict(_registers(first)), dict(_registers(second)))
+    found += _compare(dict(_simple(first)), dict(_simple(second)))
+    with open_eif(a) as (fd_a, _), open_eif(b) as (fd_b, _):
+        for type in (SectionType.KERNEL, SectionType.RAMDISK):
+            pairs = zip_longest(first.layout.of_type(type), second.layout.of_type(type))
+            for i, (one, two) in enumerate(pairs):
+                name = "kernel" if type is SectionType.KERNEL else f"ramdisk {i}"
+                if one is None or two is None or _digest(fd_a, one, a) != _digest(fd_b, two, b):
+                    found += _compare_section(name, (fd_a, one, a), (fd_b, two, b))
+    return found
+
+
+def _compare(a: dict[str, str], b: dict[str, str]) -> list[Difference]:
+    return [Difference(key, a.get(key), b.get(key)) for key in a | b if a.get(key) != b.get(key)]
+
+
+def _registers(d: Description) -> Iterator[tuple[str, str]]:
+    yield from d.measurements.items()
+
+
+def _simple(d: Description) -> Iterator[tuple[str, str]]:
+    yield "version", str(d.layout.header.version)
+    yield "cmdline", d.cmdline.decode("utf-8", "backslashreplace")
+    yield "order of sections", " ".join(s.type.name.lower() for s in d.layout.sections)
+    yield from _flat("metadata", d.metadata)
+    if d.signature:
+        yield "signature", d.signature.signer.certificate.subject.rfc4514_string()
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """A JSON value as ("metadata.BuildMetadata.BuildTool", text) and so on, as deep as AWS's keys are."""
+    if isinstance(value, dict) and value and name.count(".") < 4:
+        for key, item in value.items():
+            yield from _flat(f"{name}.{key}", item)
+    elif value is not None:
+        yield name, str(value)
+
+
+Open = tuple[int, Section | None, Path]
+
+
+def _digest(fd: int, section: Section, path: Path) -> bytes:
+    digest = hashlib.sha256()
+    for data in read_section(fd, section, path):
+        digest.update(data)
+    return digest.digest()
+
+
+def _compare_section(name: str, a: Open, b: Open) -> list[Difference]:
+    whole = [None if s is None else f"{s.size} bytes" for s in (a[1], b[1])]
+    if whole[0] == whole[1]:
+        whole[1] = f"{whole[1]}, other content"
+    found = [Difference(name, *whole)]
+    if name.startswith("ramdisk") and a[1] and b[1]:
+        try:
+            one, two = (dict(_entries(fd, s, path)) for fd, s, path in (a, b) if s)
+        except _NotReadable as e:
+            return [*found, Difference(f"{name}: not looked into", str(e), str(e))]
+        for key in sorted(one | two):
+            if one.get(key) != two.get(key):
+                was, now = one.get(key), two.get(key)
+                where = f"{name}: {key.decode('utf-8', 'backslashreplace')}"
+                found.append(Difference(where, _shown(was, now), _shown(now, was)))
+    return found
+
+
+# ---- archives ----
+
+
+@dataclass(frozen=True)
+class _Entry:
+    mode: int
+    uid: int
+    gid: int
+    device: tuple[int, int]
+    size: int
+    digest: bytes
+
+    def show(self, other: _Entry | None) -> str:
+        """As `ls -l` does it; the digest too where nothing else differs from `other`."""
+        text = f"{stat.filemode(self.mode)} {self.uid}:{self.gid} {self.size} bytes"
+        if stat.S_ISBLK(self.mode) or stat.S_ISCHR(self.mode):
+            text += f" device {self.device[0]},{self.device[1]}"
+        if other and text == other.show(None):
+            text += f" sha256 {self.digest.hex()[:16]}"
+        return text
+
+
+def _shown(entry: _Entry | None, other: _Entry | None) -> str | None:
+    return entry.show(other) if entry else None
+
+
+class _Pieces(io.RawIOBase):
+    """A file over pieces of bytes, for readers of the standard library's."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._left = self._left or memoryview(next(self._pieces, b""))
+        n = min(len(buffer), len(self._left))
+        buffer[:n] = self._left[:n]
+        self._left = self._left[n:]
+        return n
+
+
+def _unpacked(pieces: Iterator[bytes]) -> io.BufferedIOBase:
+    """The bytes of a ramdisk, unpacked if they are gzip."""
+    plain = io.BufferedReader(_Pieces(pieces), CHUNK)
+    if plain.peek(2)[:2] != b"\x1f\x8b":
+        return plain
+    return io.BufferedReader(gzip.GzipFile(fileobj=plain), CHUNK)
+
+
+def _entries(fd: int, section: Section, path: Path) -> Iterator[tuple[bytes, _Entry]]:
+    stream = _unpacked(read_section(fd, section, path))
+    at = 0
+
+    def take(size: int) -> bytes:
+        nonlocal at
+        try:
+            data = stream.read(size)
+        except (OSError, EOFError, zlib.error) as e:
+            raise _NotReadable(f"damaged gzip: {e}") from None
+        if len(data) < size:
+            raise _NotReadable("the archive ends within an entry")
+        at += size
+        return data
+
+    for _ in range(NAMES_MAX):
+        header = take(110)
+        if header[:6] not in (b"070701", b"070702"):
+            raise _NotReadable("not a cpio archive of the kind newc")
+        try:
+            fields = [int(header[i : i + 8], 16) for i in range(6, 110, 8)]
+        except ValueError:
+            raise _NotReadable("an entry's header has a number that is none") from None
+        _, mode, uid, gid, _, _, size, _, _, major, minor, name_size, _ = fields
+        if not 1 <= name_size <= NAME_BYTES_MAX:
+            raise _NotReadable(f"a name of {name_size} bytes")
+        name = take(name_size)[:-1]
+        take(-at % 4)
+        if name == b"TRAILER!!!":
+            return
+        digest = hashlib.sha256()
+        for begin in range(0, size, CHUNK):
+            digest.update(take(min(CHUNK, size - begin)))
+        take(-at % 4)
+        yield name, _Entry(mode, uid, gid, (major, minor), size, digest.digest())
+    raise _NotReadable(f"more than {NAMES_MAX} names")

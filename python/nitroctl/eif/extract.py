@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: MIT
+"""Takes an EIF apart: each section into a file of its own, in a new folder. Opens no ramdisk.
+
+    kernel, cmdline, metadata.json, ramdisk-0.cpio (.gz, .xz, ...), signature.cbor, certificate.pem
+
+The names are ours, nothing in the file has a say in them. The folder appears whole or not at all, and only if
+the file keeps its rules.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from nitroctl.eif import signature
+from nitroctl.eif.format import CRC_OFFSET, Layout, Section, SectionType, open_eif, read_layout
+from nitroctl.eif.measure import CHUNK, Progress, crc_mismatch, shown
+from nitroctl.errors import EifError, NitroError
+
+# First bytes of what a kernel can unpack (lib/decompress.c) -> suffix.
+_MAGICS = (
+    (b"07070", ".cpio"),
+    (b"\x1f\x8b", ".cpio.gz"),
+    (b"\x28\xb5\x2f\xfd", ".cpio.zst"),
+    (b"\xfd7zXZ", ".cpio.xz"),
+    (b"BZh", ".cpio.bz2"),
+    (b"\x02\x21\x4c\x18", ".cpio.lz4"),
+    (b"\x89LZO", ".cpio.lzo"),
+    (b"\x5d\x00", ".cpio.lzma"),
+)
+
+
+def suffix(head: bytes) -> str:
+    """What a ramdisk with these first bytes is, as the end of a file's name."""
+    return next((s for magic, s in _MAGICS if head.startswith(magic)), "")
+
+
+def read_section(fd: int, section: Section, path: Path) -> Iterator[bytes]:
+    """The data of a section, piece by piece."""
+    at = section.data_offset
+    while at < section.end:
+        data = os.pread(fd, min(CHUNK, section.end - at), at)
+        if not data:
+            raise EifError("io", "the file became shorter while it was read", path=path, offset=at)
+        yield data
+        at += len(data)
+
+
+def extract(path: Path, folder: Path) -> list[Path]:
+    """Write the sections of `path` into `folder`, which must not exist or be empty; returns the files in file
+    order. Raises NitroError; then nothing was written."""
+    aside = folder.parent / f".{folder.name}.{secrets.token_hex(6)}"
+    with open_eif(path) as (fd, size), shown(f"Extracting {path.name}", size) as advance:
+        layout = read_layout(fd, size, path)
+        try:
+            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+                raise NitroError(f"{folder} is there already", hint="name a new folder, or an empty one")
+            aside.mkdir()
+            names = _write(fd, layout, aside, path, advance)
+            aside.rename(folder)
+        except OSError as e:
+            raise NitroError(f"cannot write {folder}: {e.strerror}") from e
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return [folder / name for name in names]
+
+
+def _write(fd: int, layout: Layout, folder: Path, path: Path, advance: Progress | None) -> list[str]:
+    names: list[str] = []
+    crc = zlib.crc32(layout.header.raw[:CRC_OFFSET])
+    for section in layout.sections:
+        names.append(_name(fd, section, sum(n.startswith("ramdisk") for n in names)))
+        crc = zlib.crc32(section.header, crc)
+        with open(folder / names[-1], "xb") as out:
+            for data in read_section(fd, section, path):
+                crc = zlib.crc32(data, crc)
+                out.write(data)
+                if advance:
+                    advance(len(data))
+    if crc != layout.header.crc32:
+        raise crc_mismatch(crc, layout.header.crc32, path)
+    if "signature.cbor" in names:
+        decoded = signature.decode((folder / "signature.cbor").read_bytes(), path)
+        (folder / "certificate.pem").write_bytes(decoded.pem)
+        names.append("certificate.pem")
+    return names
+
+
+def _name(fd: int, section: Section, ramdisks: int) -> str:
+    if section.type is SectionType.RAMDISK:
+        return f"ramdisk-{ramdisks}{suffix(os.pread(fd, min(8, section.size), section.data_offset))}"
+    return {
+        SectionType.KERNEL: "kernel",
+        SectionType.CMDLINE: "cmdline",
+        SectionType.METADATA: "metadata.json",
+        SectionType.SIGNATURE: "signature.cbor",
+    }[section.type]

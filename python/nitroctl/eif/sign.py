@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: MIT
+"""Signs EIFs: with a private key in a PEM file, or through a program that holds the key.
+
+What is signed is PCR0, as a COSE_Sign1 (RFC 9052) in the form that AWS's tools write and `signature` reads.
+Signing an EIF writes it anew: everything is copied in order but an old signature, the new one comes last, and
+every size, offset and the checksum are computed from what was written.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import zlib
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nitroctl import proc
+from nitroctl.eif import signature
+from nitroctl.eif.build import Built, Writer, crc32_combine
+from nitroctl.eif.format import (
+    CRC_OFFSET,
+    MAX_SECTIONS,
+    SECTION_HEADER,
+    SIGNATURE_MAX,
+    Hints,
+    Layout,
+    SectionType,
+    open_eif,
+    read_layout,
+)
+from nitroctl.eif.measure import CHUNK, Digests, Measurements, cmdline_nul, crc_mismatch, shown
+from nitroctl.eif.output import replacing
+from nitroctl.eif.signature import Signature, Signer
+from nitroctl.errors import EifError, NitroError
+
+PEM_MAX = 1 << 20  # bytes of a key or certificate file
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """A certificate, and who can sign for it: `sign` makes r || s over a message."""
+
+    pem: bytes
+    signer: Signer
+    sign: Callable[[bytes], bytes]
+
+    def section(self, pcr0: bytes) -> bytes:
+        """The data of a signature section. Raises NitroError if what comes back is no good signature."""
+        import cbor2
+
+        curve = self.signer.curve
+        protected = cbor2.dumps({signature.ALG: curve.alg})
+        payload = cbor2.dumps({"register_index": 0, "register_value": list(pcr0)})
+        unsigned = Signature(self.pem, protected, payload, b"", curve.alg, 0, pcr0)
+        made = replace(unsigned, raw=self.sign(unsigned.signed_bytes))
+        try:
+            signature.check_cose(made, self.signer)
+        except EifError as e:
+            raise NitroError(
+                f"the signature does not verify with the certificate: {e}",
+                hint="does the private key belong to the certificate?",
+            ) from None
+        cose = cbor2.dumps([protected, {}, payload, made.raw])
+        data = cbor2.dumps([{"signing_certificate": list(self.pem), "signature": list(cose)}])
+        if len(data) > SIGNATURE_MAX:
+            raise NitroError(
+                f"the signature section would have {len(data)} bytes; {SIGNATURE_MAX} are allowed",
+                hint="give a file with the signing certificate alone, not a chain",
+            )
+        return data
+
+    def append(self, writer: Writer, measurements: Measurements) -> Measurements:
+        data = self.section(measurements.pcr0)
+        writer.begin(SectionType.SIGNATURE)
+        writer.write(data)
+        return replace(measurements, pcr8=self.signer.pcr8)
+
+    def warnings(self) -> list[str]:
+        """The certificate's dates: an enclave does not start outside of them."""
+        begin, end = self.signer.certificate.not_valid_before_utc, self.signer.certificate.not_valid_after_utc
+        now = datetime.now(UTC)
+        if now > end:
+            return [f"the signing certificate expired at {end}: the image will not start"]
+        if now < begin:
+            return [f"the signing certificate is valid from {begin} on: the image will not start before"]
+        return []
+
+
+def read_certificate(path: Path) -> Signer:
+    """The first certificate of a PEM file; raises NitroError."""
+    try:
+        return signature.read_certificate(_read(path))
+    except EifError as e:
+        raise NitroError(f"{path}: {e}") from None
+
+
+def load(certificate: Path, *, key: Path | None = None, command: str | None = None) -> SigningKey:
+    """A PEM certificate with its PEM key, or with a shell-quoted command that signs.
+
+    The command reads the bytes to sign from its standard input and writes the signature, in DER or as r || s:
+    `openssl dgst -sha384 -sign key.pem` is one for a key on P-384.
+    """
+    assert (key is None) != (command is None)
+    pem = _read(certificate)
+    signer = read_certificate(certificate)
+    if key is not None:
+        return SigningKey(pem, signer, _with_key(key, certificate, signer))
+    assert command is not None
+    try:
+        argv = shlex.split(command)
+    except ValueError as e:
+        raise NitroError(f"the signing command {command!r} cannot be split into words: {e}") from None
+    if not argv:
+        raise NitroError("the signing command is empty")
+    return SigningKey(pem, signer, lambda message: _raw(_run(argv, message), signer, argv[0]))
+
+
+def _run(argv: list[str], message: bytes) -> bytes:
+    return proc.run(argv, input=message).stdout
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as f:
+            data = f.read(PEM_MAX + 1)
+    except OSError as e:
+        raise NitroError(f"cannot read {path}: {e.strerror}") from e
+    if len(data) > PEM_MAX:
+        raise NitroError(f"{path} is too large for a PEM file")
+    return data
+
+
+def _with_key(path: Path, certificate: Path, signer: Signer) -> Callable[[bytes], bytes]:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        key = load_pem_private_key(_read(path), password=None)
+    except TypeError:
+        hint = "decrypt it first, or use --signer with a program that asks"
+        raise NitroError(f"the key {path} is encrypted", hint=hint) from None
+    except (ValueError, UnsupportedAlgorithm) as e:
+        raise NitroError(f"the key {path} cannot be read: {e}") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != signer.key:
+        raise NitroError(f"the key {path} does not belong to the certificate {certificate}")
+    algorithm = ec.ECDSA(signer.curve.hash_algorithm())
+    return lambda message: _raw(key.sign(message, algorithm), signer, str(path))
+
+
+def _raw(made: bytes, signer: Signer, who: str) -> bytes:
+    """r || s, from that or from DER."""
+    from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+
+    half = signer.curve.half
+    if len(made) == 2 * half and made[:1] != b"\x30":
+        return made
+    try:
+        r, s = decode_dss_signature(made)
+        return r.to_bytes(half, "big") + s.to_bytes(half, "big")
+    except (ValueError, OverflowError):
+        if len(made) == 2 * half:
+            return made
+        raise NitroError(
+            f"{who} gave {len(made)} bytes; a signature for {signer.curve.alg_name} is DER, or r || s of "
+            f"{2 * half} bytes"
+        ) from None
+
+
+def _check_data(fd: int, layout: Layout, writer: Writer, path: Path) -> None:
+    """The rules of the data, from what was copied: crc-mismatch, cmdline-nul. To sign a damaged file would
+    make it look whole."""
+    crc = zlib.crc32(layout.header.raw[:CRC_OFFSET])
+    copied = iter(writer.parts)
+    for section in layout.sections:
+        crc = zlib.crc32(section.header, crc)
+        if section.type is SectionType.SIGNATURE:
+            crc = zlib.crc32(os.pread(fd, section.size, section.data_offset), crc)
+        else:
+            part = next(copied)
+            crc = crc32_combine(crc, part.crc, part.size)
+    if crc != layout.header.crc32:
+        raise crc_mismatch(crc, layout.header.crc32, path)
+    cmdline = layout.of_type(SectionType.CMDLINE)[0]
+    for at in range(cmdline.data_offset, cmdline.end, CHUNK):
+        nul = os.pread(fd, min(CHUNK, cmdline.end - at), at).find(0)
+        if nul >= 0:
+            raise cmdline_nul(at + nul, path)
+
+
+def sign(path: Path, key: SigningKey, output: Path) -> Built:
+    """Write `path` with a new signature to `output`, which may be the same.
+
+    An old signature is dropped unseen; everything else must keep the rules. Raises NitroError; then `output`
+    is as it was.
+    """
+    with ExitStack() as stack:
+        fd, size = stack.enter_context(open_eif(path))
+        layout = read_layout(fd, size, path)
+        kept = [s for s in layout.sections if s.type is not SectionType.SIGNATURE]
+        if len(kept) == MAX_SECTIONS:
+            raise EifError("section-count", f"all {MAX_SECTIONS} sections are in use", path=path, offset=26)
+        advance = stack.enter_context(shown(f"Signing {path.name}", size))
+        out = stack.enter_context(replacing(output))
+        writer = Writer(out, stack.enter_context(Digests()), advance)
+        for section in kept:
+            writer.begin(section.type, flags=SECTION_HEADER.unpack(section.header)[1])
+            os.lseek(fd, section.data_offset, os.SEEK_SET)
+            writer.copy(fd, section.size, str(path))
+        measurements = writer.measurements()
+        _check_data(fd, layout, writer, path)
+        measurements = key.append(writer, measurements)
+        header = layout.header
+        # Signatures came with version 3, whose layout is that of 2.
+        version = max(3, header.version)
+        total = writer.finish(Hints(version, header.flags, header.default_mem, header.default_cpus))
+    return Built(output, total, measurements, tuple(key.warnings()))
