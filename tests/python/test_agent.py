@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The test agent's client against a server of bytes: frames, errors, the pattern. tests/boot has the agent."""
+"""The test agent's client against a server of bytes: frames, errors, pattern. tests/boot has the agent."""
 
 from __future__ import annotations
 

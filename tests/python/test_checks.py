@@ -9,12 +9,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, install, steps, write_eif
-from nitroctl import checks
+from nitroctl import build, checks, progress
+from nitroctl.commands import test as command
+from nitroctl.errors import NitroError
+from nitroctl.steps import tool
 
 
 @pytest.fixture
@@ -95,6 +100,68 @@ def test_options_for_boot_checks_do_not_go_with_qtests() -> None:
     )  # fmt: skip
     assert done.returncode == 2
     assert "qtests run in the tree that was built" in done.stderr
+
+
+@pytest.fixture(autouse=True)
+def loud() -> Iterator[None]:
+    """--json switches progress off for the process."""
+    yield
+    progress.set_quiet(False)
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A meson tree with three "qtests": one that passes, one with a failing point, one that crashes."""
+    source = tmp_path / "source"
+    source.mkdir()
+    scripts = {
+        "good-test": "echo 1..2; echo ok 1 - /a; echo ok 2 - /b",
+        "bad-test": "echo 1..2; echo ok 1 - /a; echo 'not ok 2 - /b'; echo because >&2",
+        "crash-test": "echo 1..2; echo ok 1 - /a; kill -SEGV $$",
+    }
+    lines = ["project('fake')", "sh = find_program('sh')"]
+    lines += [
+        f"test('{name}', sh, args: ['-c', '{script.replace(chr(39), chr(92) + chr(39))}'], protocol: 'tap')"
+        for name, script in scripts.items()
+    ]
+    (source / "meson.build").write_text("\n".join(lines) + "\n")
+    built = tmp_path / "build"
+    subprocess.run([tool("meson"), "setup", built, source], check=True, capture_output=True)
+    manifest = SimpleNamespace(build_dir=str(built), qtests=[f"some/folder/{name}" for name in scripts])
+    monkeypatch.setattr(build, "manifest", lambda *, sanitize: manifest)
+    return built
+
+
+def test_qtests_run_through_meson(tree: Path) -> None:
+    done = CliRunner().invoke(command.test, ["qtest", "--json"])
+    results = {r["name"]: r for r in json.loads(done.stdout)}
+    assert {name: r["result"] for name, r in results.items()} == {
+        "good-test": "pass", "bad-test": "fail", "crash-test": "fail",
+    }  # fmt: skip
+    assert results["good-test"]["claim"] == "2 tests"
+    assert "not ok 2 - /b" in results["bad-test"]["detail"]
+    assert "because" in results["bad-test"]["detail"]
+    assert "killed by SIGSEGV" in results["crash-test"]["detail"]
+    assert f"{tree}/meson-logs" in results["bad-test"]["detail"]
+
+
+def test_a_qtest_that_meson_does_not_know(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = SimpleNamespace(build_dir=str(tree), qtests=["absent-test"])
+    monkeypatch.setattr(build, "manifest", lambda *, sanitize: manifest)
+    done = CliRunner().invoke(command.test, ["qtest", "--json"])
+    (result,) = json.loads(done.stdout)
+    assert result["result"] == "fail"
+    assert "meson ran no test of this name" in result["detail"]
+
+
+@pytest.mark.parametrize("sanitize", [False, True])
+def test_without_a_built_tree_the_command_to_build_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, sanitize: bool
+) -> None:
+    monkeypatch.setattr(build, "manifest", lambda *, sanitize: None)
+    done = CliRunner().invoke(command.test, ["qtest", *(["--sanitize"] if sanitize else [])])
+    assert isinstance(done.exception, NitroError)
+    assert done.exception.hint == ("nitroctl build --sanitize" if sanitize else "nitroctl build")
 
 
 def test_claims_are_sentences() -> None:

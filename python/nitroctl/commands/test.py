@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -104,7 +105,8 @@ def _shower(as_json: bool) -> Any:
 
         def plain(line: Line) -> None:
             mark = "ok  " if line.passed else "FAIL"
-            click.echo(f"{mark}  {line.seconds:6.1f} s  {line.part:5}  {line.name}")
+            note = f"  ({line.claim})" if line.part == "qtest" and line.claim else ""
+            click.echo(f"{mark}  {line.seconds:6.1f} s  {line.part:5}  {line.name}{note}")
             if line.detail:
                 click.echo(line.detail)
 
@@ -206,8 +208,15 @@ def _one_qtest(meson: str, build_dir: Path, name: str) -> Iterator[Line]:
         passed = done.returncode == 0 and result["result"] in ("OK", "EXPECTEDFAIL")
         detail = "" if passed else f"{result.get('stdout', '')}\n{result.get('stderr', '')}".strip()
         if not passed:
-            detail = f"{result['result']}\n{detail[-4000:]}\nthe whole log is in {log}.txt"
+            how = _how(result["returncode"])
+            detail = f"{result['result']}, {how}\n{detail[-4000:]}\nthe whole log is in {log}.txt"
         yield Line("qtest", name, _counted(result), passed, float(result["duration"]), detail)
+
+
+def _how(status: int) -> str:
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    return f"status {status}"
 
 
 def _counted(result: dict[str, Any]) -> str:
