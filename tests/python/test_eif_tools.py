@@ -233,7 +233,8 @@ def test_a_chain_that_is_too_long(image: Path, keys: Path) -> None:
 
 def test_sign_command(image: Path, keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = keys / "signed.eif"
-    argv: list[str | Path] = ["--signing-certificate", keys / "P-384.pem", "--private-key", keys / "P-384.key"]
+    argv: list[str | Path] = ["--signing-certificate", keys / "P-384.pem"]
+    argv += ["--private-key", keys / "P-384.key"]
     status, text, _ = run(capsys, "sign", image, *argv, "-o", out, "--json")
     assert status == 0
     assert json.loads(text)["Measurements"] == verify(out).to_json()
@@ -245,7 +246,8 @@ def test_sign_command(image: Path, keys: Path, capsys: pytest.CaptureFixture[str
 def test_build_signs(keys: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (keys / "bzImage").write_bytes(model.bzimage())
     argv: list[str | Path] = ["build", "--kernel", keys / "bzImage", "--cmdline", "c", "-o", keys / "o.eif"]
-    signed: list[str | Path] = ["--signing-certificate", keys / "P-256.pem", "--private-key", keys / "P-256.key"]
+    signed: list[str | Path] = ["--signing-certificate", keys / "P-256.pem"]
+    signed += ["--private-key", keys / "P-256.key"]
     status, text, _ = run(capsys, *argv, *signed, "--json")
     assert status == 0
     found = verify(keys / "o.eif")
