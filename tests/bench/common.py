@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What the benchmarks share: alternating runs, medians, one table. Measures nothing itself.
 
-Every figure is a ratio of two things measured in the same run, in turns, because the machines that run this are
-noisy. Absolute times are printed to be read, never to be asserted.
+Every figure is a ratio of two things measured in the same run, in turns, because the machines that run this
+are noisy. Absolute times are printed to be read, never to be asserted.
 """
 
 from __future__ import annotations

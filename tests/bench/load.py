@@ -3,9 +3,9 @@
 
     python tests/bench/load.py [--size 400M] [--runs 5]
 
-Contenders, in turns: `-M nitro-enclave` with the EIF; plain `-M microvm` with the same kernel, the same initramfs
-in a memfd and shared RAM, whose time is what any loader would take; and `openssl dgst -sha384` of the file. The
-figure is (nitro-enclave - microvm) / openssl: what the EIF costs beyond the boot, in digests of the file.
+Contenders, in turns: `-M nitro-enclave` with the EIF; plain `-M microvm` with the same kernel, the same
+initramfs in a memfd and shared RAM, whose time is what any loader would take; and `openssl dgst -sha384` of
+the file. The figure is (nitro-enclave - microvm) / openssl: what the EIF costs beyond the boot, in digests of the file.
 Time runs from QEMU's start to the first byte on the console. UPSTREAM_QEMU names a QEMU with the upstream
 machine to be measured beside ours; without it the row says so.
 """
@@ -155,7 +155,8 @@ def main() -> None:
             rows.append(("upstream beyond microvm", f"{other:.3f} s, {other / digest:.2f} digests"))
         else:
             rows.append(("upstream beyond microvm", "not measured: UPSTREAM_QEMU names no QEMU"))
-        table(f"Loading an EIF of {eif.stat().st_size / 1e6:.0f} MB in two ramdisks ({qemu.accelerator().name})", rows)
+        megabytes = eif.stat().st_size / 1e6
+        table(f"Loading an EIF of {megabytes:.0f} MB in two ramdisks ({qemu.accelerator().name})", rows)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
