@@ -329,13 +329,19 @@ static void expect_refusal(const char *args, const char *message)
     g_autofree char *err = NULL;
     g_autofree char *line = g_strdup_printf("-nodefaults %s", args);
     int status = nitro_qemu_run(line, NULL, &err);
+    const char *said;
 
     if (status != 1 || !strstr(err, message)) {
         g_test_message("status %d: %s", status, err);
     }
     g_assert_cmpint(status, ==, 1);
     g_assert_nonnull(strstr(err, message));
-    g_assert_true(strchr(err, '\n') == err + strlen(err) - 1);
+    said = err;
+    if (g_str_has_prefix(said, "==")) {
+        /* AddressSanitizer says first that it does not know coroutines. */
+        said = strchr(said, '\n') + 1;
+    }
+    g_assert_true(strchr(said, '\n') == said + strlen(said) - 1);
 }
 
 /* ---- tests ---- */
