@@ -5,9 +5,9 @@
 
 Contenders, in turns: `-M nitro-enclave` with the EIF; plain `-M microvm` with the same kernel, the same
 initramfs in a memfd and shared RAM, whose time is what any loader would take; and `openssl dgst -sha384` of
-the file. The figure is (nitro-enclave - microvm) / openssl: what the EIF costs beyond the boot, in digests of the file.
-Time runs from QEMU's start to the first byte on the console. UPSTREAM_QEMU names a QEMU with the upstream
-machine to be measured beside ours; without it the row says so.
+the file. The figure is (nitro-enclave - microvm) / openssl: what the EIF costs beyond the boot, in digests of
+the file. Time runs from QEMU's start to the first byte on the console. UPSTREAM_QEMU names a QEMU with the
+upstream machine to be measured beside ours; without it the row says so.
 """
 
 from __future__ import annotations
