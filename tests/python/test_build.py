@@ -154,6 +154,8 @@ def use_stage(stage: Stage, setattr: Callable[[object, str, object], None]) -> N
     for module in (build, source):
         setattr(module, "source_root", lambda: stage.checkout)
         setattr(module, "toolchain", lambda needs: {"cc": "12.2.0"})
+    # What is linked into the environment that runs the tests is none of theirs.
+    setattr(build, "default_prefix", lambda: stage.checkout.parent / "prefix")
 
 
 @pytest.fixture
@@ -640,7 +642,6 @@ def test_the_commands(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = stage.tmp / "prefix"
     backend = program("vsock", "key", build.BACKEND)
     monkeypatch.setattr(build, "build_backend", lambda **options: backend)
-    monkeypatch.setattr(build, "default_prefix", lambda: prefix)
     arguments = ["--source", str(stage.tarball), "--prefix", str(prefix)]
     result = CliRunner().invoke(build_command, arguments, catch_exceptions=False)
     assert result.exit_code == 0
@@ -655,7 +656,6 @@ def test_the_commands(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("what", ["qemu", "vsock"])
-def test_which_says_what_makes_it(stage: Stage, monkeypatch: pytest.MonkeyPatch, what: str) -> None:
-    monkeypatch.setattr(build, "default_prefix", lambda: stage.tmp / "prefix")
+def test_which_says_what_makes_it(stage: Stage, what: str) -> None:
     result = CliRunner().invoke(which_command, [what])
     assert isinstance(result.exception, NitroError) and result.exception.hint == "nitroctl build"
