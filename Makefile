@@ -32,6 +32,18 @@ check: packages
 	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
 	@$(VENV)/bin/python tools/check
 
+bench: packages
+	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
+	@$(VENV)/bin/python -m nitroctl build
+	@$(VENV)/bin/python -m nitroctl guest kernel
+	@$(VENV)/bin/python tests/bench/load.py
+	@$(VENV)/bin/python tests/bench/nsm.py
+
+SECONDS ?= 60
+soak: packages
+	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
+	@$(VENV)/bin/python tools/soak --seconds $(SECONDS)
+
 clean:
 	rm -rf $(VENV)
 
