@@ -4,7 +4,8 @@
  * parent, runs the application and ends the enclave with it.  Static, started
  * by the kernel from the first ramdisk as /init, with the application's files
  * under /rootfs and its command and environment in /cmd and /env (one entry
- * per line).
+ * per line).  Of our own, AWS's knows neither: /cwd, where the application
+ * starts, and /user, the numbers of its user, group and further groups.
  *
  * It is no service manager: one application, no shell, no network set-up (as on
  * AWS even the loopback is left down).
@@ -19,6 +20,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <limits.h>
 #include <linux/vm_sockets.h>
 #include <signal.h>
@@ -155,6 +157,15 @@ static char **take_lines(const char *path, size_t *count)
         die_about("unlink", path);
     }
     return lines;
+}
+
+/* The first line of a file that need not be there; it goes away too. */
+static char *take_optional_line(const char *path)
+{
+    size_t n;
+    char **lines = access(path, F_OK) == 0 ? take_lines(path, &n) : NULL;
+
+    return lines && n ? lines[0] : NULL;
 }
 
 /* --- Kernel modules ------------------------------------------------------ */
@@ -353,7 +364,32 @@ static void mount_cgroups(void)
 
 /* --- The application ----------------------------------------------------- */
 
-static pid_t launch(char **cmd, char **env)
+/* Become the user "UID GID [GROUP]...", in the application's process. */
+static void become(const char *user)
+{
+    gid_t ids[2 + 64]; /* the user, the group, further groups */
+    size_t n = 0;
+    const char *at = user;
+    int used;
+
+    while (n < sizeof(ids) / sizeof(ids[0]) &&
+           sscanf(at, "%u%n", &ids[n], &used) == 1) {
+        at += used;
+        n++;
+    }
+    if (n < 2 || *at) {
+        errno = EINVAL;
+        die_about("user", user);
+    }
+    if (setgroups(n - 2, ids + 2) < 0 || setgid(ids[1]) < 0 ||
+        setuid(ids[0]) < 0) {
+        die_about("user", user);
+    }
+}
+
+/* @cwd, @user: NULL for the root folder and the root user. */
+static pid_t launch(char **cmd, char **env, const char *cwd,
+                    const char *user)
 {
     sigset_t none;
     pid_t pid = fork();
@@ -364,6 +400,12 @@ static pid_t launch(char **cmd, char **env)
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     setsid();
+    if (user) {
+        become(user);
+    }
+    if (cwd && chdir(cwd) < 0) {
+        die_about("working directory", cwd);
+    }
     putenv((char *)DEFAULT_PATH);
     execvpe(cmd[0], cmd, env);
     fprintf(stderr, "init: execvpe: %s: %s\n", cmd[0], strerror(errno));
@@ -396,7 +438,7 @@ int main(void)
 {
     static char *no_cmd[] = { (char *)"sh", NULL };
     static char *no_env[] = { (char *)DEFAULT_PATH, NULL };
-    char **cmd, **env;
+    char **cmd, **env, *cwd, *user;
     size_t cmds, envs;
     sigset_t all;
     pid_t pid;
@@ -412,12 +454,14 @@ int main(void)
 
     env = take_lines("/env", &envs);
     cmd = take_lines("/cmd", &cmds);
+    cwd = take_optional_line("/cwd");
+    user = take_optional_line("/user");
 
     enter_rootfs();
     mount_all();
     mount_cgroups();
 
-    pid = launch(cmds ? cmd : no_cmd, envs ? env : no_env);
+    pid = launch(cmds ? cmd : no_cmd, envs ? env : no_env, cwd, user);
     if (pid < 0) {
         die("fork");
     }

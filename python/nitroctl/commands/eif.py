@@ -70,12 +70,21 @@ def _size(text: str) -> int:
 
 
 @eif.command()
-@click.option("--kernel", type=_FILE, required=True, help="An x86 bzImage.")
-@click.option("--cmdline", required=True, help="The kernel's command line.")
+@click.option("--kernel", help="An x86 bzImage; with an application also own or prebuilt.  [default: own]")
+@click.option("--cmdline", help="The kernel's command line.  [default with an application: AWS's]")
 @click.option("--ramdisk", "ramdisks", type=_FILE, multiple=True, help="A cpio archive; may be repeated.")
+@click.option("--image", help="A container image: OCI layout, oci-archive, `docker save`; or docker://NAME.")
+@click.option("--directory", type=_FILE, help="A folder that becomes the root file system.")
+@click.option("--cmd", multiple=True, help="With --directory: program and arguments, one each.")
+@click.option("--env", multiple=True, metavar="NAME=VALUE", help="With --directory: a variable.")
+@click.option("--workdir", default="", help="With --directory: where the program starts.")
+@click.option("--user", default="", metavar="UID[:GID]", help="With --directory: who it runs as.")
+@click.option("--aws-cmd", is_flag=True, help="Start the image as AWS does: CMD alone, as root, in /.")
+@click.option("--blobs", type=_FILE, help="Folder of AWS's bzImage, init, nsm.ko and cmdline to start with.")
+@click.option("--compress", is_flag=True, help="Compress the ramdisks (gzip), the same bytes every time.")
 @click.option("-o", "--output", type=_FILE, required=True, help="The file to make.")
-@click.option("--name", help="The image's name in its metadata.  [default: the kernel's file name]")
-@click.option("--version", default="1.0", show_default=True, help="The image's version in its metadata.")
+@click.option("--name", help="The image's name in its metadata.  [default: that of kernel or application]")
+@click.option("--version", help="The image's version in its metadata.  [default: 1.0, or the image's id]")
 @click.option("--metadata", type=_FILE, help="JSON file (up to 4 KiB) for the image's custom metadata.")
 @click.option(
     "--build-time", help='RFC 3339 or "now".  [default: SOURCE_DATE_EPOCH, else 1970, so that builds repeat]'
@@ -85,48 +94,112 @@ def _size(text: str) -> int:
 @click.option("--signer", help="Command that signs its standard input, in place of a key.")
 @click.option("--no-kernel-check", is_flag=True, help="Take any file for the kernel.")
 @click.option("--json", "as_json", is_flag=True, help="Print the measurements as nitro-cli does.")
-def build(
-    kernel: Path,
-    cmdline: str,
-    ramdisks: tuple[Path, ...],
-    output: Path,
-    name: str | None,
-    version: str,
-    metadata: Path | None,
-    build_time: str | None,
-    signing_certificate: Path | None,
-    private_key: Path | None,
-    signer: str | None,
-    no_kernel_check: bool,
-    as_json: bool,
-) -> None:
-    """Put kernel, command line and ramdisks into an EIF and print its measurements.
+def build(as_json: bool, **given: Any) -> None:
+    """Make an EIF and print its measurements.
 
-    The first ramdisk is the bootstrap's (PCR1), the others are the application's (PCR2).
+    \b
+    From parts:            --kernel K --cmdline S --ramdisk R [--ramdisk R]...
+    From a container image: --image app.tar
+    From a folder:          --directory DIR --cmd /app
+
+    Of ramdisks, the first is the bootstrap's (PCR1), the others are the application's (PCR2). An application
+    is put together with our init and kernel, or with --blobs. An image's ENTRYPOINT, CMD, ENV, WORKDIR and
+    USER take effect as in a container. AWS's build-enclave ignores WORKDIR and USER, and takes CMD without
+    the ENTRYPOINT wherever there is a CMD; --aws-cmd does the same, for images that rely on it.
     """
+    from nitroctl import progress
+
+    progress.set_quiet(as_json)
+    ways = [way for way in ("ramdisks", "image", "directory") if given[way]]
+    if len(ways) > 1:
+        raise click.UsageError("give one of --ramdisk, --image and --directory")
+    if given["image"] or given["directory"]:
+        _show_built(_build_application(given), as_json)
+    else:
+        _show_built(_build_parts(given), as_json)
+
+
+def _custom(given: dict[str, Any]) -> Any:
+    from nitroctl.eif.build import read_custom_metadata
+
+    return read_custom_metadata(given["metadata"]) if given["metadata"] else None
+
+
+def _build_time(given: dict[str, Any]) -> str:
+    from nitroctl.eif.build import parse_build_time
+
+    return parse_build_time(given["build_time"]) if given["build_time"] else ""
+
+
+def _signer(given: dict[str, Any]) -> SigningKey | None:
+    return _signing_key(given["signing_certificate"], given["private_key"], given["signer"])
+
+
+def _refuse(given: dict[str, Any], names: tuple[str, ...], why: str) -> None:
+    for name in names:
+        if given[name]:
+            raise click.UsageError(f"--{name.replace('_', '-')} {why}")
+
+
+def _build_parts(given: dict[str, Any]) -> Built:
     import os
 
-    from nitroctl import progress
     from nitroctl.eif import boot
     from nitroctl.eif import build as building
 
-    progress.set_quiet(as_json)
-    kernel_version = "Unknown" if no_kernel_check else boot.read_kernel(kernel).version
+    application = ("cmd", "env", "workdir", "user", "aws_cmd", "blobs", "compress")
+    _refuse(given, application, "is for an application: give --image or --directory")
+    if given["kernel"] is None or given["cmdline"] is None:
+        raise click.UsageError("give --kernel and --cmdline, or an application with --image or --directory")
+    kernel = Path(given["kernel"])
     request = building.BuildRequest(
         kernel=kernel,
-        cmdline=os.fsencode(cmdline),
-        ramdisks=ramdisks,
+        cmdline=os.fsencode(given["cmdline"]),
+        ramdisks=given["ramdisks"],
         metadata=building.Metadata(
-            image_name=kernel.name if name is None else name,
-            image_version=version,
-            build_time=building.parse_build_time(build_time) if build_time else "",
-            kernel_version=kernel_version,
-            custom=building.read_custom_metadata(metadata) if metadata else None,
+            image_name=kernel.name if given["name"] is None else given["name"],
+            image_version=given["version"] or "1.0",
+            build_time=_build_time(given),
+            kernel_version="Unknown" if given["no_kernel_check"] else boot.read_kernel(kernel).version,
+            custom=_custom(given),
         ),
-        check_kernel=not no_kernel_check,
-        signer=_signing_key(signing_certificate, private_key, signer),
+        check_kernel=not given["no_kernel_check"],
+        signer=_signer(given),
     )
-    _show_built(building.build(request, output), as_json)
+    return building.build(request, given["output"])
+
+
+def _build_application(given: dict[str, Any]) -> Built:
+    from contextlib import ExitStack
+
+    from nitroctl.eif import compose
+
+    _refuse(given, ("no_kernel_check",), "is for a kernel given with --ramdisk")
+    if given["blobs"] and given["kernel"]:
+        raise click.UsageError("--blobs brings its kernel: leave --kernel out")
+    with ExitStack() as stack:
+        if given["image"]:
+            _refuse(given, ("cmd", "env", "workdir", "user"), "is for --directory: an image says it itself")
+            path = stack.enter_context(compose.fetched(given["image"]))
+            application = compose.from_image(path, aws_cmd=given["aws_cmd"])
+        else:
+            _refuse(given, ("aws_cmd",), "is for --image")
+            application = compose.from_directory(
+                given["directory"], given["cmd"], env=given["env"], cwd=given["workdir"], user=given["user"]
+            )
+        if given["blobs"]:
+            start = compose.from_blobs(given["blobs"], given["cmdline"])
+        else:
+            start = compose.bootstrap(given["kernel"] or "own", given["cmdline"])
+        options = compose.Options(
+            name=given["name"],
+            version=given["version"],
+            custom=_custom(given),
+            build_time=_build_time(given),
+            compress=given["compress"],
+            signer=_signer(given),
+        )
+        return compose.compose(application, start, given["output"], options)
 
 
 @eif.command()

@@ -4,10 +4,17 @@
     format      the file's layout and the rules that it must keep
     measure     one pass over the data: PCRs and checksum
     signature   the signature section: decode, verify
+    boot        whether kernel and command line can be booted
     verify      all rules at once, as the machine asks them
+    sign        make a signature
+    extract     a file's sections, one by one
+    diff        what differs between two files
     describe    what a file is, for people and in nitro-cli's JSON
     build       kernel + command line + ramdisks -> EIF
     cpio        "newc" archives, the form of a ramdisk
+    image       container images, without unpacking them
+    compose     an application and what starts it, as two ramdisks
+    output      files that appear whole or not at all
     testimage   the images that demo and tests boot
 
 `format` is the base; the others import it and never each other in a circle. The format itself is AWS's EIF

@@ -329,7 +329,9 @@ class Writer:
             return
         data = self._buffer[: self._fill]
         self._take(data)
-        _write_all(self._fd, data, self._at - len(data))
+        # A whole buffer of zeros need not be written: the comparison ends at the first other byte.
+        if len(data) < len(_ZEROS) or data.obj != _ZEROS.obj:
+            _write_all(self._fd, data, self._at - len(data))
         self._buffer = None
         self._fill = 0
 

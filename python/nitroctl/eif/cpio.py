@@ -2,16 +2,16 @@
 """Writes cpio archives of the "newc" kind, the form in which the kernel takes an initramfs. Reads none.
 
 (Linux, Documentation/driver-api/early-userspace/buffer-format.rst.) The archive depends on its entries alone:
-names sorted, inode numbers counted from 1, every time the same, device numbers of the archive's own zero, the
-end padded with zeros to a multiple of four, as AWS's ramdisks have it, so that another can follow.
+inode numbers counted from 1, the archive's own device numbers zero, names sorted (by `write`), the end padded
+with zeros to a multiple of four, as AWS's ramdisks have it, so that another can follow.
 """
 
 from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -48,6 +48,7 @@ class Entry:
     uid: int = 0
     gid: int = 0
     device: tuple[int, int] = (0, 0)
+    mtime: int | None = None  # seconds since 1970; None: the archive's
 
     @property
     def content_size(self) -> int:
@@ -76,73 +77,106 @@ def device(name: str, kind: int, major: int, minor: int, mode: int = 0o600) -> E
     return Entry(os.fsencode(name), kind | mode, device=(major, minor))
 
 
-def tree(folder: Path) -> Iterator[Entry]:
+def tree(folder: Path, *, every_mode: bool = False) -> Iterator[Entry]:
     """What is in a folder, for the archive's root. Of the modes only the right to execute is kept, and no
-    owner, so that neither umask nor user shows."""
+    owner, so that neither umask nor user shows; with `every_mode` all of it, and devices too."""
     for path in sorted(folder.rglob("*")):
         name = os.fspath(path.relative_to(folder))
-        mode = path.lstat().st_mode
+        status = path.lstat()
+        mode = status.st_mode
         if stat.S_ISLNK(mode):
-            yield symlink(name, os.readlink(path))
+            entry = symlink(name, os.readlink(path))
         elif stat.S_ISDIR(mode):
-            yield directory(name)
+            entry = directory(name)
         elif stat.S_ISREG(mode):
-            yield file(name, path, 0o755 if mode & 0o100 else 0o644)
+            entry = file(name, path, 0o755 if mode & 0o100 else 0o644)
+        elif every_mode and (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
+            number = status.st_rdev
+            entry = device(name, stat.S_IFMT(mode), os.major(number), os.minor(number))
+        elif every_mode and stat.S_ISFIFO(mode):
+            entry = Entry(os.fsencode(name), mode)
         else:
-            raise NitroError(f"{path} is neither file, folder nor symbolic link")
+            raise NitroError(f"{path} is of a kind that cannot be in a ramdisk")
+        yield replace(entry, mode=mode, uid=status.st_uid, gid=status.st_gid) if every_mode else entry
+
+
+class Archive:
+    """An archive that is being written: entries in the caller's order, a folder before what is in it."""
+
+    def __init__(self, sink: Sink, *, mtime: int = 0) -> None:
+        self._sink = sink
+        self._mtime = mtime
+        self._inode = 0
+        self._written = 0
+
+    def add(self, entry: Entry, also: Sequence[bytes] = ()) -> None:
+        """Write an entry, and then more names of the same file (hard links).
+
+        Raises NitroError for a name that cannot be in an archive, a number that is too large for it, and a
+        file that cannot be read.
+        """
+        self._inode += 1
+        links = 2 if stat.S_ISDIR(entry.mode) else 1 + len(also)
+
+        def begin(name: bytes, size: int) -> None:
+            _check_name(name)
+            numbers = (entry.mode, entry.uid, entry.gid, links, self._time(entry), size)
+            if not all(0 <= n <= FIELD_MAX for n in (*numbers, *entry.device)):
+                raise NitroError(f"{_text(name)} has {size} bytes, owner {entry.uid}:{entry.gid}; "
+                                 "a cpio archive takes numbers of 32 bits")  # fmt: skip
+            self._put(_header(self._inode, *numbers, entry.device, name))
+
+        def end(size: int) -> None:
+            self._written += size
+            self._put(bytes(-size % 4))
+
+        if entry.filler:
+            begin(entry.name, entry.size)
+            entry.filler(self._sink)
+            end(entry.size)
+        elif entry.path is None:
+            begin(entry.name, len(entry.data))
+            self._sink.write(entry.data)
+            end(len(entry.data))
+        else:
+            try:
+                fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as e:
+                raise NitroError(f"cannot open {entry.path}: {e.strerror}") from e
+            try:
+                size = os.fstat(fd).st_size
+                begin(entry.name, size)
+                self._sink.copy(fd, size, str(entry.path))
+                end(size)
+            finally:
+                os.close(fd)
+        for name in also:
+            begin(name, 0)
+
+    def finish(self) -> None:
+        self._put(_header(self._inode + 1, 0, 0, 0, 1, 0, 0, (0, 0), TRAILER))
+        assert self._written % 4 == 0
+
+    def _time(self, entry: Entry) -> int:
+        mtime = self._mtime if entry.mtime is None else entry.mtime
+        return min(max(mtime, 0), FIELD_MAX)
+
+    def _put(self, data: bytes) -> None:
+        self._sink.write(data)
+        self._written += len(data)
 
 
 def write(sink: Sink, entries: Iterable[Entry], *, mtime: int = 0) -> None:
-    """Write a whole archive, sorted, so that a directory comes before what is in it.
-
-    Raises NitroError for a name that is given twice or cannot be in an archive, and for a file of 4 GiB or
-    more, which the format cannot hold.
-    """
-    written = 0
-    last = b""
-    inode = 0
-    for inode, entry in enumerate(sorted(entries, key=lambda e: e.name.split(b"/")), 1):
-        _check_name(entry.name)
+    """Write a whole archive, sorted, so that a folder comes before what is in it. As `Archive.add`; besides,
+    a name that is given twice is refused."""
+    archive = Archive(sink, mtime=mtime)
+    last: bytes | None = None
+    for entry in sorted(entries, key=lambda e: e.name.split(b"/")):
         if entry.name == last:
-            raise NitroError(f"the archive would have {_text(last)} twice")
+            raise NitroError(f"the archive would have {_text(entry.name)} twice")
         last = entry.name
-        written += _write_entry(sink, entry, inode, mtime)
-    written += _put(sink, _header(inode + 1, 0, 0, 0, 1, 0, 0, (0, 0), TRAILER))
-    assert written % 4 == 0
-
-
-def _write_entry(sink: Sink, entry: Entry, inode: int, mtime: int) -> int:
-    links = 2 if stat.S_ISDIR(entry.mode) else 1
-
-    def header(size: int) -> bytes:
-        if size > FIELD_MAX:
-            raise NitroError(f"{_text(entry.name)} has {size} bytes; too many for a cpio archive")
-        numbers = (inode, entry.mode, entry.uid, entry.gid, links, mtime, size)
-        return _header(*numbers, entry.device, entry.name)
-
-    if entry.filler:
-        head = _put(sink, header(entry.size))
-        entry.filler(sink)
-        return head + entry.size + _put(sink, bytes(-entry.size % 4))
-    if entry.path is None:
-        size = len(entry.data)
-        return _put(sink, header(size)) + _put(sink, entry.data + bytes(-size % 4))
-    try:
-        fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as e:
-        raise NitroError(f"cannot open {entry.path}: {e.strerror}") from e
-    try:
-        size = os.fstat(fd).st_size
-        head = _put(sink, header(size))
-        sink.copy(fd, size, str(entry.path))
-        return head + size + _put(sink, bytes(-size % 4))
-    finally:
-        os.close(fd)
-
-
-def _put(sink: Sink, data: bytes) -> int:
-    sink.write(data)
-    return len(data)
+        archive.add(entry)
+    archive.finish()
 
 
 def _header(

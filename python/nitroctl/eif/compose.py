@@ -1,0 +1,384 @@
+# SPDX-License-Identifier: MIT
+"""An application and how it is started, into an EIF of two ramdisks as AWS makes them.
+
+    ramdisk 1, "bootstrap"     dev/, init, and modules that the kernel needs; the same for all applications
+    ramdisk 2, "application"   rootfs/, and for init: cmd, env (one entry a line); cwd, user where asked for
+
+An application is a container image or a folder. AWS's build-enclave takes CMD, or ENTRYPOINT where there is
+no CMD, and knows neither WORKDIR nor USER; here all of them take effect as in a container, unless `aws_cmd`
+asks for AWS's way. The files cwd and user are read by our init alone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nitroctl import proc, progress
+from nitroctl.eif import cpio
+from nitroctl.eif.boot import read_kernel
+from nitroctl.eif.build import BuildRequest, Built, FileSigner, Generated, Metadata, Sink, build
+from nitroctl.eif.image import Config, Node, Tree, open_image, read_tree, write_root
+from nitroctl.errors import NitroError, UsageError
+
+# nitro-cli's blobs/cmdline for x86_64.
+CMDLINE = (
+    "reboot=k panic=30 pci=off nomodules console=ttyS0 i8042.noaux i8042.nomux i8042.nopnp i8042.dumbkbd "
+    "random.trust_cpu=on"
+)
+
+# What a container has in PATH when its image says nothing.
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# Where init mounts things, and /var because AWS's builder makes it.
+MOUNT_POINTS = {"dev": 0o755, "proc": 0o755, "run": 0o755, "sys": 0o755, "tmp": 0o1777, "var": 0o755}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A bzImage; `files` go into the bootstrap ramdisk with it; `acpi`: it finds virtio devices only with
+    ACPI, so the machine needs acpi=on."""
+
+    bzimage: Path
+    files: tuple[cpio.Entry, ...] = ()
+    acpi: bool = False
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """What starts before any application."""
+
+    kernel: Kernel
+    init: Path
+    cmdline: str = CMDLINE
+    aws: bool = False  # AWS's own init, which knows no cwd and no user
+
+
+@dataclass(frozen=True)
+class Application:
+    """`write` adds rootfs/ and what is in it to an archive; `size` (bytes of content) is for progress."""
+
+    write: Callable[[cpio.Archive], None]
+    cmd: tuple[str, ...]
+    env: tuple[str, ...] = ()
+    cwd: str = ""
+    user: str = ""  # "UID GID [GROUP]..."
+    name: str = "application"
+    version: str = "1.0"
+    size: int = 0
+    info: Mapping[str, Any] | None = None
+    warnings: tuple[str, ...] = ()
+
+
+# ---- what starts ----
+
+
+def bootstrap(kernel: str = "own", cmdline: str | None = None) -> Bootstrap:
+    """Our init and a kernel: "own", "prebuilt" (made or fetched if need be), or the path of a bzImage."""
+    from nitroctl import guest
+
+    init = guest.build_init() / "init"
+    text = CMDLINE if cmdline is None else cmdline
+    if kernel == "own":
+        return Bootstrap(Kernel(guest.locate("kernel")), init, text)
+    if kernel == "prebuilt":
+        prebuilt = guest.fetch_prebuilt()
+        return Bootstrap(Kernel(prebuilt.bzimage, tuple(cpio.tree(prebuilt.modules_dir)), True), init, text)
+    return Bootstrap(Kernel(Path(kernel)), init, text)
+
+
+def from_blobs(folder: Path, cmdline: str | None = None) -> Bootstrap:
+    """A folder of AWS's blobs: bzImage, init, cmdline, and nsm.ko where the kernel has it as a module."""
+    try:
+        text = cmdline
+        if text is None:
+            text = (folder / "cmdline").read_text("utf-8", "surrogateescape").strip()
+    except OSError as e:
+        raise NitroError(f"cannot read {folder / 'cmdline'}: {e.strerror}") from e
+    for name in ("bzImage", "init"):
+        if not (folder / name).is_file():
+            raise NitroError(f"the folder of blobs {folder} lacks {name}")
+    module = folder / "nsm.ko"
+    files = (cpio.file("nsm.ko", module, 0o755),) if module.is_file() else ()
+    return Bootstrap(Kernel(folder / "bzImage", files), folder / "init", text, aws=True)
+
+
+# ---- applications ----
+
+
+@contextmanager
+def fetched(name: str) -> Iterator[Path]:
+    """The path of an image: given as one, or fetched through skopeo for the time of the body where it is a
+    reference (docker://NAME, or what else skopeo knows)."""
+    if "://" not in name and not name.startswith(("containers-storage:", "docker-daemon:")):
+        yield Path(name)
+        return
+    if not shutil.which("skopeo"):
+        hint = "apt-get install skopeo, or save the image to a file"
+        raise NitroError(f"to fetch {name} takes skopeo", hint=hint)
+    with tempfile.TemporaryDirectory(prefix="nitroctl-") as folder:
+        target = f"oci:{folder}/image"
+        with progress.task(f"Fetching {name}"):
+            proc.run(["skopeo", "copy", "--override-os=linux", "--override-arch=amd64", name, target])
+        yield Path(folder) / "image"
+
+
+def from_image(path: Path, *, aws_cmd: bool = False) -> Application:
+    """A container image in a file or folder; see `image`. With `aws_cmd` its ENTRYPOINT counts only where
+    there is no CMD, and WORKDIR, USER and PATH's default do not."""
+    image = open_image(path)
+    with progress.task(f"Reading {path.name}", unit="bytes", total=sum(b.size for b in image.layers)) as task:
+        tree = read_tree(image, task.advance)
+    for name, mode in MOUNT_POINTS.items():
+        try:
+            tree.ensure_folder(name, mode)
+        except NitroError as e:
+            raise NitroError(f"{path}: the image's /{name}: {e}") from None
+    config = image.config
+    warnings = []
+    if tree.attributes:
+        warnings.append(
+            f"{tree.attributes} files have extended attributes (file capabilities, for instance), "
+            "which a ramdisk cannot hold"
+        )
+    name, _, tag = image.name.partition(":")
+    application = Application(
+        write=lambda archive: write_root(archive, image, tree, b"rootfs"),
+        cmd=(config.cmd or config.entrypoint) if aws_cmd else config.entrypoint + config.cmd,
+        env=config.env,
+        name=name,
+        version=image.id,
+        size=sum(node.size for _, node in tree.walk()),
+        info=image.info,
+        warnings=tuple(warnings),
+    )
+    if not application.cmd:
+        raise NitroError(f"{path} says neither CMD nor ENTRYPOINT: there is nothing to run")
+    return application if aws_cmd else _as_in_a_container(application, config, tree)
+
+
+def _as_in_a_container(application: Application, config: Config, tree: Tree) -> Application:
+    """USER, WORKDIR, HOME and PATH as a container runtime has them."""
+    env = list(application.env)
+    names = {item.partition("=")[0] for item in env}
+    user, home = _user(config.user, tree)
+    warnings = list(application.warnings)
+    if "PATH" not in names:
+        env.insert(0, f"PATH={PATH}")
+    if "HOME" not in names:
+        env.append(f"HOME={home}")
+    cwd = config.workdir or "/"
+    if not cwd.startswith("/"):
+        raise NitroError(f"the image's working directory {cwd!r} is not absolute")
+    tree.ensure_folder(cwd)
+    program, *arguments = application.cmd
+    path = next(item for item in env if item.startswith("PATH=")).removeprefix("PATH=")
+    found = _program(program, path, cwd, tree)
+    if found is None:
+        warnings.append(f"the image has no program {program!r} in {path if '/' not in program else cwd}")
+    return replace(
+        application,
+        cmd=(found or program, *arguments),
+        env=tuple(env),
+        cwd="" if cwd == "/" else cwd,
+        user=user,
+        warnings=tuple(warnings),
+    )
+
+
+def _program(name: str, path: str, cwd: str, tree: Tree) -> str | None:
+    """Where a program is, as execvp(3) finds it. init looks in AWS's fixed folders, so the place is written
+    out."""
+    folders = [""] if "/" in name else path.split(":")
+    for place in (os.path.join(cwd, folder, name) for folder in folders):
+        try:
+            node: Node | None = tree.find(os.fsencode(place).split(b"/"), follow=True)
+        except NitroError:  # too many links
+            continue
+        node = node.linked or node if node else None
+        if node and stat.S_ISREG(node.mode) and node.mode & 0o111:
+            return name if "/" in name else place
+    return None
+
+
+def _user(text: str, tree: Tree) -> tuple[str, str]:
+    """The image's USER as numbers ("UID GID GROUP..."; empty: root) and that user's home."""
+    name, _, group = text.partition(":")
+    users = _table(tree, "/etc/passwd", 7)
+    groups = _table(tree, "/etc/group", 4)
+    entry = next((u for u in users if name and name in (u[0], u[2])), None) or (
+        None if name and name != "0" else next((u for u in users if u[2] == "0"), None)
+    )
+    uid = entry[2] if entry else name or "0"
+    gid = entry[3] if entry else "0"
+    if group:
+        gid = next((g[2] for g in groups if group in (g[0], g[2])), group)
+    for number, what in ((uid, "user"), (gid, "group")):
+        if not _is_id(number):
+            raise NitroError(f"the image runs as {text!r}, and has no {what} {number!r}")
+    # Further groups only where the image names no group, as container runtimes do it.
+    more = [g[2] for g in groups if entry and not group and entry[0] in g[3].split(",") and g[2].isdigit()]
+    home = entry[5] if entry and entry[5] else "/"
+    if (uid, gid) == ("0", "0") and not more:
+        return "", home
+    return " ".join([uid, gid, *more]), home
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text[:11]) < (1 << 32) - 1
+
+
+def _table(tree: Tree, path: str, fields: int) -> list[list[str]]:
+    """The lines of /etc/passwd or /etc/group that have all their fields."""
+    lines = tree.content_of(path).decode("utf-8", "surrogateescape").splitlines()
+    split = [line.split(":") for line in lines]
+    return [item for item in split if len(item) >= fields]
+
+
+def from_directory(
+    folder: Path, cmd: tuple[str, ...], *, env: tuple[str, ...] = (), cwd: str = "", user: str = ""
+) -> Application:
+    """A folder as the root file system. Modes are kept; what belongs to the user who runs this, unless that
+    is root, will be root's, so that the image is the same for everybody. `user` is "UID[:GID]"."""
+    if not folder.is_dir():
+        raise NitroError(f"{folder} is not a folder")
+    if not cmd:
+        raise UsageError("a folder says nothing about what to run: give --cmd")
+    me = os.geteuid()
+
+    def entries() -> Iterator[cpio.Entry]:
+        for name, mode in MOUNT_POINTS.items():
+            if not (folder / name).is_dir():
+                yield cpio.directory(f"rootfs/{name}", mode)
+        for entry in cpio.tree(folder, every_mode=True):
+            owner = (entry.uid, entry.gid) if me == 0 or entry.uid != me else (0, 0)
+            yield replace(entry, name=b"rootfs/" + entry.name, uid=owner[0], gid=owner[1])
+
+    found = sorted(entries(), key=lambda e: e.name.split(b"/"))
+
+    def write(archive: cpio.Archive) -> None:
+        archive.add(cpio.directory("rootfs"))
+        for entry in found:
+            archive.add(entry)
+
+    uid, _, gid = user.partition(":")
+    if user and not (_is_id(uid) and _is_id(gid or uid)):
+        raise UsageError(f"{user!r} is not UID or UID:GID; names are known to images alone")
+    size = sum(e.content_size for e in found)
+    return Application(
+        write, cmd, env, cwd, f"{uid} {gid or uid}" if user else "", folder.resolve().name, size=size
+    )
+
+
+# ---- the image ----
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the EIF is made. `name`, `version`: None for the application's own."""
+
+    name: str | None = None
+    version: str | None = None
+    custom: Mapping[str, Any] | None = None
+    build_time: str = ""
+    compress: bool = False
+    signer: FileSigner | None = None
+
+
+def compose(application: Application, start: Bootstrap, output: Path, options: Options) -> Built:
+    """Make the EIF. Raises NitroError."""
+    kernel = read_kernel(start.kernel.bzimage)
+    custom = dict(options.custom or {})
+    if start.kernel.acpi:
+        custom["nitroctl"] = {"acpi": True}
+    warnings = list(application.warnings)
+    if start.aws and (application.cwd or application.user):
+        warnings.append("AWS's init knows neither WORKDIR nor USER: the application runs as root in /")
+    size = start.init.stat().st_size
+    disks = (
+        Generated("bootstrap", lambda sink: cpio.write(sink, _bootstrap_files(start)), size),
+        Generated("application", lambda sink: _write_application(sink, application), application.size),
+    )
+    request = BuildRequest(
+        kernel=start.kernel.bzimage,
+        cmdline=os.fsencode(start.cmdline),
+        ramdisks=tuple(_compressed(d) for d in disks) if options.compress else disks,
+        metadata=Metadata(
+            image_name=application.name if options.name is None else options.name,
+            image_version=application.version if options.version is None else options.version,
+            build_time=options.build_time,
+            kernel_version=kernel.version,
+            docker_info=application.info,
+            custom=custom or None,
+        ),
+        signer=options.signer,
+    )
+    built = build(request, output)
+    return replace(built, warnings=(*warnings, *built.warnings))
+
+
+def _bootstrap_files(start: Bootstrap) -> Iterator[cpio.Entry]:
+    yield cpio.directory("dev")
+    yield cpio.file("init", start.init, 0o755)
+    yield from start.kernel.files
+
+
+def _write_application(sink: Sink, application: Application) -> None:
+    archive = cpio.Archive(sink)
+    archive.add(cpio.file("cmd", _lines("an argument", application.cmd)))
+    if application.cwd:
+        archive.add(cpio.file("cwd", _lines("the working directory", (application.cwd,))))
+    archive.add(cpio.file("env", _lines("a variable", application.env)))
+    application.write(archive)
+    if application.user:
+        archive.add(cpio.file("user", _lines("the user", (application.user,))))
+    archive.finish()
+
+
+def _lines(what: str, items: tuple[str, ...]) -> bytes:
+    for item in items:
+        if "\n" in item or "\0" in item:
+            raise NitroError(f"{what} has a line break, which init cannot be given: {item[:100]!r}")
+    return b"".join(os.fsencode(item) + b"\n" for item in items)
+
+
+class _Gzip:
+    """A sink that compresses: the same bytes for the same input and zlib; the header has no name, no date."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+
+    def write(self, data: bytes) -> None:
+        self._sink.write(self._packer.compress(data))
+
+    def copy(self, fd: int, size: int | None, name: str) -> None:
+        left = size
+        while left is None or left:
+            data = os.read(fd, 1 << 20 if left is None else min(left, 1 << 20))
+            if not data:
+                if left:
+                    raise NitroError(f"{name} became shorter while it was read")
+                return
+            self.write(data)
+            left = None if left is None else left - len(data)
+
+    def finish(self) -> None:
+        self._sink.write(self._packer.flush())
+
+
+def _compressed(disk: Generated) -> Generated:
+    def write(sink: Sink) -> None:
+        packer = _Gzip(sink)
+        disk.write(packer)
+        packer.finish()
+
+    return Generated(disk.name, write, disk.size)

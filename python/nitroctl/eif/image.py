@@ -1,0 +1,718 @@
+# SPDX-License-Identifier: MIT
+"""Container images, by path: find their parts, and know their file system, without unpacking anything.
+
+An image is an OCI layout (a folder, or a tar of it: "oci-archive") or what `docker save` writes.
+`open_image` reads manifests and configuration (OCI image specification, image-layout.md, manifest.md,
+config.md; Docker image specification v1.2). `read_tree` replays the layers' headers in memory as an extractor
+would on a disk (layer.md: whiteouts, opaque folders, hard links), so that afterwards each file that is left
+is known by its layer and its place there. `write_root` reads the layers a second time and sends what is left
+into a cpio archive. Nothing is written to disk but that archive.
+
+All of it is input from strangers. JSON is bounded, names cannot leave the root, links have a limit, a number
+in a header makes nobody allocate, and what tarfile stumbles over is an error that names layer and entry.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import stat
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any, cast
+
+from nitroctl.eif import cpio
+from nitroctl.eif.build import Sink
+from nitroctl.eif.measure import CHUNK, Progress
+from nitroctl.errors import NitroError
+
+JSON_MAX = 4 << 20  # bytes of a manifest or configuration; registries take 4 MiB
+ENTRIES_MAX = 2_000_000  # in all layers together
+HEADER_MAX = 1 << 20  # bytes of an extended tar header: long names, attributes
+LINKS_MAX = 40  # symbolic links in one name, as Linux has it
+SMALL_MAX = 1 << 20  # bytes of /etc/passwd and /etc/group that are looked at
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_WHITEOUT, _OPAQUE, _AUFS = b".wh.", b".wh..wh..opq", b".wh..wh."
+
+# What tarfile and the decompressors raise for damaged input.
+_DAMAGE = (tarfile.TarError, zlib.error, OSError, EOFError, ValueError, OverflowError, KeyError, IndexError)
+
+
+# ---- where things are ----
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A run of bytes in a file. `digest` ("sha256:...") and `size` are checked when all of it is read."""
+
+    path: Path
+    offset: int
+    size: int
+    digest: str | None = None
+
+
+class _Slice(io.RawIOBase):
+    """A blob as a file that can be read and, forwards and backwards, sought in."""
+
+    def __init__(self, blob: Blob) -> None:
+        self._fd = os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC)
+        self._blob = blob
+        self._at = 0
+        self._hash: Any = hashlib.sha256() if blob.digest else None
+        self._hashed = 0
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._fd)
+        super().close()
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._blob.size}[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        room = max(0, min(len(buffer), self._blob.size - self._at))
+        view = memoryview(buffer)[:room]
+        n = os.preadv(self._fd, [view], self._blob.offset + self._at) if room else 0
+        if self._hash and self._at <= self._hashed < self._at + n:
+            self._hash.update(view[self._hashed - self._at : n])
+            self._hashed = self._at + n
+        self._at += n
+        return n
+
+    def check(self, what: str) -> None:
+        """Read what is left, and compare the digest."""
+        if not self._hash:
+            return
+        self.seek(self._hashed)
+        buffer = bytearray(CHUNK)
+        while self.readinto(buffer):
+            pass
+        found = "sha256:" + self._hash.hexdigest()
+        if found != self._blob.digest:
+            raise NitroError(f"{what} is damaged: its digest is {found}, not {self._blob.digest}")
+
+
+def _json(blob: Blob, what: str) -> Any:
+    if blob.size > JSON_MAX:
+        raise NitroError(f"{what} has {blob.size} bytes; more than {JSON_MAX} are not read")
+    with _Slice(blob) as f:
+        data = f.read(blob.size) or b""
+        f.check(what)
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise NitroError(f"{what} is not JSON: {e}") from None
+
+
+def _get(value: Any, key: str, kind: type, what: str) -> Any:
+    """A key of a JSON object that must be there and be of that kind."""
+    if not isinstance(value, dict) or not isinstance(value.get(key), kind):
+        raise NitroError(f"{what} has no {key} that is a {kind.__name__}")
+    return value[key]
+
+
+# ---- manifests ----
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the image says about running it."""
+
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    workdir: str = ""
+    user: str = ""
+
+
+@dataclass(frozen=True)
+class Image:
+    """`name` is for the metadata; `id` the SHA-256 of the configuration in hex, as Docker's image id."""
+
+    path: Path
+    name: str
+    id: str
+    config: Config
+    layers: tuple[Blob, ...]
+    info: Mapping[str, Any]
+
+
+def open_image(path: Path) -> Image:
+    """Find an image in a folder or archive. Raises NitroError."""
+    try:
+        blobs = _Folder(path) if path.is_dir() else _Archive(path)
+        names = blobs.names()
+        if "manifest.json" in names:
+            return _docker(path, blobs)
+        if "index.json" in names:
+            return _oci(path, blobs)
+    except OSError as e:
+        raise NitroError(f"cannot read the image {path}: {e.strerror or e}") from e
+    raise NitroError(
+        f"{path} is no container image: there is neither index.json (OCI) nor manifest.json (docker save)",
+        hint="make one: `docker save -o app.tar IMAGE`, or `skopeo copy docker://IMAGE oci-archive:app.tar`",
+    )
+
+
+class _Folder:
+    """The files of an OCI layout."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def names(self) -> set[str]:
+        return {name for name in ("manifest.json", "index.json") if (self._path / name).is_file()}
+
+    def blob(self, name: str, digest: str | None = None) -> Blob:
+        path = self._path / name
+        if not path.is_file():
+            raise NitroError(f"the image {self._path} lacks {name}")
+        return Blob(path, 0, path.stat().st_size, digest)
+
+
+class _Archive:
+    """The members of an image's tar."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._members: dict[str, tuple[int, int]] = {}
+        links: dict[str, str] = {}
+        what = f"the image {path}"
+        size = path.stat().st_size
+        with open(path, "rb") as f, _damage(what):
+            if f.read(2) == b"\x1f\x8b":
+                raise NitroError(f"{what} is compressed as a whole", hint=f"gunzip it first: gzip -d {path}")
+            f.seek(0)
+            for _, member in _members(f, what):
+                name = os.path.normpath("/" + member.name)[1:]
+                if member.issym():
+                    target = os.path.join("/", os.path.dirname(name), member.linkname)
+                    links[name] = os.path.normpath(target)[1:]
+                elif member.isreg() and not member.issparse():
+                    if member.offset_data + member.size > size:
+                        raise NitroError(f"{what} ends within {name}")
+                    self._members[name] = (member.offset_data, member.size)
+        # Old versions of Docker link a layer that comes twice.
+        for name, target in links.items():
+            if target in self._members:
+                self._members.setdefault(name, self._members[target])
+
+    def names(self) -> set[str]:
+        return set(self._members)
+
+    def blob(self, name: str, digest: str | None = None) -> Blob:
+        name = os.path.normpath("/" + name)[1:]
+        if name not in self._members:
+            raise NitroError(f"the image {self._path} lacks {name}")
+        return Blob(self._path, *self._members[name], digest)
+
+
+def _docker(path: Path, blobs: _Folder | _Archive) -> Image:
+    what = f"manifest.json of {path}"
+    manifests = _json(blobs.blob("manifest.json"), what)
+    if not isinstance(manifests, list) or not manifests:
+        raise NitroError(f"{what} lists no image")
+    if len(manifests) > 1:
+        hint = "save one: docker save -o app.tar IMAGE"
+        raise NitroError(f"{path} holds {len(manifests)} images", hint=hint)
+    config = blobs.blob(_get(manifests[0], "Config", str, what))
+    layers = _get(manifests[0], "Layers", list, what)
+    if not all(isinstance(name, str) for name in layers):
+        raise NitroError(f"{what}: a layer's name is no text")
+    tags = manifests[0].get("RepoTags")
+    name = tags[0] if isinstance(tags, list) and tags and isinstance(tags[0], str) else path.stem
+    # Layers are named by their digest, or else are plain tars whose digests the configuration lists.
+    diff_ids = _json(config, f"the configuration of {path}").get("rootfs", {}).get("diff_ids", [])
+    found = []
+    for i, layer in enumerate(layers):
+        digest = "sha256:" + layer.removeprefix("blobs/sha256/")
+        if not _DIGEST.fullmatch(digest):
+            digest = diff_ids[i] if i < len(diff_ids) else ""
+        found.append(blobs.blob(layer, digest if _DIGEST.fullmatch(str(digest)) else None))
+    return _image(path, name, config, found)
+
+
+def _oci(path: Path, blobs: _Folder | _Archive) -> Image:
+    what = f"index.json of {path}"
+    index = _json(blobs.blob("index.json"), what)
+    name = path.stem
+    for _ in range(4):  # an index may name indexes
+        found = []
+        for item in _get(index, "manifests", list, what):
+            platform = item.get("platform") if isinstance(item, dict) else None
+            if not isinstance(platform, dict):
+                platform = {"os": "linux", "architecture": "amd64"}  # not said
+            if (platform.get("os"), platform.get("architecture")) == ("linux", "amd64"):
+                found.append(item)
+        if len(found) != 1:
+            raise NitroError(
+                f"{what} names {len(found)} images for linux/amd64; one is needed",
+                hint="copy the one that you want: skopeo copy oci:DIR:TAG oci-archive:app.tar",
+            )
+        notes = found[0].get("annotations")
+        if isinstance(notes, dict):
+            keys = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+            name = next((str(notes[key]) for key in keys if notes.get(key)), name)
+        what = f"a manifest of {path}"
+        manifest = _json(_described(found[0], blobs, what), what)
+        if isinstance(manifest, dict) and "manifests" in manifest:
+            index = manifest
+            continue
+        config = _described(_get(manifest, "config", dict, what), blobs, what)
+        layers = [_described(item, blobs, what) for item in _get(manifest, "layers", list, what)]
+        return _image(path, name, config, layers)
+    raise NitroError(f"{path}: an index of indexes, four deep")
+
+
+def _described(descriptor: Any, blobs: _Folder | _Archive, what: str) -> Blob:
+    """The blob that an OCI descriptor names; its size must be the one said there."""
+    digest = _get(descriptor, "digest", str, what)
+    size = _get(descriptor, "size", int, what)
+    if not _DIGEST.fullmatch(digest):
+        raise NitroError(f"{what} has a digest that is not sha256:HEX: {digest[:100]!r}")
+    blob = blobs.blob("blobs/sha256/" + digest.removeprefix("sha256:"), digest)
+    if blob.size != size:
+        raise NitroError(f"{what} says {size} bytes for {digest}; there are {blob.size}")
+    return blob
+
+
+def _image(path: Path, name: str, config_blob: Blob, layers: list[Blob]) -> Image:
+    what = f"the configuration of {path}"
+    value = _json(config_blob, what)
+    system = f"{_get(value, 'os', str, what)}/{_get(value, 'architecture', str, what)}"
+    if system != "linux/amd64":
+        raise NitroError(f"{path} is an image for {system[:100]}; enclaves here are linux/amd64")
+    if _get(_get(value, "rootfs", dict, what), "diff_ids", list, what) and not layers:
+        raise NitroError(f"{path} has no layers")
+    run = value.get("config") or {}
+
+    def texts(key: str) -> tuple[str, ...]:
+        items = run.get(key) or []
+        if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+            raise NitroError(f"{what}: {key} is no list of texts")
+        return tuple(items)
+
+    def text(key: str) -> str:
+        item = run.get(key) or ""
+        if not isinstance(item, str):
+            raise NitroError(f"{what}: {key} is no text")
+        return item
+
+    if not isinstance(run, dict):
+        raise NitroError(f"{what}: config is no object")
+    config = Config(texts("Entrypoint"), texts("Cmd"), texts("Env"), text("WorkingDir"), text("User"))
+    with _Slice(config_blob) as f:
+        id = hashlib.sha256(f.read(config_blob.size) or b"").hexdigest()
+    info = {"Id": f"sha256:{id}", "Architecture": "amd64", "Os": "linux", "Config": run}
+    return Image(path, name, id, config, tuple(layers), info)
+
+
+# ---- layers ----
+
+
+@contextmanager
+def _damage(what: str) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGE as e:
+        raise NitroError(f"{what} is damaged: {e}") from e
+
+
+class _Member(tarfile.TarInfo):
+    """A tar header that cannot ask tarfile for more memory than a name or an attribute needs."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
+        member = super().frombuf(buf, encoding, errors)
+        extended = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+        if member.type in (*extended, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
+            if not 0 <= member.size <= HEADER_MAX:
+                raise tarfile.ReadError(f"an extended header of {member.size} bytes")
+        return member
+
+
+def _members(f: IO[bytes], what: str) -> Iterator[tuple[tarfile.TarFile, _Member]]:
+    """The members of a tar one by one; none is kept."""
+    with tarfile.open(
+        fileobj=f, mode="r:", tarinfo=_Member, encoding="utf-8", errors="surrogateescape"
+    ) as tar:
+        while True:
+            # tarfile keeps every header that it has seen, for seeking.
+            tar.members = []  # type: ignore[attr-defined]
+            member = tar.next()
+            if member is None:
+                return
+            assert isinstance(member, _Member)
+            yield tar, member
+
+
+@contextmanager
+def _layer(blob: Blob, what: str) -> Iterator[tuple[IO[bytes], _Slice]]:
+    """A layer's tar, unpacked on the way if it is gzip or zstd."""
+    with ExitStack() as stack:
+        raw = stack.enter_context(_Slice(blob))
+        plain = stack.enter_context(io.BufferedReader(raw, CHUNK))
+        head = plain.peek(4)[:4]
+        if head[:2] == b"\x1f\x8b":
+            yield cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=plain))), raw
+        elif head == b"\x28\xb5\x2f\xfd":
+            import zstandard
+
+            # 128 MiB is the largest window that zstd itself unpacks without being told to.
+            unpack = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+            stream = unpack.stream_reader(plain, read_across_frames=True, read_size=CHUNK)
+            yield stack.enter_context(io.BufferedReader(_Forward(stream), CHUNK)), raw
+        else:
+            yield plain, raw
+
+
+class _Forward(io.RawIOBase):
+    """A decompressing stream that can be sought in, forwards."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            n = int(self._stream.readinto(buffer))
+        except Exception as e:  # zstandard.ZstdError, where zstandard is not imported
+            raise OSError(str(e)) from None
+        self._at += n
+        return n
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        target = offset + (self._at if whence == os.SEEK_CUR else 0)
+        if whence == os.SEEK_END or target < self._at:
+            raise OSError("the stream cannot be sought in backwards")
+        skip = bytearray(min(CHUNK, target - self._at))
+        while self._at < target and self.readinto(memoryview(skip)[: target - self._at]):
+            pass
+        return self._at
+
+
+class Node:
+    """Something in the image's file system: an inode, or one more name of an inode."""
+
+    __slots__ = (
+        "mode", "uid", "gid", "mtime", "layer", "index", "size", "target", "device", "children", "linked",
+    )  # fmt: skip
+
+    def __init__(self, mode: int, layer: int, index: int = -1) -> None:
+        self.mode = mode
+        self.uid = self.gid = self.mtime = self.size = 0
+        self.layer = layer
+        self.index = index  # of the member that has the content, in its layer
+        self.target = b""
+        self.device = (0, 0)
+        self.children: dict[bytes, Node] | None = {} if stat.S_ISDIR(mode) else None
+        self.linked: Node | None = None  # a further name of that inode
+
+
+class Tree:
+    """The file system that layers make, from their headers alone."""
+
+    def __init__(self) -> None:
+        self.root = Node(stat.S_IFDIR | 0o755, 0)
+        self.attributes = 0  # entries with file capabilities or other extended attributes
+        self.small: dict[Node, bytes] = {}  # the content of /etc/passwd and /etc/group
+        self._entries = 0
+
+    # -- layers --
+
+    def apply(self, blob: Blob, number: int, what: str) -> None:
+        """Replay the next layer; `number` counts from 0. Raises NitroError."""
+        with _damage(what), _layer(replace(blob, digest=None), what) as (f, _):
+            for index, (tar, member) in enumerate(_members(f, what)):
+                self._entries += 1
+                if self._entries > ENTRIES_MAX:
+                    raise NitroError(f"{what}: the image has more than {ENTRIES_MAX} entries")
+                name = os.fsencode(member.name)
+                try:
+                    node = self._entry(member, name, number, index)
+                except NitroError as e:
+                    raise NitroError(f"{what}, entry {_text(name)}: {e}") from None
+                if node and name.lstrip(b"./") in (b"etc/passwd", b"etc/group") and member.isreg():
+                    content = tar.extractfile(member)
+                    self.small[node] = content.read(SMALL_MAX) if content else b""
+
+    def _entry(self, member: _Member, name: bytes, layer: int, index: int) -> Node | None:
+        parts = _clean(name)
+        if not parts:
+            if member.isdir():
+                _attributes(self.root, member)
+            return None
+        base = parts.pop()
+        if base == _OPAQUE:
+            folder = self.find(parts, follow=True)
+            if folder is not None and folder.children is not None:
+                _prune(folder, layer)
+            return None
+        if base.startswith(_AUFS):
+            return None  # aufs's own bookkeeping
+        if base.startswith(_WHITEOUT):
+            self._whiteout(parts, base.removeprefix(_WHITEOUT), layer)
+            return None
+        if any(part.startswith(_WHITEOUT) for part in parts):
+            raise NitroError("a whiteout is no folder")
+        folder = self._folder(parts, layer)
+        assert folder.children is not None
+        old = folder.children.get(base)
+        if member.isdir() and old is not None and old.children is not None:
+            node = old
+            node.layer = layer
+        else:
+            node = self._made(member, layer, index)
+            folder.children[base] = node
+        if node.linked is None:
+            _attributes(node, member)
+        if any(key.startswith("SCHILY.xattr.") for key in member.pax_headers):
+            self.attributes += 1
+        return node
+
+    def _made(self, member: _Member, layer: int, index: int) -> Node:
+        if member.islnk():
+            target = self.find(_clean(os.fsencode(member.linkname)), follow=False)
+            if target is None or target.children is not None:
+                what = "nothing" if target is None else "a folder"
+                raise NitroError(f"a hard link to {_text(os.fsencode(member.linkname))}, where {what} is")
+            node = Node(stat.S_IFREG, layer)
+            node.linked = target.linked or target
+            return node
+        if member.isreg():
+            node = Node(stat.S_IFREG, layer, index)
+            node.size = member.size
+        elif member.isdir():
+            node = Node(stat.S_IFDIR, layer)
+        elif member.issym():
+            node = Node(stat.S_IFLNK, layer)
+            node.target = os.fsencode(member.linkname)
+        elif member.isfifo():
+            node = Node(stat.S_IFIFO, layer)
+        elif member.isdev():
+            node = Node(stat.S_IFCHR if member.ischr() else stat.S_IFBLK, layer)
+            node.device = (member.devmajor, member.devminor)
+        else:
+            raise NitroError(f"an entry of the unknown type {member.type!r}")
+        return node
+
+    def _whiteout(self, parts: list[bytes], name: bytes, layer: int) -> None:
+        if name in (b"", b".", b".."):
+            raise NitroError("a whiteout of nothing")
+        folder = self.find(parts, follow=True)
+        if folder is None or folder.children is None or name not in folder.children:
+            return
+        old = folder.children[name]
+        if old.children is not None:
+            _prune(old, layer)
+        # What this layer itself brings under that name stays.
+        if old.layer < layer and not old.children:
+            del folder.children[name]
+
+    # -- names --
+
+    def find(self, parts: Sequence[bytes], *, follow: bool) -> Node | None:
+        """What is at a path; symbolic links on the way are followed, the last one only with `follow`."""
+        return self._walk(list(parts), follow=follow, make=None)
+
+    def _folder(self, parts: list[bytes], layer: int) -> Node:
+        """The folder at a path, made with its parents if it is not there."""
+        node = self._walk(parts, follow=True, make=layer)
+        if node is None or node.children is None:
+            raise NitroError(f"{_text(b'/'.join(parts))} is no folder")
+        return node
+
+    def _walk(self, parts: list[bytes], *, follow: bool, make: int | None) -> Node | None:
+        trail = [self.root]
+        todo = list(reversed(parts))
+        links = 0
+        while todo:
+            part = todo.pop()
+            if part in (b"", b"."):
+                continue
+            if part == b"..":
+                if len(trail) > 1:
+                    trail.pop()
+                continue
+            here = trail[-1]
+            if here.children is None:
+                return None
+            node = here.children.get(part)
+            if node is None:
+                if make is None:
+                    return None
+                node = here.children[part] = Node(stat.S_IFDIR | 0o755, make)
+            if stat.S_ISLNK(node.mode) and (todo or follow):
+                links += 1
+                if links > LINKS_MAX:
+                    raise NitroError(f"more than {LINKS_MAX} symbolic links in a name")
+                if node.target.startswith(b"/"):
+                    trail = [self.root]
+                todo += reversed(node.target.split(b"/"))
+                continue
+            trail.append(node)
+        return trail[-1]
+
+    def content_of(self, path: str) -> bytes:
+        """What /etc/passwd or /etc/group has; empty if it is not there or no plain file."""
+        node = self.find(_clean(path.encode()), follow=True)
+        return self.small.get(node.linked or node, b"") if node else b""
+
+    def ensure_folder(self, path: str, mode: int = 0o755) -> None:
+        """Make a folder, with its parents, unless there is one. Raises NitroError where something else is."""
+        parts = _clean(os.fsencode(path))
+        if self.find(parts, follow=True) is None:
+            self._folder(parts, 0).mode = stat.S_IFDIR | mode
+        else:
+            self._folder(parts, 0)
+
+    def walk(self) -> Iterator[tuple[bytes, Node]]:
+        """All names but the root's, folders before what is in them, sorted."""
+        stack = [(b"", self.root)]
+        while stack:
+            path, node = stack.pop()
+            if path:
+                yield path, node
+            for name in sorted(node.children or {}, reverse=True):
+                assert node.children is not None
+                stack.append((path + b"/" + name if path else name, node.children[name]))
+
+
+def _clean(name: bytes) -> list[bytes]:
+    """A tar's name as parts below the root: "/a", "./a" and "a/x/../a" are all fine; "../a" is not."""
+    parts: list[bytes] = []
+    for part in name.split(b"/"):
+        if part == b"..":
+            if not parts:
+                raise NitroError("the name leads out of the image")
+            parts.pop()
+        elif part not in (b"", b"."):
+            if b"\0" in part:
+                raise NitroError("the name has a NUL byte")
+            parts.append(part)
+    return parts
+
+
+def _attributes(node: Node, member: tarfile.TarInfo) -> None:
+    node.mode = stat.S_IFMT(node.mode) | (0o777 if stat.S_ISLNK(node.mode) else member.mode & 0o7777)
+    node.uid, node.gid = member.uid, member.gid
+    node.mtime = int(member.mtime)
+
+
+def _prune(folder: Node, layer: int) -> None:
+    """Remove what lower layers brought into a folder, however deep."""
+    # Two passes over a list instead of recursion: parents first, then children before parents.
+    found = [folder]
+    for node in found:
+        found += [child for child in (node.children or {}).values() if child.children is not None]
+    for node in reversed(found):
+        assert node.children is not None
+        for name, child in list(node.children.items()):
+            if child.layer < layer and not child.children:
+                del node.children[name]
+
+
+def _text(name: bytes) -> str:
+    return name.decode("utf-8", "backslashreplace")
+
+
+def layer_name(image: Image, number: int) -> str:
+    return f"layer {number + 1} of {len(image.layers)} of {image.path}"
+
+
+def read_tree(image: Image, progress: Progress | None = None) -> Tree:
+    """All layers replayed, bottom to top. Progress counts bytes of layers as they are stored."""
+    tree = Tree()
+    for number, blob in enumerate(image.layers):
+        tree.apply(blob, number, layer_name(image, number))
+        if progress:
+            progress(blob.size)
+    return tree
+
+
+# ---- into an archive ----
+
+
+def write_root(archive: cpio.Archive, image: Image, tree: Tree, prefix: bytes) -> None:
+    """Write the final file system below the folder `prefix`: folders, links and devices sorted, then files in
+    the order in which the layers have them. Raises NitroError, also for a layer with a wrong digest."""
+    root = tree.root
+    archive.add(cpio.Entry(prefix, root.mode, uid=root.uid, gid=root.gid, mtime=root.mtime))
+    special: dict[Node, list[bytes]] = {}  # devices and the like: one inode may have several names
+    files: list[dict[int, tuple[Node, list[bytes]]]] = [{} for _ in image.layers]
+    for path, name in tree.walk():
+        path = prefix + b"/" + path
+        node = name.linked or name
+        if node.index >= 0:
+            files[node.layer].setdefault(node.index, (node, []))[1].append(path)
+        elif stat.S_ISDIR(node.mode) or stat.S_ISLNK(node.mode):
+            archive.add(_entry(path, node))  # the kernel knows no hard links between symbolic ones
+        else:
+            special.setdefault(node, []).append(path)
+    for node, (first, *also) in special.items():
+        archive.add(_entry(first, node), also)
+    for number, blob in enumerate(image.layers):
+        _write_layer(archive, blob, layer_name(image, number), files[number])
+
+
+def _entry(path: bytes, node: Node) -> cpio.Entry:
+    return cpio.Entry(
+        path, node.mode, node.target, uid=node.uid, gid=node.gid, device=node.device, mtime=node.mtime
+    )
+
+
+def _write_layer(
+    archive: cpio.Archive, blob: Blob, what: str, files: Mapping[int, tuple[Node, list[bytes]]]
+) -> None:
+    with _damage(what), _layer(blob, what) as (f, raw):
+        written = 0
+        for index, (tar, member) in enumerate(_members(f, what)):
+            if index not in files:
+                continue
+            node, (first, *also) = files[index]
+            content = tar.extractfile(member) if member.isreg() and member.size == node.size else None
+            if content is None:
+                raise NitroError(f"{what} was changed while it was read")
+
+            def fill(sink: Sink, content: IO[bytes] = content, left: int = node.size) -> None:
+                while left:
+                    data = content.read(min(CHUNK, left))
+                    if not data:
+                        raise tarfile.ReadError("it ends within a file")
+                    sink.write(data)
+                    left -= len(data)
+
+            entry = replace(_entry(first, node), filler=fill, size=node.size)
+            archive.add(entry, also)
+            written += 1
+        if written != len(files):
+            raise NitroError(f"{what} was changed while it was read")
+        raw.check(what)
