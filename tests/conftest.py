@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What all Python tests share: how hypothesis searches.
+"""What all Python tests share: how hypothesis searches, and a CA of their own.
 
 In CI (the variable CI is set) it draws the same examples every time, so a failure there is one that can be
 repeated; elsewhere it goes on looking for new ones.
@@ -8,9 +8,19 @@ repeated; elsewhere it goes on looking for new ones.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
 
 settings.register_profile("search", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "search")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Enclaves that tests run issue documents under a CA of the test run's, never under the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield

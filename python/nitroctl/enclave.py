@@ -20,10 +20,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import enum
 import fcntl
 import functools
+import json
 import os
+import secrets
 import signal
 import socket
 import stat
@@ -38,6 +41,7 @@ from typing import Any, Protocol
 
 from nitroctl import proc, vsock
 from nitroctl import qemu as qemu_options
+from nitroctl.attestation import pki
 from nitroctl.console import ConsoleWatch
 from nitroctl.errors import (
     EXIT_FAILURE,
@@ -46,6 +50,7 @@ from nitroctl.errors import (
     BootTimeout,
     EnclaveError,
     GuestPanic,
+    NitroError,
     UsageError,
 )
 from nitroctl.folder import RESERVED_CIDS, Folder, release, reserve
@@ -109,6 +114,11 @@ class EnclaveConfig:
     append: str | None = None
     boot_timeout: float | None = None
     accel: Accelerator | None = None
+    debug: bool = False  # PCR0, 1, 2 and 8 read as zeros
+    ignore_signature: bool = False  # start an image whose signature is bad
+    # How long the certificates live under which QEMU issues attestation documents; they are minted from the
+    # user's local CA. None: none are, for a QEMU that takes none, or one that shall make its own.
+    chain_days: int | None = pki.DEFAULT_DAYS
 
 
 @dataclass(frozen=True)
@@ -128,6 +138,10 @@ class Plan:
     boot_timeout: float
     accel: Accelerator
     acpi: bool
+    module_id: str
+    debug: bool
+    ignore_signature: bool
+    chain_days: int | None
 
     def backend_config(self, folder: Folder, **fds: Any) -> vsock.BackendConfig:
         return vsock.BackendConfig(
@@ -144,8 +158,7 @@ class Plan:
             eif=self.eif,
             vsock=folder.device,
             name=self.name,
-            # AWS's form: parent id, "-enc", 16 hex digits.
-            module_id=f"{self.instance_id}-enc{folder.cid:016x}",
+            module_id=self.module_id,
             accel=self.accel,
             memory_mib=self.memory_mib,
             cpus=self.cpus,
@@ -153,6 +166,8 @@ class Plan:
             parent_role=self.role,
             append=self.append,
             acpi=self.acpi,
+            debug=self.debug,
+            ignore_signature=self.ignore_signature,
             **fds,
         )
 
@@ -161,6 +176,13 @@ def default_boot_timeout(eif_size: int, memory: int) -> float:
     """Seconds that nitro-cli waits for the heartbeat: 90 per started 6 GiB of EIF and 90 per started 100 GiB
     of memory (sizes in bytes)."""
     return 90.0 * (1 + (eif_size - 1) // (6 * GIB)) + 90.0 * (1 + (memory - 1) // (100 * GIB))
+
+
+def new_module_id(instance_id: str) -> str:
+    """An id of AWS's shape: the parent's, "-enc", and a 64-bit number in 16 hex digits, whose upper 48 bits
+    are the time in milliseconds."""
+    number = (time.time_ns() // 1_000_000) << 16 | secrets.randbits(16)
+    return f"{instance_id}-enc{number:016x}"
 
 
 def default_name(eif: Path) -> str:
@@ -204,6 +226,10 @@ def plan(request: EnclaveConfig) -> Plan:
         boot_timeout=request.boot_timeout or default_boot_timeout(size, memory * MIB),
         accel=request.accel or qemu_options.accelerator(),
         acpi=acpi,
+        module_id=new_module_id(request.instance_id),
+        debug=request.debug,
+        ignore_signature=request.ignore_signature,
+        chain_days=request.chain_days,
     )
 
 
@@ -212,7 +238,8 @@ def plan(request: EnclaveConfig) -> Plan:
 
 def dry_run(plan: Plan) -> tuple[list[str], list[str]]:
     """The command lines of backend and QEMU for two terminals: sockets beside the folders that a run makes,
-    which belong to no one else, and the console on standard output."""
+    which belong to no one else, and the console on standard output. No certificates are minted for it: that
+    QEMU makes a chain of its own."""
     folder = reserve(plan.cid)
     release(folder)
     by_hand = _ByHand(folder.cid, folder.path.parent)
@@ -545,6 +572,7 @@ class Enclave:
         """
         self._folder = reserve(self.plan.cid)
         try:
+            self._write_chain(self._folder)
             self._set_state(State.STARTING)
             await self._start_backend(self._folder)
             if not self._end.done():
@@ -554,6 +582,13 @@ class Enclave:
             await self._clean_up(self._folder)
 
     # -- start
+
+    def _write_chain(self, folder: Folder) -> None:
+        if self.plan.chain_days is None:
+            return
+        chain = pki.mint(pki.load_or_init(), self.plan.instance_id, days=self.plan.chain_days)
+        pki.write_private(folder.cert_chain, chain.pem)
+        pki.write_private(folder.cert_key, chain.key_pem)
 
     async def _start_backend(self, folder: Folder) -> None:
         ready, ready_writer = os.pipe2(os.O_CLOEXEC)
@@ -627,7 +662,10 @@ class Enclave:
             fcntl.fcntl(console, fcntl.F_SETPIPE_SZ, CONSOLE_BUFFER)
         qmp, qmp_theirs = socket.socketpair()
         with qmp_theirs:
-            argv = qemu_options.argv(self.plan.qemu_config(folder, qmp=qmp_theirs.fileno()))
+            more: dict[str, Any] = {"qmp": qmp_theirs.fileno()}
+            if self.plan.chain_days is not None:
+                more |= {"cert_chain": folder.cert_chain, "cert_key": folder.cert_key}
+            argv = qemu_options.argv(self.plan.qemu_config(folder, **more))
             try:
                 self._qemu = _Child(
                     "QEMU",
@@ -810,8 +848,22 @@ class Enclave:
 
     def _set_state(self, state: State) -> None:
         self.state = state
+        if state is not State.ENDED:
+            self._write_record()
         if self._on_state:
             self._on_state(self.record())
+
+    def _write_record(self) -> None:
+        """Leave the record where other nitroctl processes find it, whole at any moment."""
+        record = self.record()
+        aside = record.folder / "record.new"
+        try:
+            aside.write_text(json.dumps(dataclasses.asdict(record), default=os.fspath))
+            assert self._folder
+            aside.rename(self._folder.record)
+        except OSError as e:
+            if self.state is State.STARTING:
+                raise NitroError(f"cannot write {aside}: {e.strerror}") from e
 
     async def _clean_up(self, folder: Folder) -> None:
         for timer in (self._timer, self._panic_timer):

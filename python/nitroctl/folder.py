@@ -42,6 +42,21 @@ class Folder:
         """The parent's socket; `vsock_N` beside it serves the parent's port N."""
         return self.path / "vsock"
 
+    @property
+    def cert_chain(self) -> Path:
+        """The certificates that QEMU issues attestation documents under."""
+        return self.path / "chain.pem"
+
+    @property
+    def cert_key(self) -> Path:
+        """The key of the last of them."""
+        return self.path / "chain.key"
+
+    @property
+    def record(self) -> Path:
+        """What runs here, in JSON."""
+        return self.path / "record.json"
+
 
 def reserve(cid: int | None) -> Folder:
     """Take context ID `cid`, or the lowest free one from 16, together with its folder."""
@@ -62,6 +77,25 @@ def reserve(cid: int | None) -> Folder:
             hint="leave --cid out to get a free one",
         )
     raise EnclaveError(f"all context IDs from {FIRST_CID} to {LAST_AUTOMATIC_CID} are in use")
+
+
+def taken() -> list[Folder]:
+    """The folders of this user's running enclaves, without their locks, in the order of their IDs."""
+    found = []
+    for path in sorted(config.runtime_dir().iterdir(), key=lambda p: (len(p.name), p.name)):
+        if not path.name.isdecimal():
+            continue
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            found.append(Folder(int(path.name), path))
+        finally:
+            os.close(fd)
+    return found
 
 
 def _lock_folder(path: Path) -> int | None:

@@ -275,6 +275,7 @@ class Lab:
         return {
             **os.environ,
             "XDG_RUNTIME_DIR": os.fspath(self.runtime),
+            "XDG_DATA_HOME": os.fspath(self.folder / "data"),
             "PYTHONPATH": os.pathsep.join(p for p in paths if p),
         }
 

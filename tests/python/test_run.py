@@ -8,17 +8,24 @@ tests/boot.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import select
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, install, steps, write_eif
 
@@ -30,8 +37,8 @@ PANIC = (
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    runtime = tmp_path / "r"
-    runtime.mkdir()
+    # Not below tmp_path, whose name is long under xdist: socket paths end at 107 bytes.
+    runtime = Path(tempfile.mkdtemp(prefix="n"))
     made = Bench(
         tmp=tmp_path,
         runtime=runtime,
@@ -43,6 +50,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     for pid in made.processes():  # only after a failure
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    shutil.rmtree(runtime, ignore_errors=True)
 
 
 def assert_nothing_left(bench: Bench) -> None:
@@ -493,10 +501,65 @@ def test_dry_run_starts_and_leaves_nothing(bench: Bench) -> None:
     assert qemu[qemu.index("-kernel") + 1] == str(bench.eif)
     assert qemu[qemu.index("-m") + 1] == "1024M"
     machine = qemu[qemu.index("-M") + 1]
-    assert machine == (
-        "nitro-enclave,vsock=vsock,id=i-0000000000000000-enc0000000000000010,"
-        "parent-id=i-0000000000000000,parent-role=arn:aws:iam::1:role/x y"
-    )
+    module_id = r"i-0000000000000000-enc[0-9a-f]{16}"
+    rest = "parent-id=i-0000000000000000,parent-role=arn:aws:iam::1:role/x y"
+    assert re.fullmatch(rf"nitro-enclave,vsock=vsock,id={module_id},{re.escape(rest)}", machine)
+    assert_nothing_left(bench)
+
+
+# ---- attestation
+
+
+def test_a_chain_is_minted_from_the_users_ca(bench: Bench) -> None:
+    done = bench.run(
+        "--instance-id", "i-1234567890abcdef0", "--ca-days", "2",
+        **steps(["show", "cert-chain"], ["show", "cert-key"], HEARTBEAT, RESET),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    chain = x509.load_pem_x509_certificates(done.stdout.encode())
+    key = serialization.load_pem_private_key(done.stdout.encode(), None)
+    assert key.public_key() == chain[-1].public_key()
+    for issuer, certificate in zip(chain, chain[1:], strict=False):
+        certificate.verify_directly_issued_by(issuer)
+    root = Path(os.environ["XDG_DATA_HOME"], "nitroctl/ca/root.pem").read_bytes()
+    assert chain[0] == x509.load_pem_x509_certificate(root)
+    assert "CN=i-1234567890abcdef0.local" in chain[3].subject.rfc4514_string()
+    left = chain[3].not_valid_after_utc - datetime.now(UTC)
+    assert timedelta(days=1, hours=23) < left <= timedelta(days=2)
+    assert_nothing_left(bench)
+
+
+def test_a_qemu_that_signs_nothing_gets_no_chain(bench: Bench) -> None:
+    done = bench.run(**steps(["show", "cert-chain"], HEARTBEAT, RESET), FAKE_QEMU_UNSIGNED="1")
+    assert (done.returncode, done.stdout) == (0, "none\n")
+    assert "cannot sign attestation documents" in done.stderr
+
+
+def test_debug_mode_and_a_bad_signature_are_passed_on(bench: Bench) -> None:
+    done = bench.run("--dry-run", "--debug-mode", "--ignore-signature")
+    assert ",debug-mode=on,eif-signature=ignore" in done.stdout
+
+
+def test_a_damaged_ca_ends_the_run_before_anything_starts(bench: Bench) -> None:
+    ca = bench.tmp / "data" / "nitroctl" / "ca"
+    ca.mkdir(parents=True)
+    (ca / "root.pem").write_text("garbage")
+    (ca / "root.key").write_text("garbage")
+    done = bench.run(**steps(HEARTBEAT, RESET), XDG_DATA_HOME=str(bench.tmp / "data"))
+    assert done.returncode == 1
+    assert "the local CA" in done.stderr and "Traceback" not in done.stderr
+    assert_nothing_left(bench)
+
+
+def test_a_running_enclave_leaves_a_record_for_others(bench: Bench) -> None:
+    with bench.start(**steps(HEARTBEAT, ["print", "up"])) as running:
+        running.until("heartbeat after")
+        (path,) = (bench.runtime / "nitroctl").glob("*/record.json")
+        record = json.loads(path.read_text())
+        assert (record["name"], record["cid"], record["state"]) == ("hello", 16, "running")
+        assert record["uds"] == str(path.parent / "vsock")
+        running.process.terminate()
+        running.wait()
     assert_nothing_left(bench)
 
 

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 @click.option("--append", metavar="TEXT", help="Added to the kernel command line of the EIF.")
 @click.option("--boot-timeout", type=float, metavar="SECONDS",
               help="How long to wait for the heartbeat. Default: AWS's rule, 180 s for most.")  # fmt: skip
+@click.option("--debug-mode", is_flag=True, help="PCR0, 1, 2 and 8 read as zeros, as in AWS's debug mode.")
+@click.option("--ca-days", type=click.IntRange(1, 3650), default=30, show_default=True, metavar="DAYS",
+              help="How long the enclave can issue attestation documents.")  # fmt: skip
+@click.option("--ignore-signature", is_flag=True, help="Start an image whose signature is bad, and warn.")
 @click.option("--dry-run", is_flag=True, help="Print the command lines of backend and QEMU, start nothing.")
 @click.option("--qemu", type=click.Path(path_type=Path), help="The QEMU to use.")
 @click.option("--vsock-backend", type=click.Path(path_type=Path), help="The vhost-user-vsock to use.")
@@ -41,6 +45,9 @@ def run(
     instance_id: str,
     append: str | None,
     boot_timeout: float | None,
+    debug_mode: bool,
+    ca_days: int,
+    ignore_signature: bool,
     dry_run: bool,
     qemu: Path | None,
     vsock_backend: Path | None,
@@ -53,6 +60,10 @@ def run(
     from nitroctl import enclave
     from nitroctl import qemu as qemu_module
 
+    chain_days: int | None = ca_days
+    if qemu is not None and not qemu_module.signs_documents(qemu):
+        chain_days = None
+        click.echo(f"note: {qemu} takes no certificates: it cannot sign attestation documents", err=True)
     plan = enclave.plan(
         enclave.EnclaveConfig(
             eif=file,
@@ -66,6 +77,9 @@ def run(
             instance_id=instance_id,
             append=append,
             boot_timeout=boot_timeout,
+            debug=debug_mode,
+            ignore_signature=ignore_signature,
+            chain_days=chain_days,
         )
     )
     if dry_run:

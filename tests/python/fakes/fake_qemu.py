@@ -12,6 +12,9 @@ FAKE_QEMU holds the guest's life, a JSON list of steps:
     ["file", PATH]          writes its process ID there
     ["fill"]                prints for ever
     ["deaf"]                ignores SIGTERM from now on
+    ["show", OPTION]        on the console, the file that the machine option names, or "none"
+
+It answers `-M nitro-enclave,help` with the option cert-chain unless FAKE_QEMU_UNSIGNED is set.
 
 After the last step it runs until it is told to end. It emulates nothing.
 """
@@ -77,7 +80,15 @@ def options(argv: list[str]) -> dict[str, dict[str, str]]:
     return found
 
 
+def machine(argv: list[str]) -> dict[str, str]:
+    fields = argv[argv.index("-M") + 1].replace(",,", "\0").split(",")
+    return dict(f.replace("\0", ",").partition("=")[::2] for f in fields)
+
+
 def main() -> None:
+    if "help" in machine(sys.argv[1:]):
+        print("vsock=<string>" if "FAKE_QEMU_UNSIGNED" in os.environ else "cert-chain=<string>")
+        return
     steps = json.loads(os.environ.get("FAKE_QEMU", "[]"))
     if steps and steps[0][0] in ("stderr", "exit"):
         # One that dies before it opens anything.
@@ -125,6 +136,13 @@ def main() -> None:
             with contextlib.suppress(OSError):
                 while True:
                     os.write(1, b"0123456789abcde\n" * 64)
+        elif name == "show":
+            path = machine(sys.argv[1:]).get(arguments[0])
+            content = b"none\n"
+            if path:
+                with open(path, "rb") as file:
+                    content = file.read()
+            os.write(1, content)
         elif name == "deaf":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         else:
