@@ -50,9 +50,11 @@ from vhost_front import (
     dial,
     drain,
     fail_after,
+    find_binary,
     guest,
     read_line,
     read_ok,
+    running,
 )
 
 PORT = 5000
@@ -60,37 +62,13 @@ PORT = 5000
 
 @pytest.fixture(scope="session")
 def binary() -> Path:
-    path = os.environ.get("VHOST_USER_VSOCK")
-    if not path:
-        pytest.fail(
-            "no vsock backend to test: VHOST_USER_VSOCK=$(nitroctl which vsock), after `nitroctl build`; or "
-            "`meson setup b && ninja -C b` and VHOST_USER_VSOCK=b/contrib/vhost-user-vsock/vhost-user-vsock"
-        )
-    if not os.access(path, os.X_OK):
-        pytest.fail(f"VHOST_USER_VSOCK={path} is no program")
-    return Path(path)
+    return find_binary()
 
 
 @pytest.fixture
 def backend(binary: Path) -> Iterator[Backend]:
-    b = Backend(binary)
-    try:
+    with running(binary) as b:
         yield b
-    except BaseException:
-        b.close(check=False)
-        raise
-    b.close()
-
-
-@contextlib.contextmanager
-def running(binary: Path, *options: str, cid: int = 4) -> Iterator[Backend]:
-    b = Backend(binary, *options, cid=cid)
-    try:
-        yield b
-    except BaseException:
-        b.close(check=False)
-        raise
-    b.close()
 
 
 def pattern(n: int, seed: int = 1) -> bytes:
@@ -1463,7 +1441,7 @@ def test_an_index_that_runs_away_stops_the_ring(backend: Backend, ring_index: in
         still_serving(g)
         g.flush()
         ring = g.front.rings[ring_index]
-        struct.pack_into("<H", ring.memory.map, ring.avail + 2, (ring.avail_idx + 1000) & 0xFFFF)
+        ring.memory.u16[ring.avail // 2 + 1] = (ring.avail_idx + 1000) & 0xFFFF
         os.eventfd_write(ring.kick_fd, 1)
         if ring_index == 0:
             # Looked at when something is to be sent.

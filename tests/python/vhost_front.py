@@ -26,11 +26,14 @@ import socket
 import struct
 import subprocess
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pytest
 
 # How long anything may take before a test fails; no test measures time by it.
 PATIENCE = 20.0
@@ -177,6 +180,31 @@ class Backend:
         return s
 
 
+def find_binary() -> Path:
+    """The backend to test, or a failure that says where it comes from."""
+    path = os.environ.get("VHOST_USER_VSOCK")
+    if not path:
+        pytest.fail(
+            "no vsock backend to test: VHOST_USER_VSOCK=$(nitroctl which vsock), after `nitroctl build`; or "
+            "`meson setup b && ninja -C b` and VHOST_USER_VSOCK=b/contrib/vhost-user-vsock/vhost-user-vsock"
+        )
+    if not os.access(path, os.X_OK):
+        pytest.fail(f"VHOST_USER_VSOCK={path} is no program")
+    return Path(path)
+
+
+@contextlib.contextmanager
+def running(binary: Path, *options: str, cid: int = 4) -> Iterator[Backend]:
+    """A backend that must end as promised, unless the test has failed already."""
+    b = Backend(binary, *options, cid=cid)
+    try:
+        yield b
+    except BaseException:
+        b.close(check=False)
+        raise
+    b.close()
+
+
 def read_line(fd: int) -> bytes:
     """A line from a pipe, or what there was before its end."""
     patience = fail_after()
@@ -219,6 +247,9 @@ class Memory:
         self.fd = os.memfd_create("guest-ram", os.MFD_CLOEXEC)
         os.ftruncate(self.fd, size)
         self.map = mmap.mmap(self.fd, size)
+        # For what the device reads while we write: struct.pack_into clears the bytes before it writes
+        # them, so an index would be 0 for a moment. This stores them at once.
+        self.u16 = memoryview(self.map).cast("H")
         self.next = self.HIGH
 
     def alloc(self, size: int, align: int = 4096) -> int:
@@ -235,6 +266,7 @@ class Memory:
         ]
 
     def close(self) -> None:
+        self.u16.release()
         self.map.close()
         os.close(self.fd)
 
@@ -251,6 +283,7 @@ class Ring:
         self.kick_fd = eventfd()
         self.call_fd = eventfd()
         self.kicks = 0
+        self.fence = threading.Lock()  # locked instructions order memory
         self.reset()
 
     def reset(self) -> None:
@@ -284,15 +317,16 @@ class Ring:
         return ids[0]
 
     def offer(self, head: int) -> None:
-        at = self.avail + 4 + 2 * (self.avail_idx % self.num)
-        struct.pack_into("<H", self.memory.map, at, head & 0xFFFF)
+        self.memory.u16[self.avail // 2 + 2 + self.avail_idx % self.num] = head
         self.avail_idx = (self.avail_idx + 1) & 0xFFFF
 
     def show(self) -> None:
-        struct.pack_into("<H", self.memory.map, self.avail + 2, self.avail_idx)
+        self.memory.u16[self.avail // 2 + 1] = self.avail_idx
 
     def kick(self, *, event_idx: bool, force: bool = False) -> None:
         """Tells the device, if it wants to know."""
+        with self.fence:  # the index must be seen before we look whether it is waited for
+            pass
         m = self.memory.map
         if event_idx:
             (event,) = struct.unpack_from("<H", m, self.used + 4 + 8 * self.num)
@@ -320,7 +354,7 @@ class Ring:
     def want_interrupt(self) -> bool:
         """Asks for an interrupt at the next chain; False: there is one already."""
         m = self.memory.map
-        struct.pack_into("<H", m, self.avail + 4 + 2 * self.num, self.last_used)
+        self.memory.u16[self.avail // 2 + 2 + self.num] = self.last_used
         # The store must be out before the load below; a system call is a fence on every machine.
         drain(self.call_fd)
         (idx,) = struct.unpack_from("<H", m, self.used + 2)
@@ -460,10 +494,11 @@ class Front:
         return bool(select.select([self.rx.call_fd, self.tx.call_fd], [], [], seconds)[0])
 
     def close(self) -> None:
-        self.socket.close()
-        for ring in self.rings:
-            ring.close()
-        self.memory.close()
+        if self.socket.fileno() >= 0:
+            self.socket.close()
+            for ring in self.rings:
+                ring.close()
+            self.memory.close()
 
 
 # --- the guest --------------------------------------------------------------------------------------------
