@@ -52,6 +52,8 @@
 
 #define I8042_COMMAND_PORT 0x64
 
+#define RAM_ID "nitro-enclave.ram"
+
 /*
  * Guest RAM has to be shared with the vsock backend, so it is a memfd unless
  * the user brings a backend. Called in place of QEMU's default.
@@ -59,7 +61,6 @@
 static bool nitro_enclave_create_ram(MachineState *machine, const char *path,
                                      Error **errp)
 {
-    MachineClass *mc = MACHINE_GET_CLASS(machine);
     g_autoptr(Object) obj = NULL;
 
     if (path) {
@@ -74,8 +75,7 @@ static bool nitro_enclave_create_ram(MachineState *machine, const char *path,
         !object_property_set_bool(obj, "share", true, errp)) {
         return false;
     }
-    object_property_add_child(object_get_objects_root(), mc->default_ram_id,
-                              obj);
+    object_property_add_child(object_get_objects_root(), RAM_ID, obj);
     return object_property_set_bool(obj, "x-use-canonical-path-for-ramblock-id",
                                     false, errp) &&
            user_creatable_complete(USER_CREATABLE(obj), errp) &&
@@ -99,6 +99,7 @@ static void nitro_enclave_check_ram(MachineState *machine)
                            OBJECT(machine->numa_state->nodes[i].node_memdev)));
         }
     }
+    nitro_machine_need_ram(machine, nitro_enclave_create_ram);
     if (!machine->ram) {
         error_setg(&error_fatal, "nitro-enclave needs guest memory: use -m");
     }
@@ -528,10 +529,9 @@ static void nitro_enclave_class_init(ObjectClass *oc, NitroClassData *data)
 
     nemc->parent_init = mc->init;
     mc->init = nitro_enclave_init;
-    mc->create_default_memdev = nitro_enclave_create_ram;
     mc->family = "nitro_enclave_i386";
     mc->desc = "AWS Nitro Enclave";
-    mc->default_ram_id = "nitro-enclave.ram";
+    nitro_machine_class_set_ram(mc, RAM_ID, nitro_enclave_create_ram);
     mc->default_ram_size = 512 * MiB;
     /* microvm's qemu64 cannot run programs built for x86-64-v2. */
     mc->default_cpu_type = X86_CPU_TYPE_NAME("max");

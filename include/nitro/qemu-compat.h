@@ -3,32 +3,120 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The device, the board and nothing else include it, after qemu/osdep.h.
- * It holds what changed its name or its shape between series, never logic of
- * ours; the cores know no QEMU and need none of it. Written for 10.0.
+ * The device, the board, the plugin and the qtests include it, after
+ * qemu/osdep.h. It holds what changed its name or its shape between series,
+ * never logic of ours; the cores know no QEMU and need none of it. The rest
+ * is written for 10.0.
  */
 #ifndef NITRO_QEMU_COMPAT_H
 #define NITRO_QEMU_COMPAT_H
 
-#if QEMU_VERSION_MAJOR < 10
+#define NITRO_QEMU_SERIES (QEMU_VERSION_MAJOR * 100 + QEMU_VERSION_MINOR)
+
+#if NITRO_QEMU_SERIES != 702 && NITRO_QEMU_SERIES != 1000
 #error "this series of QEMU has no entry in nitro/qemu-compat.h yet"
 #endif
 
+/* ---- qtests: no header of the emulator's ---- */
+#ifdef NITRO_QTEST
+
+#if NITRO_QEMU_SERIES < 1000
+#include "qapi/qmp/qdict.h"
+#include "qapi/qmp/qlist.h"
+#else
+#include "qobject/qdict.h"
+#include "qobject/qlist.h"
+#endif
+
+#else /* !NITRO_QTEST */
+
+#include "qapi/error.h"
+#include "hw/boards.h"
+#include "hw/qdev-properties.h"
+#include "exec/memory.h"
+#include "exec/address-spaces.h"
+#if NITRO_QEMU_SERIES < 1000
+#include "sysemu/cpu-timers.h"
+#include "sysemu/hostmem.h"
+#include "sysemu/reset.h"
+#include "sysemu/runstate.h"
+#include "sysemu/runstate-action.h"
+#include "sysemu/tcg.h"
+#else
 #include "system/cpu-timers.h"
 #include "system/hostmem.h"
 #include "system/reset.h"
 #include "system/runstate.h"
 #include "system/runstate-action.h"
 #include "system/tcg.h"
-#include "exec/memory.h"
-#include "exec/address-spaces.h"
+#endif
 
 /* What class_init takes: it became const in 10.1. */
-#if QEMU_VERSION_MAJOR > 10 || \
-    (QEMU_VERSION_MAJOR == 10 && QEMU_VERSION_MINOR >= 1)
-typedef const void NitroClassData;
-#else
 typedef void NitroClassData;
+
+#ifndef TYPE_MEMORY_BACKEND_MEMFD
+#define TYPE_MEMORY_BACKEND_MEMFD "memory-backend-memfd"
 #endif
+
+/*
+ * A board's own default RAM: @create makes the backend with id @id, and links
+ * it to the machine. 10.0 calls it before the board's init. 7.2 has no such
+ * hook and would make memory of its own, but leaves a board alone whose class
+ * has no default RAM id: its init has to call nitro_machine_need_ram().
+ */
+typedef bool NitroCreateRam(MachineState *machine, const char *path,
+                            Error **errp);
+
+static inline void nitro_machine_class_set_ram(MachineClass *mc,
+                                               const char *id,
+                                               NitroCreateRam *create)
+{
+#if NITRO_QEMU_SERIES < 1000
+    mc->default_ram_id = NULL;
+#else
+    mc->default_ram_id = id;
+    mc->create_default_memdev = create;
+#endif
+}
+
+static inline void nitro_machine_need_ram(MachineState *machine,
+                                          NitroCreateRam *create)
+{
+#if NITRO_QEMU_SERIES < 1000
+    if (!machine->ram && !machine->memdev && machine->ram_size) {
+        create(machine, NULL, &error_fatal);
+        machine->ram = machine_consume_memdev(machine, machine->memdev);
+    }
+#endif
+}
+
+/* A device's properties, an array of them; 7.2 wants an end mark instead. */
+#if NITRO_QEMU_SERIES < 1000
+static inline void nitro_device_class_set_props(DeviceClass *dc,
+                                                const Property *props,
+                                                size_t n)
+{
+    Property *list = g_new0(Property, n + 1);
+
+    memcpy(list, props, n * sizeof(*list));
+    device_class_set_props(dc, list);
+}
+#define device_class_set_props(dc, props) \
+    nitro_device_class_set_props(dc, props, ARRAY_SIZE(props))
+#endif
+
+/* A cache that holds nothing, and may be destroyed; new in 8.2. */
+#if NITRO_QEMU_SERIES < 1000
+static inline void address_space_cache_init_empty(MemoryRegionCache *cache)
+{
+    memset(cache, 0, sizeof(*cache));
+}
+#endif
+
+#ifdef NITRO_PLUGIN
+#include "nitro/plugin.h"
+#endif
+
+#endif /* !NITRO_QTEST */
 
 #endif /* NITRO_QEMU_COMPAT_H */

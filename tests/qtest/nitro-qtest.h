@@ -13,6 +13,8 @@
 #include "tests/qtest/libqtest.h"
 #include "tests/qtest/libqos/virtio-mmio.h"
 #include "standard-headers/linux/virtio_ring.h"
+#define NITRO_QTEST
+#include "nitro/qemu-compat.h"
 
 /* microvm's transports: 512 bytes each. */
 #define NITRO_TRANSPORT(n) (0xfeb00000 + (n) * 0x200)
