@@ -1,0 +1,612 @@
+# SPDX-License-Identifier: MIT
+"""Container images into EIFs: what is in the ramdisk is what an extractor would leave on a disk."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import cpiomodel
+import eifmodel as model
+import imagemodel as im
+from nitroctl.cli import main
+from nitroctl.eif import compose
+from nitroctl.eif.describe import describe
+from nitroctl.eif.extract import extract
+from nitroctl.eif.verify import verify
+from nitroctl.errors import NitroError
+from test_eif_cpio import Memory
+
+REG, DIR, LNK = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
+BASE = {"dev", "proc", "run", "sys", "tmp", "var"}
+
+
+def contents(application: compose.Application) -> dict[str, cpiomodel.Item]:
+    """The root file system as the kernel will see it, but for the mount points that every image gets."""
+    sink = Memory()
+    compose._write_application(sink, application)
+    items = {i.name.decode("utf-8", "surrogateescape"): i for i in cpiomodel.read(sink.data)}
+    names = list(items)
+    for name in names:  # folders first, or the kernel cannot make what is in them
+        parent = name.rpartition("/")[0]
+        assert not parent or names.index(parent) < names.index(name)
+    inside = {n.removeprefix("rootfs/"): i for n, i in items.items() if n.startswith("rootfs/")}
+    return {n: i for n, i in inside.items() if n not in BASE}
+
+
+def files(application: compose.Application) -> dict[str, bytes | None]:
+    """name -> content, a link's target, or None for a folder."""
+    found = contents(application)
+    by_inode = {i.ino: i.data for i in found.values() if i.data}
+    return {n: None if stat.S_ISDIR(i.mode) else by_inode.get(i.ino, b"") for n, i in found.items()}
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> compose.Bootstrap:
+    (tmp_path / "bzImage").write_bytes(model.bzimage())
+    (tmp_path / "init").write_bytes(b"init")
+    return compose.Bootstrap(compose.Kernel(tmp_path / "bzImage"), tmp_path / "init", "quiet")
+
+
+def opened(path: Path, *layers: bytes, **config: Any) -> dict[str, bytes | None]:
+    return files(compose.from_image(im.docker(path / "app.tar", layers, **config)))
+
+
+APP = im.entry("app", b"binary", mode=0o755)
+
+
+# ---- kinds of images ----
+
+
+@pytest.mark.parametrize("kind", ["docker", "oci gzip", "oci zstd", "oci plain", "folder", "docker and oci"])
+def test_kinds_of_archives(tmp_path: Path, kind: str) -> None:
+    layers = [im.layer(APP), im.layer(im.entry("etc"), im.entry("etc/x", b"y" * 100000))]
+    path = tmp_path / "app.tar"
+    packers = {"oci gzip": gzip.compress, "oci zstd": zstandard.ZstdCompressor().compress}
+    if kind == "docker":
+        im.docker(path, layers)
+    elif kind == "folder":
+        im.folder(path, im.oci_files(layers, [gzip.compress(data) for data in layers]))
+    elif kind == "docker and oci":
+        parts = im.oci_files(layers, layers)
+        config = next(n for n, d in parts.items() if b"diff_ids" in d)
+        names = [f"blobs/sha256/{im.digest(data)}" for data in layers]
+        manifest = [{"Config": config, "RepoTags": ["app:1"], "Layers": names}]
+        im.archive(path, parts | {"manifest.json": json.dumps(manifest).encode()})
+    else:
+        im.oci(path, layers, packer=packers.get(kind, bytes))
+    application = compose.from_image(path)
+    assert files(application) == {"app": b"binary", "etc": None, "etc/x": b"y" * 100000}
+    assert application.cmd == ("/app", "x")
+    assert application.name == "app" and re.fullmatch("[0-9a-f]{64}", application.version)
+
+
+# ---- layers ----
+
+
+def test_upper_layers_win(tmp_path: Path) -> None:
+    assert opened(
+        tmp_path,
+        im.layer(APP, im.entry("d", mode=0o700), im.entry("d/f", b"old"), im.entry("d/g", b"kept")),
+        im.layer(im.entry("d", mode=0o711), im.entry("d/f", b"new")),
+    ) == {"app": b"binary", "d": None, "d/f": b"new", "d/g": b"kept"}
+
+
+def test_attributes(tmp_path: Path) -> None:
+    """Owners, all modes, times, devices; the last word on a folder is the upper layer's."""
+    device = im.entry("null", None, type=tarfile.CHRTYPE, devmajor=1, devminor=3, mode=0o666)
+    block = im.entry("sda", None, type=tarfile.BLKTYPE, devmajor=8, devminor=0, mode=0o660)
+    fifo = im.entry("fifo", None, type=tarfile.FIFOTYPE, mode=0o600)
+    program = im.entry("su", b"s", mode=0o4755, uid=7, gid=8, mtime=1234567890)
+    layers = [im.layer(APP, device, block, fifo, program, im.entry("d"))]
+    layers.append(im.layer(im.entry("d", mode=0o1777, uid=5)))
+    found = contents(compose.from_image(im.docker(tmp_path / "a.tar", layers)))
+    assert (found["null"].mode, found["null"].rdev) == (stat.S_IFCHR | 0o666, (1, 3))
+    assert (found["sda"].mode, found["sda"].rdev) == (stat.S_IFBLK | 0o660, (8, 0))
+    assert found["fifo"].mode == stat.S_IFIFO | 0o600
+    su = found["su"]
+    assert (su.mode, su.uid, su.gid, su.mtime) == (REG | 0o4755, 7, 8, 1234567890)
+    assert (found["d"].mode, found["d"].uid) == (DIR | 0o1777, 5)
+
+
+def test_whiteouts(tmp_path: Path) -> None:
+    assert opened(
+        tmp_path,
+        im.layer(APP, im.entry("a", b"1"), im.entry("d"), im.entry("d/b", b"2"), im.entry("d/c", b"3")),
+        im.layer(im.entry(".wh.a", b""), im.entry("d/.wh.b", b""), im.entry(".wh.never", b"")),
+    ) == {"app": b"binary", "d": None, "d/c": b"3"}
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_a_removed_folder_that_comes_back(tmp_path: Path, order: int) -> None:
+    """Nothing of the old one, whichever of whiteout and folder comes first."""
+    new = [im.entry(".wh.d", b""), im.entry("d"), im.entry("d/new", b"n")]
+    assert opened(
+        tmp_path,
+        im.layer(APP, im.entry("d"), im.entry("d/old", b"o"), im.entry("d/sub"), im.entry("d/sub/x", b"x")),
+        im.layer(*(new if order else [*new[1:], new[0]])),
+    ) == {"app": b"binary", "d": None, "d/new": b"n"}
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_opaque_folders(tmp_path: Path, order: int) -> None:
+    new = [im.entry("d/.wh..wh..opq", b""), im.entry("d/sub"), im.entry("d/sub/new", b"n")]
+    assert opened(
+        tmp_path,
+        im.layer(APP, im.entry("d"), im.entry("d/old", b"o"), im.entry("d/sub"), im.entry("d/sub/x", b"x")),
+        im.layer(im.entry("d"), *(new if order else [*new[1:], new[0]])),
+    ) == {"app": b"binary", "d": None, "d/sub": None, "d/sub/new": b"n"}
+
+
+def test_one_kind_replaces_another(tmp_path: Path) -> None:
+    """A folder by a file, a file by a folder, a link by a folder."""
+    assert opened(
+        tmp_path,
+        im.layer(APP, im.entry("d"), im.entry("d/x", b"x"), im.entry("f", b"f"), im.symlink("l", "d")),
+        im.layer(
+            im.entry("d", b"file"), im.entry("f"), im.entry("f/y", b"y"), im.entry("l"), im.entry("l/z", b"z")
+        ),
+    ) == {"app": b"binary", "d": b"file", "f": None, "f/y": b"y", "l": None, "l/z": b"z"}
+
+
+def test_hard_links_across_layers(tmp_path: Path) -> None:
+    """One inode, also when its first name is gone and another file has that name."""
+    layers = [
+        im.layer(APP, im.entry("one", b"content", mode=0o600)),
+        im.layer(im.hardlink("two", "one"), im.hardlink("three", "/two")),
+        im.layer(im.entry(".wh.one", b""), im.entry("zero", b"zero")),
+        im.layer(im.entry("one", b"other")),
+    ]
+    found = contents(compose.from_image(im.docker(tmp_path / "a.tar", layers)))
+    assert found["two"].ino == found["three"].ino != found["one"].ino
+    assert found["two"].nlink == found["three"].nlink == 2 and found["one"].nlink == 1
+    assert sorted((found["two"].data, found["three"].data)) == [b"", b"content"]
+    assert found["two"].mode == found["three"].mode == REG | 0o600
+
+
+def test_hard_links_to_links_and_devices(tmp_path: Path) -> None:
+    device = im.entry("null", None, type=tarfile.CHRTYPE, devmajor=1, devminor=3)
+    layer = im.layer(APP, im.symlink("s", "app"), im.hardlink("t", "s"), device, im.hardlink("zero", "null"))
+    found = contents(compose.from_image(im.docker(tmp_path / "a.tar", [layer])))
+    assert found["s"].data == found["t"].data == b"app" and found["t"].mode == LNK | 0o777
+    assert found["null"].ino == found["zero"].ino and found["zero"].rdev == (1, 3)
+
+
+def test_through_symbolic_links(tmp_path: Path) -> None:
+    """A file that an upper layer puts through a folder's link lands where the link leads, in the image."""
+    assert opened(
+        tmp_path,
+        im.layer(APP, im.entry("usr"), im.entry("usr/bin"), im.symlink("bin", "usr/bin"),
+                 im.symlink("abs", "/usr"), im.symlink("up", "../../../usr")),
+        im.layer(im.entry("bin/a", b"a"), im.entry("abs/b", b"b"), im.entry("up/c", b"c")),
+    ) == {
+        "app": b"binary", "usr": None, "usr/bin": None, "bin": b"usr/bin", "abs": b"/usr",
+        "up": b"../../../usr", "usr/bin/a": b"a", "usr/b": b"b", "usr/c": b"c",
+    }  # fmt: skip
+
+
+def test_names(tmp_path: Path) -> None:
+    """Absolute, with dots, not UTF-8, very long, without their parents, and twice (the last one counts)."""
+    long = "l" * 200 + "/" + "m" * 180
+    found = opened(
+        tmp_path,
+        im.layer(
+            APP, im.entry("./"), im.entry("/abs", b"1"), im.entry("./a/./b/../c", b"2"),
+            im.entry("\udcff\udcfe", b"3"), im.entry(long, b"4"), im.entry("deep/er/file", b"5"),
+            im.entry("twice", b"first"), im.entry("twice", b"second"),
+        ),
+    )  # fmt: skip
+    assert found == {
+        "app": b"binary", "abs": b"1", "a": None, "a/c": b"2", "\udcff\udcfe": b"3", "l" * 200: None,
+        long: b"4", "deep": None, "deep/er": None, "deep/er/file": b"5", "twice": b"second",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_tar_formats(tmp_path: Path, format: int) -> None:
+    name = "d" * 90 + "/" + "f" * 60
+    assert opened(tmp_path, im.layer(APP, im.entry(name, b"x"), format=format))[name] == b"x"
+
+
+BAD_ENTRIES = [
+    ("out of the image", im.entry("../evil", b"x")),
+    ("out of the image", im.entry("a/../../evil", b"x")),
+    ("out of the image", im.hardlink("x", "../../etc/passwd")),
+    ("where nothing is", im.hardlink("x", "gone")),
+    ("where a folder is", im.hardlink("x", "dev")),
+    ("is no folder", im.entry("app/x", b"x")),
+    ("whiteout", im.entry(".wh.", b"")),
+    ("whiteout", im.entry(".wh...", b"")),
+    ("whiteout", im.entry(".wh.d/x", b"")),
+    ("symbolic links", im.entry("loop/x", b"")),
+]
+
+
+@pytest.mark.parametrize("what, bad", BAD_ENTRIES, ids=range(len(BAD_ENTRIES)))
+def test_entries_that_cannot_be(tmp_path: Path, what: str, bad: tuple[tarfile.TarInfo, bytes]) -> None:
+    """The error names layer and entry."""
+    layers = [im.layer(APP, im.symlink("loop", "loop"), im.entry("dev")), im.layer(bad)]
+    with pytest.raises(NitroError, match=what) as e:
+        compose.from_image(im.docker(tmp_path / "app.tar", layers))
+    assert "layer 2 of 2" in str(e.value) and repr(bad[0].name)[1:-1] in str(e.value)
+
+
+def test_numbers_too_large(tmp_path: Path, start: compose.Bootstrap) -> None:
+    image = im.docker(tmp_path / "a.tar", [im.layer(APP, im.entry("x", b"", uid=1 << 32))])
+    with pytest.raises(NitroError, match="32 bits"):
+        compose.compose(compose.from_image(image), start, tmp_path / "o", compose.Options())
+    assert not (tmp_path / "o").exists()
+
+
+# ---- damage ----
+
+
+def lying(size: int) -> bytes:
+    """A layer whose last entry claims more than there is."""
+    info, _ = im.entry("liar", b"")
+    info.size = size
+    return im.layer(APP)[:1024] + info.tobuf(tarfile.GNU_FORMAT) + b"short"
+
+
+@pytest.mark.parametrize("size", [100000, 1 << 40])
+def test_a_layer_that_lies_about_a_size(tmp_path: Path, start: compose.Bootstrap, size: int) -> None:
+    for packer in (bytes, gzip.compress, zstandard.ZstdCompressor().compress):
+        image = im.oci(tmp_path / "a.tar", [lying(size)], packer=packer)
+        with pytest.raises(NitroError, match="layer 1 of 1"):
+            application = compose.from_image(image)
+            compose.compose(application, start, tmp_path / "o", compose.Options())
+        assert not (tmp_path / "o").exists()
+
+
+def test_a_header_that_asks_for_memory(tmp_path: Path) -> None:
+    """A long name of 4 GiB, in a layer that could deliver it."""
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 1 << 32
+    layer = im.layer(APP)[:1024] + info.tobuf(tarfile.GNU_FORMAT) + bytes(1 << 20)
+    image = im.oci(tmp_path / "a.tar", [layer])
+    with pytest.raises(NitroError, match="4294967296"):
+        compose.from_image(image)
+
+
+@pytest.mark.parametrize("packer", [bytes, gzip.compress, zstandard.ZstdCompressor().compress])
+def test_a_damaged_layer(tmp_path: Path, start: compose.Bootstrap, packer: Any) -> None:
+    """A flipped bit anywhere in a layer is found by its digest at the latest."""
+    layer = im.layer(APP, im.entry("data", os.urandom(5000)))
+    parts = im.oci_files([layer], [packer(layer)])
+    name = max(parts, key=lambda n: len(parts[n]))
+    for at in range(0, len(parts[name]), len(parts[name]) // 40):
+        damaged = bytearray(parts[name])
+        damaged[at] ^= 4
+        image = im.archive(tmp_path / "a.tar", parts | {name: bytes(damaged)})
+        with pytest.raises(NitroError, match="layer 1 of 1"):
+            compose.compose(compose.from_image(image), start, tmp_path / "o", compose.Options())
+        assert not (tmp_path / "o").exists()
+
+
+def test_a_damaged_docker_layer(tmp_path: Path, start: compose.Bootstrap) -> None:
+    """There the configuration has the digests."""
+    image = im.docker(tmp_path / "a.tar", [im.layer(APP, im.entry("data", b"needle" * 100))])
+    image.write_bytes(image.read_bytes().replace(b"needleneedle", b"needleNeedle", 1))
+    with pytest.raises(NitroError, match="layer 1 of 1.*damaged"):
+        compose.compose(compose.from_image(image), start, tmp_path / "o", compose.Options())
+
+
+@settings(deadline=None, derandomize=True, max_examples=150)
+@given(st.data())
+def test_any_damage_is_an_error_or_harmless(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Random bytes changed anywhere in an archive: a NitroError or an image, nothing else."""
+    folder = tmp_path_factory.mktemp("damage")
+    layers = [im.layer(APP, im.entry("d"), im.entry("d/x", b"x" * 600), im.hardlink("y", "d/x"))]
+    make = data.draw(st.sampled_from([im.docker, im.oci]))
+    path = make(folder / "a.tar", layers)
+    image = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(image) - 1))
+        image[at : at + 2] = data.draw(st.binary(max_size=4))
+    path.write_bytes(image)
+    try:
+        contents(compose.from_image(path))
+    except NitroError:
+        pass
+
+
+def bad_archives(folder: Path) -> list[tuple[str, Path]]:
+    layer = im.layer(APP)
+    oci = im.oci_files([layer], [layer])
+    manifest = next(n for n, d in oci.items() if b'"layers"' in d and b"diff_ids" not in d)
+    blob = next(n for n in oci if n.endswith(im.digest(layer)))
+    index = json.loads(oci["index.json"])
+    two = json.dumps(index | {"manifests": index["manifests"] * 2}).encode()
+    arm = [m | {"platform": {"os": "linux", "architecture": "arm64"}} for m in index["manifests"]]
+    deep = b"[" * 100000
+
+    def tar(name: str, parts: dict[str, bytes]) -> Path:
+        return im.archive(folder / name, parts)
+
+    packed = gzip.compress(tar("z0.tar", oci).read_bytes())
+    return [
+        ("no container image", tar("empty.tar", {"x": b""})),
+        ("compressed as a whole", im.folder(folder, {"z.tar": packed}) / "z.tar"),
+        ("lacks blobs", tar("a.tar", {n: d for n, d in oci.items() if n != blob})),
+        ("lacks blobs", tar("b.tar", {n: d for n, d in oci.items() if n != manifest})),
+        ("there are", tar("c.tar", oci | {blob: layer[:-1]})),
+        ("digest", tar("d.tar", oci | {manifest: oci[manifest].replace(b"2", b"3", 1)})),
+        ("names 2 images", tar("e.tar", oci | {"index.json": two})),
+        ("names 0 images", tar("f.tar", oci | {"index.json": json.dumps({"manifests": arm}).encode()})),
+        ("not JSON", tar("g.tar", oci | {"index.json": deep})),
+        ("not JSON", tar("h.tar", {"manifest.json": b"\xff"})),
+        ("no manifests", tar("i.tar", {"index.json": b"{}"})),
+        ("lists no image", tar("j.tar", {"manifest.json": b"{}"})),
+        ("no Config", tar("k.tar", {"manifest.json": b"[{}]"})),
+        ("4194304", tar("l.tar", {"manifest.json": b" " * (1 << 23)})),
+        ("linux/arm64", im.docker(folder / "m.tar", [layer], architecture="arm64")),
+        ("no list of texts", im.docker(folder / "n.tar", [layer], run={"Cmd": "x"})),
+        ("neither CMD nor", im.docker(folder / "o.tar", [layer], run={})),
+        ("cannot read", folder / "gone.tar"),
+        ("damaged", im.folder(folder, {"p.tar": b"hello"}) / "p.tar"),
+    ]
+
+
+def test_archives_that_are_no_images(tmp_path: Path) -> None:
+    for what, path in bad_archives(tmp_path):
+        with pytest.raises(NitroError, match=what):
+            compose.from_image(path)
+
+
+# ---- what runs ----
+
+PASSWD = b"root:x:0:0:root:/root:/bin/sh\nweb:x:33:34:www:/srv/web:/bin/sh\n"
+GROUP = b"root:x:0:\nweb:x:34:\ndata:x:50:web,root2\nmore:x:51:x,web\n"
+
+
+def running(folder: Path, run: dict[str, Any], *entries: Any, aws_cmd: bool = False) -> compose.Application:
+    layer = im.layer(
+        APP, im.entry("etc/passwd", PASSWD), im.entry("etc/group", GROUP), im.entry("srv/web"),
+        im.entry("usr/bin/tool", b"#!", mode=0o755), im.entry("usr/bin/plain", b"", mode=0o644), *entries,
+    )  # fmt: skip
+    return compose.from_image(im.docker(folder / "app.tar", [layer], run=run), aws_cmd=aws_cmd)
+
+
+def test_entrypoint_and_cmd(tmp_path: Path) -> None:
+    """Joined, as in a container; AWS's way takes CMD alone."""
+    both = {"Entrypoint": ["/app", "-a"], "Cmd": ["b c"]}
+    assert running(tmp_path, both).cmd == ("/app", "-a", "b c")
+    assert running(tmp_path, both, aws_cmd=True).cmd == ("b c",)
+    assert running(tmp_path, {"Entrypoint": ["/app"]}, aws_cmd=True).cmd == ("/app",)
+    assert running(tmp_path, {"Cmd": ["/app"]}).cmd == ("/app",)
+
+
+def test_programs_are_found_in_the_images_path(tmp_path: Path) -> None:
+    """init looks in AWS's folders alone, so the place is written out."""
+    found = running(tmp_path, {"Cmd": ["tool"], "Env": ["PATH=/none:/usr/bin"]})
+    assert found.cmd == ("/usr/bin/tool",) and found.warnings == ()
+    assert running(tmp_path, {"Cmd": ["tool"]}).cmd == ("/usr/bin/tool",)
+    for missing in ("plain", "gone"):
+        found = running(tmp_path, {"Cmd": [missing]})
+        assert found.cmd == (missing,) and missing in found.warnings[0]
+    assert running(tmp_path, {"Cmd": ["./tool"], "WorkingDir": "/usr/bin"}).warnings == ()
+
+
+def test_environment(tmp_path: Path) -> None:
+    run = {"Cmd": ["/app"], "Env": ["A=b=c", "PATH=/x"]}
+    assert running(tmp_path, run).env == ("A=b=c", "PATH=/x", "HOME=/root")
+    assert running(tmp_path, {"Cmd": ["/app"]}).env == (f"PATH={compose.PATH}", "HOME=/root")
+    assert running(tmp_path, {"Cmd": ["/app"], "Env": ["A=b"]}, aws_cmd=True).env == ("A=b",)
+
+
+@pytest.mark.parametrize(
+    "user, numbers, home",
+    [
+        ("", "", "/root"), ("root", "", "/root"), ("0:0", "", "/root"), ("web", "33 34 50 51", "/srv/web"),
+        ("33", "33 34 50 51", "/srv/web"), ("web:data", "33 50", "/srv/web"), ("web:99", "33 99", "/srv/web"),
+        ("1000", "1000 0", "/"), ("1000:1001", "1000 1001", "/"), ("0:34", "0 34", "/root"),
+    ],
+)  # fmt: skip
+def test_users(tmp_path: Path, user: str, numbers: str, home: str) -> None:
+    found = running(tmp_path, {"Cmd": ["/app"], "User": user})
+    assert found.user == numbers
+    assert f"HOME={home}" in found.env
+
+
+@pytest.mark.parametrize("user", ["nobody", "web:nogroup", "99999999999", "4294967295", "-1", "\u0663"])
+def test_users_that_are_not_there(tmp_path: Path, user: str) -> None:
+    with pytest.raises(NitroError, match="runs as"):
+        running(tmp_path, {"Cmd": ["/app"], "User": user})
+
+
+def test_working_directories(tmp_path: Path) -> None:
+    """Made if it is not there, as container runtimes do."""
+    found = running(tmp_path, {"Cmd": ["/app"], "WorkingDir": "/new/folder"})
+    assert found.cwd == "/new/folder"
+    assert contents(found)["new/folder"].mode == DIR | 0o755
+    assert running(tmp_path, {"Cmd": ["/app"], "WorkingDir": "/"}).cwd == ""
+    for bad in ("relative", "/app/x"):
+        with pytest.raises(NitroError):
+            running(tmp_path, {"Cmd": ["/app"], "WorkingDir": bad})
+
+
+def test_what_init_cannot_be_given(tmp_path: Path, start: compose.Bootstrap) -> None:
+    for run in ({"Cmd": ["/app", "a\nb"]}, {"Cmd": ["/app"], "Env": ["A=\n"]}):
+        with pytest.raises(NitroError, match="line break"):
+            compose.compose(running(tmp_path, run), start, tmp_path / "o", compose.Options())
+
+
+def test_a_mount_point_that_is_a_file(tmp_path: Path) -> None:
+    with pytest.raises(NitroError, match="/proc"):
+        running(tmp_path, {"Cmd": ["/app"]}, im.entry("proc", b"x"))
+
+
+def test_file_capabilities_are_a_warning(tmp_path: Path) -> None:
+    ping = im.entry("ping", b"p", pax_headers={"SCHILY.xattr.security.capability": "x"})
+    assert "1 files" in running(tmp_path, {"Cmd": ["/app"]}, ping).warnings[0]
+
+
+# ---- the file ----
+
+
+def test_the_eif(tmp_path: Path, start: compose.Bootstrap) -> None:
+    """Two ramdisks as AWS has them, with what init needs, and metadata as nitro-cli writes them."""
+    application = running(tmp_path, {"Cmd": ["/app"], "User": "web", "WorkingDir": "/srv/web"})
+    made = compose.compose(application, start, tmp_path / "o.eif", compose.Options(custom={"k": 1}))
+    assert made.measurements == verify(tmp_path / "o.eif")
+    assert made.warnings == ()
+    out = {p.name: p.read_bytes() for p in extract(tmp_path / "o.eif", tmp_path / "out")}
+    assert [i.name for i in cpiomodel.read(out["ramdisk-0.cpio"])] == [b"dev", b"init"]
+    items = {i.name: i for i in cpiomodel.read(out["ramdisk-1.cpio"])}
+    assert [n for n in items if b"/" not in n] == [b"cmd", b"cwd", b"env", b"rootfs", b"user"]
+    assert items[b"cmd"].data == b"/app\n" and items[b"cwd"].data == b"/srv/web\n"
+    assert items[b"user"].data == b"33 34 50 51\n"
+    assert items[b"rootfs/tmp"].mode == DIR | 0o1777
+    value = describe(tmp_path / "o.eif").to_json()
+    assert (value["ImageName"], len(value["ImageVersion"])) == ("app", 64)
+    assert value["Metadata"]["DockerInfo"]["Config"]["User"] == "web"
+    assert value["Metadata"]["k"] == 1
+    assert out["cmdline"] == b"quiet"
+
+
+def test_compressed_ramdisks(tmp_path: Path, start: compose.Bootstrap) -> None:
+    application = running(tmp_path, {"Cmd": ["/app"]})
+    for name in ("a", "b"):
+        compose.compose(application, start, tmp_path / name, compose.Options(compress=True))
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    out = extract(tmp_path / "a", tmp_path / "out")
+    assert [p.name for p in out[3:]] == ["ramdisk-0.cpio.gz", "ramdisk-1.cpio.gz"]
+    assert cpiomodel.read(gzip.decompress(out[3].read_bytes()))[1].data == b"init"
+
+
+def test_from_a_directory(tmp_path: Path, start: compose.Bootstrap) -> None:
+    root = tmp_path / "root"
+    (root / "bin").mkdir(parents=True)
+    (root / "bin" / "app").write_bytes(b"a")
+    (root / "bin" / "app").chmod(0o4711)
+    (root / "tmp").mkdir()
+    (root / "link").symlink_to("/bin/app")
+    application = compose.from_directory(root, ("/bin/app", "x"), env=("A=b",), cwd="/bin", user="5")
+    found = contents(application)
+    assert found["bin/app"].mode == REG | 0o4711 and found["link"].data == b"/bin/app"
+    assert (found["bin/app"].uid, application.user, application.name) == (0, "5 5", "root")
+    assert compose.compose(application, start, tmp_path / "o", compose.Options())
+    assert verify(tmp_path / "o")
+    for cmd, user in (((), ""), (("/x",), "web"), (("/x",), "1:x")):
+        with pytest.raises(NitroError):
+            compose.from_directory(root, cmd, user=user)
+
+
+def test_blobs(tmp_path: Path) -> None:
+    """AWS's folder: kernel, init and module; its command line, trimmed; a warning where its init cannot."""
+    parts = {"bzImage": model.bzimage(), "init": b"aws", "nsm.ko": b"ko"}
+    blobs = im.folder(tmp_path / "blobs", parts | {"cmdline": b"console=ttyS0 reboot=k \n"})
+    application = running(tmp_path, {"Cmd": ["/app"], "User": "web"})
+    made = compose.compose(application, compose.from_blobs(blobs), tmp_path / "o", compose.Options())
+    assert "USER" in made.warnings[0]
+    out = {p.name: p.read_bytes() for p in extract(tmp_path / "o", tmp_path / "out")}
+    assert out["cmdline"] == b"console=ttyS0 reboot=k"
+    assert [(i.name, i.mode) for i in cpiomodel.read(out["ramdisk-0.cpio"])] == [
+        (b"dev", DIR | 0o755), (b"init", REG | 0o755), (b"nsm.ko", REG | 0o755),
+    ]  # fmt: skip
+    (blobs / "init").unlink()
+    with pytest.raises(NitroError, match="lacks init"):
+        compose.from_blobs(blobs)
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> tuple[int, str]:
+    with pytest.raises(SystemExit) as e:
+        main(["eif", *map(str, argv)])
+    assert isinstance(e.value.code, int)
+    return e.value.code, capsys.readouterr().err
+
+
+def test_command(tmp_path: Path, start: compose.Bootstrap, capsys: pytest.CaptureFixture[str]) -> None:
+    image = im.docker(tmp_path / "app.tar", [im.layer(APP)])
+    im.folder(tmp_path, {"cmdline": b"quiet"})
+    argv: list[str | Path] = ["build", "--image", image, "--blobs", tmp_path, "-o", tmp_path / "o.eif"]
+    assert run(capsys, *argv)[0] == 0
+    assert verify(tmp_path / "o.eif")
+    for wrong in (["--cmd", "x"], ["--ramdisk", image], ["--directory", tmp_path], ["--kernel", "own"],
+                  ["--no-kernel-check"]):  # fmt: skip
+        assert run(capsys, *argv, *wrong)[0] == 2, wrong
+    parts = ["--kernel", "x", "--cmdline", "c"]
+    assert run(capsys, "build", "-o", tmp_path / "o.eif", *parts, "--compress")[0] == 2
+    assert run(capsys, "build", "-o", tmp_path / "o.eif")[0] == 2
+
+
+# ---- the same everywhere, and small ----
+
+CHILD = r"""
+import re, sys
+from pathlib import Path
+from nitroctl import progress
+from nitroctl.eif import compose
+progress.set_quiet(True)
+folder, image, out = map(Path, sys.argv[1:])
+start = compose.Bootstrap(compose.Kernel(folder / "bzImage"), folder / "init", "quiet")
+compose.compose(compose.from_image(image), start, out, compose.Options())
+print(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+
+
+def test_the_same_bytes_anywhere(tmp_path: Path, start: compose.Bootstrap) -> None:
+    image = im.docker(tmp_path / "app.tar", [im.layer(APP, im.entry("b", b"1"), im.entry("a", b"2"))])
+    made = set()
+    for i, (zone, umask) in enumerate((("UTC", 0), ("Asia/Kathmandu", 0o077))):
+        subprocess.run(
+            [sys.executable, "-c", CHILD, tmp_path, image, tmp_path / f"{i}"],
+            env={**os.environ, "TZ": zone, "PYTHONHASHSEED": str(i)}, umask=umask, check=True,
+        )  # fmt: skip
+        made.add((tmp_path / f"{i}").read_bytes())
+    assert len(made) == 1
+
+
+def sparse_layer(path: Path, size: int) -> None:
+    """A tar of one GNU sparse file of `size` bytes: 5 at the begin and 5 at the end, holes between."""
+    info, _ = im.entry("app", b"", mode=0o755)
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[124:136] = b"%011o\0" % 1024  # bytes stored: two runs, each filling a block
+    header[156:157] = b"S"
+    for i, (offset, count) in enumerate(((0, 512), (size - 512, 512))):
+        header[386 + 24 * i : 410 + 24 * i] = b"%011o\0%011o\0" % (offset, count)
+    header[482:483] = b"\0"
+    header[483:495] = b"\x80" + (size).to_bytes(11, "big")
+    header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:]))
+    path.write_bytes(bytes(header) + b"begin".ljust(512, b"\0") + b"end".rjust(512, b"\0") + bytes(1024))
+
+
+def test_sparse_files_are_cheap(tmp_path: Path, start: compose.Bootstrap) -> None:
+    """2 GB in a layer of 3 KB: little memory, and no disk for the holes."""
+    size = 2 << 30
+    sparse_layer(tmp_path / "layer", size)
+    image = im.oci(tmp_path / "app.tar", [(tmp_path / "layer").read_bytes()])
+    done = subprocess.run(
+        [sys.executable, "-c", CHILD, tmp_path, image, tmp_path / "o.eif"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert int(done.stdout) < 150 << 10, f"{done.stdout} KiB"
+    status = (tmp_path / "o.eif").stat()
+    assert status.st_size > size
+    assert status.st_blocks * 512 < 64 << 20
+    with open(tmp_path / "o.eif", "rb") as f:
+        f.seek(-600, os.SEEK_END)
+        assert b"end" in f.read()
+
+
+def test_the_sparse_layer_is_one(tmp_path: Path) -> None:
+    """The test's own tar is one: tarfile sees the sparse file."""
+    sparse_layer(tmp_path / "layer", 1 << 20)
+    with tarfile.open(tmp_path / "layer") as tar:
+        (member,) = tar.getmembers()
+        assert member.issparse() and member.size == 1 << 20
