@@ -311,6 +311,20 @@ def no_heartbeat(lab: Lab) -> None:
 
 
 @boot_check
+def heartbeat_without_answer(lab: Lab) -> None:
+    """A parent that takes the heartbeat and never answers it: status 3 when --boot-timeout is over."""
+    with lab.run(lab.image("hello"), "--boot-timeout", "6") as run:
+        # The guest needs a second to come up: time to be there before the backend answers itself.
+        with heartbeat_listener(run.uds()) as listener, listener.accept() as beat:
+            beat.settimeout(LIMIT)
+            check_equal(beat.recv(1), b"\xb7", "the heartbeat")
+            run.expect(rb"error: no heartbeat within 6 s")
+            run.check_ends(3)
+        check(b"PCR0" not in run.console.seen, "the application ran")
+    lab.check_nothing_left()
+
+
+@boot_check
 def own_heartbeat_listener(lab: Lab) -> None:
     """A parent that listens on PATH_9000 gets the heartbeat, one byte 0xB7, and the guest goes on once it is
     answered."""
@@ -409,6 +423,10 @@ def memory_above_4g(lab: Lab) -> None:
                     data = agent.receive_all(stream)
                 report = client.finish()
             check_equal(len(data), 1 << 20, f"bytes from above 4 GiB ({report.strip()})")
+            facts = dict(line.split(" ", 1) for line in report.splitlines())
+            check(int(facts["zerocopy"]) > 0, "the guest's kernel copied all of it to somewhere else")
+            frame = int(facts["low-pfn"], 16)
+            check(frame >= (4 << 30) >> 12, f"the lowest page frame is {frame:#x}, below 4 GiB")
             check(data == agent.pattern(7, 1 << 20), "they are damaged")
 
 
