@@ -27,6 +27,7 @@ from nitroctl.eif import cpio
 from nitroctl.eif.boot import read_kernel
 from nitroctl.eif.build import BuildRequest, Built, FileSigner, Generated, Metadata, Sink, build
 from nitroctl.eif.image import Config, Node, Tree, open_image, read_tree, write_root
+from nitroctl.eif.measure import shown
 from nitroctl.errors import NitroError, UsageError
 
 # nitro-cli's blobs/cmdline for x86_64.
@@ -135,8 +136,8 @@ def from_image(path: Path, *, aws_cmd: bool = False) -> Application:
     """A container image in a file or folder; see `image`. With `aws_cmd` its ENTRYPOINT counts only where
     there is no CMD, and WORKDIR, USER and PATH's default do not."""
     image = open_image(path)
-    with progress.task(f"Reading {path.name}", unit="bytes", total=sum(b.size for b in image.layers)) as task:
-        tree = read_tree(image, task.advance)
+    with shown(f"Reading {path.name}", sum(b.size for b in image.layers)) as advance:
+        tree = read_tree(image, advance)
     for name, mode in MOUNT_POINTS.items():
         try:
             tree.ensure_folder(name, mode)
