@@ -18,7 +18,7 @@ import cpiomodel
 import eifmodel as model
 from nitroctl.cli import main
 from nitroctl.commands import eif as commands
-from nitroctl.eif import testimage
+from nitroctl.eif import cpio, testimage
 from nitroctl.eif.describe import describe, needs_acpi, parse_metadata, plain
 from nitroctl.eif.format import SectionType, open_eif, read_layout
 from nitroctl.errors import NitroError, UsageError
@@ -289,7 +289,7 @@ def test_a_kernel_with_modules(
     (modules / "ko").mkdir(parents=True)
     (modules / "modules").write_text("ko/nsm.ko\n")
     (modules / "ko" / "nsm.ko").write_bytes(b"module")
-    with_modules = testimage.Kernel(kernel.bzimage, modules, acpi=True)
+    with_modules = testimage.Kernel(kernel.bzimage, tuple(cpio.tree(modules)), acpi=True)
     testimage.make("agent", tmp_path / "o.eif", kernel=with_modules, programs=programs)
     boot, app = ramdisks(tmp_path / "o.eif")
     assert list(boot) == ["dev", "init", "ko", "ko/nsm.ko", "modules"]

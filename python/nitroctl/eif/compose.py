@@ -82,18 +82,24 @@ class Application:
 # ---- what starts ----
 
 
-def bootstrap(kernel: str = "own", cmdline: str | None = None) -> Bootstrap:
-    """Our init and a kernel: "own", "prebuilt" (made or fetched if need be), or the path of a bzImage."""
+def locate_kernel(name: str) -> Kernel:
+    """"own"; "prebuilt", fetched if need be; or the path of a bzImage."""
     from nitroctl import guest
 
-    init = guest.build_init() / "init"
-    text = CMDLINE if cmdline is None else cmdline
-    if kernel == "own":
-        return Bootstrap(Kernel(guest.locate("kernel")), init, text)
-    if kernel == "prebuilt":
+    if name == "own":
+        return Kernel(guest.locate("kernel"))
+    if name == "prebuilt":
         prebuilt = guest.fetch_prebuilt()
-        return Bootstrap(Kernel(prebuilt.bzimage, tuple(cpio.tree(prebuilt.modules_dir)), True), init, text)
-    return Bootstrap(Kernel(Path(kernel)), init, text)
+        return Kernel(prebuilt.bzimage, tuple(cpio.tree(prebuilt.modules_dir)), acpi=True)
+    return Kernel(Path(name))
+
+
+def bootstrap(kernel: str = "own", cmdline: str | None = None) -> Bootstrap:
+    """Our init, compiled if need be, and a kernel as `locate_kernel` knows it."""
+    from nitroctl import guest
+
+    text = CMDLINE if cmdline is None else cmdline
+    return Bootstrap(locate_kernel(kernel), guest.build_init() / "init", text)
 
 
 def from_blobs(folder: Path, cmdline: str | None = None) -> Bootstrap:

@@ -15,17 +15,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nitroctl.eif import cpio
+from nitroctl.eif import compose, cpio
 from nitroctl.eif.boot import read_kernel
 from nitroctl.eif.build import BuildRequest, Built, Generated, Metadata, Sink, build
+from nitroctl.eif.compose import Kernel
 from nitroctl.errors import NitroError, UsageError
 
-# AWS's for x86_64 (the command line of nitro-cli's blobs), but for panic=1 instead of 30: a test that waits
-# for the reset after a panic need not wait half a minute.
-CMDLINE = (
-    "reboot=k panic=1 pci=off nomodules console=ttyS0 i8042.noaux i8042.nomux i8042.nopnp i8042.dumbkbd "
-    "random.trust_cpu=on"
-)
+# AWS's, but for the reset after a panic: a test that waits for it need not wait half a minute.
+CMDLINE = compose.CMDLINE.replace("panic=30", "panic=1")
 
 BIG_SIZE = 400 << 20
 _BLOCK = 1 << 20
@@ -42,16 +39,6 @@ class Programs:
     @staticmethod
     def in_folder(folder: Path) -> Programs:
         return Programs(folder / "init", folder / "hello", folder / "agent")
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """A bzImage; `modules` is a folder that goes into the bootstrap ramdisk as it is; `acpi`: it finds virtio
-    devices only with ACPI, so the machine needs acpi=on."""
-
-    bzimage: Path
-    modules: Path | None = None
-    acpi: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,18 +130,6 @@ KINDS: dict[str, Kind] = {
 # ---- making ----
 
 
-def locate_kernel(name: str) -> Kernel:
-    """"own" and "prebuilt", made or fetched if need be; anything else is the path of a bzImage."""
-    if name not in ("own", "prebuilt"):
-        return Kernel(Path(name))
-    from nitroctl import guest
-
-    if name == "own":
-        return Kernel(guest.build_kernel())
-    prebuilt = guest.fetch_prebuilt()
-    return Kernel(prebuilt.bzimage, prebuilt.modules_dir, acpi=True)
-
-
 def locate_programs() -> Programs:
     """The programs of guest/, compiled if need be."""
     from nitroctl import guest
@@ -176,7 +151,7 @@ def make(
     if kind not in KINDS:
         raise UsageError(f"there is no test image {kind!r}; there are " + ", ".join(sorted(KINDS)))
     if isinstance(kernel, str):
-        kernel = locate_kernel(kernel)
+        kernel = compose.locate_kernel(kernel)
     if programs is None:
         programs = locate_programs()
     for program in (programs.init, programs.hello, programs.agent):
@@ -200,8 +175,7 @@ def _bootstrap(contents: Contents, kernel: Kernel) -> Iterator[cpio.Entry]:
     yield cpio.directory("dev")
     if contents.init:
         yield cpio.file("init", contents.init, 0o755)
-    if kernel.modules:
-        yield from cpio.tree(kernel.modules)
+    yield from kernel.files
 
 
 def _application_files(contents: Contents) -> Iterator[cpio.Entry]:
