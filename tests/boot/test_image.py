@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: MIT
+"""Container images, made here without Docker, built into EIFs by the command and run: the application finds
+itself with the image's command, environment, working directory and user."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import imagemodel as im
+from nitroctl import guest
+from nitroctl.apt import AptRoot
+from nitroctl.lab import Lab
+
+pytestmark = pytest.mark.boot
+
+
+def built(lab: Lab, image: Path, *options: str) -> Path:
+    """The EIF of an image, by `nitroctl eif build`."""
+    eif = image.with_suffix(".eif")
+    kernel = lab.kernels["own"]
+    argv = ["--image", str(image), "--kernel", kernel if isinstance(kernel, str) else str(kernel.bzimage)]
+    argv = [sys.executable, "-m", "nitroctl", "eif", "build", *argv, "-o", str(eif), *options]
+    done = subprocess.run(argv, env=lab.environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return eif
+
+
+@pytest.mark.parametrize("options", [[], ["--compress"]], ids=["plain", "compressed"])
+def test_scratch_image(lab: Lab, tmp_path: Path, options: list[str]) -> None:
+    """One static program and nothing else."""
+    agent = guest.locate("agent").read_bytes()
+    run: dict[str, Any] = {
+        "Entrypoint": ["/agent"], "Cmd": ["7000"], "Env": ["GREETING=hello world"],
+        "WorkingDir": "/work", "User": "1000:1001",
+    }  # fmt: skip
+    image = im.docker(tmp_path / "scratch.tar", [im.layer(im.entry("agent", agent, mode=0o755))], run=run)
+    with lab.run(built(lab, image, *options)) as enclave:
+        uds = enclave.uds()
+        with enclave.agent(uds) as client:
+            assert client.probe("args").splitlines() == ["/agent", "7000"]
+            assert client.probe("cwd").strip() == "/work"
+            facts = client.facts("id")
+            assert (facts["uid"], facts["gid"]) == ("1000", "1001")
+            environment = client.probe("env").splitlines()
+            assert "GREETING=hello world" in environment
+            assert "HOME=/" in environment
+            client.exit(0)
+        enclave.check_ends(0)
+
+
+def layer_of(deb: Path) -> bytes:
+    """The data.tar of a Debian package, which has the form of a layer (deb(5))."""
+    data = subprocess.run(["dpkg-deb", "--fsys-tarfile", deb], capture_output=True, check=True).stdout
+    # Without the documentation it is loaded faster.
+    out = io.BytesIO()
+    with tarfile.open(fileobj=io.BytesIO(data)) as old, tarfile.open(fileobj=out, mode="w") as new:
+        for member in old:
+            if "/usr/share/" not in member.name:
+                new.addfile(member, old.extractfile(member) if member.isreg() else None)
+    return out.getvalue()
+
+
+SCRIPT = b"""#!/bin/sh
+echo "args: $0 $*"
+echo "pwd: $(pwd)"
+echo "mail: $MAIL home: $HOME path: $PATH"
+while read -r key value; do
+    case $key in Uid:|Gid:|Groups:) echo "$key" $value ;; esac
+done < /proc/self/status
+read -r line < again
+echo "again: $line"
+"""
+
+
+def test_debian_image(lab: Lab, tmp_path: Path) -> None:
+    """Debian's base files, C library and shell, a layer each, and a script on top: dynamic programs, /bin and
+    /lib as links, a user of /etc/passwd, a hard link into a lower layer."""
+    root = AptRoot.open()
+    layers = [layer_of(root.download(name)) for name in ("base-files", "libc6", "dash")]
+    layers.append(
+        im.layer(
+            im.entry("etc/passwd", b"root:x:0:0::/root:/bin/sh\nmail:x:8:9::/var/mail:/bin/sh\n"),
+            im.entry("etc/group", b"root:x:0:\nmail:x:9:\nextra:x:50:mail\n"),
+            im.entry("greeting", b"from below\n"),
+        )
+    )
+    layers.append(
+        im.layer(
+            im.entry("bin/talk", SCRIPT, mode=0o755),  # through the link /bin
+            im.hardlink("srv/again", "greeting"),
+            im.entry(".wh.greeting", b""),
+        )
+    )
+    run: dict[str, Any] = {"Entrypoint": ["talk"], "Cmd": ["one two", "three"], "Env": ["MAIL=a=b"]}
+    run |= {"User": "mail", "WorkingDir": "/srv"}
+    image = im.oci(tmp_path / "debian.tar", layers, packer=lambda data: gzip.compress(data, 1), run=run)
+    with lab.run(built(lab, image)) as enclave:
+        path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        for line in (
+            "args: /usr/bin/talk one two three",
+            "pwd: /srv",
+            f"mail: a=b home: /var/mail path: {path}",
+            "Uid: 8 8 8 8",
+            "Gid: 9 9 9 9",
+            "Groups: 50",
+            "again: from below",
+        ):
+            enclave.expect(re.escape(line).encode())
+        enclave.check_ends(0)
