@@ -488,7 +488,7 @@ def vsock_refusals(lab: Lab) -> None:
 # ---- NSM ---------------------------------------------------------------------------------------------
 
 
-class _Nsm:
+class Nsm:
     """Requests as CBOR, the answers decoded; every name and shape is AWS's API's."""
 
     def __init__(self, client: Agent) -> None:
@@ -525,7 +525,7 @@ def _digest(*parts: bytes) -> bytes:
 def nsm_conformance(lab: Lab) -> None:
     """What AWS's nsm-check asserts on a real enclave (all but attestation), from inside a real guest."""
     with lab.agent(machine=f",parent-id={INSTANCE}") as (_, client):
-        nsm = _Nsm(client)
+        nsm = Nsm(client)
         described = nsm.ok("DescribeNSM")
         check_equal(described["max_pcrs"], PCR_COUNT, "max_pcrs")
         check(described["module_id"], "module_id is empty")
@@ -570,7 +570,7 @@ def nsm_survives_its_guest(lab: Lab) -> None:
     """Nothing that a user of the guest sends by ioctl stops the device: no bytes, rubbish, a response buffer
     that is too small, the longest request."""
     with lab.agent() as (_, client):
-        nsm = _Nsm(client)
+        nsm = Nsm(client)
         before = nsm.pcr(0)
         requests: list[tuple[bytes, int | None]] = [
             (b"", None), (b"\xff" * 100, None), (b"\x81" * 4096, None), (b"\x69GetRandom", 1),
@@ -594,7 +594,7 @@ def rebinding_the_driver(lab: Lab) -> None:
     """Unbinding the NSM's driver and binding it again resets the virtio device, and changes no PCR and no
     lock."""
     with lab.agent() as (_, client):
-        nsm = _Nsm(client)
+        nsm = Nsm(client)
         nsm.ok("ExtendPCR", {"index": 16, "data": b"x"})
         nsm.ok("LockPCR", {"index": 17})
         before = [nsm.pcr(index) for index in range(PCR_COUNT)]
@@ -616,7 +616,7 @@ def big_image(lab: Lab) -> None:
     with lab.run(eif) as run:
         uds = run.uds()
         with run.agent(uds) as client:
-            nsm = _Nsm(client)
+            nsm = Nsm(client)
             got = [nsm.pcr(index)[0].hex() for index in range(3)]
             check_equal(got, [value for _, value in measure(eif).items()], "PCR0 to PCR2")
             client.exit(0)
@@ -651,7 +651,7 @@ def initrd_is_measured(lab: Lab) -> None:
     eif = lab.image("agent")
     expected = _pcrs_with_ramdisk(eif, extra.read_bytes())
     with lab.agent(args=("-initrd", os.fspath(extra))) as (_, client):
-        nsm = _Nsm(client)
+        nsm = Nsm(client)
         check_equal([nsm.pcr(i)[0].hex() for i in range(3)], expected, "PCR0 to PCR2")
         check_equal(client.probe("cat", "/extra"), "from outside", "/extra in the guest")
 
@@ -742,3 +742,9 @@ def kill_9_of_the_backend(lab: Lab) -> None:
 def kill_9_of_nitroctl(lab: Lab) -> None:
     """kill -9 of nitroctl itself: QEMU and backend end too, sockets and folder are gone."""
     _kill(lab, lambda pid: pid, -signal.SIGKILL, b"")
+
+
+# ---- attestation --------------------------------------------------------------------------------------
+
+# Adds its own to CHECKS; at the end, since it uses what stands above.
+from nitroctl import checks_attestation  # noqa: E402, F401
