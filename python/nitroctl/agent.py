@@ -13,7 +13,7 @@ import socket
 import struct
 from types import TracebackType
 
-from nitroctl import vsock
+from nitroctl import cbor, vsock
 from nitroctl.errors import EnclaveError
 
 PORT = 7000
@@ -101,6 +101,25 @@ class Agent:
             return self.receive(b"N")
         self.send(b"n", struct.pack("<I", capacity) + request)
         return self.receive(b"n")
+
+    def attestation(
+        self, *, nonce: bytes | None = None, user_data: bytes | None = None, public_key: bytes | None = None
+    ) -> bytes:
+        """An attestation document of the guest's NSM. Raises EnclaveError with the NSM's reason."""
+        import cbor2
+
+        fields = {"user_data": user_data, "nonce": nonce, "public_key": public_key}
+        answer = self.nsm(cbor2.dumps({"Attestation": fields}))
+        decoded: object = None
+        try:
+            decoded = cbor.loads(answer)
+            document = decoded["Attestation"]["document"]  # type: ignore[index]
+        except (cbor.CborError, TypeError, KeyError):
+            reason = decoded.get("Error") if isinstance(decoded, dict) else None
+            raise EnclaveError(f"the NSM gave no document: {reason or answer.hex()}") from None
+        if not isinstance(document, bytes):
+            raise EnclaveError(f"the NSM gave no document: {answer.hex()}")
+        return document
 
     def probe(self, name: str, *arguments: str | int) -> str:
         self.send(b"P", "\n".join([name, *map(str, arguments)]).encode())

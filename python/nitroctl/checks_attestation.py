@@ -7,18 +7,20 @@ nothing of it. The rules are AWS's attestation guide and nsm-check.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
 import re
 import socket
 import subprocess
+import sys
 import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from nitroctl import attestation
+from nitroctl import agent, attestation
 from nitroctl.attestation import Policy, errors
 from nitroctl.checks import INSTANCE, ROLE, ZERO, Nsm, boot_check
 from nitroctl.lab import CheckFailed, Lab, check, check_equal
@@ -90,6 +92,31 @@ def attestation_under_the_local_ca(lab: Lab) -> None:
     check(re.fullmatch(rf"{INSTANCE}-enc[0-9a-f]{{16}}", found.module_id), f"module id {found.module_id}")
     check(abs(found.timestamp / 1000 - time.time()) < 600, f"issued at {found.time}")
     check_by_openssl(lab, data)
+
+
+def attest(lab: Lab, *arguments: str | Path) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "nitroctl", "attest", *(os.fspath(a) for a in arguments)]
+    return subprocess.run(command, env=lab.environment(), stdin=subprocess.DEVNULL, capture_output=True)
+
+
+@boot_check
+def attestation_by_command(lab: Lab) -> None:
+    """`nitroctl attest get` fetches a document from a running enclave by name, and `attest verify --eif`
+    accepts it with the right nonce and no other."""
+    eif, path = lab.image("agent"), lab.folder / "document"
+    with lab.run(eif, "--name", "proof") as run:
+        run.expect(agent.READY_LINE.encode())
+        got = attest(lab, "get", "proof", "--nonce", "00ff", "-o", path)
+        check_equal(got.returncode, 0, f"status of attest get ({got.stderr.decode()})")
+        printed = attest(lab, "get", "proof").stdout
+        missing = attest(lab, "get", "disproof")
+    check_equal(missing.returncode, 1, "status of attest get for an enclave that is not there")
+    check(b"there are: proof (CID 16)" in missing.stderr, missing.stderr.decode())
+    check(base64.b64decode(printed).startswith(b"\x84\x44"), "the printed document is no COSE_Sign1")
+    good = attest(lab, "verify", path, "--eif", eif, "--nonce", "00ff", "--max-age", "600")
+    check_equal(good.returncode, 0, f"status of attest verify ({good.stderr.decode()})")
+    bad = attest(lab, "verify", path, "--eif", eif, "--nonce", "00fe")
+    check_equal((bad.returncode, b"nonce" in bad.stderr), (1, True), "status for another nonce, its reason")
 
 
 def qom_get(path: Path, name: str) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import sys
 from dataclasses import dataclass
@@ -96,6 +97,22 @@ def taken() -> list[Folder]:
         finally:
             os.close(fd)
     return found
+
+
+def find(name: str) -> Folder:
+    """The folder of the running enclave with this name, or this context ID. Raises EnclaveError."""
+    names: list[tuple[str, Folder]] = []
+    for folder in taken():
+        with contextlib.suppress(OSError, ValueError, KeyError):  # it is just beginning or ending
+            names.append((json.loads(folder.record.read_text())["name"], folder))
+    found = [folder for own, folder in names if name in (own, str(folder.cid))]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        cids = ", ".join(str(folder.cid) for folder in found)
+        raise EnclaveError(f"several running enclaves are called {name!r}", hint=f"name one by CID: {cids}")
+    running = ", ".join(f"{own} (CID {folder.cid})" for own, folder in names) or "none"
+    raise EnclaveError(f"no running enclave is called {name!r}; there are: {running}")
 
 
 def _lock_folder(path: Path) -> int | None:

@@ -214,6 +214,36 @@ def _report(document: Document, path: list[x509.Certificate], root: str) -> None
 
 
 @attest.command()
+@click.argument("name")
+@click.option("--nonce", metavar="HEX", callback=_hex, help="Nonce to put into it.")
+@click.option("--user-data", metavar="HEX", callback=_hex, help="User data to put into it.")
+@click.option("--public-key", metavar="HEX", callback=_hex, help="Public key to put into it.")
+@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write it there, raw.")
+def get(
+    name: str, nonce: bytes | None, user_data: bytes | None, public_key: bytes | None, output: Path | None
+) -> None:
+    """Fetch a document from the running enclave NAME (or CID); without -o, print it in base64.
+
+    The enclave must carry nitroctl's test agent, as `nitroctl eif test-image agent` makes it. Your own
+    applications ask their NSM themselves.
+    """
+    import base64
+
+    from nitroctl import folder
+    from nitroctl.agent import Agent
+
+    with Agent(folder.find(name).uds) as agent:
+        document = agent.attestation(nonce=nonce, user_data=user_data, public_key=public_key)
+    if output is None:
+        click.echo(base64.b64encode(document).decode())
+        return
+    try:
+        output.write_bytes(document)
+    except OSError as e:
+        raise NitroError(f"cannot write {output}: {e.strerror}") from e
+
+
+@attest.command()
 @click.argument("document", type=click.Path(dir_okay=False, allow_dash=True))
 @click.option("--root", metavar="PEM|aws", help="Trusted root: a PEM file, or AWS's. Default: the local CA.")
 @click.option("--pcr", "pcrs", multiple=True, metavar="N=HEX", callback=_pcrs, help="Expected PCR.")
