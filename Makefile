@@ -37,6 +37,7 @@ bench: packages
 	@$(VENV)/bin/python -m nitroctl build
 	@$(VENV)/bin/python -m nitroctl guest kernel
 	@$(VENV)/bin/python tests/bench/load.py
+	@$(VENV)/bin/python tests/bench/eif.py
 	@$(VENV)/bin/python tests/bench/nsm.py
 
 SECONDS ?= 60
