@@ -64,6 +64,9 @@ enum {
 /* A listening socket that we have made, and will remove. */
 struct listener {
     int fd;
+    uint64_t tag;
+    bool on;                    /* watched, that is */
+    int64_t rest;               /* not before; 0: at once */
     const char *path;
     dev_t dev;
     ino_t ino;
@@ -75,8 +78,6 @@ struct host {
     int signals;
     struct listener front_listener;
     struct listener clients;
-    bool clients_on;            /* watched, that is */
-    int64_t clients_rest;       /* not before; 0: at once */
     struct vhost_user front;
     bool front_on;
     bool booted;                /* told since the guest's last start */
@@ -515,15 +516,37 @@ static void listener_close(struct listener *l)
     l->fd = -1;
 }
 
-/* Clients. */
-
-static void clients_watch(struct host *h, bool on)
+static void listener_watch(struct host *h, struct listener *l, bool on)
 {
-    if (on != h->clients_on &&
-        watch(h, EPOLL_CTL_MOD, h->clients.fd, on ? EPOLLIN : 0, ON_CLIENTS)) {
-        h->clients_on = on;
+    if (l->fd >= 0 && on != l->on &&
+        watch(h, EPOLL_CTL_MOD, l->fd, on ? EPOLLIN : 0, l->tag)) {
+        l->on = on;
     }
 }
+
+/* Accepts one; -1: none now. It rests when it fails, instead of spinning. */
+static int listener_accept(struct host *h, struct listener *l)
+{
+    int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+
+    if (fd < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
+        log_rated(LOG_WARN, "cannot accept on %s: %s", l->path,
+                  strerror(errno));
+        listener_watch(h, l, false);
+        l->rest = h->now + HOST_MS_REST;
+    }
+    return fd;
+}
+
+static void listener_wake(struct host *h, struct listener *l, bool room)
+{
+    if (!l->on && room && h->now >= l->rest) {
+        l->rest = 0;
+        listener_watch(h, l, true);
+    }
+}
+
+/* Clients. */
 
 static bool client_accept(struct host *h)
 {
@@ -531,16 +554,11 @@ static bool client_accept(struct host *h)
     int fd;
 
     if (!vsock_client_room(h->vsock)) {
-        clients_watch(h, false);
+        listener_watch(h, &h->clients, false);
         return false;
     }
-    fd = accept4(h->clients.fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    fd = listener_accept(h, &h->clients);
     if (fd < 0) {
-        if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
-            log_rated(LOG_WARN, "cannot accept a client: %s", strerror(errno));
-            clients_watch(h, false);
-            h->clients_rest = h->now + HOST_MS_REST;
-        }
         return false;
     }
     c = vsock_client(h->vsock, fd, -1);
@@ -566,19 +584,15 @@ static void front_close(struct host *h)
     /* Who only looked whether we are alive was none. */
     if (h->options->once && h->front.spoke) {
         h->front_gone = true;
+        listener_close(&h->clients);
     }
 }
 
 static void front_accept(struct host *h)
 {
-    int fd = accept4(h->front_listener.fd, NULL, NULL,
-                     SOCK_NONBLOCK | SOCK_CLOEXEC);
+    int fd = listener_accept(h, &h->front_listener);
 
     if (fd < 0) {
-        if (errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
-            log_rated(LOG_WARN, "cannot accept a front end: %s",
-                      strerror(errno));
-        }
         return;
     }
     if (h->front_on && !vhost_user_input(&h->front)) {
@@ -634,9 +648,12 @@ static void remove_folder(const char *path)
 static void on_lifeline(struct host *h, uint32_t events)
 {
     char unused[256];
+    ssize_t r = 0;
 
-    if ((events & EPOLLIN) &&
-        read(h->options->lifeline_fd, unused, sizeof(unused)) > 0) {
+    if (events & EPOLLIN) {
+        r = read(h->options->lifeline_fd, unused, sizeof(unused));
+    }
+    if (r > 0 || (r < 0 && (errno == EAGAIN || errno == EINTR))) {
         return;
     }
     log_line(LOG_INFO, "the owner has gone");
@@ -768,13 +785,17 @@ static void on_event(struct host *h, const struct epoll_event *e)
     }
 }
 
+static int64_t earlier(int64_t when, const struct listener *l)
+{
+    return l->rest && (when < 0 || l->rest < when) ? l->rest : when;
+}
+
 static int loop_timeout(const struct host *h)
 {
     int64_t when = vsock_deadline(h->vsock);
 
-    if (h->clients_rest && (when < 0 || h->clients_rest < when)) {
-        when = h->clients_rest;
-    }
+    when = earlier(when, &h->clients);
+    when = earlier(when, &h->front_listener);
     if (when < 0) {
         return -1;
     }
@@ -804,11 +825,8 @@ static void loop(struct host *h)
         }
         vsock_tick(h->vsock);
         more = device_run(&h->device);
-        if (!h->clients_on && h->clients.fd >= 0 &&
-            h->now >= h->clients_rest && vsock_client_room(h->vsock)) {
-            h->clients_rest = 0;
-            clients_watch(h, true);
-        }
+        listener_wake(h, &h->clients, vsock_client_room(h->vsock));
+        listener_wake(h, &h->front_listener, true);
         if (h->front_gone && !vsock_draining(h->vsock)) {
             h->end = true;
         }
@@ -885,15 +903,17 @@ static bool host_start(struct host *h)
         !listener_open(&h->front_listener, o->socket_path, o->cleanup_dir)) {
         return false;
     }
-    h->clients_on = true;
-    if (!watch(h, EPOLL_CTL_ADD, h->clients.fd, EPOLLIN, ON_CLIENTS) ||
+    h->clients.tag = ON_CLIENTS;
+    h->front_listener.tag = ON_FRONT_LISTENER;
+    h->clients.on = h->front_listener.on = true;
+    if (!watch(h, EPOLL_CTL_ADD, h->clients.fd, EPOLLIN, h->clients.tag) ||
         !watch(h, EPOLL_CTL_ADD, h->front_listener.fd, EPOLLIN,
-               ON_FRONT_LISTENER)) {
+               h->front_listener.tag)) {
         log_line(LOG_ERROR, "cannot set up events: %s", strerror(errno));
         return false;
     }
     tell(o->ready_fd, "ready\n");
-    if (o->ready_fd >= 0) {
+    if (o->ready_fd >= 0 && o->ready_fd != o->booted_fd) {
         close(o->ready_fd);
     }
     return true;
