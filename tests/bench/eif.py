@@ -55,8 +55,8 @@ def image(path: Path, size: int) -> Path:
         return {"digest": f"sha256:{digest}", "size": len(data)}
 
     diff = "sha256:" + hashlib.sha256(plain).hexdigest()
-    config: dict[str, object] = {"architecture": "amd64", "os": "linux", "config": {"Cmd": ["/usr/share/files/0/0"]}}
-    config["rootfs"] = {"diff_ids": [diff]}
+    config: dict[str, object] = {"architecture": "amd64", "os": "linux", "rootfs": {"diff_ids": [diff]}}
+    config["config"] = {"Cmd": ["/usr/share/files/0/0"]}
     manifest = {"config": put(json.dumps(config).encode()), "layers": [put(packed)]}
     blobs["index.json"] = json.dumps({"manifests": [put(json.dumps(manifest).encode())]}).encode()
     with tarfile.open(path, "w") as tar:
