@@ -48,10 +48,10 @@ QEMU = "qemu-system-x86_64"
 BACKEND = "vhost-user-vsock"
 
 # What of our sources QEMU's build enters.
-OVERLAY = ("Kconfig", "configs", "hw", "include", "tests/qtest")
-# What the meson.build at our top enters; the backend is made from the first three alone.
+OVERLAY = ("Kconfig", "configs", "graft/Kconfig-7.2", "hw", "include", "tests/qtest")
+# What the meson.build at our top enters; the backend is made from its own folder and the first two.
 CORES = ("meson.build", "meson_options.txt", "contrib", "include", "hw", "tests/unit", "tests/fuzz")
-BACKEND_INPUTS = ("meson.build", "meson_options.txt", "contrib")
+BACKEND_INPUTS = ("meson.build", "meson_options.txt", f"contrib/{BACKEND}")
 
 # Bytes, twice what 10.0 takes.
 SPACE_BUILD = 300 * 10**6
@@ -151,7 +151,7 @@ def sync_copy(paths: Iterable[str], origin: Path, into: Path) -> int:
     return changed
 
 
-def _originals(copy: str) -> Callable[[str], str]:
+def originals(copy: str) -> Callable[[str], str]:
     """For messages of the compiler: names below our copy of the sources, as names of the sources."""
     pattern = re.compile(rf"[^\s:,]*/{copy}/")
     return lambda line: pattern.sub(f"{source_root()}/", line)
@@ -179,22 +179,22 @@ def configure_options(series: Series, tree: Path, sanitize: bool) -> list[str]:
     """configure's options for a source tree, without those that only this run needs (--python)."""
     options = list(series.options)
     # Release tarballs carry libfdt's source; Debian's source package does not.
-    if not (tree / "subprojects/dtc/meson.build").is_file():
+    if "--enable-fdt=system" not in options and not (tree / "subprojects/dtc/meson.build").is_file():
         options.append("--enable-fdt=system")
     # A debugger wants the sanitized build anyway; without debug information the build is a third faster.
     options += series.sanitize if sanitize else ("--disable-debug-info",)
     return options
 
 
-def _overlay_digest(root: Path) -> str:
+def overlay_digest(root: Path) -> str:
     return cache.digest_files((root / p for p in OVERLAY if (root / p).exists()), root=root)
 
 
 def build_qemu(options: BuildOptions) -> Manifest:
     """Build QEMU, or find it built. Raises NitroError; nothing half-made is left where others look."""
-    tools = toolchain(packages.BUILD)
     source = find_source(options.source, options.series, update=options.update)
     series = source.series
+    tools = toolchain(packages.BUILD + series.needs)
     configure = configure_options(series, source.root, options.sanitize)
     graft = graft_digest(series)
     configured = cache.digest_text(source.key, *configure, json.dumps(tools, sort_keys=True))
@@ -207,7 +207,7 @@ def build_qemu(options: BuildOptions) -> Manifest:
         return f"{plain_name(source.version)}-{cache.digest_text(configured, graft, *content)[:16]}{suffix}"
 
     if source.managed:
-        key = product_key(_overlay_digest(source_root()))
+        key = product_key(overlay_digest(source_root()))
         manifest = Manifest.load(cache.entry("qemu", key))
         stamp = cache.read_json(build_dir / "nitroctl-build.json") or {}
         if manifest and manifest.qemu.is_file() and stamp.get("built") == key:
@@ -224,11 +224,11 @@ def build_qemu(options: BuildOptions) -> Manifest:
         else:
             apply_graft(series.graft, source.root)
             _link_overlay(source.root)
-        overlay = _overlay_digest(source.root / LINK)
+        overlay = overlay_digest(source.root / LINK)
         firmware = firmware_of(source.root)
         log = cache.log_path(f"qemu{suffix}-{series.name}")
         log.unlink(missing_ok=True)
-        _configure(source, build_dir, configure, log, (a, b))
+        configure_tree(source, build_dir, configure, log, (a, b))
         cache.set_current(f"qemu-build{suffix}", "qemu-build", build_key)
         _link_firmware(build_dir, firmware)
         qtests = _ninja_qemu(source, build_dir, options, log, (a, b))
@@ -264,7 +264,7 @@ def build_qemu(options: BuildOptions) -> Manifest:
             shutil.copy(binary, folder / "bin" / QEMU)
             for name, path in firmware.items():
                 shutil.copy(path, folder / "share/qemu" / name)
-            _check_machine(folder / "bin" / QEMU)
+            check_machine(folder / "bin" / QEMU)
             cache.write_json(folder / "manifest.json", dataclasses.asdict(manifest))
 
         root = cache.build_entry("qemu", key, fill, name=pointer)
@@ -273,16 +273,15 @@ def build_qemu(options: BuildOptions) -> Manifest:
         return Manifest.load(root) or manifest
 
 
-def _configure(
+def configure_tree(
     source: Source, build_dir: Path, options: list[str], log: Path, locks: tuple[int, ...]
 ) -> None:
     """Configure the build folder unless it is; a configure that was interrupted starts afresh."""
     stamp_file = build_dir / "nitroctl-build.json"
     stamp = cache.read_json(stamp_file)
     meson = meson_version()
-    if stamp and stamp.get("meson") == meson and (build_dir / "pyvenv/bin/python3").exists() and (
-        Path(str(stamp.get("prefix"))).is_dir()
-    ):
+    venv = not source.series.own_venv or (build_dir / "pyvenv/bin/python3").exists()
+    if stamp and stamp.get("meson") == meson and venv and Path(str(stamp.get("prefix"))).is_dir():
         return
     if build_dir.exists():
         shutil.rmtree(build_dir)
@@ -292,8 +291,9 @@ def _configure(
             hint="set XDG_CACHE_HOME to another folder",
         )
     build_dir.mkdir(parents=True)
-    argv = [os.fspath(source.root / "configure"), *options, f"--python={sys.executable}",
-            f"--ninja={tool('ninja')}"]
+    # Without a virtual environment of its own, configure takes the Python that it finds: ours.
+    mine = f"--python={sys.executable}" if source.series.own_venv else f"--meson={tool('meson')}"
+    argv = [os.fspath(source.root / "configure"), *options, mine, f"--ninja={tool('ninja')}"]
     lines: list[str] = []
     with progress.task(f"Configuring QEMU {source.version}") as task:
 
@@ -334,13 +334,14 @@ def _ninja_qemu(
         and any(Path(target["defined_in"]).is_relative_to(folder) for folder in overlay)
     )
     title = f"Building QEMU {source.version}{' with sanitizers' if options.sanitize else ''}"
-    ninja(build_dir, [QEMU, *qtests], title, options.jobs, log, locks, _originals(LINK))
+    ninja(build_dir, [QEMU, *qtests], title, options.jobs, log, locks, originals(LINK))
     return qtests
 
 
-def _check_machine(qemu: Path) -> None:
+def check_machine(qemu: Path, env: Mapping[str, str] | None = None) -> None:
     """Kconfig leaves the machine out silently where something that it depends on is missing."""
-    machines = proc.run([qemu, "-M", "help"], env={"ASAN_OPTIONS": "detect_leaks=0"}).stdout.decode()
+    quiet = {"ASAN_OPTIONS": "detect_leaks=0"}
+    machines = proc.run([qemu, "-M", "help"], env={**quiet, **(env or {})}).stdout.decode()
     if not re.search(r"^nitro-enclave\b", machines, re.MULTILINE):
         raise NitroError(
             "the QEMU that was built has no machine nitro-enclave",
@@ -385,7 +386,7 @@ def build_backend(*, jobs: int | None = None) -> Path:
             cache.write_text(configured, meson_version())
         cache.set_current("core-build", "core-build", build_key)
         target = f"contrib/{BACKEND}/{BACKEND}"
-        ninja(build_dir, [target], "Building the vsock backend", jobs, log, (fd,), _originals("src"))
+        ninja(build_dir, [target], "Building the vsock backend", jobs, log, (fd,), originals("src"))
 
         def fill(into: Path) -> None:
             (into / "bin").mkdir()
@@ -440,7 +441,8 @@ def _candidates(name: str, program: str, *, linked: bool) -> Iterator[Path]:
     """Where a program of ours can be: linked into this environment, or built last."""
     if linked:
         link = default_prefix() / "bin" / program
-        if link.is_symlink():
+        # The prefix may have the plugin's launcher under the name of QEMU.
+        if link.is_symlink() and link.resolve().parents[2].name == name:
             yield link.resolve()
     root = cache.current(name)
     if root:

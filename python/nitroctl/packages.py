@@ -49,6 +49,12 @@ BUILD = (
     Need("xz-utils", "xz", "unpacking sources", program="xz"),
 )
 
+# QEMU 7.2 does not configure without it.
+PIXMAN = Need("libpixman-1-dev", "pixman-devel", "QEMU 7.2", library="pixman-1")
+
+# What the plugin is for.
+DISTRIBUTION_QEMU = Need("qemu-system-x86", "qemu-system-x86", "the plugin", program="qemu-system-x86_64")
+
 # For source packages of Debian.
 DEBIAN_SOURCE = (Need("dpkg-dev", "dpkg-dev", "unpacking Debian's source packages", program="dpkg-source"),)
 
@@ -72,7 +78,7 @@ CHECK = (
 # For the virtual environment.
 VENV = (Need("python3-venv", "python3", "the virtual environment", module="ensurepip"),)
 
-ALL = BUILD + DEBIAN_SOURCE + KERNEL + CHECK + VENV
+ALL = BUILD + (PIXMAN,) + DEBIAN_SOURCE + KERNEL + CHECK + VENV
 
 
 def _search_path() -> str:

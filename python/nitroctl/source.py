@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from nitroctl import cache, packages, proc, progress
 from nitroctl.config import source_root
-from nitroctl.errors import NitroError, UsageError
+from nitroctl.errors import CommandFailed, NitroError, UsageError
 from nitroctl.steps import BuildFailed, logged, toolchain
 
 if TYPE_CHECKING:
@@ -46,12 +46,16 @@ class Series:
     suite: str  # the Debian suite whose source package is of this series
     options: tuple[str, ...]  # configure's
     sanitize: tuple[str, ...]  # configure's, for the ASan and UBSan build
+    own_venv: bool  # configure makes a virtual environment, from the Python that it is told
+    needs: tuple[packages.Need, ...] = ()  # beside packages.BUILD
 
     @property
     def graft(self) -> Path:
         return source_root() / "graft" / f"qemu-{self.name}.patch"
 
 
+# A QEMU with our board and what that needs, and no other device.
+NO_DEVICES = ("--without-default-devices", f"--with-devices-x86_64=../../../{LINK}/configs/x86_64")
 SERIES = {
     "10.0": Series(
         name="10.0",
@@ -59,8 +63,7 @@ SERIES = {
         options=(
             "--target-list=x86_64-softmmu",
             "--without-default-features",
-            "--without-default-devices",
-            f"--with-devices-x86_64=../../../{LINK}/configs/x86_64",
+            *NO_DEVICES,
             "--enable-system",
             "--enable-kvm",
             "--enable-tcg",
@@ -74,6 +77,30 @@ SERIES = {
             "--disable-download",
         ),
         sanitize=("--enable-asan", "--enable-ubsan"),
+        own_venv=True,
+    ),
+    "7.2": Series(
+        name="7.2",
+        suite="bookworm",
+        options=(
+            "--target-list=x86_64-softmmu",
+            "--without-default-features",
+            *NO_DEVICES,
+            "--enable-system",
+            "--enable-kvm",
+            "--enable-tcg",
+            "--enable-gnutls",
+            "--enable-fdt=system",
+            "--enable-vhost-user",
+            "--enable-trace-backends=log",
+            "--disable-docs",
+            "--disable-tools",
+            "--disable-install-blobs",
+            "--with-git-submodules=ignore",
+        ),
+        sanitize=("--enable-sanitizers",),
+        own_venv=False,
+        needs=(packages.PIXMAN,),
     ),
 }
 DEFAULT_SERIES = "10.0"
@@ -152,7 +179,7 @@ def _debian_source(name: str, update: bool) -> Source:
 
     from nitroctl.apt import AptRoot
 
-    toolchain(packages.BUILD + packages.DEBIAN_SOURCE)
+    toolchain(packages.BUILD + series.needs + packages.DEBIAN_SOURCE)
     cache.need_space(SPACE_SOURCE, what="QEMU's source")
     apt = AptRoot.open(series.suite, refresh=update)
     debian = apt.version("qemu", source=True)
@@ -168,21 +195,71 @@ def _debian_source(name: str, update: bool) -> Source:
         _unpack_dsc(dsc, folder)
         _add_firmware(apt, debs, folder)
         apply_graft(series.graft, folder)
-        record = {"version": version, "origin": f"Debian {series.suite}, source package qemu {debian}",
-                  "graft": graft, "firmware": firmware}
+        # The package's version may leave the last number out: 7.2+dfsg for 7.2.22.
+        origin = f"Debian {series.suite}, source package qemu {debian}"
+        record = {"version": _version_of(folder), "origin": origin, "graft": graft, "firmware": firmware}
         cache.write_json(folder / "nitroctl-source.json", record)
 
     key = f"{plain_name(upstream)}-{cache.digest_text(graft, *firmware.values())[:10]}"
     root = cache.build_entry("qemu-source", key, fill, name=pointer)
     record = cache.read_json(root / "nitroctl-source.json") or {}
+    version = str(record.get("version", version))
     return Source(root, key, version, series, str(record.get("origin", "Debian")), managed=True)
+
+
+def package_source(debian: str) -> Source:
+    """The tree of exactly this version of Debian's source package, without firmware: for headers.
+
+    The epoch counts. Raises NitroError where Debian's mirrors do not have this version (any more).
+    """
+    from nitroctl.apt import AptRoot
+
+    upstream = debian.partition(":")[2] or debian
+    series = _series_of(re.split(r"[+~-]", upstream)[0], None)
+    toolchain(packages.BUILD + series.needs + packages.DEBIAN_SOURCE)
+    origin = f"Debian {series.suite}, source package qemu {debian}"
+    graft = graft_digest(series)
+    for pointer in (f"qemu-source-{series.name}", f"qemu-headers-{series.name}"):
+        have = cache.current(pointer)
+        record = cache.read_json(have / "nitroctl-source.json") if have else None
+        if have and record and record.get("graft") == graft and record.get("origin") == origin:
+            return Source(have, have.name, record["version"], series, origin, managed=True)
+
+    def fill(folder: Path) -> None:
+        cache.need_space(SPACE_SOURCE, what="QEMU's source")
+        sources = cache.entry("source", f"qemu_{debian}")
+        if not sources.is_dir():
+            sources = _downloaded(AptRoot.open(series.suite), debian)
+        (dsc,) = sources.glob("*.dsc")
+        _unpack_dsc(dsc, folder)
+        apply_graft(series.graft, folder)
+        record = {"version": _version_of(folder), "origin": origin, "graft": graft}
+        cache.write_json(folder / "nitroctl-source.json", record)
+
+    key = f"{plain_name(upstream)}-{graft[:10]}-headers"
+    root = cache.build_entry("qemu-source", key, fill, name=f"qemu-headers-{series.name}")
+    return Source(root, key, _version_of(root), series, origin, managed=True)
+
+
+def _downloaded(apt: AptRoot, debian: str) -> Path:
+    try:
+        return apt.source("qemu", debian)
+    except CommandFailed as e:
+        newest = apt.version("qemu", source=True)
+        if newest == debian:
+            raise
+        raise NitroError(
+            f"Debian's mirror no longer has the source of qemu {debian}; it has {newest}",
+            hint="upgrade the installed QEMU (apt-get install --only-upgrade qemu-system-x86) and repeat, "
+            "pass --source X.dsc, or use the tree build: nitroctl build",
+        ) from e
 
 
 def _archive_source(path: Path, wanted: str | None) -> Source:
     """A release tarball, or a source package's .dsc with its files beside it."""
     if path.suffix == ".dsc":
         toolchain(packages.DEBIAN_SOURCE)
-    graft_digests = cache.digest_text(*(graft_digest(s) for s in SERIES.values()))[:8]
+    graft_digests = cache.digest_text(*(graft_digest(s) for s in SERIES.values() if s.graft.is_file()))[:8]
     key = f"{plain_name(path.name.split('.tar')[0])}-{cache.digest_file(path)[:12]}-g{graft_digests}"
 
     def fill(folder: Path) -> None:

@@ -18,13 +18,20 @@ import click
               help="Link the programs into DIR/bin. Default: the virtual environment, else ~/.local.")
 @click.option("--sanitize", is_flag=True,
               help="Also build QEMU with ASan and UBSan, for tests; it is not linked.")
+@click.option("--plugin", is_flag=True,
+              help="Build for the QEMU that is installed, and not a QEMU.")
+@click.option("--qemu", type=click.Path(path_type=Path), metavar="PATH",
+              help="The QEMU that the plugin is for. Default: the distribution's in PATH.")
 @click.option("--update", is_flag=True, help="Look for a newer source package first.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def build(
     source: Path | None, series: str | None, jobs: int | None, prefix: Path | None, sanitize: bool,
-    update: bool, as_json: bool,
+    plugin: bool, qemu: Path | None, update: bool, as_json: bool,
 ) -> None:
     """Build QEMU with the nitro-enclave machine, and the vsock backend.
+
+    With --plugin, build the machine for the distribution's QEMU, from the source of exactly its version, and
+    link a qemu-system-x86_64 that starts it with the machine in it.
 
     What is built already is found again at once; a change of nitroctl's C sources rebuilds only these.
     """
@@ -33,6 +40,13 @@ def build(
     from nitroctl.config import default_prefix
 
     progress.set_quiet(as_json)
+    if plugin:
+        if series or sanitize or update:
+            raise click.UsageError("--plugin takes neither --series, --sanitize nor --update")
+        _build_plugin(source, qemu, jobs, prefix, as_json)
+        return
+    if qemu:
+        raise click.UsageError("--qemu goes with --plugin")
     options = BuildOptions(source=source, series=series, jobs=jobs, update=update)
     manifest = build_qemu(options)
     backend = build_backend(jobs=jobs)
@@ -55,3 +69,25 @@ def build(
         click.echo(f"{'linked' if changed else 'up to date:'} {link} -> {program}")
     if sanitized:
         click.echo(f"with sanitizers: {sanitized.qemu}")
+
+
+def _build_plugin(source: Path | None, qemu: Path | None, jobs: int | None, prefix: Path | None,
+                  as_json: bool) -> None:
+    from nitroctl.build import build_backend, link_programs
+    from nitroctl.config import default_prefix
+    from nitroctl.plugin import build_plugin
+
+    manifest = build_plugin(qemu, source=source, jobs=jobs)
+    backend = build_backend(jobs=jobs)
+    links = link_programs([manifest.launcher, backend], (prefix or default_prefix()).absolute())
+    if as_json:
+        import json
+
+        answer = manifest.to_json()
+        answer["vsock"] = str(backend)
+        answer["links"] = [str(link) for link, _, _ in links]
+        click.echo(json.dumps(answer, indent=2, sort_keys=True))
+        return
+    click.echo(f"plugin for {manifest.qemu} ({manifest.package} {manifest.version}) from {manifest.source}")
+    for link, program, changed in links:
+        click.echo(f"{'linked' if changed else 'up to date:'} {link} -> {program}")
