@@ -232,6 +232,8 @@ BAD_ENTRIES = [
     ("whiteout", im.entry(".wh...", b"")),
     ("whiteout", im.entry(".wh.d/x", b"")),
     ("symbolic links", im.entry("loop/x", b"")),
+    ("4095", im.entry("n/" * 2100, b"")),
+    ("4095", im.symlink("s", "t" * 4096)),
 ]
 
 
@@ -241,7 +243,26 @@ def test_entries_that_cannot_be(tmp_path: Path, what: str, bad: tuple[tarfile.Ta
     layers = [im.layer(APP, im.symlink("loop", "loop"), im.entry("dev")), im.layer(bad)]
     with pytest.raises(NitroError, match=what) as e:
         compose.from_image(im.docker(tmp_path / "app.tar", layers))
-    assert "layer 2 of 2" in str(e.value) and repr(bad[0].name)[1:-1] in str(e.value)
+    assert "layer 2 of 2" in str(e.value) and f"entry {bad[0].name[:200]}" in str(e.value)
+
+
+def test_a_name_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    with pytest.raises(NitroError) as e:
+        compose.from_image(im.docker(tmp_path / "app.tar", [im.layer(im.entry("\x1b[31m/../../x", b""))]))
+    assert "\\x1b[31m" in str(e.value) and "\x1b" not in str(e.value)
+
+
+def test_too_many_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders that only names mention count too."""
+    image = im.docker(tmp_path / "a.tar", [im.layer(APP, im.entry("a/b/c/d", b""))])
+    monkeypatch.setattr("nitroctl.eif.image.ENTRIES_MAX", 11)  # with the mount points
+    assert compose.from_image(image)
+    monkeypatch.setattr("nitroctl.eif.image.ENTRIES_MAX", 4)
+    with pytest.raises(NitroError, match="more than 4 entries"):
+        compose.from_image(image)
+    monkeypatch.setattr("nitroctl.eif.image.MEMBERS_MAX", 2)
+    with pytest.raises(NitroError, match="more than 2 files"):
+        compose.from_image(image)
 
 
 def test_numbers_too_large(tmp_path: Path, start: compose.Bootstrap) -> None:
@@ -610,3 +631,64 @@ def test_the_sparse_layer_is_one(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "layer") as tar:
         (member,) = tar.getmembers()
         assert member.issparse() and member.size == 1 << 20
+
+
+# ---- any layers, against a model ----
+
+NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=3).map("/".join)
+CHANGE = st.tuples(st.sampled_from(["file", "file", "folder", "remove", "opaque"]), NAMES)
+
+
+def merged(layers: list[list[tuple[str, str]]]) -> dict[str, bytes | None] | None:
+    """What layers leave, told by a flat table of names; None if a name leads through a file."""
+    table: dict[str, bytes | None] = {"app": b"binary"}
+
+    def drop(path: str) -> None:
+        for name in [n for n in table if n == path or n.startswith(path + "/")]:
+            del table[name]
+
+    for number, layer in enumerate(layers):
+        for kind, path in layer:
+            if kind == "remove":
+                drop(path)
+            elif kind == "opaque":
+                for name in [n for n in table if n.startswith(path + "/")]:
+                    table.pop(name, None)
+        for kind, path in layer:
+            if kind not in ("file", "folder"):
+                continue
+            parts = path.split("/")
+            for i in range(1, len(parts)):
+                if table.setdefault("/".join(parts[:i]), None) is not None:
+                    return None
+            if kind == "file":
+                drop(path)
+                table[path] = b"%d" % number
+            elif table.get(path, b"") is not None:
+                table[path] = None
+    return table
+
+
+@settings(deadline=None, derandomize=True, max_examples=400)
+@given(st.lists(st.lists(CHANGE, max_size=6), min_size=1, max_size=4))
+def test_any_layers(tmp_path_factory: pytest.TempPathFactory, layers: list[list[tuple[str, str]]]) -> None:
+    """Files, folders, whiteouts and opaque folders, in any combination (whiteouts first, as is usual)."""
+    tars = [im.layer(APP)]
+    for number, layer in enumerate(layers):
+        entries = []
+        for kind, path in sorted(layer, key=lambda change: change[0] in ("file", "folder")):
+            folder, _, base = path.rpartition("/")
+            if kind == "remove":
+                entries.append(im.entry(f"{folder}/.wh.{base}", b""))
+            elif kind == "opaque":
+                entries.append(im.entry(f"{path}/.wh..wh..opq", b""))
+            else:
+                entries.append(im.entry(path, b"%d" % number if kind == "file" else None))
+        tars.append(im.layer(*entries))
+    image = im.docker(tmp_path_factory.mktemp("any") / "a.tar", tars)
+    expected = merged(layers)
+    if expected is None:
+        with pytest.raises(NitroError, match="is no folder"):
+            compose.from_image(image)
+    else:
+        assert files(compose.from_image(image)) == expected

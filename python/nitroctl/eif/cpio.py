@@ -122,7 +122,7 @@ class Archive:
             _check_name(name)
             numbers = (entry.mode, entry.uid, entry.gid, links, self._time(entry), size)
             if not all(0 <= n <= FIELD_MAX for n in (*numbers, *entry.device)):
-                raise NitroError(f"{_text(name)} has {size} bytes, owner {entry.uid}:{entry.gid}; "
+                raise NitroError(f"{readable(name)} has {size} bytes, owner {entry.uid}:{entry.gid}; "
                                  "a cpio archive takes numbers of 32 bits")  # fmt: skip
             self._put(_header(self._inode, *numbers, entry.device, name))
 
@@ -173,7 +173,7 @@ def write(sink: Sink, entries: Iterable[Entry], *, mtime: int = 0) -> None:
     last: bytes | None = None
     for entry in sorted(entries, key=lambda e: e.name.split(b"/")):
         if entry.name == last:
-            raise NitroError(f"the archive would have {_text(entry.name)} twice")
+            raise NitroError(f"the archive would have {readable(entry.name)} twice")
         last = entry.name
         archive.add(entry)
     archive.finish()
@@ -191,10 +191,12 @@ def _header(
 def _check_name(name: bytes) -> None:
     parts = name.split(b"/")
     if not name or name == TRAILER or b"\0" in name or any(p in (b"", b".", b"..") for p in parts):
-        raise NitroError(f"{_text(name)!r} cannot be a name in an archive")
+        raise NitroError(f"{readable(name)!r} cannot be a name in an archive")
     if len(name) > NAME_MAX:
-        raise NitroError(f"a name of {len(name)} bytes cannot be in an archive ({_text(name[:40])}...)")
+        raise NitroError(f"a name of {len(name)} bytes cannot be in an archive ({readable(name[:40])})")
 
 
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")
+def readable(name: bytes) -> str:
+    """A name for a message: not too long, and what could steer a terminal made visible."""
+    text = name[:200].decode("utf-8", "backslashreplace") + ("..." if len(name) > 200 else "")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -31,11 +31,14 @@ from typing import IO, Any, cast
 
 from nitroctl.eif import cpio
 from nitroctl.eif.build import Sink
+from nitroctl.eif.cpio import readable
 from nitroctl.eif.measure import CHUNK, Progress
 from nitroctl.errors import NitroError
 
 JSON_MAX = 4 << 20  # bytes of a manifest or configuration; registries take 4 MiB
 ENTRIES_MAX = 2_000_000  # in all layers together
+MEMBERS_MAX = 100_000  # of an archive that holds an image
+PATH_MAX = 4095  # bytes of a name, as Linux has it
 HEADER_MAX = 1 << 20  # bytes of an extended tar header: long names, attributes
 LINKS_MAX = 40  # symbolic links in one name, as Linux has it
 SMALL_MAX = 1 << 20  # bytes of /etc/passwd and /etc/group that are looked at
@@ -203,6 +206,8 @@ class _Archive:
                 raise NitroError(f"{what} is compressed as a whole", hint=f"gunzip it first: gzip -d {path}")
             f.seek(0)
             for _, member in _members(f, what):
+                if len(self._members) + len(links) >= MEMBERS_MAX:
+                    raise NitroError(f"{what} has more than {MEMBERS_MAX} files")
                 name = os.path.normpath("/" + member.name)[1:]
                 if member.issym():
                     target = os.path.join("/", os.path.dirname(name), member.linkname)
@@ -452,19 +457,25 @@ class Tree:
         """Replay the next layer; `number` counts from 0. Raises NitroError."""
         with _damage(what), _layer(replace(blob, digest=None), what) as (f, _):
             for index, (tar, member) in enumerate(_members(f, what)):
-                self._entries += 1
-                if self._entries > ENTRIES_MAX:
-                    raise NitroError(f"{what}: the image has more than {ENTRIES_MAX} entries")
                 name = os.fsencode(member.name)
                 try:
+                    self._count()
                     node = self._entry(member, name, number, index)
                 except NitroError as e:
-                    raise NitroError(f"{what}, entry {_text(name)}: {e}") from None
+                    raise NitroError(f"{what}, entry {readable(name)}: {e}") from None
                 if node and name.lstrip(b"./") in (b"etc/passwd", b"etc/group") and member.isreg():
                     content = tar.extractfile(member)
                     self.small[node] = content.read(SMALL_MAX) if content else b""
 
+    def _count(self) -> None:
+        """One more entry, or folder that nobody named: what the memory depends on."""
+        self._entries += 1
+        if self._entries > ENTRIES_MAX:
+            raise NitroError(f"the image has more than {ENTRIES_MAX} entries")
+
     def _entry(self, member: _Member, name: bytes, layer: int, index: int) -> Node | None:
+        if max(len(name), len(member.linkname)) > PATH_MAX:
+            raise NitroError(f"a name of more than {PATH_MAX} bytes")
         parts = _clean(name)
         if not parts:
             if member.isdir():
@@ -503,7 +514,7 @@ class Tree:
             target = self.find(_clean(os.fsencode(member.linkname)), follow=False)
             if target is None or target.children is not None:
                 what = "nothing" if target is None else "a folder"
-                raise NitroError(f"a hard link to {_text(os.fsencode(member.linkname))}, where {what} is")
+                raise NitroError(f"a hard link to {readable(os.fsencode(member.linkname))}, where {what} is")
             node = Node(stat.S_IFREG, layer)
             node.linked = target.linked or target
             return node
@@ -547,7 +558,7 @@ class Tree:
         """The folder at a path, made with its parents if it is not there."""
         node = self._walk(parts, follow=True, make=layer)
         if node is None or node.children is None:
-            raise NitroError(f"{_text(b'/'.join(parts))} is no folder")
+            raise NitroError(f"{readable(b'/'.join(parts))} is no folder")
         return node
 
     def _walk(self, parts: list[bytes], *, follow: bool, make: int | None) -> Node | None:
@@ -569,6 +580,7 @@ class Tree:
             if node is None:
                 if make is None:
                     return None
+                self._count()
                 node = here.children[part] = Node(stat.S_IFDIR | 0o755, make)
             if stat.S_ISLNK(node.mode) and (todo or follow):
                 links += 1
@@ -638,10 +650,6 @@ def _prune(folder: Node, layer: int) -> None:
         for name, child in list(node.children.items()):
             if child.layer < layer and not child.children:
                 del node.children[name]
-
-
-def _text(name: bytes) -> str:
-    return name.decode("utf-8", "backslashreplace")
 
 
 def layer_name(image: Image, number: int) -> str:
