@@ -40,14 +40,14 @@ def test_scratch_image(lab: Lab, tmp_path: Path, options: list[str]) -> None:
     agent = guest.locate("agent").read_bytes()
     run: dict[str, Any] = {
         "Entrypoint": ["/agent"], "Cmd": ["7000"], "Env": ["GREETING=hello world"],
-        "WorkingDir": "/work", "User": "1000:1001",
+        "WorkingDir": "/srv/app", "User": "1000:1001",
     }  # fmt: skip
     image = im.docker(tmp_path / "scratch.tar", [im.layer(im.entry("agent", agent, mode=0o755))], run=run)
     with lab.run(built(lab, image, *options)) as enclave:
         uds = enclave.uds()
         with enclave.agent(uds) as client:
             assert client.probe("args").splitlines() == ["/agent", "7000"]
-            assert client.probe("cwd").strip() == "/work"
+            assert client.probe("cwd").strip() == "/srv/app"
             facts = client.facts("id")
             assert (facts["uid"], facts["gid"]) == ("1000", "1001")
             environment = client.probe("env").splitlines()
