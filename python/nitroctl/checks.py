@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """What must hold when a real kernel boots: one function per claim, its docstring the claim.
 
-`nitroctl test boot` and the pytest suite in tests/boot run the same functions. A check gets a Lab, starts
-what it needs, and raises CheckFailed when its claim does not hold. The generic ones work with an EIF that is
-not ours; the others use our test images and the agent inside. How guests are started is `lab`'s business.
+`nitroctl test boot` and the pytest suite in tests/boot run the same functions. The generic ones work with an
+EIF that is not ours; the others use our test images and the agent inside. How guests are started is `lab`'s
+business, `claims` keeps the register, and attestation has a module of its own.
 
 Sources of the expected values: AWS's nsm-check and its user guide for the NSM, nitro-cli for the parent's
 side, Linux's errno for sockets, our own measurement of the file (checked against AWS's vectors elsewhere).
@@ -18,15 +18,34 @@ import os
 import re
 import signal
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nitroctl import agent, vsock
-from nitroctl.agent import Agent, AgentGone
-from nitroctl.errors import NitroError
+from nitroctl import (
+    agent,
+    checks_attestation,  # noqa: F401  registers its own
+    vsock,
+)
+from nitroctl.agent import AgentGone
+from nitroctl.claims import (
+    BOOT_PCRS,
+    CHECKS,
+    FREE_PCRS,
+    INSTANCE,
+    NSM_ID,
+    PCR_COUNT,
+    ROLE,
+    VSOCK_ID,
+    ZERO,
+    Check,
+    Nsm,
+    Outcome,
+    boot_check,
+    generic_check,
+    perform,
+    selected,
+)
 from nitroctl.lab import (
     LIMIT,
     Backend,
@@ -39,60 +58,7 @@ from nitroctl.lab import (
     heartbeat_listener,
 )
 
-ZERO = bytes(48)
-PCR_COUNT = 32
-BOOT_PCRS = range(16)  # locked when the enclave starts
-FREE_PCRS = range(16, 32)
-VSOCK_ID, NSM_ID = 19, 33  # virtio device IDs
-ROLE = "arn:aws:iam::123456789012:role/enclave"
-INSTANCE = "i-1234567890abcdef0"
-
-
-@dataclass(frozen=True)
-class Check:
-    name: str
-    run: Callable[[Lab], None]
-    generic: bool
-    guests: int = 1  # at once
-
-    @property
-    def claim(self) -> str:
-        return " ".join((self.run.__doc__ or "").split())
-
-
-CHECKS: list[Check] = []
-
-
-def boot_check(run: Callable[[Lab], None], **more: Any) -> Callable[[Lab], None]:
-    CHECKS.append(Check(run.__name__.replace("_", "-"), run, **{"generic": False, **more}))
-    return run
-
-
-generic_check = functools.partial(boot_check, generic=True)
-
-
-def selected(*, user_eif: bool) -> list[Check]:
-    """The checks that make sense: all, or those for an EIF of which we know nothing."""
-    return [c for c in CHECKS if c.generic or not user_eif]
-
-
-@dataclass(frozen=True)
-class Outcome:
-    check: Check
-    seconds: float
-    error: str | None = None
-    evidence: str = ""
-
-
-def perform(one: Check, lab: Lab) -> Outcome:
-    """Run a check; an expected failure becomes part of the outcome, with what the guests said."""
-    lab.forget()
-    started = time.monotonic()
-    try:
-        one.run(lab)
-    except (NitroError, OSError) as e:
-        return Outcome(one, time.monotonic() - started, str(e), lab.evidence())
-    return Outcome(one, time.monotonic() - started)
+__all__ = ["CHECKS", "Check", "Outcome", "perform", "selected"]
 
 
 # ---- any EIF -----------------------------------------------------------------------------------------
@@ -488,35 +454,6 @@ def vsock_refusals(lab: Lab) -> None:
 # ---- NSM ---------------------------------------------------------------------------------------------
 
 
-class Nsm:
-    """Requests as CBOR, the answers decoded; every name and shape is AWS's API's."""
-
-    def __init__(self, client: Agent) -> None:
-        self._client = client
-
-    def call(self, request: object) -> Any:
-        import cbor2
-
-        return cbor2.loads(self._client.nsm(cbor2.dumps(request)))
-
-    def ok(self, name: str, fields: dict[str, object] | None = None) -> Any:
-        """The fields of a response of the same name (empty for those that have none)."""
-        answer = self.call({name: fields} if fields is not None else name)
-        if answer == name:
-            return {}
-        check(isinstance(answer, dict) and list(answer) == [name], f"{name} {fields}: {answer!r}")
-        return answer[name]
-
-    def refused(self, name: str, fields: dict[str, object]) -> None:
-        answer = self.call({name: fields})
-        check(isinstance(answer, dict) and list(answer) == ["Error"], f"{name} {fields}: {answer!r}")
-
-    def pcr(self, index: int) -> tuple[bytes, bool]:
-        fields = self.ok("DescribePCR", {"index": index})
-        check_equal(len(fields["data"]), 48, f"bytes of PCR{index}")
-        return fields["data"], fields["lock"]
-
-
 def _digest(*parts: bytes) -> bytes:
     return hashlib.sha384(b"".join(parts)).digest()
 
@@ -742,9 +679,3 @@ def kill_9_of_the_backend(lab: Lab) -> None:
 def kill_9_of_nitroctl(lab: Lab) -> None:
     """kill -9 of nitroctl itself: QEMU and backend end too, sockets and folder are gone."""
     _kill(lab, lambda pid: pid, -signal.SIGKILL, b"")
-
-
-# ---- attestation --------------------------------------------------------------------------------------
-
-# Adds its own to CHECKS; at the end, since it uses what stands above.
-from nitroctl import checks_attestation  # noqa: E402, F401

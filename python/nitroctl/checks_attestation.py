@@ -22,7 +22,7 @@ from typing import Any
 
 from nitroctl import agent, attestation
 from nitroctl.attestation import Policy, errors
-from nitroctl.checks import INSTANCE, ROLE, ZERO, Nsm, boot_check
+from nitroctl.claims import INSTANCE, ROLE, ZERO, Nsm, boot_check
 from nitroctl.lab import CheckFailed, Lab, check, check_equal
 
 HAMMER_SECONDS = 60  # AWS's nsm-multithread runs until it is stopped
