@@ -51,6 +51,11 @@ def check_equal(got: object, expected: object, what: str) -> None:
         raise CheckFailed(f"{what}: {got!r} instead of {expected!r}")
 
 
+def _hear_ctrl_c() -> None:
+    # In the background of a script we ignore SIGINT, and a child would too.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Console:
     """A pty with a program on it; pexpect, with failures that say what was there instead."""
 
@@ -62,8 +67,9 @@ class Console:
         self.seen = b""
         lab.consoles.append(self)
         self.child: Any = pexpect.spawn(
-            argv[0], list(argv[1:]), timeout=LIMIT, dimensions=(24, 400), env=env, cwd=os.fspath(lab.folder)
-        )
+            argv[0], list(argv[1:]), timeout=LIMIT, dimensions=(24, 400), env=env,
+            cwd=os.fspath(lab.folder), preexec_fn=_hear_ctrl_c,
+        )  # fmt: skip
         self.child.logfile_read = self
 
     def write(self, data: bytes) -> None:  # pexpect's log
