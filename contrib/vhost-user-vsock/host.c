@@ -21,6 +21,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -43,6 +45,7 @@ enum {
     ON_FRONT,
     ON_KICK,
     ON_CLIENTS,
+    ON_PUBLISHED,               /* with its number */
     ON_SIGNAL,
     ON_LIFELINE,
 };
@@ -67,7 +70,9 @@ struct listener {
     uint64_t tag;
     bool on;                    /* watched, that is */
     int64_t rest;               /* not before; 0: at once */
-    const char *path;
+    int family;
+    int64_t port;               /* of the guest; -1: its clients say it */
+    const char *path;           /* NULL: not ours to remove */
     dev_t dev;
     ino_t ino;
 };
@@ -78,6 +83,7 @@ struct host {
     int signals;
     struct listener front_listener;
     struct listener clients;
+    struct listener published[HOST_MAX_ROUTES];
     struct vhost_user front;
     bool front_on;
     bool booted;                /* told since the guest's last start */
@@ -163,40 +169,73 @@ static ssize_t beat_recv(struct host *h, struct vsock_conn *c,
 
 /* What the core asks of us. */
 
+/* Where a port of the parent is: on the list, or PATH_N. */
+static const struct host_address *host_address(const struct host *h,
+                                               uint32_t port,
+                                               struct host_address *a)
+{
+    const struct host_options *o = h->options;
+    struct sockaddr_un *un = (struct sockaddr_un *)&a->addr;
+
+    for (unsigned i = 0; i < o->routes; i++) {
+        if (o->route[i].port == port) {
+            return &o->route[i].to;
+        }
+    }
+    memset(un, 0, sizeof(*un));
+    un->sun_family = AF_UNIX;
+    /* The length was checked at the start. */
+    snprintf(un->sun_path, sizeof(un->sun_path), "%.*s_%u",
+             HOST_MAX_PATH - HOST_MAX_SUFFIX, o->uds_path, port);
+    a->text = un->sun_path;
+    a->len = sizeof(*un);
+    return a;
+}
+
+static void no_delay(int fd, int family)
+{
+    const int one = 1;
+
+    if (family != AF_UNIX) {
+        setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+    }
+}
+
 static int host_open(void *opaque, struct vsock_conn *c)
 {
     struct host *h = opaque;
-    struct sockaddr_un a = { .sun_family = AF_UNIX };
-    int fd, err;
+    struct host_address own;
+    const struct host_address *a = host_address(h, c->parent_port, &own);
+    int fd = socket(a->addr.ss_family,
+                    SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int err = 0;
 
-    /* The length was checked at the start. */
-    snprintf(a.sun_path, sizeof(a.sun_path), "%.*s_%u",
-             HOST_MAX_PATH - HOST_MAX_SUFFIX, h->options->uds_path,
-             c->parent_port);
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) {
         err = errno;
-        log_rated(LOG_WARN, "no socket for %s: %s", a.sun_path, strerror(err));
+        log_rated(LOG_WARN, "no socket for %s: %s", a->text, strerror(err));
         return -err;
     }
-    if (connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0) {
-        c->fd = fd;
-        c->user = BEAT_NONE;
+    no_delay(fd, a->addr.ss_family);
+    if (connect(fd, (const struct sockaddr *)&a->addr, a->len) < 0) {
+        err = errno;
+    }
+    if (err == 0 || err == EINPROGRESS) {
         if (watch(h, EPOLL_CTL_ADD, fd,
                   EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, conn_tag(c))) {
-            return 0;
+            c->fd = fd;
+            c->user = BEAT_NONE;
+            return -err;
         }
+        err = errno;
     }
-    err = errno;
     close(fd);
-    c->fd = -1;
-    if (c->parent_port == HOST_HEARTBEAT_PORT &&
+    if (c->parent_port == HOST_HEARTBEAT_PORT && a == &own &&
         (err == ENOENT || err == ECONNREFUSED)) {
         c->user = BEAT_WAIT;
         return 0;
     }
     if (err != ENOENT && err != ECONNREFUSED && err != EAGAIN) {
-        log_rated(LOG_WARN, "cannot connect to %s: %s", a.sun_path,
+        log_rated(LOG_WARN, "cannot connect to %s: %s", a->text,
                   strerror(err));
     }
     return -err;
@@ -447,6 +486,39 @@ static bool clear_path(const char *path, const struct sockaddr_un *a)
     return true;
 }
 
+/* One that listens already, handed in. */
+static bool listener_take(struct listener *l, int fd, const char *option)
+{
+    int on = 0;
+    socklen_t len = sizeof(on);
+
+    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &on, &len) < 0 || !on) {
+        log_line(LOG_ERROR, "%s=%d is not a listening socket", option, fd);
+        return false;
+    }
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+    l->fd = fd;
+    l->family = AF_UNIX;
+    return true;
+}
+
+static bool listener_open_tcp(struct listener *l, const struct host_address *a)
+{
+    const int one = 1;
+
+    l->fd = socket(a->addr.ss_family,
+                   SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (l->fd < 0 ||
+        setsockopt(l->fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0 ||
+        bind(l->fd, (const struct sockaddr *)&a->addr, a->len) < 0 ||
+        listen(l->fd, SOMAXCONN) < 0) {
+        log_line(LOG_ERROR, "cannot listen on %s: %s", a->text,
+                 strerror(errno));
+        return false;
+    }
+    return true;
+}
+
 /*
  * cleanup_dir is a supervisor's own: nobody else makes sockets there, and the
  * supervisor may itself hold a lock on it, as long as we have not cleaned up.
@@ -478,6 +550,7 @@ static bool listener_open(struct listener *l, const char *path,
         log_line(LOG_ERROR, "cannot listen on %s: %s", path, strerror(errno));
         goto fail;
     }
+    l->family = AF_UNIX;
     l->path = path;
     l->dev = st.st_dev;
     l->ino = st.st_ino;
@@ -508,12 +581,21 @@ static void listener_close(struct listener *l)
     if (l->fd < 0) {
         return;
     }
-    if (lstat(l->path, &st) == 0 && st.st_dev == l->dev &&
+    if (l->path && lstat(l->path, &st) == 0 && st.st_dev == l->dev &&
         st.st_ino == l->ino) {
         unlink(l->path);
     }
     close(l->fd);
     l->fd = -1;
+}
+
+static void listeners_close(struct host *h)
+{
+    listener_close(&h->front_listener);
+    listener_close(&h->clients);
+    for (unsigned i = 0; i < h->options->published; i++) {
+        listener_close(&h->published[i]);
+    }
 }
 
 static void listener_watch(struct host *h, struct listener *l, bool on)
@@ -530,8 +612,8 @@ static int listener_accept(struct host *h, struct listener *l)
     int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
     if (fd < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
-        log_rated(LOG_WARN, "cannot accept on %s: %s", l->path,
-                  strerror(errno));
+        log_rated(LOG_WARN, "cannot accept on %s: %s",
+                  l->path ? l->path : "a socket", strerror(errno));
         listener_watch(h, l, false);
         l->rest = h->now + HOST_MS_REST;
     }
@@ -548,20 +630,21 @@ static void listener_wake(struct host *h, struct listener *l, bool room)
 
 /* Clients. */
 
-static bool client_accept(struct host *h)
+static bool client_accept(struct host *h, struct listener *l)
 {
     struct vsock_conn *c;
     int fd;
 
     if (!vsock_client_room(h->vsock)) {
-        listener_watch(h, &h->clients, false);
+        listener_watch(h, l, false);
         return false;
     }
-    fd = listener_accept(h, &h->clients);
+    fd = listener_accept(h, l);
     if (fd < 0) {
         return false;
     }
-    c = vsock_client(h->vsock, fd, -1);
+    no_delay(fd, l->family);
+    c = vsock_client(h->vsock, fd, l->port);
     if (!c) {
         close(fd);
         return false;
@@ -574,6 +657,14 @@ static bool client_accept(struct host *h)
     return true;
 }
 
+/* A few at a time: the rest is not forgotten by epoll. */
+static void clients_accept(struct host *h, struct listener *l)
+{
+    for (unsigned i = 0; i < 16 && l->fd >= 0 && client_accept(h, l); i++) {
+        continue;
+    }
+}
+
 /* The front end. */
 
 static void front_close(struct host *h)
@@ -584,7 +675,7 @@ static void front_close(struct host *h)
     /* Who only looked whether we are alive was none. */
     if (h->options->once && h->front.spoke) {
         h->front_gone = true;
-        listener_close(&h->clients);
+        listeners_close(h);
     }
 }
 
@@ -657,8 +748,7 @@ static void on_lifeline(struct host *h, uint32_t events)
         return;
     }
     log_line(LOG_INFO, "the owner has gone");
-    listener_close(&h->front_listener);
-    listener_close(&h->clients);
+    listeners_close(h);
     if (h->options->cleanup_dir) {
         remove_folder(h->options->cleanup_dir);
     }
@@ -734,6 +824,18 @@ static void on_signal(struct host *h)
 
 /* The loop. */
 
+/* A connect in progress has ended, if it has. */
+static void on_opening(struct host *h, struct vsock_conn *c, uint32_t events)
+{
+    int err = 0;
+    socklen_t len = sizeof(err);
+
+    if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) {
+        getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &err, &len);
+        vsock_opened(h->vsock, c, -err);
+    }
+}
+
 static void on_conn(struct host *h, uint64_t tag, uint32_t events)
 {
     struct vsock_conn *c = vsock_get(h->vsock, (uint32_t)tag >> 8, tag >> 32);
@@ -741,6 +843,9 @@ static void on_conn(struct host *h, uint64_t tag, uint32_t events)
 
     if (!c) {
         return;                 /* gone earlier in this batch */
+    }
+    if (c->state == VSOCK_OPENING) {
+        on_opening(h, c, events);
     }
     if (events & (EPOLLIN | EPOLLRDHUP)) {
         e |= VSOCK_EV_IN;
@@ -771,10 +876,10 @@ static void on_event(struct host *h, const struct epoll_event *e)
         front_accept(h);
         break;
     case ON_CLIENTS:
-        /* A few at a time: the rest is not forgotten by epoll. */
-        for (unsigned i = 0; i < 16 && client_accept(h); i++) {
-            continue;
-        }
+        clients_accept(h, &h->clients);
+        break;
+    case ON_PUBLISHED:
+        clients_accept(h, &h->published[e->data.u64 >> 8]);
         break;
     case ON_SIGNAL:
         on_signal(h);
@@ -796,6 +901,9 @@ static int loop_timeout(const struct host *h)
 
     when = earlier(when, &h->clients);
     when = earlier(when, &h->front_listener);
+    for (unsigned i = 0; i < h->options->published; i++) {
+        when = earlier(when, &h->published[i]);
+    }
     if (when < 0) {
         return -1;
     }
@@ -825,6 +933,9 @@ static void loop(struct host *h)
         }
         vsock_tick(h->vsock);
         more = device_run(&h->device);
+        for (unsigned i = 0; i < h->options->published; i++) {
+            listener_wake(h, &h->published[i], vsock_client_room(h->vsock));
+        }
         listener_wake(h, &h->clients, vsock_client_room(h->vsock));
         listener_wake(h, &h->front_listener, true);
         if (h->front_gone && !vsock_draining(h->vsock)) {
@@ -856,6 +967,30 @@ static uint32_t raise_fd_limit(uint32_t conns)
                  "connections", (unsigned long long)l.rlim_cur, conns);
     }
     return conns;
+}
+
+static bool listener_start(struct host *h, struct listener *l, uint64_t tag)
+{
+    l->tag = tag;
+    l->on = true;
+    if (!watch(h, EPOLL_CTL_ADD, l->fd, EPOLLIN, tag)) {
+        log_line(LOG_ERROR, "cannot watch a listener: %s", strerror(errno));
+        return false;
+    }
+    return true;
+}
+
+static bool published_open(struct host *h, unsigned i)
+{
+    const struct host_route *p = &h->options->publish[i];
+    struct listener *l = &h->published[i];
+
+    l->port = p->port;
+    l->family = p->to.addr.ss_family;
+    return (l->family == AF_UNIX ? listener_open(l, p->to.text,
+                                                     h->options->cleanup_dir)
+                                 : listener_open_tcp(l, &p->to)) &&
+           listener_start(h, l, i << 8 | ON_PUBLISHED);
 }
 
 static bool host_start(struct host *h)
@@ -899,18 +1034,21 @@ static bool host_start(struct host *h)
     }
     /* Others of this user may connect, nobody else. */
     umask(0177);
-    if (!listener_open(&h->clients, o->uds_path, o->cleanup_dir) ||
-        !listener_open(&h->front_listener, o->socket_path, o->cleanup_dir)) {
+    h->clients.port = -1;
+    if (!(o->uds_fd < 0 ?
+          listener_open(&h->clients, o->uds_path, o->cleanup_dir) :
+          listener_take(&h->clients, o->uds_fd, "--uds-fd")) ||
+        !(o->socket_fd < 0 ?
+          listener_open(&h->front_listener, o->socket_path, o->cleanup_dir) :
+          listener_take(&h->front_listener, o->socket_fd, "--socket-fd")) ||
+        !listener_start(h, &h->clients, ON_CLIENTS) ||
+        !listener_start(h, &h->front_listener, ON_FRONT_LISTENER)) {
         return false;
     }
-    h->clients.tag = ON_CLIENTS;
-    h->front_listener.tag = ON_FRONT_LISTENER;
-    h->clients.on = h->front_listener.on = true;
-    if (!watch(h, EPOLL_CTL_ADD, h->clients.fd, EPOLLIN, h->clients.tag) ||
-        !watch(h, EPOLL_CTL_ADD, h->front_listener.fd, EPOLLIN,
-               h->front_listener.tag)) {
-        log_line(LOG_ERROR, "cannot set up events: %s", strerror(errno));
-        return false;
+    for (unsigned i = 0; i < o->published; i++) {
+        if (!published_open(h, i)) {
+            return false;
+        }
     }
     tell(o->ready_fd, "ready\n");
     if (o->ready_fd >= 0 && o->ready_fd != o->booted_fd) {
@@ -931,13 +1069,15 @@ int host_run(const struct host_options *options)
     h->options = options;
     h->epoll = h->signals = -1;
     h->clients.fd = h->front_listener.fd = -1;
+    for (unsigned i = 0; i < HOST_MAX_ROUTES; i++) {
+        h->published[i].fd = -1;
+    }
     if (host_start(h)) {
         loop(h);
     } else {
         h->status = 1;
     }
-    listener_close(&h->front_listener);
-    listener_close(&h->clients);
+    listeners_close(h);
     if (h->front_on) {
         front_close(h);
     }

@@ -9,6 +9,7 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+#include <sys/socket.h>
 
 /*
  * sun_path holds 107 bytes and a zero; the guest chooses the port, so room
@@ -24,6 +25,24 @@
 /* Descriptors that are not connections. */
 #define HOST_SPARE_FDS 64
 
+/*
+ * Ports of the parent, or of the guest, that are served in a way of their own;
+ * a table that is searched at each connect, so not many.
+ */
+#define HOST_MAX_ROUTES 64
+
+/* An address, unix or TCP, as the user wrote it and as the kernel wants it. */
+struct host_address {
+    const char *text;
+    struct sockaddr_storage addr;
+    socklen_t len;
+};
+
+struct host_route {
+    uint32_t port;
+    struct host_address to;
+};
+
 struct host_options {
     const char *socket_path;    /* vhost-user */
     const char *uds_path;       /* PATH and PATH_N */
@@ -36,6 +55,14 @@ struct host_options {
     int booted_fd;              /* -1: a line on stdout */
     int lifeline_fd;            /* -1: none */
     const char *cleanup_dir;    /* or NULL */
+    int socket_fd;              /* listens already; -1: socket_path */
+    int uds_fd;                 /* listens already; -1: uds_path */
+    /* Parent's ports that are not PATH_N. */
+    unsigned routes;
+    struct host_route route[HOST_MAX_ROUTES];
+    /* Addresses whose clients are joined to a port of the guest. */
+    unsigned published;
+    struct host_route publish[HOST_MAX_ROUTES];
 };
 
 /* Serves until told to end; the exit status of the process. */

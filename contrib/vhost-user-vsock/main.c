@@ -11,11 +11,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <netdb.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
 #ifndef VERSION
 #define VERSION "unversioned"
@@ -35,6 +37,14 @@ static const char help[] =
 "  --guest-cid=N        the guest's CID, 4 to 4294967294\n"
 "  --uds-path=P         socket for the host's clients; is created\n"
 "  --vm KEY=VALUE,...   the three above, as vhost-device-vsock spells them\n"
+"  --proxy=PORT=HOST:PORT  the parent's PORT is that TCP service; HOST is looked\n"
+"                       up once, at the start; [HOST] for IPv6\n"
+"  --listen-port=PORT=PATH   the parent's PORT is the unix socket PATH\n"
+"  --publish=ADDR=PORT  clients of ADDR, HOST:PORT or a path with a slash, are\n"
+"                       joined to the guest's PORT without a word; is created\n"
+"  --connect-port=PORT=PATH  the same as --publish=PATH=PORT\n"
+"  --socket-fd=N        listening socket instead of --socket-path\n"
+"  --uds-fd=N           listening socket in the place of P (still needed for P_N)\n"
 "  --no-cid2            refuse CID 2 (served like CID 3 otherwise)\n"
 "  --once               end when the first VMM has disconnected\n"
 "  --max-connections=N  at most so many at a time, 1 to 8192 (4096)\n"
@@ -127,6 +137,107 @@ static void vm_option(struct host_options *o, char *text)
     }
 }
 
+static void unix_address(struct host_address *a, const char *option,
+                         const char *path)
+{
+    struct sockaddr_un *un = (struct sockaddr_un *)&a->addr;
+
+    if (!*path || strlen(path) > HOST_MAX_PATH) {
+        wrong("%s: \"%s\" has %zu bytes; a unix socket's path has 1 to %d",
+              option, path, strlen(path), HOST_MAX_PATH);
+    }
+    un->sun_family = AF_UNIX;
+    strcpy(un->sun_path, path);
+    a->text = path;
+    a->len = sizeof(*un);
+}
+
+/* HOST:PORT or [HOST]:PORT, looked up now. */
+static void tcp_address(struct host_address *a, const char *option,
+                        const char *text, bool passive)
+{
+    const struct addrinfo hints = {
+        .ai_socktype = SOCK_STREAM,
+        .ai_flags = AI_NUMERICSERV | (passive ? AI_PASSIVE : 0),
+    };
+    const char *colon = strrchr(text, ':'), *whole = text;
+    char host[256];
+    struct addrinfo *found;
+    int len, r;
+
+    if (!colon || colon == text || colon - text >= (int)sizeof(host)) {
+        wrong("%s: \"%s\" is not HOST:PORT", option, text);
+    }
+    number(option, colon + 1, 1, 65535);
+    len = colon - text;
+    if (*text == '[' && colon[-1] == ']') {
+        text++;
+        len -= 2;
+    }
+    snprintf(host, sizeof(host), "%.*s", len, text);
+    r = getaddrinfo(host, colon + 1, &hints, &found);
+    if (r) {
+        wrong("%s: %s: %s", option, host, gai_strerror(r));
+    }
+    memcpy(&a->addr, found->ai_addr, found->ai_addrlen);
+    a->len = found->ai_addrlen;
+    a->text = whole;
+    freeaddrinfo(found);
+}
+
+static struct host_route *new_route(struct host_route *table, unsigned *count,
+                                    const char *option)
+{
+    if (*count == HOST_MAX_ROUTES) {
+        wrong("%s more than %d times", option, HOST_MAX_ROUTES);
+    }
+    return &table[(*count)++];
+}
+
+/* PORT=WHAT; cuts the text, returns WHAT. */
+static char *port_and(const char *option, char *text, uint32_t *port)
+{
+    char *equals = strchr(text, '=');
+
+    if (!equals) {
+        wrong("%s=%s has no \"=\"", option, text);
+    }
+    *equals = 0;
+    *port = number(option, text, 0, VSOCK_PORT_ANY - 1);
+    return equals + 1;
+}
+
+static struct host_route *parent_route(struct host_options *o,
+                                       const char *option, char **text)
+{
+    struct host_route *r = new_route(o->route, &o->routes, option);
+
+    *text = port_and(option, *text, &r->port);
+    for (unsigned i = 0; i + 1 < o->routes; i++) {
+        if (o->route[i].port == r->port) {
+            wrong("%s: port %u is given twice", option, r->port);
+        }
+    }
+    return r;
+}
+
+static void publish_option(struct host_options *o, char *text)
+{
+    struct host_route *r = new_route(o->publish, &o->published, "--publish");
+    char *equals = strrchr(text, '=');
+
+    if (!equals) {
+        wrong("--publish=%s is not ADDR=PORT", text);
+    }
+    *equals = 0;
+    r->port = number("--publish", equals + 1, 0, VSOCK_PORT_ANY - 1);
+    if (strchr(text, '/')) {
+        unix_address(&r->to, "--publish", text);
+    } else {
+        tcp_address(&r->to, "--publish", text, true);
+    }
+}
+
 static void check_path(const char *option, const char *path, unsigned suffix)
 {
     size_t len;
@@ -150,7 +261,8 @@ int main(int argc, char **argv)
 {
     enum {
         SOCKET_PATH = 256, GUEST_CID, UDS_PATH, VM, NO_CID2, ONCE, MAX_CONNS,
-        DRIVER_TIMEOUT, READY_FD, BOOTED_FD, LIFELINE_FD, CLEANUP_DIR,
+        DRIVER_TIMEOUT, PROXY, LISTEN_PORT, PUBLISH, CONNECT_PORT, SOCKET_FD,
+        UDS_FD, READY_FD, BOOTED_FD, LIFELINE_FD, CLEANUP_DIR,
         LOG_LEVEL, SHOW_VERSION, SHOW_HELP,
     };
     static const struct option long_options[] = {
@@ -162,6 +274,12 @@ int main(int argc, char **argv)
         { "once", no_argument, NULL, ONCE },
         { "max-connections", required_argument, NULL, MAX_CONNS },
         { "driver-timeout", required_argument, NULL, DRIVER_TIMEOUT },
+        { "proxy", required_argument, NULL, PROXY },
+        { "listen-port", required_argument, NULL, LISTEN_PORT },
+        { "publish", required_argument, NULL, PUBLISH },
+        { "connect-port", required_argument, NULL, CONNECT_PORT },
+        { "socket-fd", required_argument, NULL, SOCKET_FD },
+        { "uds-fd", required_argument, NULL, UDS_FD },
         { "ready-fd", required_argument, NULL, READY_FD },
         { "booted-fd", required_argument, NULL, BOOTED_FD },
         { "lifeline-fd", required_argument, NULL, LIFELINE_FD },
@@ -171,15 +289,19 @@ int main(int argc, char **argv)
         { "help", no_argument, NULL, SHOW_HELP },
         { NULL, 0, NULL, 0 },
     };
-    struct host_options o = {
+    static struct host_options o = {
         .serve_cid2 = true,
         .max_conns = VSOCK_MAX_CONNS,
         .driver_ms = VSOCK_MS_DRIVER,
         .ready_fd = -1,
         .booted_fd = -1,
         .lifeline_fd = -1,
+        .socket_fd = -1,
+        .uds_fd = -1,
     };
+    struct host_route *route;
     struct stat st;
+    char *text;
     int c;
 
     opterr = 0;
@@ -209,6 +331,30 @@ int main(int argc, char **argv)
             break;
         case DRIVER_TIMEOUT:
             o.driver_ms = number("--driver-timeout", optarg, 1, 3600) * 1000ll;
+            break;
+        case PROXY:
+            text = optarg;
+            route = parent_route(&o, "--proxy", &text);
+            tcp_address(&route->to, "--proxy", text, false);
+            break;
+        case LISTEN_PORT:
+            text = optarg;
+            route = parent_route(&o, "--listen-port", &text);
+            unix_address(&route->to, "--listen-port", text);
+            break;
+        case PUBLISH:
+            publish_option(&o, optarg);
+            break;
+        case CONNECT_PORT:
+            route = new_route(o.publish, &o.published, "--connect-port");
+            text = port_and("--connect-port", optarg, &route->port);
+            unix_address(&route->to, "--connect-port", text);
+            break;
+        case SOCKET_FD:
+            o.socket_fd = descriptor("--socket-fd", optarg);
+            break;
+        case UDS_FD:
+            o.uds_fd = descriptor("--uds-fd", optarg);
             break;
         case READY_FD:
             o.ready_fd = descriptor("--ready-fd", optarg);
@@ -250,12 +396,16 @@ int main(int argc, char **argv)
     if (optind < argc) {
         wrong("unexpected argument \"%s\"", argv[optind]);
     }
-    check_path("--socket-path", o.socket_path, 0);
+    if (o.socket_fd < 0) {
+        check_path("--socket-path", o.socket_path, 0);
+    } else if (o.socket_path) {
+        wrong("--socket-path and --socket-fd exclude each other");
+    }
     check_path("--uds-path", o.uds_path, HOST_MAX_SUFFIX);
     if (!o.guest_cid) {
         wrong("--guest-cid is missing");
     }
-    if (!strcmp(o.socket_path, o.uds_path)) {
+    if (o.socket_path && !strcmp(o.socket_path, o.uds_path)) {
         wrong("--socket-path and --uds-path are both %s", o.uds_path);
     }
     if (o.cleanup_dir && o.lifeline_fd < 0) {

@@ -452,8 +452,8 @@ static void guest_takes(void)
 static void host_client(void)
 {
     static const char *const lines[] = {
-        "", "CONNECT 1\n", "CONNECT 1\nmore", "CONN", "GET /\n", "connect 7\r\n",
-        "CONNECT 4294967295\n", "CONNECT 2\n",
+        "", "CONNECT 1\n", "CONNECT 1\nmore", "CONN", "GET /\n",
+        "connect 7\r\n", "CONNECT 4294967295\n", "CONNECT 2\n",
     };
     uint8_t how = byte();
     struct vsock_conn *c;
