@@ -128,6 +128,28 @@ def test_help_and_version(binary: Path) -> None:
     assert version.returncode == 0 and version.stdout.startswith("vhost-user-vsock ")
 
 
+SOURCE = Path(__file__).parents[2] / "contrib/vhost-user-vsock"
+
+
+def test_the_manual_is_complete(binary: Path) -> None:
+    """Every option that --help names, and every limit with the value that the code has."""
+    import re
+
+    manual = (SOURCE / "vhost-user-vsock.1").read_text().replace("\\-", "-")
+    options = set(re.findall(r"--[a-z0-9-]+", run(binary, "--help").stdout))
+    assert len(options) > 20
+    assert not {o for o in options if o not in manual}
+    code = "".join(p.read_text() for p in sorted(SOURCE.glob("*.h")))
+    limits = re.findall(r"^([A-Z_]+)\|([0-9.]+)( s| MiB)?\|", manual, re.MULTILINE)
+    assert len(limits) > 10
+    for name, value, unit in limits:
+        found = re.search(rf"^#define {name} \(?(\d+)u?(?: << (\d+)\))?", code, re.MULTILINE)
+        assert found, name
+        number = int(found[1]) << int(found[2] or 0)
+        factor = {"": 1, " s": 1000, " MiB": 1 << 20}[unit]
+        assert number == float(value) * factor, name
+
+
 GOOD = ("--socket-path=/tmp/vuv-no", "--guest-cid=4", "--uds-path=/tmp/vuv-nothing")
 
 
