@@ -31,8 +31,6 @@
 #include "nitro/qemu-compat.h"
 #include "../i386/nitro_enclave.h"
 
-#include <dlfcn.h>
-
 static struct {
     const TypeInfo *types;
     size_t n;
@@ -158,29 +156,6 @@ static void nitro_plugin_init(void)
     check_sizes();
     for (i = 0; i < added_num; i++) {
         type_register_static_array(added[i].types, added[i].n);
-    }
-}
-
-/* Not for the programs that QEMU starts: they get what the user had. */
-static void __attribute__((constructor)) nitro_plugin_leave_preload(void)
-{
-    const char *value = getenv("LD_PRELOAD");
-    Dl_info own;
-    size_t len;
-
-    if (!value || !dladdr(nitro_plugin_leave_preload, &own)) {
-        return;
-    }
-    len = strlen(own.dli_fname);
-    if (strncmp(value, own.dli_fname, len)) {
-        return;
-    }
-    if (value[len] == ':') {
-        g_autofree char *rest = g_strdup(value + len + 1);
-
-        setenv("LD_PRELOAD", rest, 1);
-    } else if (!value[len]) {
-        unsetenv("LD_PRELOAD");
     }
 }
 

@@ -211,7 +211,8 @@ def build_qemu(options: BuildOptions) -> Manifest:
         manifest = Manifest.load(cache.entry("qemu", key))
         stamp = cache.read_json(build_dir / "nitroctl-build.json") or {}
         if manifest and manifest.qemu.is_file() and stamp.get("built") == key:
-            cache.set_current(pointer, "qemu", key)
+            for name in (pointer, f"{pointer}-{series.name}"):
+                cache.set_current(name, "qemu", key)
             return manifest
 
     with cache.lock("qemu-source", source.key) as a, cache.lock("qemu-build", build_key) as b:
@@ -229,7 +230,7 @@ def build_qemu(options: BuildOptions) -> Manifest:
         log = cache.log_path(f"qemu{suffix}-{series.name}")
         log.unlink(missing_ok=True)
         configure_tree(source, build_dir, configure, log, (a, b))
-        cache.set_current(f"qemu-build{suffix}", "qemu-build", build_key)
+        cache.set_current(f"qemu-build{suffix}-{series.name}", "qemu-build", build_key)
         _link_firmware(build_dir, firmware)
         qtests = _ninja_qemu(source, build_dir, options, log, (a, b))
         binary = build_dir / QEMU
@@ -268,6 +269,7 @@ def build_qemu(options: BuildOptions) -> Manifest:
             cache.write_json(folder / "manifest.json", dataclasses.asdict(manifest))
 
         root = cache.build_entry("qemu", key, fill, name=pointer)
+        cache.set_current(f"{pointer}-{series.name}", "qemu", key)
         stamp = cache.read_json(build_dir / "nitroctl-build.json") or {}
         cache.write_json(build_dir / "nitroctl-build.json", {**stamp, "built": key})
         return Manifest.load(root) or manifest
@@ -419,9 +421,9 @@ def link_programs(programs: Iterable[Path], prefix: Path) -> list[tuple[Path, Pa
     return links
 
 
-def manifest(*, sanitize: bool = False) -> Manifest | None:
-    """The manifest of the QEMU that was built last, if any."""
-    root = cache.current("qemu-sanitize" if sanitize else "qemu")
+def manifest(*, sanitize: bool = False, series: str | None = None) -> Manifest | None:
+    """The manifest of the QEMU that was built last, or last of that series, if any."""
+    root = cache.current(f"qemu{'-sanitize' if sanitize else ''}{f'-{series}' if series else ''}")
     return Manifest.load(root) if root else None
 
 

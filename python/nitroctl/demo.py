@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from nitroctl import build, progress
+from nitroctl import build, packages, plugin, progress
 from nitroctl.config import default_prefix
 from nitroctl.errors import NitroError
 
@@ -123,11 +123,21 @@ def _kernel() -> str:
     return "own"
 
 
+def _qemu(jobs: int | None) -> Path:
+    """The distribution's QEMU with the plugin where that is supported; else a QEMU of our own."""
+    if packages.distribution_qemu():
+        try:
+            return plugin.build_plugin(jobs=jobs).launcher
+        except NitroError as e:
+            progress.say(f"{e}\nbuilding a QEMU instead")
+    return build.build_qemu(build.BuildOptions(jobs=jobs)).qemu
+
+
 def prepare(image: Path, *, jobs: int | None = None) -> None:
     """QEMU, the backend, a kernel and the hello image, each made if it is not there."""
     from nitroctl.eif import testimage
 
-    qemu = build.build_qemu(build.BuildOptions(jobs=jobs)).qemu
+    qemu = _qemu(jobs)
     backend = build.build_backend(jobs=jobs)
     for link, program, changed in build.link_programs([qemu, backend], default_prefix()):
         if changed:
@@ -156,7 +166,7 @@ def run(image: Path) -> Outcome:
 
     kept = _Kept()
     plan = enclave.plan(
-        enclave.EnclaveConfig(eif=image, qemu=build.locate("qemu"), backend=build.locate("vsock"))
+        enclave.EnclaveConfig(eif=image, qemu=plugin.choose(), backend=build.locate("vsock"))
     )
     progress.say(f"Running {image} with {plan.accel}")
     sys.stdout.flush()

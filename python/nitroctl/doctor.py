@@ -54,19 +54,35 @@ def _accelerator() -> Finding:
     return Finding("accelerator", "slow", str(chosen), mend)
 
 
-def _qemu() -> Finding:
-    from nitroctl import build
+def _qemu() -> list[Finding]:
+    """The plugin and the tree build; one of them is enough."""
+    from nitroctl import build, plugin
 
-    return _located("QEMU", lambda: build.locate("qemu"), needed=True)
+    built = plugin.manifest()
+    reason = plugin.misfit(built) if built else None
+    usable = built is not None and reason is None
+    if built is None:
+        findings = [Finding("QEMU plugin", "slow", "not built",
+                            "nitroctl build --plugin, for the distribution's QEMU")]
+    elif reason:
+        findings = [Finding("QEMU plugin", "slow", reason, f"nitroctl build --plugin --qemu {built.qemu}")]
+    else:
+        text = f"{built.launcher}, for {built.package} {built.version}"
+        findings = [Finding("QEMU plugin", "ok", text)]
+    tree = _located("QEMU tree", lambda: build.locate("qemu"), needed=not usable)
+    if usable and tree.state == "lacks":
+        return [*findings, Finding("QEMU tree", "slow", "not built; the plugin does", tree.mend)]
+    return [*findings, tree, _firmware()]
 
 
 def _firmware() -> Finding:
+    """Of the tree build; the distribution's QEMU brings its own."""
     from nitroctl import build, source
 
     try:
         folder = build.locate("qemu").resolve().parents[1] / "share/qemu"
     except NitroError:
-        return Finding("firmware", "lacks", "comes with QEMU", "nitroctl build", needed_to_run=True)
+        return Finding("firmware", "lacks", "comes with the QEMU tree", "nitroctl build", needed_to_run=True)
     absent = [name for name in source.FIRMWARE_FILES if not (folder / name).is_file()]
     if absent:
         return Finding("firmware", "lacks", f"{folder} lacks {', '.join(absent)}",
@@ -133,4 +149,4 @@ def _packages() -> list[Finding]:
 
 def examine() -> list[Finding]:
     """All findings, in the order in which one would mend them."""
-    return [_accelerator(), *_packages(), _disk(), _sockets(), _qemu(), _firmware(), _backend(), *_kernels()]
+    return [_accelerator(), *_packages(), _disk(), _sockets(), *_qemu(), _backend(), *_kernels()]

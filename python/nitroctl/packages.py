@@ -52,8 +52,11 @@ BUILD = (
 # QEMU 7.2 does not configure without it.
 PIXMAN = Need("libpixman-1-dev", "pixman-devel", "QEMU 7.2", library="pixman-1")
 
-# What the plugin is for.
-DISTRIBUTION_QEMU = Need("qemu-system-x86", "qemu-system-x86", "the plugin", program="qemu-system-x86_64")
+# What the plugin is for. By its path: PATH may have a QEMU that nitroctl linked.
+DISTRIBUTION_QEMU = Need("qemu-system-x86", "qemu-system-x86", "running enclaves in it",
+                         program="/usr/bin/qemu-system-x86_64")
+# Debian's releases whose own QEMU the plugin supports, as os-release(5) names them.
+PLUGIN_RELEASES = ("bookworm", "trixie")
 
 # For source packages of Debian.
 DEBIAN_SOURCE = (Need("dpkg-dev", "dpkg-dev", "unpacking Debian's source packages", program="dpkg-source"),)
@@ -119,6 +122,16 @@ def missing(needs: Sequence[Need]) -> list[Need]:
         return importlib.util.find_spec(need.module) is not None
 
     return [need for need in needs if not has(need)]
+
+
+def distribution_qemu(os_release: Path = Path("/etc/os-release")) -> tuple[Need, ...]:
+    """The distribution's QEMU, where the plugin supports it."""
+    try:
+        fields = dict(line.split("=", 1) for line in os_release.read_text().splitlines() if "=" in line)
+    except OSError:
+        return ()
+    release = fields.get("VERSION_CODENAME", "").strip("\"'")
+    return (DISTRIBUTION_QEMU,) if release in PLUGIN_RELEASES else ()
 
 
 def install_line(needs: Sequence[Need]) -> str:

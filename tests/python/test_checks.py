@@ -128,7 +128,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     built = tmp_path / "build"
     subprocess.run([tool("meson"), "setup", built, source], check=True, capture_output=True)
     manifest = SimpleNamespace(build_dir=str(built), qtests=[f"some/folder/{name}" for name in scripts])
-    monkeypatch.setattr(build, "manifest", lambda *, sanitize: manifest)
+    monkeypatch.setattr(build, "manifest", lambda *, sanitize, series: manifest)
     return built
 
 
@@ -147,7 +147,7 @@ def test_qtests_run_through_meson(tree: Path) -> None:
 
 def test_a_qtest_that_meson_does_not_know(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = SimpleNamespace(build_dir=str(tree), qtests=["absent-test"])
-    monkeypatch.setattr(build, "manifest", lambda *, sanitize: manifest)
+    monkeypatch.setattr(build, "manifest", lambda *, sanitize, series: manifest)
     done = CliRunner().invoke(command.test, ["qtest", "--json"])
     (result,) = json.loads(done.stdout)
     assert result["result"] == "fail"
@@ -158,7 +158,7 @@ def test_a_qtest_that_meson_does_not_know(tree: Path, monkeypatch: pytest.Monkey
 def test_without_a_built_tree_the_command_to_build_it_is_named(
     monkeypatch: pytest.MonkeyPatch, sanitize: bool
 ) -> None:
-    monkeypatch.setattr(build, "manifest", lambda *, sanitize: None)
+    monkeypatch.setattr(build, "manifest", lambda *, sanitize, series: None)
     done = CliRunner().invoke(command.test, ["qtest", *(["--sanitize"] if sanitize else [])])
     assert isinstance(done.exception, NitroError)
     assert done.exception.hint == ("nitroctl build --sanitize" if sanitize else "nitroctl build")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from nitroctl import cache, config, doctor, packages, qemu, source
+from nitroctl import cache, config, doctor, packages, plugin, qemu, source
 from nitroctl.commands.doctor import doctor as command
 
 
@@ -46,12 +47,13 @@ def findings() -> dict[str, doctor.Finding]:
 def test_nothing_built() -> None:
     found = findings()
     assert {t for t, f in found.items() if f.state == "lacks"} == {
-        "QEMU", "firmware", "vsock backend", "guest kernel", "prebuilt kernel", "guest init"
+        "QEMU tree", "firmware", "vsock backend", "guest kernel", "prebuilt kernel", "guest init"
     }  # fmt: skip
     assert all(f.mend for f in found.values() if f.state == "lacks")
     assert {t for t, f in found.items() if f.needed_to_run and f.state == "lacks"} == {
-        "QEMU", "firmware", "vsock backend"
+        "QEMU tree", "firmware", "vsock backend"
     }  # fmt: skip
+    assert found["QEMU plugin"].state == "slow" and "nitroctl build --plugin" in found["QEMU plugin"].mend
 
 
 def test_status_is_about_running() -> None:
@@ -67,11 +69,27 @@ def test_json() -> None:
     make_all()
     result = CliRunner().invoke(command, ["--json"], standalone_mode=False)
     found = {f["topic"]: f for f in json.loads(result.output)}
-    assert found["QEMU"]["state"] == "ok" and found["QEMU"]["text"].endswith("bin/qemu-system-x86_64")
+    assert found["QEMU tree"]["state"] == "ok"
+    assert found["QEMU tree"]["text"].endswith("bin/qemu-system-x86_64")
     assert found["guest init"] == {
         "topic": "guest init", "state": "lacks", "text": found["guest init"]["text"],
         "mend": "nitroctl guest init", "needed_to_run": False,
     }  # fmt: skip
+
+
+def test_the_plugin_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {field.name: "x" for field in dataclasses.fields(plugin.Manifest)}
+    manifest = plugin.Manifest(**values)  # type: ignore[arg-type]
+    monkeypatch.setattr(plugin, "manifest", lambda: manifest)
+    monkeypatch.setattr(plugin, "misfit", lambda built: None)
+    make("vsock", "bin/vhost-user-vsock")
+    found = findings()
+    assert found["QEMU plugin"].state == "ok" and found["QEMU tree"].state == "slow"
+    assert not any(f.needed_to_run and f.state == "lacks" for f in found.values())
+    monkeypatch.setattr(plugin, "misfit", lambda built: "it was updated")
+    found = findings()
+    assert found["QEMU plugin"].text == "it was updated" and found["QEMU plugin"].mend
+    assert found["QEMU tree"].state == "lacks" and found["QEMU tree"].needed_to_run
 
 
 def test_firmware_that_is_gone() -> None:

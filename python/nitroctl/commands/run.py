@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 @click.option("--ignore-signature", is_flag=True, help="Start an image whose signature is bad, and warn.")
 @click.option("--dry-run", is_flag=True, help="Print the command lines of backend and QEMU, start nothing.")
 @click.option("--qemu", type=click.Path(path_type=Path), help="The QEMU to use.")
+@click.option("--qemu-build", type=click.Choice(["plugin", "tree"]),
+              help="Which QEMU of `nitroctl build`. Default: the plugin, if there is one, else the tree.")
 @click.option("--vsock-backend", type=click.Path(path_type=Path), help="The vhost-user-vsock to use.")
 def run(
     file: Path,
@@ -50,6 +52,7 @@ def run(
     ignore_signature: bool,
     dry_run: bool,
     qemu: Path | None,
+    qemu_build: Literal["plugin", "tree"] | None,
     vsock_backend: Path | None,
 ) -> int:
     """Run the enclave FILE, print its console, and end with it.
@@ -60,6 +63,8 @@ def run(
     from nitroctl import enclave
     from nitroctl import qemu as qemu_module
 
+    if qemu and qemu_build:
+        raise click.UsageError("--qemu-build chooses a QEMU, and so does --qemu")
     chain_days: int | None = ca_days
     if qemu is not None and not qemu_module.signs_documents(qemu):
         chain_days = None
@@ -67,8 +72,8 @@ def run(
     plan = enclave.plan(
         enclave.EnclaveConfig(
             eif=file,
-            qemu=qemu or _locate("qemu"),
-            backend=vsock_backend or _locate("vsock"),
+            qemu=qemu or _qemu(qemu_build),
+            backend=vsock_backend or _backend(),
             name=name,
             memory_mib=None if memory is None else qemu_module.parse_memory(memory),
             cpus=cpus,
@@ -98,10 +103,16 @@ def run(
     return result.status
 
 
-def _locate(part: Literal["qemu", "vsock"]) -> Path:
+def _qemu(kind: Literal["plugin", "tree"] | None) -> Path:
+    from nitroctl import plugin
+
+    return plugin.choose(kind)
+
+
+def _backend() -> Path:
     from nitroctl import build
 
-    return build.locate(part)
+    return build.locate("vsock")
 
 
 def _tell(plan: Plan, record: Record) -> None:

@@ -50,6 +50,7 @@ class Line:
               "is true of any image is checked.")  # fmt: skip
 @click.option("-k", "only", metavar="TEXT", help="Only checks with TEXT in their name.")
 @click.option("--sanitize", is_flag=True, help="Use the QEMU that was built with sanitizers.")
+@click.option("--series", metavar="X.Y", help="Use the tree of that series (qtests only). Default: the last.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def test(
     part: str | None,
@@ -58,6 +59,7 @@ def test(
     eif: Path | None,
     only: str | None,
     sanitize: bool,
+    series: str | None,
     as_json: bool,
 ) -> int:
     """Run the qtests of the QEMU that was built, and the checks that boot real guests.
@@ -70,6 +72,8 @@ def test(
         raise UsageError(
             "--qemu, --vsock-backend and --eif are for the boot checks; qtests run in the tree that was built"
         )
+    if series and part != "qtest":
+        raise UsageError("--series is for the qtests: nitroctl test qtest --series X.Y")
     if qemu and sanitize:
         raise UsageError("--sanitize chooses a QEMU, and so does --qemu")
     parts = [part] if part else (["boot"] if qemu or eif else list(PARTS))
@@ -80,7 +84,7 @@ def test(
     results: Iterator[Line]
     for each in parts:
         if each == "qtest":
-            results = _qtests(only, sanitize)
+            results = _qtests(only, sanitize, series)
         else:
             results = _boot_checks(qemu, vsock_backend, eif, only, sanitize)
         for line in results:
@@ -166,13 +170,13 @@ def _program(path: Path) -> Path:
     return Path(found).absolute()
 
 
-def _qtests(only: str | None, sanitize: bool) -> Iterator[Line]:
+def _qtests(only: str | None, sanitize: bool, series: str | None = None) -> Iterator[Line]:
     """Each qtest program through `meson test`, and of its report the single tests."""
     from nitroctl import build, progress
     from nitroctl.steps import tool
 
-    manifest = build.manifest(sanitize=sanitize)
-    hint = "nitroctl build --sanitize" if sanitize else "nitroctl build"
+    manifest = build.manifest(sanitize=sanitize, series=series)
+    hint = f"nitroctl build{' --sanitize' if sanitize else ''}{f' --series {series}' if series else ''}"
     if manifest is None or not Path(manifest.build_dir).is_dir():
         raise NitroError("no QEMU tree has been built whose qtests could run", hint=hint)
     if not manifest.qtests:

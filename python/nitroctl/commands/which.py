@@ -9,16 +9,20 @@ from nitroctl.errors import NitroError
 
 
 @click.command()
-@click.argument("what", type=click.Choice(["qemu", "vsock", "kernel", "prebuilt", "init"]))
+@click.argument("what", type=click.Choice(["qemu", "plugin", "vsock", "kernel", "prebuilt", "init"]))
 @click.option("--sanitize", is_flag=True, help="The QEMU built with ASan and UBSan.")
 def which(what: str, sanitize: bool) -> None:
-    """Print the path of QEMU, the vsock backend, a guest kernel or the guests' init."""
+    """Print the path of QEMU, the plugin's QEMU, the vsock backend, a guest kernel or the guests' init."""
     if sanitize and what != "qemu":
         raise click.UsageError(f"there is no sanitized {what}")
     if what in ("qemu", "vsock"):
         from nitroctl import build
 
         path = build.locate(what, sanitize=sanitize)
+    elif what == "plugin":
+        from nitroctl import plugin
+
+        path = plugin.locate()
     else:
         from nitroctl import guest
 
