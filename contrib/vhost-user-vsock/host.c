@@ -55,9 +55,12 @@ enum {
 /* Tries to get the lock of the sockets' folder, 10 ms apart. */
 #define LOCK_TRIES 500
 
-/* vsock_conn.user of a connection to the heartbeat responder, fd -1. */
+/* vsock_conn.user: how far a heartbeat on this connection is. */
 enum {
-    BEAT_NONE,
+    BEAT_NONE,                  /* an ordinary connection */
+    BEAT_RELAY,                 /* to somebody's listener on the port */
+    BEAT_RELAYED,               /* the guest's byte went there */
+    /* To our own responder, fd -1: */
     BEAT_WAIT,                  /* for the guest's byte */
     BEAT_ANSWER,                /* ours is to be read */
     BEAT_DONE,
@@ -132,6 +135,14 @@ static void tell(int fd, const char *line)
 
 /* The heartbeat responder. */
 
+static void beat_done(struct host *h)
+{
+    if (!h->booted) {
+        h->booted = true;
+        tell(h->options->booted_fd, "booted\n");
+    }
+}
+
 static ssize_t beat_send(struct vsock_conn *c, const struct iovec *iov,
                          unsigned niov)
 {
@@ -160,11 +171,28 @@ static ssize_t beat_recv(struct host *h, struct vsock_conn *c,
     }
     *(uint8_t *)iov->iov_base = HOST_HEARTBEAT_BYTE;
     c->user = BEAT_DONE;
-    if (!h->booted) {
-        h->booted = true;
-        tell(h->options->booted_fd, "booted\n");
-    }
+    beat_done(h);
     return 1;
+}
+
+/*
+ * Somebody else answers: look on as the first byte of each direction passes.
+ * @n of them did, the first of them @byte.
+ */
+static void beat_watch(struct host *h, struct vsock_conn *c, int from,
+                       ssize_t n, const void *byte)
+{
+    if (c->user != from || n <= 0) {
+        return;
+    }
+    if (*(const uint8_t *)byte != HOST_HEARTBEAT_BYTE) {
+        c->user = BEAT_NONE;
+    } else if (from == BEAT_RELAY) {
+        c->user = BEAT_RELAYED;
+    } else {
+        c->user = BEAT_NONE;
+        beat_done(h);
+    }
 }
 
 /* What the core asks of us. */
@@ -223,7 +251,8 @@ static int host_open(void *opaque, struct vsock_conn *c)
         if (watch(h, EPOLL_CTL_ADD, fd,
                   EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, conn_tag(c))) {
             c->fd = fd;
-            c->user = BEAT_NONE;
+            c->user = c->parent_port == HOST_HEARTBEAT_PORT ? BEAT_RELAY
+                                                            : BEAT_NONE;
             return -err;
         }
         err = errno;
@@ -246,11 +275,11 @@ static ssize_t host_send(void *opaque, struct vsock_conn *c,
 {
     ssize_t r;
 
-    (void)opaque;
-    if (c->user != BEAT_NONE) {
+    if (c->user >= BEAT_WAIT) {
         return beat_send(c, iov, niov);
     }
     r = writev(c->fd, iov, niov);
+    beat_watch(opaque, c, BEAT_RELAY, r, iov->iov_base);
     return r < 0 ? (errno == EINTR ? -EAGAIN : -errno) : r;
 }
 
@@ -259,10 +288,11 @@ static ssize_t host_recv(void *opaque, struct vsock_conn *c,
 {
     ssize_t r;
 
-    if (c->user != BEAT_NONE) {
+    if (c->user >= BEAT_WAIT) {
         return beat_recv(opaque, c, iov);
     }
     r = readv(c->fd, iov, niov);
+    beat_watch(opaque, c, BEAT_RELAYED, r, iov->iov_base);
     return r < 0 ? -errno : r;
 }
 

@@ -52,7 +52,7 @@ static const char help[] =
 "                       come up, 1 to 3600 (20)\n"
 "  --ready-fd=N         write \"ready\\n\" there once listening, and close it\n"
 "                       (otherwise to standard output)\n"
-"  --booted-fd=N        write \"booted\\n\" there at each heartbeat answered here,\n"
+"  --booted-fd=N        write \"booted\\n\" there when a heartbeat was answered,\n"
 "                       once for each boot (otherwise to standard output)\n"
 "  --lifeline-fd=N      remove the sockets and end when the other end of this\n"
 "                       pipe or socket is closed\n"

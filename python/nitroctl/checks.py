@@ -306,6 +306,17 @@ def own_heartbeat_listener(lab: Lab) -> None:
 
 
 @boot_check
+def own_heartbeat_listener_under_run(lab: Lab) -> None:
+    """`nitroctl run` counts a heartbeat that the parent's own listener answered."""
+    with lab.run(lab.image("hello")) as run:
+        with heartbeat_listener(run.uds()) as listener, listener.accept() as beat:
+            check_equal(beat.recv(2), b"\xb7", "the heartbeat")
+            beat.sendall(b"\xb7")
+        run.expect(rb"heartbeat after")
+        run.check_ends(0)
+
+
+@boot_check
 def wrong_heartbeat_answer(lab: Lab) -> None:
     """Another byte than 0xB7 as answer: init says so and dies, and the kernel panics."""
     with lab.guest(lab.image("hello")) as guest, heartbeat_listener(guest.uds) as listener:

@@ -513,6 +513,22 @@ def test_a_listener_on_9000_comes_first(backend: Backend) -> None:
         assert booted(backend) == 0
 
 
+def test_a_heartbeat_that_a_listener_answers_is_told(backend: Backend) -> None:
+    with guest(backend) as g, backend.listen(9000) as listener:
+        s = g.connect(9000)
+        peer, _ = listener.accept()
+        with peer:
+            peer.sendall(b"\xb7")  # not an answer yet: nothing was said
+            assert s.recv_exactly(1) == b"\xb7"
+            assert booted(backend) == 0
+            s.send(b"\xb7")
+            assert peer.recv(10) == b"\xb7"
+            assert booted(backend) == 0
+            peer.sendall(b"\xb7more")
+            assert s.recv_exactly(5) == b"\xb7more"
+        assert read_line(backend.booted) == b"booted\n"
+
+
 def test_a_dead_listener_on_9000_is_none(backend: Backend) -> None:
     backend.listen(9000).close()
     with guest(backend) as g:
