@@ -7,6 +7,7 @@ What is checked stands in tests/qtest and in `nitroctl.checks`. Here is only wha
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import sys
@@ -194,7 +195,8 @@ def _one_qtest(meson: str, build_dir: Path, name: str) -> Iterator[Line]:
     from nitroctl import proc
 
     started = time.monotonic()
-    log = build_dir / "meson-logs" / f"nitroctl-{name}"
+    # Its own, so that two runs of one build do not write into each other's.
+    log = build_dir / "meson-logs" / f"nitroctl-{name}-{os.getpid()}"
     done = proc.run(
         [meson, "test", "-C", build_dir, "--no-rebuild", "--logbase", log.name, name], check=False
     )
@@ -205,6 +207,9 @@ def _one_qtest(meson: str, build_dir: Path, name: str) -> Iterator[Line]:
         results = [json.loads(line) for line in report.read_text().splitlines()]
     except OSError:
         results = []
+    if done.returncode == 0:
+        for file in log.parent.glob(f"{log.name}.*"):
+            file.unlink()
     if not results:
         yield Line("qtest", name, "", False, seconds, f"meson ran no test of this name:\n{output}")
         return
