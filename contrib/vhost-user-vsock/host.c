@@ -179,7 +179,7 @@ static ssize_t beat_recv(struct host *h, struct vsock_conn *c,
  * Somebody else answers: look on as the first byte of each direction passes.
  * @n of them did, the first of them @byte.
  */
-static void beat_watch(struct host *h, struct vsock_conn *c, int from,
+static void beat_watch(struct host *h, struct vsock_conn *c, uint32_t from,
                        ssize_t n, const void *byte)
 {
     if (c->user != from || n <= 0) {
