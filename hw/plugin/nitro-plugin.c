@@ -18,7 +18,6 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "qapi/qapi-commands-control.h"
-#include "qemu/error-report.h"
 #include "qemu/module.h"
 #include "qemu-version.h"
 #include "chardev/char.h"
@@ -80,6 +79,7 @@ static const struct {
     SIZES(TYPE_VHOST_USER_VSOCK, VHostUserVSock, VirtioDeviceClass),
 };
 
+/* Not error_report(): the monitors that it looks for are not set up yet. */
 static G_NORETURN void G_GNUC_PRINTF(1, 2) refuse(const char *fmt, ...)
 {
     g_autofree char *qemu = g_file_read_link("/proc/self/exe", NULL);
@@ -89,9 +89,9 @@ static G_NORETURN void G_GNUC_PRINTF(1, 2) refuse(const char *fmt, ...)
     va_start(ap, fmt);
     why = g_strdup_vprintf(fmt, ap);
     va_end(ap);
-    error_report("the nitro-enclave plugin does not fit this QEMU: %s; "
-                 "rebuild it: nitroctl build --plugin --qemu %s", why,
-                 qemu ?: "PATH");
+    fprintf(stderr, "%s: the nitro-enclave plugin does not fit this QEMU: %s; "
+            "rebuild it: nitroctl build --plugin --qemu %s\n",
+            g_get_prgname() ?: "qemu", why, qemu ?: "PATH");
     exit(1);
 }
 
@@ -148,9 +148,9 @@ static void nitro_plugin_init(void)
 
     check_version();
     if (object_class_by_name(TYPE_NITRO_ENCLAVE_MACHINE)) {
-        error_report("this QEMU has a machine nitro-enclave of its own, which "
-                     "the plugin does not replace: use nitroctl's tree build "
-                     "(nitroctl build)");
+        fprintf(stderr, "%s: this QEMU has a machine nitro-enclave of its own, "
+                "which the plugin does not replace: start it without\n",
+                g_get_prgname() ?: "qemu");
         exit(1);
     }
     check_sizes();

@@ -20,9 +20,67 @@
 /* ---- qtests: no header of the emulator's ---- */
 #ifdef NITRO_QTEST
 
+/* 7.2 does not tell a board of -mem-path: there it is without effect. */
+#define NITRO_REFUSES_MEM_PATH (NITRO_QEMU_SERIES >= 1000)
+
 #if NITRO_QEMU_SERIES < 1000
 #include "qapi/qmp/qdict.h"
 #include "qapi/qmp/qlist.h"
+#include "tests/qtest/libqtest.h"
+
+static inline void qtest_system_reset(QTestState *qts)
+{
+    qtest_qmp_assert_success(qts, "{ 'execute': 'system_reset' }");
+    qtest_qmp_eventwait(qts, "RESET");
+}
+
+/* 7.2's own cannot be followed by qtest_quit(). */
+static inline void nitro_qtest_wait_qemu(QTestState *qts)
+{
+    while (qtest_probe_child(qts)) {
+        g_usleep(10 * 1000);
+    }
+}
+#define qtest_wait_qemu nitro_qtest_wait_qemu
+
+/* The member @key, a dictionary, of the answer to a QMP command. */
+static inline QDict *G_GNUC_PRINTF(3, 0)
+nitro_qtest_answer(QTestState *qts, const char *key, const char *fmt,
+                   va_list ap)
+{
+    QDict *response = qtest_vqmp(qts, fmt, ap);
+    QDict *answer;
+
+    g_assert(qdict_haskey(response, key));
+    answer = qdict_get_qdict(response, key);
+    qobject_ref(answer);
+    qobject_unref(response);
+    return answer;
+}
+
+static inline QDict *G_GNUC_PRINTF(2, 3)
+qtest_qmp_assert_success_ref(QTestState *qts, const char *fmt, ...)
+{
+    QDict *answer;
+    va_list ap;
+
+    va_start(ap, fmt);
+    answer = nitro_qtest_answer(qts, "return", fmt, ap);
+    va_end(ap);
+    return answer;
+}
+
+static inline QDict *G_GNUC_PRINTF(2, 3)
+qtest_qmp_assert_failure_ref(QTestState *qts, const char *fmt, ...)
+{
+    QDict *answer;
+    va_list ap;
+
+    va_start(ap, fmt);
+    answer = nitro_qtest_answer(qts, "error", fmt, ap);
+    va_end(ap);
+    return answer;
+}
 #else
 #include "qobject/qdict.h"
 #include "qobject/qlist.h"

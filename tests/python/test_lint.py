@@ -91,7 +91,8 @@ def test_mit_programs_include_no_gpl_header(folder: str) -> None:
 
 def checkpatch() -> Path:
     """The script in the newest QEMU source that there is."""
-    for series in sorted(source.SERIES, reverse=True):
+    newest = sorted(source.SERIES, key=lambda name: [int(n) for n in name.split(".")], reverse=True)
+    for series in newest:
         tree = cache.current(f"qemu-source-{series}")
         if tree:
             return tree / "scripts/checkpatch.pl"

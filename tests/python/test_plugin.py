@@ -63,7 +63,7 @@ class Stage:
         env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
         if preload is not None:
             env["LD_PRELOAD"] = preload
-        argv = [self.launcher, *arguments]
+        argv: list[str | Path] = [self.launcher, *arguments]
         return subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
 
 
