@@ -60,8 +60,8 @@ LAYOUT = {
 }
 # The same, but of no use where Debian does not name them.
 LAYOUT_IF_NAMED = (
-    "coroutine-pool", "debug-mutex", "debug-tcg", "module-upgrades", "replication", "safe-stack",
-    "tcg-interpreter", "tsan", "xen",
+    "coroutine-pool", "debug-mutex", "debug-tcg", "replication", "safe-stack", "tcg-interpreter", "tsan",
+    "xen",
 )  # fmt: skip
 
 
