@@ -37,7 +37,6 @@ POLL = 0.2  # seconds between two looks at how far a download is
 DEBIAN_SUITES = frozenset(
     "buster bullseye bookworm trixie forky duke sid oldoldstable oldstable stable testing unstable".split()
 )
-SECURITY_URI = "http://deb.debian.org/debian-security"
 # Per-entry options that say how the host trusts and reads the archive (sources.list(5)).
 KEPT_OPTIONS = ("signed-by", "check-valid-until", "check-date", "by-hash")
 
@@ -172,11 +171,11 @@ def debian_archive(entries: Sequence[SourceEntry]) -> tuple[SourceEntry, SourceE
     return main[0], None
 
 
-def derived_security(main: SourceEntry) -> SourceEntry:
-    """The security archive for a host that names none: beside Debian's own archive, else Debian's own."""
+def derived_security(main: SourceEntry) -> SourceEntry | None:
+    """The security archive for a host that names none: where Debian has it, beside its main archive. None for
+    a mirror whose address does not tell."""
     head, debian, tail = main.uri.rstrip("/").rpartition("/debian")
-    beside = debian and not tail and "debian.org" in head
-    return replace(main, uri=f"{head}/debian-security" if beside else SECURITY_URI)
+    return replace(main, uri=f"{head}/debian-security") if debian and not tail else None
 
 
 def private_sources(main: SourceEntry, security: SourceEntry | None, suite: str) -> str:

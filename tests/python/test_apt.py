@@ -24,29 +24,29 @@ def entry(uri: str, suite: str, *components: str, type: str = "deb", **options: 
     return SourceEntry(type, uri, suite, components, {k.replace("_", "-"): v for k, v in options.items()})
 
 
-DEBIAN = entry("http://deb.debian.org/debian", "bookworm", "main")
+DEBIAN = entry("http://mirror.example/debian", "bookworm", "main")
 
 
 @pytest.mark.parametrize(
     "text, expected",
     [
-        ("deb http://deb.debian.org/debian bookworm main", [DEBIAN]),
-        ("  deb\thttp://deb.debian.org/debian  bookworm\tmain  ", [DEBIAN]),
-        ("deb http://deb.debian.org/debian bookworm main # the mirror", [DEBIAN]),
-        ("# deb http://deb.debian.org/debian bookworm main", []),
+        ("deb http://mirror.example/debian bookworm main", [DEBIAN]),
+        ("  deb\thttp://mirror.example/debian  bookworm\tmain  ", [DEBIAN]),
+        ("deb http://mirror.example/debian bookworm main # the mirror", [DEBIAN]),
+        ("# deb http://mirror.example/debian bookworm main", []),
         ("", []),
-        ("deb http://deb.debian.org/debian", []),
+        ("deb http://mirror.example/debian", []),
         (
-            "deb-src http://deb.debian.org/debian bookworm main contrib",
-            [entry("http://deb.debian.org/debian", "bookworm", "main", "contrib", type="deb-src")],
+            "deb-src http://mirror.example/debian bookworm main contrib",
+            [entry("http://mirror.example/debian", "bookworm", "main", "contrib", type="deb-src")],
         ),
         (
             f"deb [ arch=amd64,i386 signed-by={KEY} ] https://example.org/debian trixie main",
             [entry("https://example.org/debian", "trixie", "main", arch="amd64 i386", signed_by=KEY)],
         ),
         (
-            f"deb [Signed-By={KEY}]http://deb.debian.org/debian bookworm main",
-            [entry("http://deb.debian.org/debian", "bookworm", "main", signed_by=KEY)],
+            f"deb [Signed-By={KEY}]http://mirror.example/debian bookworm main",
+            [entry("http://mirror.example/debian", "bookworm", "main", signed_by=KEY)],
         ),
         ("deb cdrom:[Debian GNU/Linux 12 _Bookworm_ - Official]/ bookworm main", []),
         ("deb http://example.org/repo ./", [entry("http://example.org/repo", "./")]),
@@ -62,38 +62,38 @@ def test_one_line_format(text: str, expected: list[SourceEntry]) -> None:
         # As debian:12 containers ship it, comments inside the stanza.
         (
             "Types: deb\n# http://snapshot.debian.org/archive/debian/20250520T000000Z\n"
-            f"URIs: http://deb.debian.org/debian\nSuites: bookworm bookworm-updates\nComponents: main\n"
+            f"URIs: http://mirror.example/debian\nSuites: bookworm bookworm-updates\nComponents: main\n"
             f"Signed-By: {KEY}\n",
             [
-                entry("http://deb.debian.org/debian", suite, "main", signed_by=KEY)
+                entry("http://mirror.example/debian", suite, "main", signed_by=KEY)
                 for suite in ("bookworm", "bookworm-updates")
             ],
         ),
         # Two stanzas, field names in any case, a line of blanks between them.
         (
-            "types: deb\nuris: http://deb.debian.org/debian\nsuites: bookworm\ncomponents: main\n \t\n\n"
-            "TYPES: deb\nURIS: http://deb.debian.org/debian-security\nSUITES: bookworm-security\n"
+            "types: deb\nuris: http://mirror.example/debian\nsuites: bookworm\ncomponents: main\n \t\n\n"
+            "TYPES: deb\nURIS: http://mirror.example/debian-security\nSUITES: bookworm-security\n"
             "COMPONENTS: main\n",
-            [DEBIAN, entry("http://deb.debian.org/debian-security", "bookworm-security", "main")],
+            [DEBIAN, entry("http://mirror.example/debian-security", "bookworm-security", "main")],
         ),
         # Lists over several lines; a comment between them does not end the field.
         (
-            "Types: deb deb-src\nURIs:\n http://deb.debian.org/debian\n# a mirror\nSuites: bookworm\n"
+            "Types: deb deb-src\nURIs:\n http://mirror.example/debian\n# a mirror\nSuites: bookworm\n"
             "Components: main\n",
-            [DEBIAN, entry("http://deb.debian.org/debian", "bookworm", "main", type="deb-src")],
+            [DEBIAN, entry("http://mirror.example/debian", "bookworm", "main", type="deb-src")],
         ),
         (
-            "Enabled: no\nTypes: deb\nURIs: http://deb.debian.org/debian\nSuites: bookworm\n"
+            "Enabled: no\nTypes: deb\nURIs: http://mirror.example/debian\nSuites: bookworm\n"
             "Components: main\n",
             [],
         ),
         # A key in the file itself, with its blank lines written as dots.
         (
-            "Types: deb\nURIs: http://deb.debian.org/debian\nSuites: bookworm\nComponents: main\nSigned-By:\n"
+            "Types: deb\nURIs: http://mirror.example/debian\nSuites: bookworm\nComponents: main\nSigned-By:\n"
             " -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mQINBF\n -----END PGP PUBLIC KEY BLOCK-----\n",
             [
                 entry(
-                    "http://deb.debian.org/debian", "bookworm", "main",
+                    "http://mirror.example/debian", "bookworm", "main",
                     signed_by="\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n mQINBF\n"
                     " -----END PGP PUBLIC KEY BLOCK-----",
                 )
@@ -147,15 +147,15 @@ VENDORS = [
 @pytest.mark.parametrize(
     "main, security",
     [
-        (entry("http://deb.debian.org/debian", "bookworm", "main", signed_by=KEY),
-         entry("http://deb.debian.org/debian-security", "bookworm-security", "main", signed_by=KEY)),
+        (entry("http://mirror.example/debian", "bookworm", "main", signed_by=KEY),
+         entry("http://mirror.example/debian-security", "bookworm-security", "main", signed_by=KEY)),
         (entry("http://ftp.de.debian.org/debian/", "bookworm", "main", "contrib"),
-         entry("http://security.debian.org/debian-security", "bookworm-security", "main")),
+         entry("http://security.example/debian-security", "bookworm-security", "main")),
         (entry("http://mirror.example/debian", "stable", "main"),
          entry("http://mirror.example/debian-security", "stable-security", "main")),
-        (entry("http://proxy.example:3142/deb.debian.org/debian", "trixie", "main"), None),
+        (entry("http://proxy.example:3142/mirror.example/debian", "trixie", "main"), None),
         (entry("https://artifacts.example/api/debian-remote", "bookworm", "main", signed_by=KEY), None),
-        (entry("http://deb.debian.org/debian", "sid", "main"), None),
+        (entry("http://mirror.example/debian", "sid", "main"), None),
     ],
 )  # fmt: skip
 def test_the_archive_among_vendors(main: SourceEntry, security: SourceEntry | None) -> None:
@@ -188,17 +188,19 @@ def test_a_host_that_is_not_debian(entries: list[SourceEntry]) -> None:
 @pytest.mark.parametrize(
     "main, security",
     [
-        ("http://deb.debian.org/debian", "http://deb.debian.org/debian-security"),
-        ("https://deb.debian.org/debian/", "https://deb.debian.org/debian-security"),
-        ("http://proxy:3142/deb.debian.org/debian", "http://proxy:3142/deb.debian.org/debian-security"),
-        ("http://mirror.example/debian", apt.SECURITY_URI),
-        ("mirror+file:///etc/apt/mirrors/debian.list", apt.SECURITY_URI),
+        ("http://mirror.example/debian", "http://mirror.example/debian-security"),
+        ("https://mirror.example/debian/", "https://mirror.example/debian-security"),
+        ("http://proxy:3142/mirror.example/debian", "http://proxy:3142/mirror.example/debian-security"),
+        ("http://mirror.example/debian-copy", None),
+        ("mirror+file:///etc/apt/mirrors/debian.list", None),
     ],
 )
-def test_security_is_derived(main: str, security: str) -> None:
+def test_security_is_derived(main: str, security: str | None) -> None:
     made = derived_security(entry(main, "bookworm", "main", signed_by=KEY))
-    assert made.uri == security
-    assert made.options["signed-by"] == KEY
+    if security is None:
+        assert made is None
+    else:
+        assert made and (made.uri, made.options["signed-by"]) == (security, KEY)
 
 
 def test_private_sources() -> None:
@@ -227,8 +229,8 @@ def test_announced_size() -> None:
     # As printed by apt-get source --print-uris.
     text = (
         "Reading package lists...\n"
-        "'http://deb.debian.org/debian/pool/main/q/qemu/qemu_10.0.dsc' qemu_10.0.dsc 8000 SHA256:ab\n"
-        "'http://deb.debian.org/debian/pool/main/q/qemu/q.orig.tar.xz' q.tar.xz 40010016 SHA256:cd\n"
+        "'http://mirror.example/debian/pool/main/q/qemu/qemu_10.0.dsc' qemu_10.0.dsc 8000 SHA256:ab\n"
+        "'http://mirror.example/debian/pool/main/q/qemu/q.orig.tar.xz' q.tar.xz 40010016 SHA256:cd\n"
     )
     assert apt._announced_size(text) == 40018016
 
@@ -269,9 +271,9 @@ cat "$FAKE/madison"
 """
 
 MADISON = """\
-      qemu | 1:10.0.3+ds-0+deb13u1 | http://deb.debian.org/debian trixie/main Sources
-      qemu | 1:10.0.13+ds-0+deb13u1 | http://deb.debian.org/debian-security trixie-security/main Sources
-      qemu | 1:10.0.2+ds-2 | http://deb.debian.org/debian trixie/main amd64 Packages
+      qemu | 1:10.0.3+ds-0+deb13u1 | http://mirror.example/debian trixie/main Sources
+      qemu | 1:10.0.13+ds-0+deb13u1 | http://mirror.example/debian-security trixie-security/main Sources
+      qemu | 1:10.0.2+ds-2 | http://mirror.example/debian trixie/main amd64 Packages
 """
 
 
@@ -288,7 +290,7 @@ def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE", str(folder))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (folder / "sources.list").write_text("deb http://deb.debian.org/debian bookworm main\n")
+    (folder / "sources.list").write_text("deb http://mirror.example/debian bookworm main\n")
     (folder / "madison").write_text(MADISON)
     return folder
 
@@ -360,7 +362,7 @@ def test_a_security_archive_out_of_reach(fake: Path) -> None:
 
 def test_a_security_archive_of_the_hosts_must_be_there(fake: Path) -> None:
     with open(fake / "sources.list", "a") as f:
-        f.write("deb http://deb.debian.org/debian-security bookworm-security main\n")
+        f.write("deb http://mirror.example/debian-security bookworm-security main\n")
     (fake / "unreachable").write_text("debian-security")
     with pytest.raises(NitroError, match="Failed to fetch"):
         apt.AptRoot.open()
