@@ -29,6 +29,7 @@ import tempfile
 import threading
 import time
 from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,7 +131,8 @@ class Backend:
             lines = [line for line in self.stderr().splitlines(True) if line.startswith("{")]
             if len(lines) > seen and lines[-1].endswith("\n"):
                 values = json.loads(lines[-1])
-                return values | values.pop("refusals")
+                # What never happened is not in the line, and counts as 0.
+                return Counter(values | values.pop("refusals"))
             patience("statistics")
             assert self.process.poll() is None, f"the backend ended: {self.stderr()}"
             time.sleep(0.001)
