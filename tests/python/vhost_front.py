@@ -28,8 +28,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections import deque
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
