@@ -19,6 +19,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,8 +38,10 @@ PANIC = (
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    # Not below tmp_path, whose name is long under xdist: socket paths end at 107 bytes.
-    runtime = Path(tempfile.mkdtemp(prefix="n"))
+    # Not below tmp_path, whose name is long under xdist: socket paths end at 107 bytes. Numbers only: a random
+    # name in what nitroctl prints can hold the very word that a test waits for.
+    runtime = Path(tempfile.gettempdir(), f"n{os.getpid()}-{time.monotonic_ns()}")
+    runtime.mkdir(mode=0o700)
     made = Bench(
         tmp=tmp_path,
         runtime=runtime,
