@@ -38,8 +38,8 @@ PANIC = (
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
-    # Not below tmp_path, whose name is long under xdist: socket paths end at 107 bytes. Numbers only: a random
-    # name in what nitroctl prints can hold the very word that a test waits for.
+    # Not below tmp_path, whose name is long under xdist: socket paths end at 107 bytes. Numbers only: a
+    # random name in what nitroctl prints can hold the very word that a test waits for.
     runtime = Path(tempfile.gettempdir(), f"n{os.getpid()}-{time.monotonic_ns()}")
     runtime.mkdir(mode=0o700)
     made = Bench(
