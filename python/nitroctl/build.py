@@ -102,13 +102,7 @@ class Manifest:
     @classmethod
     def load(cls, root: Path) -> Manifest | None:
         """The manifest of a product; None if there is none, or one of another version of nitroctl."""
-        data = cache.read_json(root / "manifest.json")
-        if data is None:
-            return None
-        try:
-            return cls(**{field.name: data[field.name] for field in dataclasses.fields(cls)})
-        except KeyError:
-            return None
+        return cache.read_record(cls, root / "manifest.json")
 
 
 # --- our sources ---

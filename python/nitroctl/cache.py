@@ -14,6 +14,7 @@ knows what the entries hold.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import json
@@ -25,11 +26,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from nitroctl import progress
 from nitroctl.config import cache_dir, data_dir
 from nitroctl.errors import NitroError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Record = TypeVar("Record", bound="DataclassInstance")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~:@=-]*")
 
@@ -200,6 +206,17 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def read_record(kind: type[Record], path: Path) -> Record | None:
+    """A dataclass from the JSON object that holds its fields; None where one is missing, or the file is."""
+    data = read_json(path)
+    if data is None:
+        return None
+    try:
+        return kind(**{field.name: data[field.name] for field in dataclasses.fields(kind)})
+    except KeyError:
+        return None
 
 
 # --- disk ------------------------------------------------------------------------------------------------
