@@ -81,10 +81,10 @@ def boots(lab: Lab) -> None:
 def by_hand(lab: Lab) -> None:
     """The documentation's two command lines start it: the backend says "ready" and, after the heartbeat,
     "booted"."""
-    from nitroctl.eif.describe import needs_acpi
+    from nitroctl.eif.peek import peek
 
     eif = lab.eif or lab.image("hello")
-    with lab.guest(eif, machine=",acpi=on" if needs_acpi(eif) else "") as guest:
+    with lab.guest(eif, machine=",acpi=on" if peek(eif).needs_acpi else "") as guest:
         guest.backend.expect("booted")
 
 

@@ -39,7 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from nitroctl import proc, vsock
+from nitroctl import preflight, proc, vsock
 from nitroctl import qemu as qemu_options
 from nitroctl.attestation import pki
 from nitroctl.console import ConsoleWatch
@@ -51,13 +51,11 @@ from nitroctl.errors import (
     EnclaveError,
     GuestPanic,
     NitroError,
-    UsageError,
 )
-from nitroctl.folder import RESERVED_CIDS, Folder, release, reserve
+from nitroctl.folder import Folder, release, reserve
 from nitroctl.qemu import MIB, Accelerator, QemuConfig
 
 DEFAULT_INSTANCE_ID = "i-0000000000000000"
-NAME_MAX = 255
 
 READY_SECONDS = 20.0  # for the backend to listen; it does nothing else first
 CONSOLE_BUFFER = 1 << 20  # bytes; what an ordinary user's pipe can have (/proc/sys/fs/pipe-max-size)
@@ -119,6 +117,7 @@ class EnclaveConfig:
     # How long the certificates live under which QEMU issues attestation documents; they are minted from the
     # user's local CA. None: none are, for a QEMU that takes none, or one that shall make its own.
     chain_days: int | None = pki.DEFAULT_DAYS
+    memory_check: bool = True  # AWS's rule: at least four times the EIF
 
 
 @dataclass(frozen=True)
@@ -142,6 +141,7 @@ class Plan:
     debug: bool
     ignore_signature: bool
     chain_days: int | None
+    notes: tuple[str, ...] = ()  # what the user should know beforehand
 
     def backend_config(self, folder: Folder, **fds: Any) -> vsock.BackendConfig:
         return vsock.BackendConfig(
@@ -190,28 +190,13 @@ def default_name(eif: Path) -> str:
     name = eif.name
     while name.endswith(".eif") and name != ".eif":
         name = name[: -len(".eif")]
-    return "".join(c if c.isprintable() else "?" for c in name)[:NAME_MAX]
+    return "".join(c if c.isprintable() else "?" for c in name)[: preflight.NAME_MAX]
 
 
 def plan(request: EnclaveConfig) -> Plan:
     """Fill in the defaults and refuse what cannot work, before anything has started."""
-    from nitroctl.eif.describe import needs_acpi
-
-    acpi = needs_acpi(request.eif)  # reads the headers, and raises EifError if they are wrong
-    size = request.eif.stat().st_size
-    if request.cid is not None and (request.cid in RESERVED_CIDS or not 0 <= request.cid < 1 << 32):
-        raise UsageError(f"context ID {request.cid} is reserved; use one from 4 to {0xFFFFFFFE}")
-    if request.cpus < 1:
-        raise UsageError(f"{request.cpus} CPUs are too few; an enclave has at least 1")
-    if request.name is not None and (
-        not request.name or len(request.name) > NAME_MAX or not request.name.isprintable()
-    ):
-        raise UsageError(
-            f"the name {request.name!r} must have 1 to {NAME_MAX} characters, all of them printable"
-        )
-    if request.boot_timeout is not None and not request.boot_timeout > 0:
-        raise UsageError(f"a boot timeout of {request.boot_timeout:g} s leaves no time to boot")
-    memory = request.memory_mib or qemu_options.default_memory(size)
+    checked = preflight.check(request)
+    memory = checked.memory_mib
     return Plan(
         eif=request.eif,
         qemu=request.qemu,
@@ -223,13 +208,14 @@ def plan(request: EnclaveConfig) -> Plan:
         role=request.role,
         instance_id=request.instance_id,
         append=request.append,
-        boot_timeout=request.boot_timeout or default_boot_timeout(size, memory * MIB),
+        boot_timeout=request.boot_timeout or default_boot_timeout(checked.eif.size, memory * MIB),
         accel=request.accel or qemu_options.accelerator(),
-        acpi=acpi,
+        acpi=checked.eif.needs_acpi,
         module_id=new_module_id(request.instance_id),
         debug=request.debug,
         ignore_signature=request.ignore_signature,
         chain_days=request.chain_days,
+        notes=checked.notes,
     )
 
 

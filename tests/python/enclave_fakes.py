@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import eifmodel as model
+
 FAKES = Path(__file__).parent / "fakes"
 PYTHON = Path(__file__).resolve().parents[2] / "python"
 HANG = 30.0  # seconds after which a test is stuck
@@ -50,7 +52,7 @@ def write_eif(path: Path, custom: object = None) -> Path:
         "ImageName": "x", "ImageVersion": "1", "BuildMetadata": build, "DockerInfo": None,
         "CustomMetadata": custom,
     }  # fmt: skip
-    sections = [(1, b"kernel"), (2, b"console=ttyS0"), (5, json.dumps(metadata).encode())]
+    sections = [(1, model.bzimage()), (2, b"console=ttyS0"), (5, json.dumps(metadata).encode())]
     offsets, sizes, body = [], [], b""
     for kind, data in sections:
         offsets.append(548 + len(body))

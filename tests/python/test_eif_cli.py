@@ -19,7 +19,7 @@ import eifmodel as model
 from nitroctl.cli import main
 from nitroctl.commands import eif as commands
 from nitroctl.eif import cpio, testimage
-from nitroctl.eif.describe import describe, needs_acpi, parse_metadata, plain
+from nitroctl.eif.describe import describe, parse_metadata, plain
 from nitroctl.eif.format import SectionType, open_eif, read_layout
 from nitroctl.errors import NitroError, UsageError
 
@@ -124,7 +124,7 @@ def test_metadata_that_cannot_be_read(
     assert list(json.loads(out)) == ["EifVersion", "Measurements", "IsSigned", "CheckCRC"]
     status, out, _ = run(capsys, "describe", path)
     assert status == 0 and "not readable" in out
-    assert needs_acpi(path) is False
+    assert describe(path).needs_acpi is False
 
 
 def test_half_a_surrogate_pair_is_printed_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -294,7 +294,7 @@ def test_a_kernel_with_modules(
     boot, app = ramdisks(tmp_path / "o.eif")
     assert list(boot) == ["dev", "init", "ko", "ko/nsm.ko", "modules"]
     assert app["cmd"].data == b"/agent\n"
-    assert needs_acpi(tmp_path / "o.eif") and describe(tmp_path / "o.eif").needs_acpi
+    assert describe(tmp_path / "o.eif").needs_acpi
 
 
 def test_broken_kinds(tmp_path: Path, kernel: testimage.Kernel, programs: testimage.Programs) -> None:

@@ -492,7 +492,7 @@ def test_usage_errors_exit_with_2(bench: Bench) -> None:
 
 
 def test_dry_run_starts_and_leaves_nothing(bench: Bench) -> None:
-    done = bench.run("--dry-run", "--memory", "1g", "--role", "arn:aws:iam::1:role/x y")
+    done = bench.run("--dry-run", "--memory", "1g", "--role", "arn:aws:iam::1:role/x,y")
     assert done.returncode == 0, done.stderr
     backend, qemu = (shlex.split(line) for line in done.stdout.splitlines())
     folder = bench.runtime / "nitroctl"
@@ -505,7 +505,7 @@ def test_dry_run_starts_and_leaves_nothing(bench: Bench) -> None:
     assert qemu[qemu.index("-m") + 1] == "1024M"
     machine = qemu[qemu.index("-M") + 1]
     module_id = r"i-0000000000000000-enc[0-9a-f]{16}"
-    rest = "parent-id=i-0000000000000000,parent-role=arn:aws:iam::1:role/x y"
+    rest = "parent-id=i-0000000000000000,parent-role=arn:aws:iam::1:role/x,,y"
     assert re.fullmatch(rf"nitro-enclave,vsock=vsock,id={module_id},{re.escape(rest)}", machine)
     assert_nothing_left(bench)
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--memory", metavar="SIZE", help="Memory: 512, 512M, 4G (bare numbers are MiB). "
               "Default: four times the EIF, at least 512M.")  # fmt: skip
+@click.option("--no-memory-check", is_flag=True, help="Allow less memory than four times the EIF.")
 @click.option("--cpus", type=click.IntRange(1, 255), default=1, show_default=True, help="Virtual CPUs.")
 @click.option("--cid", type=int, help="Context ID. Default: the lowest free one from 16.")
 @click.option("--name", help="Name of the enclave. Default: the file's, without .eif.")
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 def run(
     file: Path,
     memory: str | None,
+    no_memory_check: bool,
     cpus: int,
     cid: int | None,
     name: str | None,
@@ -76,6 +78,7 @@ def run(
             backend=vsock_backend or _backend(),
             name=name,
             memory_mib=None if memory is None else qemu_module.parse_memory(memory),
+            memory_check=not no_memory_check,
             cpus=cpus,
             cid=cid,
             role=role,
@@ -87,6 +90,8 @@ def run(
             chain_days=chain_days,
         )
     )
+    for note in plan.notes:
+        click.echo(f"note: {note}", err=True)
     if dry_run:
         for argv in enclave.dry_run(plan):
             click.echo(shlex.join(argv))

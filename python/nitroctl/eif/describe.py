@@ -9,14 +9,13 @@ cannot be read leave their keys out, with a warning, since nothing in an enclave
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nitroctl.eif import measure as measuring
-from nitroctl.eif.format import Layout, SectionType, open_eif, read_layout
+from nitroctl.eif.format import Layout
 from nitroctl.eif.measure import METADATA_KEPT, Measurements
 
 if TYPE_CHECKING:
@@ -172,17 +171,6 @@ def wants_acpi(metadata: dict[str, Any] | None) -> bool:
     custom = (metadata or {}).get("CustomMetadata")
     ours = custom.get("nitroctl") if isinstance(custom, dict) else None
     return isinstance(ours, dict) and ours.get("acpi") is True
-
-
-def needs_acpi(path: Path) -> bool:
-    """`wants_acpi` of a file's metadata, from its headers and metadata alone: for a start without a pass over
-    the data. Raises EifError for a broken structure."""
-    with open_eif(path) as (fd, size):
-        section = read_layout(fd, size, path).first(SectionType.METADATA)
-        if section is None:
-            return False
-        data = os.pread(fd, min(section.size, METADATA_KEPT), section.data_offset)
-    return wants_acpi(parse_metadata(data)[0])
 
 
 # ---- for people ----

@@ -344,8 +344,9 @@ def check_cose(signature: Signature, signer: Signer, path: Path | None = None) -
         raise refuse("the signature was not made with the certificate's key over these bytes") from None
 
 
-def check(signature: Signature, pcr0: bytes, now: datetime, path: Path | None = None) -> Signer:
-    """Everything that the loader asks of a signature. `pcr0` is that of the file; `now` has its zone."""
+def check(signature: Signature, pcr0: bytes | None, now: datetime, path: Path | None = None) -> Signer:
+    """Everything that the loader asks of a signature. `pcr0` is that of the file, None where it is not known
+    yet; `now` has its zone."""
     signer = read_certificate(signature.pem, path)
     check_cose(signature, signer, path)
     if signature.register_index != 0:
@@ -354,7 +355,7 @@ def check(signature: Signature, pcr0: bytes, now: datetime, path: Path | None = 
             f"the signature is over register {signature.register_index}, not over PCR0",
             path=path,
         )
-    if signature.register_value != pcr0:
+    if pcr0 is not None and signature.register_value != pcr0:
         raise EifError(
             "signature-pcr0",
             f"the signature is over PCR0 {signature.register_value.hex()}, this image has {pcr0.hex()}",

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: MIT
+"""What a start must know of an EIF beforehand: all rules that the headers and small sections can break.
+
+Reads some kilobytes, whatever the file's size: the machine's loader reads all of it once, and nobody should
+wait for a second pass. Left to the loader are the rules of the whole data, crc-mismatch and signature-pcr0,
+and whether kernel and initramfs fit into the guest's memory. `verify` judges everything but the last.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from nitroctl.eif import boot
+from nitroctl.eif.describe import parse_metadata, wants_acpi
+from nitroctl.eif.format import Layout, SectionType, open_eif, read_layout
+from nitroctl.eif.measure import METADATA_KEPT, cmdline_nul
+
+
+@dataclass(frozen=True)
+class Peek:
+    """`metadata` is None where there is none, or none that AWS's tools could have written; `signature` is the
+    section's data."""
+
+    path: Path
+    layout: Layout
+    kernel: boot.KernelInfo
+    cmdline: bytes
+    metadata: dict[str, Any] | None
+    signature: bytes | None
+
+    @property
+    def size(self) -> int:
+        return self.layout.file_size
+
+    @property
+    def needs_acpi(self) -> bool:
+        return wants_acpi(self.metadata)
+
+    def check_cmdline(self, added: int) -> None:
+        """Does the kernel take its command line with `added` bytes more? Raises cmdline-too-long."""
+        boot.check_cmdline(len(self.cmdline) + added, self.kernel, self.path)
+
+    def check_signature(self, now: datetime) -> None:
+        """The rules of the signature, if there is one, but that it is over this image's PCR0."""
+        if self.signature is not None:
+            from nitroctl.eif import signature
+
+            signature.check(signature.decode(self.signature, self.path), None, now, self.path)
+
+
+def peek(path: Path) -> Peek:
+    """Raises EifError for the first rule that is broken, in the loader's order."""
+    with open_eif(path) as (fd, size):
+        layout = read_layout(fd, size, path)
+        boot.check_sizes(layout, path)
+
+        def read(type: SectionType, limit: int) -> bytes | None:
+            section = layout.first(type)
+            return os.pread(fd, min(section.size, limit), section.data_offset) if section else None
+
+        cmdline = read(SectionType.CMDLINE, boot.CMDLINE_MAX) or b""
+        header = read(SectionType.KERNEL, boot.KERNEL_HEADER_SIZE) or b""
+        metadata = read(SectionType.METADATA, METADATA_KEPT)
+        signature = read(SectionType.SIGNATURE, size)  # the layout's rules bound it
+    if 0 in cmdline:
+        raise cmdline_nul(layout.of_type(SectionType.CMDLINE)[0].data_offset + cmdline.index(0), path)
+    section = layout.of_type(SectionType.KERNEL)[0]
+    kernel = boot.parse_kernel(header, section.size, path, section.data_offset)
+    known = parse_metadata(metadata)[0] if metadata is not None else None
+    return Peek(path, layout, kernel, cmdline, known, signature)
