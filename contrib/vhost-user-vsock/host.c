@@ -1,9 +1,9 @@
 /*
  * SPDX-License-Identifier: MIT
  *
- * host.c: the process around the device: unix sockets, the event loop, the
- * heartbeat responder, start and end. Neither packets nor rings nor messages:
- * those are vsock.c, ring.c and vhost-user.c.
+ * host.c: the process around the device: the host ends of connections, the
+ * event loop, the heartbeat responder, start and end. Neither packets nor rings
+ * nor messages: those are vsock.c, ring.c and vhost-user.c.
  *
  * Sockets of connections are watched edge-triggered, once for all, and the core
  * remembers what may be read or written; so nothing has to be changed in the
@@ -14,12 +14,11 @@
  */
 
 #include "host.h"
+#include "listener.h"
 #include "log.h"
 #include "vhost-user.h"
 
-#include <dirent.h>
 #include <errno.h>
-#include <fcntl.h>
 #include <limits.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
@@ -29,7 +28,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -52,8 +50,6 @@ enum {
 
 /* Events taken at once; more come with the next call. */
 #define EVENTS 64
-/* Tries to get the lock of the sockets' folder, 10 ms apart. */
-#define LOCK_TRIES 500
 
 /* vsock_conn.user: how far a heartbeat on this connection is. */
 enum {
@@ -67,19 +63,6 @@ enum {
     BEAT_WRONG,                 /* it was another byte */
 };
 
-/* A listening socket that we have made, and will remove. */
-struct listener {
-    int fd;
-    uint64_t tag;
-    bool on;                    /* watched, that is */
-    int64_t rest;               /* not before; 0: at once */
-    int family;
-    int64_t port;               /* of the guest; -1: its clients say it */
-    const char *path;           /* NULL: not ours to remove */
-    dev_t dev;
-    ino_t ino;
-};
-
 struct host {
     const struct host_options *options;
     int epoll;
@@ -87,6 +70,7 @@ struct host {
     struct listener front_listener;
     struct listener clients;
     struct listener published[HOST_MAX_ROUTES];
+    struct cleanup cleanup;
     struct vhost_user front;
     bool front_on;
     bool booted;                /* told since the guest's last start */
@@ -425,199 +409,7 @@ static const struct vhost_user_ops vhost_user_ops = {
     .unwatch = host_unwatch,
 };
 
-/* Listening sockets. */
-
-static bool make_address(struct sockaddr_un *a, const char *path)
-{
-    memset(a, 0, sizeof(*a));
-    a->sun_family = AF_UNIX;
-    if (strlen(path) > HOST_MAX_PATH) {
-        return false;
-    }
-    strcpy(a->sun_path, path);
-    return true;
-}
-
-/* The folder of a path, locked against others that make sockets in it. */
-static int lock_folder(const char *path)
-{
-    char folder[HOST_MAX_PATH + 2];
-    const char *slash = strrchr(path, '/');
-    int fd;
-
-    snprintf(folder, sizeof(folder), "%.*s",
-             slash ? (int)(slash - path + 1) : 1, slash ? path : ".");
-    fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) {
-        log_line(LOG_ERROR, "cannot open the folder %s of %s: %s", folder,
-                 path, strerror(errno));
-        return -1;
-    }
-    for (unsigned i = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; i++) {
-        if (errno != EWOULDBLOCK || i == LOCK_TRIES) {
-            log_line(LOG_ERROR, "cannot lock the folder %s of %s: %s", folder,
-                     path, strerror(errno));
-            close(fd);
-            return -1;
-        }
-        usleep(10000);
-    }
-    return fd;
-}
-
-/* Whether the path names something right in this folder. */
-static bool is_in(const char *path, const char *folder)
-{
-    const char *slash = strrchr(path, '/');
-    size_t len = folder ? strlen(folder) : 0;
-
-    while (len > 1 && folder[len - 1] == '/') {
-        len--;
-    }
-    return len && slash && (size_t)(slash - path) == len &&
-           strncmp(path, folder, len) == 0;
-}
-
-/* Removes what is left of a dead process; false: the path is taken. */
-static bool clear_path(const char *path, const struct sockaddr_un *a)
-{
-    struct stat st;
-    int fd, err;
-
-    if (lstat(path, &st) < 0) {
-        if (errno == ENOENT) {
-            return true;
-        }
-        log_line(LOG_ERROR, "cannot look at %s: %s", path, strerror(errno));
-        return false;
-    }
-    if (!S_ISSOCK(st.st_mode)) {
-        log_line(LOG_ERROR, "%s exists and is not a socket; remove it or "
-                 "choose another path", path);
-        return false;
-    }
-    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    err = fd < 0 ||
-          connect(fd, (const struct sockaddr *)a, sizeof(*a)) == 0 ? 0 : errno;
-    if (fd >= 0) {
-        close(fd);
-    }
-    if (err != ECONNREFUSED) {
-        log_line(LOG_ERROR, "%s is in use by another process; end that one or "
-                 "choose another path", path);
-        return false;
-    }
-    if (unlink(path) < 0) {
-        log_line(LOG_ERROR, "cannot remove the stale socket %s: %s", path,
-                 strerror(errno));
-        return false;
-    }
-    log_line(LOG_INFO, "removed the stale socket %s", path);
-    return true;
-}
-
-/* One that listens already, handed in. */
-static bool listener_take(struct listener *l, int fd, const char *option)
-{
-    int on = 0;
-    socklen_t len = sizeof(on);
-
-    if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &on, &len) < 0 || !on) {
-        log_line(LOG_ERROR, "%s=%d is not a listening socket", option, fd);
-        return false;
-    }
-    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
-    l->fd = fd;
-    l->family = AF_UNIX;
-    return true;
-}
-
-static bool listener_open_tcp(struct listener *l, const struct host_address *a)
-{
-    const int one = 1;
-
-    l->fd = socket(a->addr.ss_family,
-                   SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    if (l->fd < 0 ||
-        setsockopt(l->fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0 ||
-        bind(l->fd, (const struct sockaddr *)&a->addr, a->len) < 0 ||
-        listen(l->fd, SOMAXCONN) < 0) {
-        log_line(LOG_ERROR, "cannot listen on %s: %s", a->text,
-                 strerror(errno));
-        return false;
-    }
-    return true;
-}
-
-/*
- * cleanup_dir is a supervisor's own: nobody else makes sockets there, and the
- * supervisor may itself hold a lock on it, as long as we have not cleaned up.
- */
-static bool listener_open(struct listener *l, const char *path,
-                          const char *cleanup_dir)
-{
-    struct sockaddr_un a;
-    struct stat st;
-    int lock = -1;
-    bool bound = false;
-
-    if (!make_address(&a, path)) {
-        log_line(LOG_ERROR, "%s has more than %d bytes", path, HOST_MAX_PATH);
-        return false;
-    }
-    if (!is_in(path, cleanup_dir)) {
-        lock = lock_folder(path);
-        if (lock < 0) {
-            goto fail;
-        }
-    }
-    if (!clear_path(path, &a)) {
-        goto fail;
-    }
-    l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    bound = l->fd >= 0 && bind(l->fd, (struct sockaddr *)&a, sizeof(a)) == 0;
-    if (!bound || listen(l->fd, SOMAXCONN) < 0 || stat(path, &st) < 0) {
-        log_line(LOG_ERROR, "cannot listen on %s: %s", path, strerror(errno));
-        goto fail;
-    }
-    l->family = AF_UNIX;
-    l->path = path;
-    l->dev = st.st_dev;
-    l->ino = st.st_ino;
-    if (lock >= 0) {
-        close(lock);
-    }
-    return true;
-
-fail:
-    if (bound) {
-        unlink(path);
-    }
-    if (l->fd >= 0) {
-        close(l->fd);
-        l->fd = -1;
-    }
-    if (lock >= 0) {
-        close(lock);
-    }
-    return false;
-}
-
-/* Removes the socket, if it is still ours. */
-static void listener_close(struct listener *l)
-{
-    struct stat st;
-
-    if (l->fd < 0) {
-        return;
-    }
-    if (l->path && lstat(l->path, &st) == 0 && st.st_dev == l->dev &&
-        st.st_ino == l->ino) {
-        unlink(l->path);
-    }
-    close(l->fd);
-    l->fd = -1;
-}
+/* Listening sockets, as far as events are concerned. */
 
 static void listeners_close(struct host *h)
 {
@@ -738,34 +530,6 @@ static void front_accept(struct host *h)
 
 /* The end. */
 
-/* Only what a supervisor leaves there: plain files and sockets, then itself. */
-static void remove_folder(const char *path)
-{
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
-    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
-    struct dirent *e;
-    struct stat st;
-
-    if (!dir) {
-        log_line(LOG_WARN, "cannot open %s to remove it: %s", path,
-                 strerror(errno));
-        if (fd >= 0) {
-            close(fd);
-        }
-        return;
-    }
-    while ((e = readdir(dir))) {
-        if (fstatat(fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
-            (S_ISREG(st.st_mode) || S_ISSOCK(st.st_mode))) {
-            unlinkat(fd, e->d_name, 0);
-        }
-    }
-    closedir(dir);
-    if (rmdir(path) < 0) {
-        log_line(LOG_WARN, "cannot remove %s: %s", path, strerror(errno));
-    }
-}
-
 static void on_lifeline(struct host *h, uint32_t events)
 {
     char unused[256];
@@ -780,7 +544,7 @@ static void on_lifeline(struct host *h, uint32_t events)
     log_line(LOG_INFO, "the owner has gone");
     listeners_close(h);
     if (h->options->cleanup_dir) {
-        remove_folder(h->options->cleanup_dir);
+        cleanup_remove(&h->cleanup);
     }
     h->end = true;
 }
@@ -976,11 +740,13 @@ static void loop(struct host *h)
 
 /* The start. */
 
-/* As many descriptors as the connections need; returns how many there are. */
-static uint32_t raise_fd_limit(uint32_t conns)
+/* As many descriptors as are needed; returns for how many connections. */
+static uint32_t raise_fd_limit(uint32_t conns, unsigned published)
 {
     struct rlimit l;
-    rlim_t want = (rlim_t)conns + HOST_SPARE_FDS;
+    /* A published address has a listener, and perhaps its folder open. */
+    rlim_t spare = HOST_SPARE_FDS + 2 * published;
+    rlim_t want = conns + spare;
 
     if (getrlimit(RLIMIT_NOFILE, &l) < 0) {
         return conns;
@@ -991,8 +757,9 @@ static uint32_t raise_fd_limit(uint32_t conns)
         getrlimit(RLIMIT_NOFILE, &l);
     }
     if (l.rlim_cur < want) {
-        conns = l.rlim_cur > 2 * HOST_SPARE_FDS ? l.rlim_cur - HOST_SPARE_FDS
-                                                : HOST_SPARE_FDS;
+        conns = l.rlim_cur > 2 * spare ? l.rlim_cur - spare
+                                       : l.rlim_cur / 2;
+        conns = conns ?: 1;
         log_line(LOG_WARN, "the limit of %llu open files allows %u "
                  "connections", (unsigned long long)l.rlim_cur, conns);
     }
@@ -1016,10 +783,9 @@ static bool published_open(struct host *h, unsigned i)
     struct listener *l = &h->published[i];
 
     l->port = p->port;
-    l->family = p->to.addr.ss_family;
-    return (l->family == AF_UNIX ? listener_open(l, p->to.text,
-                                                     h->options->cleanup_dir)
-                                 : listener_open_tcp(l, &p->to)) &&
+    return (p->to.addr.ss_family == AF_UNIX ?
+            listener_open_unix(l, p->to.text, h->options->cleanup_dir) :
+            listener_open(l, &p->to)) &&
            listener_start(h, l, i << 8 | ON_PUBLISHED);
 }
 
@@ -1029,7 +795,7 @@ static bool host_start(struct host *h)
     struct vsock_config config = {
         .guest_cid = o->guest_cid,
         .serve_cid2 = o->serve_cid2,
-        .max_conns = raise_fd_limit(o->max_conns),
+        .max_conns = raise_fd_limit(o->max_conns, o->published),
         .driver_ms = o->driver_ms,
     };
     sigset_t set;
@@ -1064,12 +830,15 @@ static bool host_start(struct host *h)
     }
     /* Others of this user may connect, nobody else. */
     umask(0177);
-    h->clients.port = -1;
+    if (o->cleanup_dir && !cleanup_open(&h->cleanup, o->cleanup_dir)) {
+        return false;
+    }
     if (!(o->uds_fd < 0 ?
-          listener_open(&h->clients, o->uds_path, o->cleanup_dir) :
+          listener_open_unix(&h->clients, o->uds_path, o->cleanup_dir) :
           listener_take(&h->clients, o->uds_fd, "--uds-fd")) ||
         !(o->socket_fd < 0 ?
-          listener_open(&h->front_listener, o->socket_path, o->cleanup_dir) :
+          listener_open_unix(&h->front_listener, o->socket_path,
+                             o->cleanup_dir) :
           listener_take(&h->front_listener, o->socket_fd, "--socket-fd")) ||
         !listener_start(h, &h->clients, ON_CLIENTS) ||
         !listener_start(h, &h->front_listener, ON_FRONT_LISTENER)) {
@@ -1098,16 +867,19 @@ int host_run(const struct host_options *options)
     }
     h->options = options;
     h->epoll = h->signals = -1;
-    h->clients.fd = h->front_listener.fd = -1;
+    listener_init(&h->clients);
+    listener_init(&h->front_listener);
     for (unsigned i = 0; i < HOST_MAX_ROUTES; i++) {
-        h->published[i].fd = -1;
+        listener_init(&h->published[i]);
     }
+    cleanup_init(&h->cleanup);
     if (host_start(h)) {
         loop(h);
     } else {
         h->status = 1;
     }
     listeners_close(h);
+    cleanup_close(&h->cleanup);
     if (h->front_on) {
         front_close(h);
     }

@@ -22,7 +22,10 @@
 #define HOST_HEARTBEAT_BYTE 0xB7
 /* A listener that cannot accept for want of descriptors rests so long. */
 #define HOST_MS_REST 100
-/* Descriptors that are not connections. */
+/*
+ * Descriptors that are not connections: standard ones, events, listeners, those
+ * of the front end and eight of its memory on their way.
+ */
 #define HOST_SPARE_FDS 64
 
 /*

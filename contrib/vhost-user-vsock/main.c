@@ -111,6 +111,15 @@ static void guest_cid(struct host_options *o, const char *option,
                           VSOCK_CID_ANY - 1);
 }
 
+/* Without the slashes at its end. */
+static const char *folder(char *path)
+{
+    for (size_t n = strlen(path); n > 1 && path[n - 1] == '/'; n--) {
+        path[n - 1] = 0;
+    }
+    return path;
+}
+
 /* --vm guest-cid=N,socket=S,uds-path=P; text is cut into pieces. */
 static void vm_option(struct host_options *o, char *text)
 {
@@ -366,7 +375,7 @@ int main(int argc, char **argv)
             o.lifeline_fd = descriptor("--lifeline-fd", optarg);
             break;
         case CLEANUP_DIR:
-            o.cleanup_dir = optarg;
+            o.cleanup_dir = folder(optarg);
             break;
         case LOG_LEVEL:
             if (!log_set_level(optarg)) {

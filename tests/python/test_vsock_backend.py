@@ -388,7 +388,7 @@ def test_it_does_not_outlive_its_owner(binary: Path) -> None:
         owner = subprocess.Popen(
             [
                 sys.executable, "-c", OWNER, os.fspath(binary), "--guest-cid=4", f"--socket-path={run_dir}/s",
-                f"--uds-path={run_dir}/u", f"--cleanup-dir={run_dir}",
+                f"--uds-path={run_dir}/u", f"--cleanup-dir={run_dir}/",
             ],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )  # fmt: skip
@@ -1969,15 +1969,19 @@ def test_descriptor_limit_is_an_rst(binary: Path) -> None:
             assert read_ok(client) == s.peer_port
 
 
-def test_a_low_limit_of_files_is_respected(binary: Path) -> None:
+@pytest.mark.parametrize(("limit", "published", "expected"), [(256, 0, 192), (256, 30, 132), (90, 0, 45)])
+def test_a_low_limit_of_files_is_respected(
+    binary: Path, limit: int, published: int, expected: int
+) -> None:
     import resource
 
     def lower() -> None:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
     with Folder() as folder:
         process = subprocess.Popen(
-            [binary, "--guest-cid=4", f"--socket-path={folder}/s", f"--uds-path={folder}/u"],
+            [binary, "--guest-cid=4", f"--socket-path={folder}/s", f"--uds-path={folder}/u",
+             *(f"--connect-port={i}={folder}/p{i}" for i in range(published))],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=lower,
         )  # fmt: skip
         assert process.stdout is not None
@@ -1994,10 +1998,10 @@ def test_a_low_limit_of_files_is_respected(binary: Path) -> None:
                     g.connect(PORT)
                     stack.enter_context(listener.accept()[0])
                     opened += 1
-            assert opened == 192
+            assert opened == expected
         process.terminate()
         _, err = process.communicate(timeout=PATIENCE)
-        assert process.returncode == 0 and b"192 connections" in err
+        assert process.returncode == 0 and b"%d connections" % expected in err
 
 
 def test_memory_of_all_connections_is_bounded(binary: Path) -> None:
