@@ -24,6 +24,7 @@
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -181,27 +182,33 @@ static void beat_watch(struct host *h, struct vsock_conn *c, uint32_t from,
 
 /* What the core asks of us. */
 
-/* Where a port of the parent is: on the list, or PATH_N. */
-static const struct host_address *host_address(const struct host *h,
-                                               uint32_t port,
-                                               struct host_address *a)
+/* The unix socket PATH_N. */
+static void port_address(struct host_address *a, const char *path,
+                         uint32_t port)
+{
+    struct sockaddr_un *un = (struct sockaddr_un *)&a->addr;
+
+    memset(un, 0, sizeof(*un));
+    un->sun_family = AF_UNIX;
+    /* The length was checked at the start. */
+    snprintf(un->sun_path, sizeof(un->sun_path), "%.*s_%u",
+             HOST_MAX_PATH - HOST_MAX_SUFFIX, path, port);
+    a->text = un->sun_path;
+    a->len = sizeof(*un);
+}
+
+/* What the user said about this port of the parent, or NULL. */
+static const struct host_address *listed_address(const struct host *h,
+                                                 uint32_t port)
 {
     const struct host_options *o = h->options;
-    struct sockaddr_un *un = (struct sockaddr_un *)&a->addr;
 
     for (unsigned i = 0; i < o->routes; i++) {
         if (o->route[i].port == port) {
             return &o->route[i].to;
         }
     }
-    memset(un, 0, sizeof(*un));
-    un->sun_family = AF_UNIX;
-    /* The length was checked at the start. */
-    snprintf(un->sun_path, sizeof(un->sun_path), "%.*s_%u",
-             HOST_MAX_PATH - HOST_MAX_SUFFIX, o->uds_path, port);
-    a->text = un->sun_path;
-    a->len = sizeof(*un);
-    return a;
+    return NULL;
 }
 
 static void no_delay(int fd, int family)
@@ -213,11 +220,29 @@ static void no_delay(int fd, int family)
     }
 }
 
-static int host_open(void *opaque, struct vsock_conn *c)
+/*
+ * A name that tells the listener who it is that connects, and to what. It is
+ * unique, so nobody can be in the way of it; and no harm if somebody is.
+ */
+static void name_socket(const struct host *h, const struct vsock_conn *c,
+                        int fd)
 {
-    struct host *h = opaque;
-    struct host_address own;
-    const struct host_address *a = host_address(h, c->parent_port, &own);
+    struct sockaddr_un un = { .sun_family = AF_UNIX };
+    int n = snprintf(un.sun_path + 1, sizeof(un.sun_path) - 1,
+                     HOST_NAME "%u:%u/%u:%u/%d-%d", h->options->guest_cid,
+                     c->guest_port, c->parent_cid, c->parent_port, getpid(),
+                     fd);
+
+    if (bind(fd, (struct sockaddr *)&un,
+             offsetof(struct sockaddr_un, sun_path) + 1 + n) < 0) {
+        log_rated(LOG_DEBUG, "no name for a connection: %s", strerror(errno));
+    }
+}
+
+/* 0 or -EINPROGRESS: c has the socket. Otherwise why not. */
+static int host_connect(struct host *h, struct vsock_conn *c,
+                        const struct host_address *a)
+{
     int fd = socket(a->addr.ss_family,
                     SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     int err = 0;
@@ -226,6 +251,9 @@ static int host_open(void *opaque, struct vsock_conn *c)
         err = errno;
         log_rated(LOG_WARN, "no socket for %s: %s", a->text, strerror(err));
         return -err;
+    }
+    if (a->addr.ss_family == AF_UNIX) {
+        name_socket(h, c, fd);
     }
     no_delay(fd, a->addr.ss_family);
     if (connect(fd, (const struct sockaddr *)&a->addr, a->len) < 0) {
@@ -242,16 +270,40 @@ static int host_open(void *opaque, struct vsock_conn *c)
         err = errno;
     }
     close(fd);
-    if (c->parent_port == HOST_HEARTBEAT_PORT && a == &own &&
-        (err == ENOENT || err == ECONNREFUSED)) {
-        c->user = BEAT_WAIT;
-        return 0;
-    }
     if (err != ENOENT && err != ECONNREFUSED && err != EAGAIN) {
         log_rated(LOG_WARN, "cannot connect to %s: %s", a->text,
                   strerror(err));
     }
     return -err;
+}
+
+static bool nobody(int r)
+{
+    return r == -ENOENT || r == -ECONNREFUSED;
+}
+
+static int host_open(void *opaque, struct vsock_conn *c)
+{
+    struct host *h = opaque;
+    const struct host_options *o = h->options;
+    const struct host_address *listed = listed_address(h, c->parent_port);
+    struct host_address a;
+    int r;
+
+    if (listed) {
+        return host_connect(h, c, listed);
+    }
+    port_address(&a, o->uds_path, c->parent_port);
+    r = host_connect(h, c, &a);
+    if (nobody(r) && o->fallback_path) {
+        port_address(&a, o->fallback_path, c->parent_port);
+        r = host_connect(h, c, &a);
+    }
+    if (nobody(r) && c->parent_port == HOST_HEARTBEAT_PORT) {
+        c->user = BEAT_WAIT;
+        return 0;
+    }
+    return r;
 }
 
 static ssize_t host_send(void *opaque, struct vsock_conn *c,

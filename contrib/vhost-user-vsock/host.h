@@ -17,6 +17,12 @@
  */
 #define HOST_MAX_PATH 107
 #define HOST_MAX_SUFFIX 11
+/*
+ * Our ends of connections to listeners are called so in the abstract namespace,
+ * then "CID:PORT/CID:PORT/" of the guest and of the parent, then what makes it
+ * unique.
+ */
+#define HOST_NAME "nitro-vsock/"
 /* Where an enclave says that it has booted, and the byte it says it with. */
 #define HOST_HEARTBEAT_PORT 9000
 #define HOST_HEARTBEAT_BYTE 0xB7
@@ -49,6 +55,7 @@ struct host_route {
 struct host_options {
     const char *socket_path;    /* vhost-user */
     const char *uds_path;       /* PATH and PATH_N */
+    const char *fallback_path;  /* FALLBACK_N where PATH_N is not; or NULL */
     uint32_t guest_cid;
     bool serve_cid2;
     bool once;

@@ -43,6 +43,7 @@ static const char help[] =
 "  --publish=ADDR=PORT  clients of ADDR, HOST:PORT or a path with a slash, are\n"
 "                       joined to the guest's PORT without a word; is created\n"
 "  --connect-port=PORT=PATH  the same as --publish=PATH=PORT\n"
+"  --fallback-path=F    where nobody listens on P_N, try F_N\n"
 "  --socket-fd=N        listening socket instead of --socket-path\n"
 "  --uds-fd=N           listening socket in the place of P (still needed for P_N)\n"
 "  --no-cid2            refuse CID 2 (served like CID 3 otherwise)\n"
@@ -270,8 +271,8 @@ int main(int argc, char **argv)
 {
     enum {
         SOCKET_PATH = 256, GUEST_CID, UDS_PATH, VM, NO_CID2, ONCE, MAX_CONNS,
-        DRIVER_TIMEOUT, PROXY, LISTEN_PORT, PUBLISH, CONNECT_PORT, SOCKET_FD,
-        UDS_FD, READY_FD, BOOTED_FD, LIFELINE_FD, CLEANUP_DIR,
+        DRIVER_TIMEOUT, PROXY, LISTEN_PORT, PUBLISH, CONNECT_PORT,
+        FALLBACK, SOCKET_FD, UDS_FD, READY_FD, BOOTED_FD, LIFELINE_FD, CLEANUP_DIR,
         LOG_LEVEL, SHOW_VERSION, SHOW_HELP,
     };
     static const struct option long_options[] = {
@@ -287,6 +288,7 @@ int main(int argc, char **argv)
         { "listen-port", required_argument, NULL, LISTEN_PORT },
         { "publish", required_argument, NULL, PUBLISH },
         { "connect-port", required_argument, NULL, CONNECT_PORT },
+        { "fallback-path", required_argument, NULL, FALLBACK },
         { "socket-fd", required_argument, NULL, SOCKET_FD },
         { "uds-fd", required_argument, NULL, UDS_FD },
         { "ready-fd", required_argument, NULL, READY_FD },
@@ -359,6 +361,9 @@ int main(int argc, char **argv)
             text = port_and("--connect-port", optarg, &route->port);
             unix_address(&route->to, "--connect-port", text);
             break;
+        case FALLBACK:
+            o.fallback_path = optarg;
+            break;
         case SOCKET_FD:
             o.socket_fd = descriptor("--socket-fd", optarg);
             break;
@@ -411,6 +416,9 @@ int main(int argc, char **argv)
         wrong("--socket-path and --socket-fd exclude each other");
     }
     check_path("--uds-path", o.uds_path, HOST_MAX_SUFFIX);
+    if (o.fallback_path) {
+        check_path("--fallback-path", o.fallback_path, HOST_MAX_SUFFIX);
+    }
     if (!o.guest_cid) {
         wrong("--guest-cid is missing");
     }

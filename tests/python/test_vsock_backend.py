@@ -207,6 +207,8 @@ GOOD = ("--socket-path=/tmp/vuv-no", "--guest-cid=4", "--uds-path=/tmp/vuv-nothi
         ((*GOOD, "--proxy=8000=no.such.name.invalid:1"), "no.such.name.invalid"),
         ((*GOOD, "--proxy=8000=127.0.0.1:1", "--listen-port=8000=/tmp/x"), "8000 is given twice"),
         ((*GOOD, "--listen-port=8000=" + "x" * 108), "108 bytes"),
+        ((*GOOD, "--fallback-path=/tmp/" + "x" * 92), "97 bytes"),
+        ((*GOOD, "--fallback-path="), "--fallback-path is missing"),
         ((*GOOD, "--publish=127.0.0.1:0"), "is not ADDR=PORT"),
         ((*GOOD, "--publish=127.0.0.1:99999=7000"), "99999"),
         ((*GOOD, "--connect-port=7000"), "7000"),
@@ -1147,6 +1149,48 @@ def test_listen_port_is_a_path(binary: Path) -> None:
                 # A heartbeat that was given a place is not answered by the backend.
                 with pytest.raises(Refused):
                     g.connect(9000)
+
+
+def test_a_fallback_for_ports_that_nobody_serves(binary: Path) -> None:
+    with Folder() as folder:
+        options = [f"--fallback-path={folder}/port"]
+        with running(binary, *options) as b, guest(b) as g, socket.socket(socket.AF_UNIX) as service:
+            service.bind(os.fspath(folder / f"port_{PORT}"))
+            with pytest.raises(Refused):
+                g.connect(PORT)
+            service.listen()
+            service.settimeout(PATIENCE)
+            s = g.connect(PORT, source=4000)
+            peer, name = service.accept()
+            with peer:
+                # Who connects can be told from the name: CID and port, of the guest and of the parent.
+                assert name.startswith(b"\0nitro-vsock/4:4000/3:%d/" % PORT)
+                s.send(b"here")
+                assert peer.recv(10) == b"here"
+            with b.listen(PORT) as own:
+                g.connect(PORT)
+                peer, name = own.accept()
+                peer.close()
+                assert name.startswith(b"\0nitro-vsock/4:1025/3:%d/" % PORT)
+                assert not select.select([service], [], [], 0)[0], "the enclave's own comes first"
+            with pytest.raises(Refused):
+                g.connect(PORT + 1)
+
+
+def test_the_heartbeat_falls_back_too(binary: Path) -> None:
+    with Folder() as folder:
+        options = [f"--fallback-path={folder}/port"]
+        with running(binary, *options) as b, guest(b) as g, socket.socket(socket.AF_UNIX) as service:
+            service.bind(os.fspath(folder / "port_9000"))
+            service.listen()
+            service.settimeout(PATIENCE)
+            g.connect(9000)
+            service.accept()[0].close()
+            service.close()
+            s = g.connect(9000)
+            s.send(b"\xb7")
+            assert s.recv(1) == b"\xb7"
+            assert read_line(b.booted) == b"booted\n"
 
 
 def test_published_ports(binary: Path) -> None:
