@@ -144,7 +144,7 @@ static const struct {
     [VSOCK_NOTE_BACKLOG] = {
         "backlog", "host listener does not accept" },
     [VSOCK_NOTE_BAD_LINE] = {
-        "bad-line", "client sent no valid CONNECT line" },
+        "bad-line", "client sent no valid line, or its port is taken" },
     [VSOCK_NOTE_GUEST_REFUSED] = {
         "guest-refused", "guest refused a client's connection" },
     [VSOCK_NOTE_GUEST_SILENT] = {
@@ -221,25 +221,30 @@ void vsock_hdr_encode(const struct vsock_hdr *h, uint8_t raw[VSOCK_HDR_SIZE])
     put(raw + 40, 4, h->fwd_cnt);
 }
 
-int vsock_parse_connect(const char *buf, size_t len, uint32_t *port)
+/* As far as buf agrees with the word, any case; -1: it does not. */
+static ssize_t parse_word(const char *buf, size_t len, const char *word)
 {
-    static const char word[] = "CONNECT";
-    const size_t word_len = sizeof(word) - 1;
-    uint64_t value = 0;
-    size_t i, digits;
+    size_t i;
 
-    for (i = 0; i < len && i < word_len; i++) {
+    for (i = 0; i < len && word[i]; i++) {
         if ((buf[i] & ~0x20) != word[i]) {
             return -1;
         }
     }
+    return i;
+}
+
+/* Spaces and a port from buf[i] on; the index behind it, or -1. */
+static ssize_t parse_port(const char *buf, size_t len, size_t i,
+                          uint32_t *port)
+{
+    uint64_t value = 0;
+    size_t start = i, digits;
+
     while (i < len && buf[i] == ' ') {
         i++;
     }
-    if (i == len) {
-        return 0;
-    }
-    if (i == word_len) {
+    if (i < len && i == start) {
         return -1;
     }
     for (digits = i; i < len && buf[i] >= '0' && buf[i] <= '9'; i++) {
@@ -248,18 +253,41 @@ int vsock_parse_connect(const char *buf, size_t len, uint32_t *port)
             return -1;
         }
     }
-    digits = i - digits;
-    if (i < len && buf[i] == '\r' && digits) {
-        i++;
-    }
-    if (i == len) {
-        return 0;
-    }
-    if (buf[i] != '\n' || !digits) {
+    if (i < len && i == digits) {
         return -1;
     }
     *port = value;
-    return i + 1;
+    return i;
+}
+
+int vsock_parse_line(const char *buf, size_t len, uint32_t *port,
+                     int64_t *from)
+{
+    ssize_t i = parse_word(buf, len, "CONNECT");
+    bool open = i < 0;
+    uint32_t second;
+
+    *from = -1;
+    if (open) {
+        i = parse_word(buf, len, "OPEN");
+    }
+    if (i >= 0) {
+        i = parse_port(buf, len, i, port);
+    }
+    if (i >= 0 && open) {
+        i = parse_port(buf, len, i, &second);
+        *from = second;
+    }
+    if (i < 0) {
+        return -1;
+    }
+    if ((size_t)i < len && buf[i] == '\r') {
+        i++;
+    }
+    if ((size_t)i == len) {
+        return 0;
+    }
+    return buf[i] == '\n' ? i + 1 : -1;
 }
 
 /* Lists, table, deadlines. */
@@ -739,6 +767,25 @@ static void conn_credit(struct vsock *v, struct vsock_conn *c,
     }
 }
 
+/* Take what an OPEN has behind it, which tells the client that it may write. */
+static bool client_skip(struct vsock *v, struct vsock_conn *c)
+{
+    char unused[16384];
+
+    while (c->skip) {
+        struct iovec iov = {
+            unused, c->skip < sizeof(unused) ? c->skip : sizeof(unused)
+        };
+        ssize_t r = v->ops->recv(v->opaque, c, &iov, 1);
+
+        if (r <= 0) {
+            return false;
+        }
+        c->skip -= r;
+    }
+    return true;
+}
+
 static void guest_answered(struct vsock *v, struct vsock_conn *c,
                            const struct vsock_hdr *h)
 {
@@ -754,6 +801,11 @@ static void guest_answered(struct vsock *v, struct vsock_conn *c,
     if (!c->silent &&
         v->ops->send(v->opaque, c, &iov, 1) != (ssize_t)iov.iov_len) {
         note(v, VSOCK_NOTE_CLIENT_GONE, c, h);
+        conn_reset(v, c);
+        return;
+    }
+    if (!client_skip(v, c)) {
+        note(v, VSOCK_NOTE_HOST_ERROR, c, h);
         conn_reset(v, c);
         return;
     }
@@ -1214,15 +1266,20 @@ bool vsock_client_room(const struct vsock *v)
     return v->clients < VSOCK_MAX_CLIENTS && v->count < v->config.max_conns;
 }
 
-static void client_request(struct vsock *v, struct vsock_conn *c,
-                           uint32_t guest_port)
+static uint32_t free_port(struct vsock *v, uint32_t guest_port)
 {
     do {
         if (v->next_port < FIRST_PORT || v->next_port == VSOCK_PORT_ANY) {
             v->next_port = FIRST_PORT;
         }
     } while (lookup(v, VSOCK_CID_PARENT, v->next_port++, guest_port));
-    conn_hash(v, c, VSOCK_CID_PARENT, v->next_port - 1, guest_port);
+    return v->next_port - 1;
+}
+
+static void client_request(struct vsock *v, struct vsock_conn *c,
+                           uint32_t parent_port, uint32_t guest_port)
+{
+    conn_hash(v, c, VSOCK_CID_PARENT, parent_port, guest_port);
     conn_state(v, c, VSOCK_REQUESTED, true);
     conn_deadline(v, c, v->now + (v->driver_seen ? VSOCK_MS_REQUEST
                                                  : v->config.driver_ms));
@@ -1240,7 +1297,7 @@ struct vsock_conn *vsock_client(struct vsock *v, int fd, int64_t port)
     conn_state(v, c, VSOCK_CLIENT, true);
     if (port >= 0) {
         c->silent = true;
-        client_request(v, c, port);
+        client_request(v, c, free_port(v, port), port);
     } else {
         conn_deadline(v, c, v->now + VSOCK_MS_LINE);
     }
@@ -1252,6 +1309,7 @@ static void client_line(struct vsock *v, struct vsock_conn *c)
     char line[VSOCK_MAX_LINE];
     struct iovec iov = { line, 0 };
     uint32_t port;
+    int64_t from;
     ssize_t r = v->ops->peek(v->opaque, c, line, sizeof(line));
     int n;
 
@@ -1263,8 +1321,9 @@ static void client_line(struct vsock *v, struct vsock_conn *c)
         conn_free(v, c);
         return;
     }
-    n = vsock_parse_connect(line, r, &port);
-    if (n < 0 || (n == 0 && r == sizeof(line))) {
+    n = vsock_parse_line(line, r, &port, &from);
+    if (n < 0 || (n == 0 && r == sizeof(line)) ||
+        (n > 0 && from >= 0 && lookup(v, VSOCK_CID_PARENT, from, port))) {
         note(v, VSOCK_NOTE_BAD_LINE, c, NULL);
         conn_free(v, c);
         return;
@@ -1276,7 +1335,12 @@ static void client_line(struct vsock *v, struct vsock_conn *c)
             conn_free(v, c);
             return;
         }
-        client_request(v, c, port);
+        if (from >= 0) {
+            c->silent = true;
+            c->skip = VSOCK_OPEN_SIZE - n;
+        }
+        client_request(v, c, from >= 0 ? (uint32_t)from : free_port(v, port),
+                       port);
     }
 }
 

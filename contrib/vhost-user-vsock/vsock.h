@@ -147,6 +147,7 @@ struct vsock_conn {
     bool hashed;
     bool host;                  /* the host end is open */
     bool silent;                /* host end expects no OK line */
+    uint32_t skip;              /* ... but that we throw so much away */
 
     /* guest to host */
     uint32_t window;            /* our buf_alloc */
@@ -336,10 +337,21 @@ size_t vsock_reserved(const struct vsock *v);
 const struct vsock_stats *vsock_stats(const struct vsock *v);
 
 /*
- * "CONNECT 1234\n", any case, one or more spaces, an optional CR. Returns the
- * length of the line with its newline and sets *port; 0: not complete yet;
- * -1: not a CONNECT line.
+ * What a client says first, in any case, with one or more spaces where there
+ * is one here, and an optional CR:
+ *
+ * "CONNECT 1234\n"   the answer is "OK N\n", N the parent's port
+ * "OPEN 1234 N\n"    from the parent's port N; no answer. The line is part of
+ *                    VSOCK_OPEN_SIZE bytes that come in one piece, whose rest
+ *                    means nothing but fills the client's socket. Taken: it
+ *                    can write. Closed: it has an error. So the kernel tells
+ *                    it the outcome, as for any connect() in progress.
+ *
+ * Returns the length of the line with its newline and sets *port and *from
+ * (-1: CONNECT); 0: not complete yet; -1: no such line.
  */
-int vsock_parse_connect(const char *buf, size_t len, uint32_t *port);
+#define VSOCK_OPEN_SIZE 36000
+int vsock_parse_line(const char *buf, size_t len, uint32_t *port,
+                     int64_t *from);
 
 #endif

@@ -31,7 +31,7 @@
 /* A host socket: what it got and gives are running numbers. */
 struct end {
     bool open;
-    bool line_sent;     /* a client's CONNECT line has been read */
+    bool line_sent;     /* a client's line has been read */
     bool greeted;       /* ... and it has got its OK, or needs none */
     bool sent_off;
     char line[24];
@@ -454,6 +454,8 @@ static void host_client(void)
     static const char *const lines[] = {
         "", "CONNECT 1\n", "CONNECT 1\nmore", "CONN", "GET /\n",
         "connect 7\r\n", "CONNECT 4294967295\n", "CONNECT 2\n",
+        "OPEN 1 2\n", "open 2 1073741824\r\n", "OPEN 1\n", "OPEN 1 ",
+        "OPEN 1 4294967295\n", "OPEN 7 5\nmore", "OPENER", "OPEN 2 5\n",
     };
     uint8_t how = byte();
     struct vsock_conn *c;
@@ -464,7 +466,7 @@ static void host_client(void)
         return;
     }
     e = &f.ends[fd];
-    strcpy(e->line, lines[how % 8]);
+    strcpy(e->line, lines[how % 16]);
     e->greeted = how & 16;
     c = vsock_client(f.v, fd, how & 16 ? how % 4 : -1);
     if (!c) {

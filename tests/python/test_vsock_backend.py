@@ -9,6 +9,7 @@ with sanitizers.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import select
@@ -969,6 +970,8 @@ def test_connect_line_in_pieces(backend: Backend, pieces: tuple[bytes, ...]) -> 
         b"CONNECT -1\n", b"CONNECT 4294967295\n", b"CONNECT 4294967296\n", b"CONNECT 7000\r\r\n",
         b"CONNECT" + b" " * 30 + b"7000\n", b"\n", b"\0" * 8, b"CONNECT7000\n", b"CONNECTX 7000\n",
         b"CONNECT 18446744073709558616\n",
+        b"OPEN 7000\n", b"OPEN 7000 \n", b"OPEN 7000 4294967295\n", b"OPEN 7000 x\n", b"OPEN 7000 1 2\n",
+        b"OPEN7000 1\n", b"OPEN\n", b"OPENER 7000 1\n", b"CONNECT 7000 1\n",
     ],
 )  # fmt: skip
 def test_wrong_lines_close_the_connection(backend: Backend, line: bytes) -> None:
@@ -979,6 +982,69 @@ def test_wrong_lines_close_the_connection(backend: Backend, line: bytes) -> None
                 assert client.recv(10) == b""
         assert g.pump(0.02) == 0
         dial(backend, g, 7000)[0].close()
+
+
+def opening(backend: Backend, line: bytes) -> socket.socket:
+    """A client that cannot write any more before the outcome is there."""
+    client = backend.client()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+    client.setblocking(False)
+    assert client.send(line.ljust(36000, b"\0")) == 36000
+    return client
+
+
+def outcome(client: socket.socket, g: Guest) -> int:
+    """What a program does after EINPROGRESS."""
+    g.wait(lambda: select.select([], [client], [], 0)[1], "the outcome")
+    return client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+
+
+def test_open_is_told_by_the_kernel(backend: Backend) -> None:
+    with guest(backend) as g:
+        g.listen(7000)
+        with opening(backend, b"OPEN 7000 50000\n") as client:
+            # The guest has not looked yet, so there is no outcome.
+            assert not select.select([], [client], [], 0.02)[1]
+            # Who does not wait for that loses nothing either.
+            client.send(b"early")
+            s = g.accept(7000)
+            assert (s.cid, s.peer_port) == (3, 50000)
+            assert outcome(client, g) == 0
+            data = pattern(50_000)
+            client.send(data[:10])
+            assert s.recv_exactly(15) == b"early" + data[:10], "what filled the socket was taken for data"
+            s.send(data)
+            g.flush()
+            client.settimeout(PATIENCE)
+            assert read_exactly(client, len(data)) == data
+            client.shutdown(socket.SHUT_WR)
+            assert s.recv() == b""
+        with opening(backend, b"open  7001 50000\r\n") as client:
+            assert outcome(client, g) == errno.ECONNRESET
+
+
+def test_open_from_a_port_that_is_taken(backend: Backend) -> None:
+    with guest(backend) as g:
+        g.listen(7000)
+        with opening(backend, b"OPEN 7000 50000\n") as client:
+            assert outcome(client, g) == 0
+            with opening(backend, b"OPEN 7000 50000\n") as second:
+                assert outcome(second, g) == errno.ECONNRESET
+            g.listen(7001)
+            with opening(backend, b"OPEN 7001 50000\n") as other:
+                assert outcome(other, g) == 0
+
+
+def test_an_open_that_is_given_up(backend: Backend) -> None:
+    with guest(backend) as g:
+        g.listen(7000)
+        opening(backend, b"OPEN 7000 50000\n").close()
+        patience = fail_after()
+        while not backend.statistics()["client-gone"]:
+            g.pump(0.01)
+            patience("the client's end")
+        with opening(backend, b"OPEN 7000 50001\n") as client:
+            assert outcome(client, g) == 0
 
 
 def test_highest_port(backend: Backend) -> None:
