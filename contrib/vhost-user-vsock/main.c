@@ -272,7 +272,8 @@ int main(int argc, char **argv)
     enum {
         SOCKET_PATH = 256, GUEST_CID, UDS_PATH, VM, NO_CID2, ONCE, MAX_CONNS,
         DRIVER_TIMEOUT, PROXY, LISTEN_PORT, PUBLISH, CONNECT_PORT,
-        FALLBACK, SOCKET_FD, UDS_FD, READY_FD, BOOTED_FD, LIFELINE_FD, CLEANUP_DIR,
+        FALLBACK, SOCKET_FD, UDS_FD, READY_FD, BOOTED_FD, LIFELINE_FD,
+        CLEANUP_DIR,
         LOG_LEVEL, SHOW_VERSION, SHOW_HELP,
     };
     static const struct option long_options[] = {
