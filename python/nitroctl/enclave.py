@@ -118,6 +118,7 @@ class EnclaveConfig:
     # user's local CA. None: none are, for a QEMU that takes none, or one that shall make its own.
     chain_days: int | None = pki.DEFAULT_DAYS
     memory_check: bool = True  # AWS's rule: at least four times the EIF
+    forwards: tuple[str, ...] = ()  # see nitroctl.forwards
 
 
 @dataclass(frozen=True)
@@ -141,6 +142,7 @@ class Plan:
     debug: bool
     ignore_signature: bool
     chain_days: int | None
+    forwards: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what the user should know beforehand
 
     def backend_config(self, folder: Folder, **fds: Any) -> vsock.BackendConfig:
@@ -149,6 +151,8 @@ class Plan:
             socket_path=folder.device,
             guest_cid=folder.cid,
             uds_path=folder.uds,
+            fallback_path=vsock.shared_ports(),
+            forwards=self.forwards,
             **fds,
         )
 
@@ -215,6 +219,7 @@ def plan(request: EnclaveConfig) -> Plan:
         debug=request.debug,
         ignore_signature=request.ignore_signature,
         chain_days=request.chain_days,
+        forwards=request.forwards,
         notes=checked.notes,
     )
 

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nitroctl import forwards
 from nitroctl.eif.peek import Peek, peek
 from nitroctl.errors import EifError, EnclaveError, UsageError
 from nitroctl.folder import RESERVED_CIDS
@@ -71,6 +72,7 @@ def check(request: EnclaveConfig, *, now: datetime | None = None, host: Host | N
     """Raises UsageError, EifError or EnclaveError for the first rule that is broken."""
     host = host or Host.here()
     _check_values(request)
+    forwards.check(request.forwards)
     eif = _check_eif(request, now or datetime.now(UTC))
     memory = default_memory(eif.size) if request.memory_mib is None else request.memory_mib
     _check_memory(memory, eif.size, ratio=request.memory_check)

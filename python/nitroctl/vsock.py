@@ -13,10 +13,12 @@ import contextlib
 import os
 import socket
 import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+from nitroctl import config
 from nitroctl.config import UNIX_PATH_MAX
 from nitroctl.errors import EnclaveError, NitroError
 
@@ -36,6 +38,7 @@ class PortRefused(EnclaveError):
 @dataclass(frozen=True)
 class BackendConfig:
     """The backend's options. Descriptors are numbers that it inherits; None leaves the option out.
+    `forwards` are those of `nitroctl.forwards`.
 
     `booted_fd` gets the line "booted" when the backend has answered the heartbeat, `ready_fd` the line
     "ready" once it listens. When the other end of `lifeline_fd` closes, the backend removes its sockets
@@ -46,6 +49,8 @@ class BackendConfig:
     socket_path: Path
     guest_cid: int
     uds_path: Path
+    fallback_path: Path | None = None
+    forwards: Sequence[str] = ()
     booted_fd: int | None = None
     ready_fd: int | None = None
     lifeline_fd: int | None = None
@@ -53,24 +58,33 @@ class BackendConfig:
     once: bool = False
 
 
-def argv(config: BackendConfig) -> list[str]:
+def argv(options: BackendConfig) -> list[str]:
     args = [
-        os.fspath(config.binary),
-        f"--socket-path={config.socket_path}",
-        f"--guest-cid={config.guest_cid}",
-        f"--uds-path={config.uds_path}",
+        os.fspath(options.binary),
+        f"--socket-path={options.socket_path}",
+        f"--guest-cid={options.guest_cid}",
+        f"--uds-path={options.uds_path}",
+        *(f"--{forward}" for forward in options.forwards),
     ]
-    if config.booted_fd is not None:
-        args.append(f"--booted-fd={config.booted_fd}")
-    if config.ready_fd is not None:
-        args.append(f"--ready-fd={config.ready_fd}")
-    if config.lifeline_fd is not None:
-        args.append(f"--lifeline-fd={config.lifeline_fd}")
-    if config.cleanup_dir is not None:
-        args.append(f"--cleanup-dir={config.cleanup_dir}")
-    if config.once:
+    if options.fallback_path is not None:
+        args.append(f"--fallback-path={options.fallback_path}")
+    if options.booted_fd is not None:
+        args.append(f"--booted-fd={options.booted_fd}")
+    if options.ready_fd is not None:
+        args.append(f"--ready-fd={options.ready_fd}")
+    if options.lifeline_fd is not None:
+        args.append(f"--lifeline-fd={options.lifeline_fd}")
+    if options.cleanup_dir is not None:
+        args.append(f"--cleanup-dir={options.cleanup_dir}")
+    if options.once:
         args.append("--once")
     return args
+
+
+def shared_ports() -> Path:
+    """PATH of ports that are served for every enclave of this user, running or not: where nobody listens on
+    an enclave's own PATH_N, its backend tries this one."""
+    return config.runtime_dir() / "ports" / "all"
 
 
 def check_path(path: str | os.PathLike[str]) -> str:

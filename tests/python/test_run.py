@@ -498,7 +498,7 @@ def test_dry_run_starts_and_leaves_nothing(bench: Bench) -> None:
     folder = bench.runtime / "nitroctl"
     assert backend == [
         str(bench.backend), f"--socket-path={folder}/16.device", "--guest-cid=16",
-        f"--uds-path={folder}/16.vsock", "--once",
+        f"--uds-path={folder}/16.vsock", f"--fallback-path={folder}/ports/all", "--once",
     ]  # fmt: skip
     assert qemu[0] == str(bench.qemu)
     assert qemu[qemu.index("-kernel") + 1] == str(bench.eif)
@@ -507,6 +507,29 @@ def test_dry_run_starts_and_leaves_nothing(bench: Bench) -> None:
     module_id = r"i-0000000000000000-enc[0-9a-f]{16}"
     rest = "parent-id=i-0000000000000000,parent-role=arn:aws:iam::1:role/x,,y"
     assert re.fullmatch(rf"nitro-enclave,vsock=vsock,id={module_id},{re.escape(rest)}", machine)
+    assert_nothing_left(bench)
+
+
+def test_forwards_are_the_backends(bench: Bench) -> None:
+    done = bench.run(
+        "--dry-run", "--publish", "127.0.0.1:8080=80", "--publish", f"{bench.tmp}/s=81", "--proxy",
+        "443=127.0.0.1:443", "--listen-port", f"5000={bench.tmp}/l", "--connect-port", f"82={bench.tmp}/c",
+    )  # fmt: skip
+    backend = shlex.split(done.stdout.splitlines()[0])
+    expected = [
+        "--publish=127.0.0.1:8080=80", f"--publish={bench.tmp}/s=81", "--proxy=443=127.0.0.1:443",
+        f"--listen-port=5000={bench.tmp}/l", f"--connect-port=82={bench.tmp}/c",
+    ]  # fmt: skip
+    assert [argument for argument in backend if argument in expected] == expected
+
+
+def test_a_wrong_forward_ends_the_run_before_anything_starts(bench: Bench) -> None:
+    done = bench.run("--proxy", "8000=nowhere", **steps(HEARTBEAT, RESET))
+    assert done.returncode == 2
+    assert "error: --proxy 8000=nowhere: 'nowhere' is not HOST:PORT" in done.stderr
+    done = bench.run("--proxy", "1=127.0.0.1:1", "--listen-port", "1=/tmp/x", **steps(HEARTBEAT, RESET))
+    assert done.returncode == 2
+    assert "the parent's port 1 is served by more than one" in done.stderr
     assert_nothing_left(bench)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -33,6 +34,14 @@ if TYPE_CHECKING:
 @click.option("--ca-days", type=click.IntRange(1, 3650), default=30, show_default=True, metavar="DAYS",
               help="How long the enclave can issue attestation documents.")  # fmt: skip
 @click.option("--ignore-signature", is_flag=True, help="Start an image whose signature is bad, and warn.")
+@click.option("--publish", metavar="ADDR=PORT", multiple=True,
+              help="Join clients of ADDR, HOST:PORT or a path, to the enclave's PORT.")
+@click.option("--proxy", metavar="PORT=HOST:PORT", multiple=True,
+              help="The parent's PORT is that TCP service.")
+@click.option("--listen-port", metavar="PORT=PATH", multiple=True,
+              help="The parent's PORT is served by the unix socket PATH.")
+@click.option("--connect-port", metavar="PORT=PATH", multiple=True,
+              help="Join clients of the unix socket PATH, which is made, to the enclave's PORT.")
 @click.option("--dry-run", is_flag=True, help="Print the command lines of backend and QEMU, start nothing.")
 @click.option("--qemu", type=click.Path(path_type=Path), help="The QEMU to use.")
 @click.option("--qemu-build", type=click.Choice(["plugin", "tree"]),
@@ -52,6 +61,10 @@ def run(
     debug_mode: bool,
     ca_days: int,
     ignore_signature: bool,
+    publish: tuple[str, ...],
+    proxy: tuple[str, ...],
+    listen_port: tuple[str, ...],
+    connect_port: tuple[str, ...],
     dry_run: bool,
     qemu: Path | None,
     qemu_build: Literal["plugin", "tree"] | None,
@@ -88,6 +101,7 @@ def run(
             debug=debug_mode,
             ignore_signature=ignore_signature,
             chain_days=chain_days,
+            forwards=forwards(publish, proxy, listen_port, connect_port),
         )
     )
     for note in plan.notes:
@@ -106,6 +120,16 @@ def run(
     result.check()
     click.echo(f"Enclave {plan.name}: {result.message}", err=True)
     return result.status
+
+
+def forwards(
+    publish: Sequence[str], proxy: Sequence[str], listen_port: Sequence[str], connect_port: Sequence[str]
+) -> tuple[str, ...]:
+    """These options as an enclave's configuration has them."""
+    from nitroctl.forwards import forward
+
+    given = {"publish": publish, "proxy": proxy, "listen-port": listen_port, "connect-port": connect_port}
+    return tuple(forward(kind, text) for kind, texts in given.items() for text in texts)
 
 
 def _qemu(kind: Literal["plugin", "tree"] | None) -> Path:

@@ -23,6 +23,8 @@ def main() -> None:
     parser.add_argument("--socket-path", required=True)
     parser.add_argument("--guest-cid", type=int, required=True)
     parser.add_argument("--uds-path", required=True)
+    for ignored in ("--fallback-path", "--publish", "--proxy", "--listen-port", "--connect-port"):
+        parser.add_argument(ignored, action="append")
     parser.add_argument("--booted-fd", type=int)
     parser.add_argument("--ready-fd", type=int)
     parser.add_argument("--lifeline-fd", type=int)

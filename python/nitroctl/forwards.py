@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: MIT
+"""Ports of an enclave and of its parent that are joined to addresses of this host: --publish and its kin.
+
+A forward is text, an option of the backend without its dashes: `publish=127.0.0.1:8080=5000`. Here the user's
+words become such texts, or an error that says what is wrong with them, before anything starts. The backend
+does the work.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterable
+
+from nitroctl import vsock
+from nitroctl.errors import UsageError
+
+# Of each two: the backend's HOST_MAX_ROUTES.
+MOST = 64
+# The parent's ports, by what serves them; then the enclave's, by where their clients come.
+PARENT = ("proxy", "listen-port")
+ENCLAVE = ("publish", "connect-port")
+
+_FORM = {
+    "proxy": "PORT=HOST:PORT",
+    "listen-port": "PORT=PATH",
+    "publish": "ADDR=PORT",
+    "connect-port": "PORT=PATH",
+}
+
+
+def forward(kind: str, text: str) -> str:
+    """The forward that `--KIND TEXT` asks for, with absolute paths. Raises UsageError."""
+    option = f"--{kind} {text}"
+    if kind == "publish":
+        address, equals, port = text.rpartition("=")
+    else:
+        port, equals, address = text.partition("=")
+    if not equals or not address:
+        raise UsageError(f"{option}: not of the form {_FORM[kind]}")
+    _number(option, port, 0, vsock.PORT_MAX)
+    port = str(int(port))
+    if kind == "proxy" or (kind == "publish" and "/" not in address):
+        _check_tcp(option, address, passive=kind == "publish")
+    else:
+        address = os.path.abspath(address)
+        vsock.check_path(address)
+        if not os.path.isdir(os.path.dirname(address)):
+            raise UsageError(f"{option}: there is no folder {os.path.dirname(address)}")
+    return f"{kind}={address}={port}" if kind == "publish" else f"{kind}={port}={address}"
+
+
+def check(forwards: Iterable[str]) -> None:
+    """All of them together. Raises UsageError."""
+    served: set[str] = set()
+    used: set[str] = set()
+    counts = {PARENT: 0, ENCLAVE: 0}
+    for text in forwards:
+        kind, _, rest = text.partition("=")
+        if kind in PARENT:
+            counts[PARENT] += 1
+            port = rest.partition("=")[0]
+            if port in served:
+                raise UsageError(f"the parent's port {port} is served by more than one of --proxy and "
+                                 "--listen-port")  # fmt: skip
+            served.add(port)
+        else:
+            counts[ENCLAVE] += 1
+            address = rest.rpartition("=")[0] if kind == "publish" else rest.partition("=")[2]
+            if address in used:
+                raise UsageError(f"{address} is used by more than one of --publish and --connect-port")
+            used.add(address)
+    for kinds, count in counts.items():
+        if count > MOST:
+            raise UsageError(f"--{kinds[0]} and --{kinds[1]} {count} times; {MOST} are possible")
+
+
+def _number(option: str, text: str, least: int, most: int) -> None:
+    if not (text.isascii() and text.isdecimal() and len(text) <= 10 and least <= int(text) <= most):
+        raise UsageError(f"{option}: {text!r} is not a number from {least} to {most}")
+
+
+def _check_tcp(option: str, address: str, *, passive: bool) -> None:
+    host, _, port = address.rpartition(":")
+    if not host:
+        raise UsageError(f"{option}: {address!r} is not HOST:PORT")
+    _number(option, port, 1, 65535)
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    flags = socket.AI_PASSIVE if passive else 0
+    try:
+        # The backend's question, asked here so that its answer comes early.
+        socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
+    except (OSError, UnicodeError) as e:
+        reason = e.strerror if isinstance(e, OSError) else "not a name"
+        raise UsageError(f"{option}: {host}: {reason}") from e
