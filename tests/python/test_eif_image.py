@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import lzma
 import os
 import re
 import stat
@@ -362,7 +363,8 @@ def bad_archives(folder: Path) -> list[tuple[str, Path]]:
     packed = gzip.compress(tar("z0.tar", oci).read_bytes())
     return [
         ("no container image", tar("empty.tar", {"x": b""})),
-        ("compressed as a whole", im.folder(folder, {"z.tar": packed}) / "z.tar"),
+        (r"as a whole \(gzip", im.folder(folder, {"z.tar": packed}) / "z.tar"),
+        (r"as a whole \(xz", im.folder(folder, {"z.tar.xz": lzma.compress(packed)}) / "z.tar.xz"),
         ("lacks blobs", tar("a.tar", {n: d for n, d in oci.items() if n != blob})),
         ("lacks blobs", tar("b.tar", {n: d for n, d in oci.items() if n != manifest})),
         ("there are", tar("c.tar", oci | {blob: layer[:-1]})),

@@ -13,6 +13,7 @@
     build       kernel + command line + ramdisks -> EIF
     cpio        "newc" archives, the form of a ramdisk
     image       container images, without unpacking them
+    unpack      gzip and zstd streams
     compose     an application and what starts it, as two ramdisks
     output      files that appear whole or not at all
     testimage   the images that demo and tests boot

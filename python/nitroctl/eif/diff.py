@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: MIT
 """What differs between two EIFs: which register, section, and file in a ramdisk. Judges nothing else.
 
-Ramdisks are looked into where they are cpio archives ("newc"), plain or gzip; others are compared as a whole.
-Memory grows with the number of names in a ramdisk, not with their content, and names have a limit.
+Ramdisks are looked into where they are cpio archives ("newc"), plain, gzip or zstd; others are compared as
+a whole. Memory grows with the number of names in a ramdisk, not with their content, and names have a limit.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import stat
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -22,6 +20,7 @@ from nitroctl.eif.describe import Description, describe
 from nitroctl.eif.extract import read_section
 from nitroctl.eif.format import Section, SectionType, open_eif
 from nitroctl.eif.measure import CHUNK
+from nitroctl.eif.unpack import Damaged, unpacked
 
 NAMES_MAX = 500_000
 NAME_BYTES_MAX = 4096  # PATH_MAX
@@ -154,24 +153,16 @@ class _Pieces(io.RawIOBase):
         return n
 
 
-def _unpacked(pieces: Iterator[bytes]) -> io.BufferedIOBase:
-    """The bytes of a ramdisk, unpacked if they are gzip."""
-    plain = io.BufferedReader(_Pieces(pieces), CHUNK)
-    if plain.peek(2)[:2] != b"\x1f\x8b":
-        return plain
-    return io.BufferedReader(gzip.GzipFile(fileobj=plain), CHUNK)
-
-
 def _entries(fd: int, section: Section, path: Path) -> Iterator[tuple[bytes, _Entry]]:
-    stream = _unpacked(read_section(fd, section, path))
+    stream = unpacked(_Pieces(read_section(fd, section, path)))
     at = 0
 
     def take(size: int) -> bytes:
         nonlocal at
         try:
             data = stream.read(size)
-        except (OSError, EOFError, zlib.error) as e:
-            raise _NotReadable(f"damaged gzip: {e}") from None
+        except Damaged as e:
+            raise _NotReadable(f"damaged: {e}") from None
         if len(data) < size:
             raise _NotReadable("the archive ends within an entry")
         at += size

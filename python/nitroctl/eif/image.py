@@ -14,7 +14,6 @@ in a header makes nobody allocate, and what tarfile stumbles over is an error th
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import io
 import json
@@ -22,17 +21,17 @@ import os
 import re
 import stat
 import tarfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from nitroctl.eif import cpio
 from nitroctl.eif.build import Sink
 from nitroctl.eif.cpio import readable
 from nitroctl.eif.measure import CHUNK, Progress
+from nitroctl.eif.unpack import GZIP_MAGIC, ZSTD_MAGIC, unpacked
 from nitroctl.errors import NitroError
 
 JSON_MAX = 4 << 20  # bytes of a manifest or configuration; registries take 4 MiB
@@ -44,10 +43,12 @@ LINKS_MAX = 40  # symbolic links in one name, as Linux has it
 SMALL_MAX = 1 << 20  # bytes of /etc/passwd and /etc/group that are looked at
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+# What a whole archive may be compressed with, which cannot be read in place.
+_COMPRESSED = {GZIP_MAGIC: "gzip", ZSTD_MAGIC: "zstd", b"\xfd7zXZ": "xz", b"BZh": "bzip2"}
 _WHITEOUT, _OPAQUE, _AUFS = b".wh.", b".wh..wh..opq", b".wh..wh."
 
 # What tarfile and the decompressors raise for damaged input.
-_DAMAGE = (tarfile.TarError, zlib.error, OSError, EOFError, ValueError, OverflowError, KeyError, IndexError)
+_DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, KeyError, IndexError)
 
 
 # ---- where things are ----
@@ -202,8 +203,11 @@ class _Archive:
         what = f"the image {path}"
         size = path.stat().st_size
         with open(path, "rb") as f, _damage(what):
-            if f.read(2) == b"\x1f\x8b":
-                raise NitroError(f"{what} is compressed as a whole", hint=f"gunzip it first: gzip -d {path}")
+            head = f.read(8)
+            for magic, program in _COMPRESSED.items():
+                if head.startswith(magic):
+                    hint = f"its parts are read in place; unpack it first: {program} -dc {path} > app.tar"
+                    raise NitroError(f"{what} is compressed as a whole ({program})", hint=hint)
             f.seek(0)
             for _, member in _members(f, what):
                 if len(self._members) + len(links) >= MEMBERS_MAX:
@@ -373,55 +377,8 @@ def _members(f: IO[bytes], what: str) -> Iterator[tuple[tarfile.TarFile, _Member
 @contextmanager
 def _layer(blob: Blob, what: str) -> Iterator[tuple[IO[bytes], _Slice]]:
     """A layer's tar, unpacked on the way if it is gzip or zstd."""
-    with ExitStack() as stack:
-        raw = stack.enter_context(_Slice(blob))
-        plain = stack.enter_context(io.BufferedReader(raw, CHUNK))
-        head = plain.peek(4)[:4]
-        if head[:2] == b"\x1f\x8b":
-            yield cast(IO[bytes], stack.enter_context(gzip.GzipFile(fileobj=plain))), raw
-        elif head == b"\x28\xb5\x2f\xfd":
-            import zstandard
-
-            # 128 MiB is the largest window that zstd itself unpacks without being told to.
-            unpack = zstandard.ZstdDecompressor(max_window_size=1 << 27)
-            stream = unpack.stream_reader(plain, read_across_frames=True, read_size=CHUNK)
-            yield stack.enter_context(io.BufferedReader(_Forward(stream), CHUNK)), raw
-        else:
-            yield plain, raw
-
-
-class _Forward(io.RawIOBase):
-    """A decompressing stream that can be sought in, forwards."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            n = int(self._stream.readinto(buffer))
-        except Exception as e:  # zstandard.ZstdError, where zstandard is not imported
-            raise OSError(str(e)) from None
-        self._at += n
-        return n
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        target = offset + (self._at if whence == os.SEEK_CUR else 0)
-        if whence == os.SEEK_END or target < self._at:
-            raise OSError("the stream cannot be sought in backwards")
-        skip = bytearray(min(CHUNK, target - self._at))
-        while self._at < target and self.readinto(memoryview(skip)[: target - self._at]):
-            pass
-        return self._at
+    with _Slice(blob) as raw, unpacked(raw) as plain:
+        yield plain, raw
 
 
 class Node:
