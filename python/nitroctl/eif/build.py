@@ -14,13 +14,14 @@ import errno
 import json
 import os
 import stat
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
+
+from isal.isal_zlib import crc32
 
 from nitroctl import __version__
 from nitroctl.eif.boot import check_cmdline, read_kernel
@@ -285,11 +286,11 @@ class Writer:
         self._flush()
         offsets = [p.offset for p in self.parts]
         sizes = [p.size for p in self.parts]
-        crc = zlib.crc32(hints.pack(offsets, sizes, 0)[:CRC_OFFSET])
+        crc = crc32(hints.pack(offsets, sizes, 0)[:CRC_OFFSET])
         for part in self.parts:
             header = SECTION_HEADER.pack(part.type, part.flags, part.size)
             _write_all(self._fd, memoryview(header), part.offset)
-            crc = crc32_combine(zlib.crc32(header, crc), part.crc, part.size)
+            crc = crc32_combine(crc32(header, crc), part.crc, part.size)
         _write_all(self._fd, memoryview(hints.pack(offsets, sizes, crc)), 0)
         os.ftruncate(self._fd, self._at)  # a hole at the end
         return self._at
@@ -346,7 +347,7 @@ class Writer:
     def _take(self, data: memoryview) -> None:
         self._ring.lend(self._digests.update(data))
         part = self.parts[-1]
-        part.crc = zlib.crc32(data, part.crc)
+        part.crc = crc32(data, part.crc)
         part.head = part.head or bytes(data[:6])
         part.size += len(data)
         self._at += len(data)

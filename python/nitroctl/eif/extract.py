@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
+
+from isal.isal_zlib import crc32
 
 from nitroctl.eif import signature
 from nitroctl.eif.format import CRC_OFFSET, Layout, Section, SectionType, open_eif, read_layout
@@ -71,13 +72,13 @@ def extract(path: Path, folder: Path) -> list[Path]:
 
 def _write(fd: int, layout: Layout, folder: Path, path: Path, advance: Progress | None) -> list[str]:
     names: list[str] = []
-    crc = zlib.crc32(layout.header.raw[:CRC_OFFSET])
+    crc = crc32(layout.header.raw[:CRC_OFFSET])
     for section in layout.sections:
         names.append(_name(fd, section, sum(n.startswith("ramdisk") for n in names)))
-        crc = zlib.crc32(section.header, crc)
+        crc = crc32(section.header, crc)
         with open(folder / names[-1], "xb") as out:
             for data in read_section(fd, section, path):
-                crc = zlib.crc32(data, crc)
+                crc = crc32(data, crc)
                 out.write(data)
                 if advance:
                     advance(len(data))

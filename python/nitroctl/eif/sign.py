@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import os
 import shlex
-import zlib
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+
+from isal.isal_zlib import crc32
 
 from nitroctl import proc
 from nitroctl.eif import signature
@@ -173,12 +174,12 @@ def _raw(made: bytes, signer: Signer, who: str) -> bytes:
 def _check_data(fd: int, layout: Layout, writer: Writer, path: Path) -> None:
     """The rules of the data, from what was copied: crc-mismatch, cmdline-nul. To sign a damaged file would
     make it look whole."""
-    crc = zlib.crc32(layout.header.raw[:CRC_OFFSET])
+    crc = crc32(layout.header.raw[:CRC_OFFSET])
     copied = iter(writer.parts)
     for section in layout.sections:
-        crc = zlib.crc32(section.header, crc)
+        crc = crc32(section.header, crc)
         if section.type is SectionType.SIGNATURE:
-            crc = zlib.crc32(os.pread(fd, section.size, section.data_offset), crc)
+            crc = crc32(os.pread(fd, section.size, section.data_offset), crc)
         else:
             part = next(copied)
             crc = crc32_combine(crc, part.crc, part.size)
