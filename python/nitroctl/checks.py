@@ -25,6 +25,7 @@ from typing import Any
 from nitroctl import (
     agent,
     checks_attestation,  # noqa: F401  registers its own
+    checks_image,  # noqa: F401  likewise
     vsock,
 )
 from nitroctl.agent import AgentGone

@@ -23,7 +23,7 @@ from typing import Any
 from nitroctl import agent, attestation
 from nitroctl.attestation import Policy, errors
 from nitroctl.claims import INSTANCE, ROLE, ZERO, Nsm, boot_check
-from nitroctl.lab import CheckFailed, Lab, check, check_equal
+from nitroctl.lab import CheckFailed, Lab, check, check_equal, openssl
 
 HAMMER_SECONDS = 60  # AWS's nsm-multithread runs until it is stopped
 HAMMER_THREADS = 90
@@ -40,12 +40,6 @@ def document(nsm: Nsm, **fields: bytes) -> bytes:
     data = nsm.ok("Attestation", request(**fields))["document"]
     check(isinstance(data, bytes) and data, f"the document is {data!r}")
     return bytes(data)
-
-
-def openssl(lab: Lab, *arguments: str, input: bytes = b"") -> bytes:
-    done = subprocess.run(["openssl", *arguments], cwd=lab.folder, input=input, capture_output=True)
-    check(done.returncode == 0, f"openssl {' '.join(arguments)}: {done.stderr.decode(errors='replace')}")
-    return done.stdout
 
 
 def check_by_openssl(lab: Lab, data: bytes) -> None:

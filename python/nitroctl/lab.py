@@ -387,3 +387,9 @@ def heartbeat_listener(guest_uds: Path) -> vsock.Listener:
     listener = vsock.listen(guest_uds, vsock.HEARTBEAT_PORT)
     listener.socket.settimeout(LIMIT)
     return listener
+
+
+def openssl(lab: Lab, *arguments: str, input: bytes = b"") -> bytes:
+    done = subprocess.run(["openssl", *arguments], cwd=lab.folder, input=input, capture_output=True)
+    check(done.returncode == 0, f"openssl {' '.join(arguments)}: {done.stderr.decode(errors='replace')}")
+    return done.stdout

@@ -18,16 +18,20 @@ import pytest
 import imagemodel as im
 from nitroctl import guest
 from nitroctl.apt import AptRoot
+from nitroctl.eif import testimage
+from nitroctl.eif.measure import measure
 from nitroctl.lab import Lab
 
 pytestmark = pytest.mark.boot
 
 
-def built(lab: Lab, image: Path, *options: str) -> Path:
-    """The EIF of an image, by `nitroctl eif build`."""
+def built(lab: Lab, image: Path, *options: str, kernel: bool = True) -> Path:
+    """The EIF of an image, by `nitroctl eif build`, with the lab's kernel unless the options bring one."""
     eif = image.with_suffix(".eif")
-    kernel = lab.kernels["own"]
-    argv = ["--image", str(image), "--kernel", kernel if isinstance(kernel, str) else str(kernel.bzimage)]
+    own = lab.kernels["own"]
+    argv = ["--image", str(image)]
+    if kernel:
+        argv += ["--kernel", own if isinstance(own, str) else str(own.bzimage)]
     argv = [sys.executable, "-m", "nitroctl", "eif", "build", *argv, "-o", str(eif), *options]
     done = subprocess.run(argv, env=lab.environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -55,6 +59,32 @@ def test_scratch_image(lab: Lab, tmp_path: Path, options: list[str]) -> None:
             assert "HOME=/" in environment
             client.exit(0)
         enclave.check_ends(0)
+
+
+def test_blobs(lab: Lab, tmp_path: Path) -> None:
+    """A folder as nitro-cli has it, here with our kernel and init: it boots, with CMD alone, as AWS's init
+    would start it, and PCR1 is the same for every application."""
+    agent = guest.locate("agent").read_bytes()
+    kernel = lab.kernels["own"]
+    blobs = im.folder(
+        tmp_path / "blobs",
+        {
+            "bzImage": (guest.locate("kernel") if isinstance(kernel, str) else kernel.bzimage).read_bytes(),
+            "bzImage.config": b"# Linux/x86 6.12 Kernel Configuration\n",
+            "init": guest.locate("init").read_bytes(),
+            "cmdline": f"{testimage.CMDLINE}\n".encode(),
+        },
+    )
+    layer = im.layer(im.entry("agent", agent, mode=0o755))
+    pcr1 = set()
+    for name, cmd in (("one", ["/agent", "7000", "one"]), ("two", ["/agent", "7000", "two"])):
+        image = im.docker(tmp_path / f"{name}.tar", [layer], run={"Entrypoint": ["/none"], "Cmd": cmd})
+        eif = built(lab, image, "--blobs", str(blobs), "--aws-cmd", kernel=False)
+        pcr1.add(measure(eif).pcr1)
+        with lab.guest(eif) as started, started.agent() as client:
+            assert client.probe("args").splitlines() == cmd
+            client.exit(0)
+    assert len(pcr1) == 1
 
 
 def layer_of(deb: Path) -> bytes:
