@@ -12,6 +12,7 @@ asks for AWS's way. The files cwd and user are read by our init alone.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -121,21 +122,48 @@ def from_blobs(folder: Path, cmdline: str | None = None) -> Bootstrap:
 # ---- applications ----
 
 
+# Transports of containers-transports(5): those whose reference can be a path alone, and the others.
+_PATHS = re.compile(r"(?:oci|oci-archive|docker-archive):(.+)")
+_REFERENCE = re.compile(
+    r"[a-z-]+://|(?:containers-storage|dir|docker-archive|docker-daemon|oci|oci-archive):"
+)
+
+
 @contextmanager
-def fetched(name: str) -> Iterator[Path]:
-    """The path of an image: given as one, or fetched through skopeo for the time of the body where it is a
-    reference (docker://NAME, or what else skopeo knows)."""
-    if "://" not in name and not name.startswith(("containers-storage:", "docker-daemon:")):
+def fetched(name: str, scratch: Path | None = None) -> Iterator[Path]:
+    """The path of an image: given as one (also behind oci:, oci-archive: or docker-archive:), or, where it is
+    a reference that skopeo knows, fetched for the time of the body into a folder below `scratch`."""
+    path = _PATHS.fullmatch(name)
+    if path and os.path.exists(path[1]):
+        yield Path(path[1])
+        return
+    if not _REFERENCE.match(name):
         yield Path(name)
         return
     if not shutil.which("skopeo"):
-        hint = "apt-get install skopeo, or save the image to a file"
-        raise NitroError(f"to fetch {name} takes skopeo", hint=hint)
-    with tempfile.TemporaryDirectory(prefix="nitroctl-") as folder:
-        target = f"oci:{folder}/image"
-        with progress.task(f"Fetching {name}"):
-            proc.run(["skopeo", "copy", "--override-os=linux", "--override-arch=amd64", name, target])
-        yield Path(folder) / "image"
+        raise NitroError(
+            f"to fetch {name} takes skopeo", hint="apt-get install skopeo, or save the image to a file"
+        )
+    hint = None
+    if name.startswith("docker://"):
+        hint = "for a registry without TLS see registries.conf(5), for a password `skopeo login`"
+    with tempfile.TemporaryDirectory(prefix="nitroctl-", dir=scratch) as folder:
+        layout = Path(folder) / "image"
+        copy = ["skopeo", "copy", "--override-os=linux", "--override-arch=amd64", name]
+        with progress.task(f"Fetching {name}") as task:
+            argv = [*copy, f"oci:{layout}:{_tagged(name)}"]
+            proc.run(argv, on_line=lambda line: task.set(task.done, note=line), hint=hint)
+        yield layout
+
+
+def _tagged(reference: str) -> str:
+    """The image's own name in a reference, for the layout that it is copied to: NAME:TAG, or "image"."""
+    name = reference.partition("@")[0]
+    for transport in ("docker://", "docker-daemon:", "containers-storage:"):
+        if name.startswith(transport):
+            name = name.removeprefix(transport)
+            return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+    return "image"
 
 
 def from_image(path: Path, *, aws_cmd: bool = False) -> Application:
@@ -156,12 +184,11 @@ def from_image(path: Path, *, aws_cmd: bool = False) -> Application:
             f"{tree.attributes} files have extended attributes (file capabilities, for instance), "
             "which a ramdisk cannot hold"
         )
-    name, _, tag = image.name.partition(":")
     application = Application(
         write=lambda archive: write_root(archive, image, tree, b"rootfs"),
         cmd=(config.cmd or config.entrypoint) if aws_cmd else config.entrypoint + config.cmd,
         env=config.env,
-        name=name,
+        name=_untagged(image.name),
         version=image.id,
         size=sum(node.size for _, node in tree.walk()),
         info=image.info,
@@ -170,6 +197,12 @@ def from_image(path: Path, *, aws_cmd: bool = False) -> Application:
     if not application.cmd:
         raise NitroError(f"{path} says neither CMD nor ENTRYPOINT: there is nothing to run")
     return application if aws_cmd else _as_in_a_container(application, config, tree)
+
+
+def _untagged(name: str) -> str:
+    """registry:5000/team/app:1.2 without the tag; a colon before the last slash is a port's."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.partition(":")[0]
 
 
 def _as_in_a_container(application: Application, config: Config, tree: Tree) -> Application:

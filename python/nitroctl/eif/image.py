@@ -170,7 +170,8 @@ def open_image(path: Path) -> Image:
         if "index.json" in names:
             return _oci(path, blobs)
     except OSError as e:
-        raise NitroError(f"cannot read the image {path}: {e.strerror or e}") from e
+        hint = f"one in a registry is docker://{path}" if isinstance(e, FileNotFoundError) else None
+        raise NitroError(f"cannot read the image {path}: {e.strerror or e}", hint=hint) from e
     raise NitroError(
         f"{path} is no container image: there is neither index.json (OCI) nor manifest.json (docker save)",
         hint="make one: `docker save -o app.tar IMAGE`, or `skopeo copy docker://IMAGE oci-archive:app.tar`",
@@ -280,7 +281,9 @@ def _oci(path: Path, blobs: _Folder | _Archive) -> Image:
         notes = found[0].get("annotations")
         if isinstance(notes, dict):
             keys = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
-            name = next((str(notes[key]) for key in keys if notes.get(key)), name)
+            names = [str(notes[key]) for key in keys if notes.get(key)]
+            # The second key's value is a tag alone where people keep to the specification.
+            name = next((n for n in names if re.search("[:/]", n)), name)
         what = f"a manifest of {path}"
         manifest = _json(_described(found[0], blobs, what), what)
         if isinstance(manifest, dict) and "manifests" in manifest:
