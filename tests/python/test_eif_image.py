@@ -293,6 +293,23 @@ def test_a_layer_that_lies_about_a_size(tmp_path: Path, start: compose.Bootstrap
         assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize("damage", ["size", "checksum", "cut"])
+def test_a_header_that_is_none_is_not_the_end(tmp_path: Path, damage: str) -> None:
+    """Also in a layer whose digest is that of the damaged bytes: its maker may lie."""
+    one, two = im.layer(APP)[:1024], im.layer(im.entry("two", b"2" * 600))
+    header = bytearray(two)
+    if damage == "checksum":
+        header[100] ^= 1
+    elif damage == "size":  # the next header would be within the content
+        info, _ = im.entry("two", b"")
+        info.size = 100
+        header[:512] = info.tobuf(tarfile.GNU_FORMAT)
+    layer = one + (two[:100] if damage == "cut" else bytes(header))
+    for packer in (bytes, gzip.compress):
+        with pytest.raises(NitroError, match="layer 1 of 1 .* is damaged: .* header at"):
+            compose.from_image(im.oci(tmp_path / "a.tar", [layer], packer=packer))
+
+
 def test_a_header_that_asks_for_memory(tmp_path: Path) -> None:
     """A long name of 4 GiB, in a layer that could deliver it."""
     info = tarfile.TarInfo("././@LongLink")
@@ -360,6 +377,8 @@ def bad_archives(folder: Path) -> list[tuple[str, Path]]:
     def tar(name: str, parts: dict[str, bytes]) -> Path:
         return im.archive(folder / name, parts)
 
+    damaged = bytearray(tar("z1.tar", {"first": b"x", "index.json": b"{}"}).read_bytes())
+    damaged[1024 + 100] ^= 1  # in the second header
     packed = gzip.compress(tar("z0.tar", oci).read_bytes())
     return [
         ("no container image", tar("empty.tar", {"x": b""})),
@@ -381,7 +400,9 @@ def bad_archives(folder: Path) -> list[tuple[str, Path]]:
         ("no list of texts", im.docker(folder / "n.tar", [layer], run={"Cmd": "x"})),
         ("neither CMD nor", im.docker(folder / "o.tar", [layer], run={})),
         ("cannot read", folder / "gone.tar"),
-        ("damaged", im.folder(folder, {"p.tar": b"hello"}) / "p.tar"),
+        ("neither a tar", im.folder(folder, {"p.tar": b"hello"}) / "p.tar"),
+        ("neither a tar", im.folder(folder, {"q.tar": b".eif" * 1000}) / "q.tar"),
+        ("damaged", im.folder(folder, {"r.tar": bytes(damaged)}) / "r.tar"),
     ]
 
 
@@ -590,22 +611,57 @@ def test_compressed_ramdisks(tmp_path: Path, start: compose.Bootstrap) -> None:
     assert cpiomodel.read(gzip.decompress(out[3].read_bytes()))[1].data == b"init"
 
 
-def test_from_a_directory(tmp_path: Path, start: compose.Bootstrap) -> None:
-    root = tmp_path / "root"
-    (root / "bin").mkdir(parents=True)
-    (root / "bin" / "app").write_bytes(b"a")
+def folder_tree(path: Path) -> Path:
+    root = path / "root"
+    im.folder(root, {"bin/app": b"a", "etc/passwd": PASSWD, "etc/group": GROUP})
     (root / "bin" / "app").chmod(0o4711)
     (root / "tmp").mkdir()
     (root / "link").symlink_to("/bin/app")
-    application = compose.from_directory(root, ("/bin/app", "x"), env=("A=b",), cwd="/bin", user="5")
+    return root
+
+
+def test_from_a_directory(tmp_path: Path, start: compose.Bootstrap) -> None:
+    """It is started as a container would be."""
+    root = folder_tree(tmp_path)
+    application = compose.from_directory(root, ("app", "x"), env=("A=b",), cwd="/new", user="web")
     found = contents(application)
     assert found["bin/app"].mode == REG | 0o4711 and found["link"].data == b"/bin/app"
-    assert (found["bin/app"].uid, application.user, application.name) == (0, "5 5", "root")
+    assert found["new"].mode == DIR | 0o755
+    assert (found["bin/app"].uid, application.name) == (0, "root")
+    assert application.cmd == ("/bin/app", "x") and application.warnings == ()
+    assert application.env == (f"PATH={compose.PATH}", "A=b", "HOME=/srv/web")
+    assert (application.user, application.cwd) == ("33 34 50 51", "/new")
     assert compose.compose(application, start, tmp_path / "o", compose.Options())
     assert verify(tmp_path / "o")
-    for cmd, user in (((), ""), (("/x",), "web"), (("/x",), "1:x")):
-        with pytest.raises(NitroError):
-            compose.from_directory(root, cmd, user=user)
+    assert "no program" in compose.from_directory(root, ("/bin/gone",)).warnings[0]
+
+
+@pytest.mark.parametrize(
+    "what, given",
+    [
+        ("what to run", {"cmd": ()}), ("no user", {"user": "nobody"}), ("no group", {"user": "1:x"}),
+        ("NAME=VALUE", {"env": ("A",)}), ("NAME=VALUE", {"env": ("=b",)}), ("not absolute", {"cwd": "bin"}),
+        ("no folder", {"cwd": "/bin/app/x"}),
+    ],
+)  # fmt: skip
+def test_directories_that_cannot_be_started(tmp_path: Path, what: str, given: dict[str, Any]) -> None:
+    with pytest.raises(NitroError, match=what):
+        compose.from_directory(folder_tree(tmp_path), **{"cmd": ("/bin/app",), **given})
+
+
+def test_what_cannot_be_read_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that the caller may not list is an error. (Root may list all, hence the fake.)"""
+    root = folder_tree(tmp_path)
+    real = os.scandir
+
+    def scandir(path: Path) -> Any:
+        if Path(path).name == "etc":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(NitroError, match="etc: Permission denied"):
+        compose.from_directory(root, ("/bin/app",))
 
 
 def test_blobs(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import shutil
 import stat
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from nitroctl import proc, progress
 from nitroctl.eif import cpio
 from nitroctl.eif.boot import read_kernel
 from nitroctl.eif.build import BuildRequest, Built, FileSigner, Generated, Metadata, Sink, build
-from nitroctl.eif.image import Config, Node, Tree, open_image, read_tree, write_root
+from nitroctl.eif.image import SMALL_MAX, TABLES, Config, Node, Tree, open_image, read_tree, write_root
 from nitroctl.eif.measure import shown
 from nitroctl.errors import NitroError, UsageError
 
@@ -172,11 +172,7 @@ def from_image(path: Path, *, aws_cmd: bool = False) -> Application:
     image = open_image(path)
     with shown(f"Reading {path.name}", sum(b.size for b in image.layers)) as advance:
         tree = read_tree(image, advance)
-    for name, mode in MOUNT_POINTS.items():
-        try:
-            tree.ensure_folder(name, mode)
-        except NitroError as e:
-            raise NitroError(f"{path}: the image's /{name}: {e}") from None
+    _make_mount_points(tree, str(path))
     config = image.config
     warnings = []
     if tree.attributes:
@@ -199,6 +195,14 @@ def from_image(path: Path, *, aws_cmd: bool = False) -> Application:
     return application if aws_cmd else _as_in_a_container(application, config, tree)
 
 
+def _make_mount_points(tree: Tree, what: str) -> None:
+    for name, mode in MOUNT_POINTS.items():
+        try:
+            tree.ensure_folder(name, mode)
+        except NitroError as e:
+            raise NitroError(f"{what}: the image's /{name}: {e}") from None
+
+
 def _untagged(name: str) -> str:
     """registry:5000/team/app:1.2 without the tag; a colon before the last slash is a port's."""
     folder, slash, base = name.rpartition("/")
@@ -217,7 +221,7 @@ def _as_in_a_container(application: Application, config: Config, tree: Tree) -> 
         env.append(f"HOME={home}")
     cwd = config.workdir or "/"
     if not cwd.startswith("/"):
-        raise NitroError(f"the image's working directory {cwd!r} is not absolute")
+        raise NitroError(f"the working directory {cwd!r} is not absolute")
     tree.ensure_folder(cwd)
     program, *arguments = application.cmd
     path = next(item for item in env if item.startswith("PATH=")).removeprefix("PATH=")
@@ -263,7 +267,7 @@ def _user(text: str, tree: Tree) -> tuple[str, str]:
         gid = next((g[2] for g in groups if group in (g[0], g[2])), group)
     for number, what in ((uid, "user"), (gid, "group")):
         if not _is_id(number):
-            raise NitroError(f"the image runs as {text!r}, and has no {what} {number!r}")
+            raise NitroError(f"the application runs as {text!r}, and the image has no {what} {number!r}")
     # Further groups only where the image names no group, as container runtimes do it.
     more = [g[2] for g in groups if entry and not group and entry[0] in g[3].split(",") and g[2].isdigit()]
     home = entry[5] if entry and entry[5] else "/"
@@ -286,36 +290,49 @@ def _table(tree: Tree, path: str, fields: int) -> list[list[str]]:
 def from_directory(
     folder: Path, cmd: tuple[str, ...], *, env: tuple[str, ...] = (), cwd: str = "", user: str = ""
 ) -> Application:
-    """A folder as the root file system. Modes are kept; what belongs to the user who runs this, unless that
-    is root, will be root's, so that the image is the same for everybody. `user` is "UID[:GID]"."""
+    """A folder as the root file system, started as a container would be from an image of it. Modes are kept;
+    what belongs to the user who runs this, unless that is root, will be root's, so that the image is the same
+    for everybody. `user` is USER or USER:GROUP, by number or as in the folder's /etc/passwd."""
     if not folder.is_dir():
         raise NitroError(f"{folder} is not a folder")
     if not cmd:
         raise UsageError("a folder says nothing about what to run: give --cmd")
+    for item in env:
+        if not item.partition("=")[0] or "=" not in item:
+            raise UsageError(f"the variable {item!r} is not NAME=VALUE")
     me = os.geteuid()
-
-    def entries() -> Iterator[cpio.Entry]:
-        for name, mode in MOUNT_POINTS.items():
-            if not (folder / name).is_dir():
-                yield cpio.directory(f"rootfs/{name}", mode)
-        for entry in cpio.tree(folder, every_mode=True):
-            owner = (entry.uid, entry.gid) if me == 0 or entry.uid != me else (0, 0)
-            yield replace(entry, name=b"rootfs/" + entry.name, uid=owner[0], gid=owner[1])
-
-    found = sorted(entries(), key=lambda e: e.name.split(b"/"))
+    found = []
+    for entry in cpio.tree(folder, every_mode=True):
+        uid, gid = (entry.uid, entry.gid) if me == 0 or entry.uid != me else (0, 0)
+        found.append(replace(entry, uid=uid, gid=gid))
+    names = {entry.name for entry in found}
+    tree = _tree_of(found)
+    _make_mount_points(tree, str(folder))
 
     def write(archive: cpio.Archive) -> None:
         archive.add(cpio.directory("rootfs"))
-        for entry in found:
-            archive.add(entry)
+        made = [cpio.Entry(path, node.mode) for path, node in tree.walk() if path not in names]
+        for entry in sorted([*found, *made], key=lambda e: e.name.split(b"/")):
+            archive.add(replace(entry, name=b"rootfs/" + entry.name))
 
-    uid, _, gid = user.partition(":")
-    if user and not (_is_id(uid) and _is_id(gid or uid)):
-        raise UsageError(f"{user!r} is not UID or UID:GID; names are known to images alone")
     size = sum(e.content_size for e in found)
-    return Application(
-        write, cmd, env, cwd, f"{uid} {gid or uid}" if user else "", folder.resolve().name, size=size
-    )
+    application = Application(write, cmd, env, name=folder.resolve().name, size=size)
+    return _as_in_a_container(application, Config(workdir=cwd, user=user), tree)
+
+
+def _tree_of(entries: Iterable[cpio.Entry]) -> Tree:
+    """The tree of a folder's entries, for finding names in it."""
+    tree = Tree()
+    for entry in entries:
+        *parts, base = entry.name.split(b"/")
+        parent = tree.find(parts, follow=False)
+        assert parent is not None and parent.children is not None
+        node = parent.children[base] = Node(entry.mode, 0)
+        node.target = entry.data
+        if entry.name in TABLES and entry.path:
+            with open(entry.path, "rb") as f:
+                tree.small[node] = f.read(SMALL_MAX)
+    return tree
 
 
 # ---- the image ----
@@ -395,7 +412,7 @@ class _Gzip:
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
-        self._packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+        self._packer = zlib.compressobj(6, zlib.DEFLATED, 31)
 
     def write(self, data: bytes) -> None:
         self._sink.write(self._packer.compress(data))

@@ -54,7 +54,7 @@ class Entry:
     def content_size(self) -> int:
         """Bytes of content, as far as they are known before it is written."""
         if self.path is not None:
-            return self.path.stat().st_size
+            return self.path.stat().st_size if self.path.exists() else 0
         return self.size if self.filler else len(self.data)
 
 
@@ -79,25 +79,41 @@ def device(name: str, kind: int, major: int, minor: int, mode: int = 0o600) -> E
 
 def tree(folder: Path, *, every_mode: bool = False) -> Iterator[Entry]:
     """What is in a folder, for the archive's root. Of the modes only the right to execute is kept, and no
-    owner, so that neither umask nor user shows; with `every_mode` all of it, and devices too."""
-    for path in sorted(folder.rglob("*")):
-        name = os.fspath(path.relative_to(folder))
-        status = path.lstat()
-        mode = status.st_mode
-        if stat.S_ISLNK(mode):
-            entry = symlink(name, os.readlink(path))
-        elif stat.S_ISDIR(mode):
-            entry = directory(name)
-        elif stat.S_ISREG(mode):
-            entry = file(name, path, 0o755 if mode & 0o100 else 0o644)
-        elif every_mode and (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
-            number = status.st_rdev
-            entry = device(name, stat.S_IFMT(mode), os.major(number), os.minor(number))
-        elif every_mode and stat.S_ISFIFO(mode):
-            entry = Entry(os.fsencode(name), mode)
-        else:
-            raise NitroError(f"{path} is of a kind that cannot be in a ramdisk")
-        yield replace(entry, mode=mode, uid=status.st_uid, gid=status.st_gid) if every_mode else entry
+    owner, so that neither umask nor user shows; with `every_mode` all of it, and devices too. Raises
+    NitroError for what cannot be read or be in an archive."""
+    try:
+        for path in _below(folder):
+            name = os.fspath(path.relative_to(folder))
+            status = path.lstat()
+            mode = status.st_mode
+            if stat.S_ISLNK(mode):
+                entry = symlink(name, os.readlink(path))
+            elif stat.S_ISDIR(mode):
+                entry = directory(name)
+            elif stat.S_ISREG(mode):
+                entry = file(name, path, 0o755 if mode & 0o100 else 0o644)
+            elif every_mode and (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
+                number = status.st_rdev
+                entry = device(name, stat.S_IFMT(mode), os.major(number), os.minor(number))
+            elif every_mode and stat.S_ISFIFO(mode):
+                entry = Entry(os.fsencode(name), mode)
+            else:
+                raise NitroError(f"{path} is of a kind that cannot be in a ramdisk")
+            yield replace(entry, mode=mode, uid=status.st_uid, gid=status.st_gid) if every_mode else entry
+    except OSError as e:
+        raise NitroError(f"cannot read {e.filename or folder}: {e.strerror}") from e
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """All names below a folder, folders before what is in them. A folder that cannot be read is an OSError;
+    pathlib's rglob would leave it out."""
+    todo = [folder]
+    while todo:
+        with os.scandir(todo.pop()) as found:
+            for item in sorted(found, key=lambda item: item.name):
+                yield Path(item.path)
+                if item.is_dir(follow_symlinks=False):
+                    todo.append(Path(item.path))
 
 
 class Archive:

@@ -40,9 +40,11 @@ MEMBERS_MAX = 100_000  # of an archive that holds an image
 PATH_MAX = 4095  # bytes of a name, as Linux has it
 HEADER_MAX = 1 << 20  # bytes of an extended tar header: long names, attributes
 LINKS_MAX = 40  # symbolic links in one name, as Linux has it
-SMALL_MAX = 1 << 20  # bytes of /etc/passwd and /etc/group that are looked at
+TABLES = (b"etc/passwd", b"etc/group")  # the files whose content is looked at
+SMALL_MAX = 1 << 20  # bytes of them
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_MAKE = "make one: `docker save -o app.tar IMAGE`, or `skopeo copy docker://IMAGE oci-archive:app.tar`"
 # What a whole archive may be compressed with, which cannot be read in place.
 _COMPRESSED = {GZIP_MAGIC: "gzip", ZSTD_MAGIC: "zstd", b"\xfd7zXZ": "xz", b"BZh": "bzip2"}
 _WHITEOUT, _OPAQUE, _AUFS = b".wh.", b".wh..wh..opq", b".wh..wh."
@@ -170,11 +172,12 @@ def open_image(path: Path) -> Image:
         if "index.json" in names:
             return _oci(path, blobs)
     except OSError as e:
-        hint = f"one in a registry is docker://{path}" if isinstance(e, FileNotFoundError) else None
+        reference = isinstance(e, FileNotFoundError) and path.suffix not in (".tar", ".oci", ".gz")
+        hint = f"one in a registry is docker://{path}" if reference else None
         raise NitroError(f"cannot read the image {path}: {e.strerror or e}", hint=hint) from e
     raise NitroError(
         f"{path} is no container image: there is neither index.json (OCI) nor manifest.json (docker save)",
-        hint="make one: `docker save -o app.tar IMAGE`, or `skopeo copy docker://IMAGE oci-archive:app.tar`",
+        hint=_MAKE,
     )
 
 
@@ -209,6 +212,11 @@ class _Archive:
                 if head.startswith(magic):
                     hint = f"its parts are read in place; unpack it first: {program} -dc {path} > app.tar"
                     raise NitroError(f"{what} is compressed as a whole ({program})", hint=hint)
+            f.seek(0)
+            try:
+                tarfile.open(fileobj=f, mode="r:", tarinfo=_Member).close()
+            except tarfile.ReadError as e:
+                raise NitroError(f"{path} is neither a tar archive nor a folder: {e}", hint=_MAKE) from None
             f.seek(0)
             for _, member in _members(f, what):
                 if len(self._members) + len(links) >= MEMBERS_MAX:
@@ -350,7 +358,18 @@ def _damage(what: str) -> Iterator[None]:
 
 
 class _Member(tarfile.TarInfo):
-    """A tar header that cannot ask tarfile for more memory than a name or an attribute needs."""
+    """A tar header that cannot ask tarfile for more memory than a name or an attribute needs, and that is
+    not taken for the archive's end when it is none."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> _Member:
+        at = archive.offset
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.EmptyHeaderError, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
+            raise  # the end
+        except tarfile.HeaderError as e:
+            raise tarfile.ReadError(f"{e}, of the header at {at}") from None
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Member:
@@ -423,7 +442,7 @@ class Tree:
                     node = self._entry(member, name, number, index)
                 except NitroError as e:
                     raise NitroError(f"{what}, entry {readable(name)}: {e}") from None
-                if node and name.lstrip(b"./") in (b"etc/passwd", b"etc/group") and member.isreg():
+                if node and name.lstrip(b"./") in TABLES and member.isreg():
                     content = tar.extractfile(member)
                     self.small[node] = content.read(SMALL_MAX) if content else b""
 
