@@ -25,11 +25,13 @@ from nitroctl.lab import Lab
 pytestmark = pytest.mark.boot
 
 
-def built(lab: Lab, image: Path, *options: str, kernel: bool = True) -> Path:
-    """The EIF of an image, by `nitroctl eif build`, with the lab's kernel unless the options bring one."""
+def built(
+    lab: Lab, image: Path, *options: str, kernel: bool = True, source: str = "--image"
+) -> Path:
+    """The EIF of an image or folder, by `nitroctl eif build`, with the lab's kernel unless the options bring one."""
     eif = image.with_suffix(".eif")
     own = lab.kernels["own"]
-    argv = ["--image", str(image)]
+    argv = [source, str(image)]
     if kernel:
         argv += ["--kernel", own if isinstance(own, str) else str(own.bzimage)]
     argv = [sys.executable, "-m", "nitroctl", "eif", "build", *argv, "-o", str(eif), *options]
@@ -57,6 +59,30 @@ def test_scratch_image(lab: Lab, tmp_path: Path, options: list[str]) -> None:
             environment = client.probe("env").splitlines()
             assert "GREETING=hello world" in environment
             assert "HOME=/" in environment
+            client.exit(0)
+        enclave.check_ends(0)
+
+
+def test_directory(lab: Lab, tmp_path: Path) -> None:
+    """A folder as the root file system, its user by name."""
+    root = im.folder(
+        tmp_path / "root",
+        {
+            "bin/agent": guest.locate("agent").read_bytes(),
+            "etc/passwd": b"web:x:33:34::/srv/web:/bin/sh\n",
+            "etc/group": b"data:x:50:web\n",
+        },
+    )
+    (root / "bin" / "agent").chmod(0o755)
+    options = ["--cmd", "agent", "--cmd", "7000", "--env", "A=b c", "--user", "web", "--workdir", "/srv/web"]
+    with lab.run(built(lab, root, *options, source="--directory")) as enclave:
+        uds = enclave.uds()
+        with enclave.agent(uds) as client:
+            assert client.probe("args").splitlines() == ["/bin/agent", "7000"]
+            assert client.probe("cwd").strip() == "/srv/web"
+            facts = client.facts("id")
+            assert (facts["uid"], facts["gid"]) == ("33", "34")
+            assert {"A=b c", "HOME=/srv/web"} < set(client.probe("env").splitlines())
             client.exit(0)
         enclave.check_ends(0)
 

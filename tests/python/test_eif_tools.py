@@ -8,9 +8,11 @@ import json
 import os
 import shutil
 import subprocess
+import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import cbor2
 import pytest
@@ -184,8 +186,8 @@ def test_signers_that_fail(image: Path, keys: Path, command: str, what: str) -> 
     "certificate, key, what",
     [
         ("P-384.pem", "other.key", "does not belong"), ("P-384.pem", "P-256.key", "does not belong"),
-        ("k1.pem", "k1.key", "secp256k1"), ("P-384.key", "P-384.key", "not PEM"),
-        ("P-384.pem", "P-384.pem", "cannot be read"), ("gone.pem", "P-384.key", "gone.pem"),
+        ("k1.pem", "k1.key", "secp256k1"), ("P-384.key", "P-384.key", "no certificate in PEM"),
+        ("P-384.pem", "P-384.pem", "no private key"), ("gone.pem", "P-384.key", "gone.pem"),
         ("P-384.pem", "gone.key", "gone.key"), ("P-384.pem", "locked.key", "encrypted"),
     ],
 )  # fmt: skip
@@ -329,10 +331,21 @@ def test_extract_names_ramdisks_by_content(tmp_path: Path) -> None:
     disks = [b"070701", gzip.compress(b"x"), b"\x28\xb5\x2f\xfd", b"?", b""]
     path = tmp_path / "x.eif"
     path.write_bytes(model.pack([*SECTIONS[:3], *((model.RAMDISK, d) for d in disks)]))
-    (tmp_path / "out").mkdir()  # an empty folder is as good as none
+    (tmp_path / "out").mkdir()  # an empty folder is as good as none, and stays the same one
+    inode = (tmp_path / "out").stat().st_ino
     assert [p.name for p in extract(path, tmp_path / "out")][3:] == [
         "ramdisk-0.cpio", "ramdisk-1.cpio.gz", "ramdisk-2.cpio.zst", "ramdisk-3", "ramdisk-4",
     ]  # fmt: skip
+    assert (tmp_path / "out").stat().st_ino == inode and len(os.listdir(tmp_path / "out")) == 8
+
+
+def test_extract_command(image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["kernel", "cmdline", "metadata.json", "ramdisk-0", "ramdisk-1"]
+    for out, option in (("a", []), ("b", ["--json"])):
+        status, text, err = run(capsys, "extract", image, "-C", tmp_path / out, *option)
+        assert (status, err) == (0, "")
+        found = json.loads(text) if option else text.splitlines()
+        assert found == [str(tmp_path / out / name) for name in names]
 
 
 def test_extract_leaves_nothing_of_a_damaged_file(image: Path, tmp_path: Path) -> None:
@@ -411,17 +424,59 @@ def test_ramdisks_that_cannot_be_looked_into(tmp_path: Path, disk: bytes) -> Non
 def test_sections_only_one_has(tmp_path: Path) -> None:
     a = variant(tmp_path / "a", disks=[b"x"])
     b = variant(tmp_path / "b", disks=[b"x", b"yy"])
-    assert Difference("ramdisk 1", None, "2 bytes") in diff(a, b)
+    assert Difference("ramdisk 1", None, "2 bytes", ("PCR0", "PCR2")) in diff(a, b)
+
+
+@pytest.mark.parametrize(
+    "where, change",
+    [
+        ("cmdline", {"cmdline": b"other"}), ("ramdisk 0", {"disks": [b"X", b"y", b"z"]}),
+        ("ramdisk 1", {"disks": [b"x", b"Y", b"z"]}), ("ramdisk 2", {"disks": [b"x", b"y", b"Z"]}),
+        ("metadata.ImageName", {"metadata": model.TINY_METADATA.replace(b"tiny", b"TINY")}),
+        ("metadata", {"metadata": b"no JSON"}),
+    ],
+)  # fmt: skip
+def test_which_registers_move(tmp_path: Path, where: str, change: dict[str, Any]) -> None:
+    """What is said of a difference is what the measurements do, one change at a time."""
+    a = variant(tmp_path / "a", disks=[b"x", b"y", b"z"])
+    b = variant(tmp_path / "b", **{"disks": [b"x", b"y", b"z"], **change})
+    one, two = (dict(scan(path).measurements.items()) for path in (a, b))
+    moved = tuple(name for name in one if one[name] != two[name])
+    found = {d.where: d.pcrs for d in diff(a, b)}
+    assert found[where] == moved
+    assert {w for w in found if w.startswith("PCR")} == set(moved)
+
+
+def test_differences_of_signatures(image: Path, keys: Path) -> None:
+    signed = {}
+    for name, key in (("one", "P-384"), ("two", "P-384"), ("three", "P-256")):
+        signed[name] = keys / f"{name}.eif"
+        signing.sign(image, load(keys, key), signed[name])
+    # ECDSA is random: the same key signs differently, over the same values.
+    assert [d.where for d in diff(signed["one"], signed["two"])] == ["signature"]
+    found = {d.where: d.pcrs for d in diff(signed["one"], signed["three"])}
+    assert found == {"PCR8": (), "signer": ("PCR8",), "signature": ()}
+
+
+def test_differences_that_nobody_reads(image: Path, tmp_path: Path) -> None:
+    data = bytearray(image.read_bytes())
+    data[0x1A - 2 : 0x1A] = b"\1\1"  # reserved
+    data[544:548] = zlib.crc32(data[548:], zlib.crc32(data[:544])).to_bytes(4, "big")
+    (tmp_path / "b").write_bytes(data)
+    assert [d.where for d in diff(image, tmp_path / "b")] == ["reserved fields"]
 
 
 def test_diff_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     a, b = variant(tmp_path / "a", disks=[]), variant(tmp_path / "b", cmdline=b"\x1b[31m", disks=[])
     assert run(capsys, "diff", a, a) == (0, "", "")
     status, out, _ = run(capsys, "diff", a, b)
-    assert status == 1 and "cmdline\n  - c\n  + \\x1b[31m\n" in out
+    assert status == 1 and "cmdline  (moves PCR0 and PCR1)\n  - c\n  + \\x1b[31m\n" in out
     status, out, _ = run(capsys, "diff", a, b, "--json")
     assert status == 1
-    assert {"Where": "cmdline", "A": "c", "B": "\x1b[31m"} in json.loads(out)
+    expected = {"Where": "cmdline", "A": "c", "B": "\x1b[31m", "PCRs": ["PCR0", "PCR1"]}
+    assert expected in json.loads(out)
+    status, _, err = run(capsys, "diff", a, tmp_path / "gone")
+    assert status == 2 and "gone" in err
 
 
 # ---- pcr ----

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nitroctl.errors import EXIT_USAGE, NitroError
+
 if TYPE_CHECKING:
     from nitroctl.eif.build import Built
     from nitroctl.eif.measure import Measurements
@@ -78,7 +80,7 @@ def _size(text: str) -> int:
 @click.option("--cmd", multiple=True, help="With --directory: program and arguments, one each.")
 @click.option("--env", multiple=True, metavar="NAME=VALUE", help="With --directory: a variable.")
 @click.option("--workdir", default="", help="With --directory: where the program starts.")
-@click.option("--user", default="", metavar="UID[:GID]", help="With --directory: who it runs as.")
+@click.option("--user", default="", metavar="USER[:GROUP]", help="With --directory: who it runs as.")
 @click.option("--aws-cmd", is_flag=True, help="Start the image as AWS does: CMD alone, as root, in /.")
 @click.option("--blobs", type=_FILE, help="Folder of AWS's bzImage, init, nsm.ko and cmdline to start with.")
 @click.option("--compress", is_flag=True, help="Compress the ramdisks (gzip), the same bytes every time.")
@@ -299,35 +301,47 @@ def verify(
 
 @eif.command()
 @click.argument("file", type=_FILE)
-@click.option("-C", "--directory", type=_FILE, required=True, help="Folder to make.")
-def extract(file: Path, directory: Path) -> None:
+@click.option("-C", "--directory", type=_FILE, required=True, help="Folder to make, or an empty one.")
+@click.option("--json", "as_json", is_flag=True, help="Print an array of the files' paths.")
+def extract(file: Path, directory: Path, as_json: bool) -> None:
     """Write kernel, command line, metadata, ramdisks and signature of an EIF into a folder."""
+    from nitroctl import progress
     from nitroctl.eif.extract import extract
 
-    for path in extract(file, directory):
+    progress.set_quiet(as_json)
+    paths = extract(file, directory)
+    if as_json:
+        _show_json([str(path) for path in paths])
+        return
+    for path in paths:
         click.echo(path)
 
 
 @eif.command()
 @click.argument("a", type=_FILE)
 @click.argument("b", type=_FILE)
-@click.option("--json", "as_json", is_flag=True, help="Print an array of {Where, A, B}.")
+@click.option("--json", "as_json", is_flag=True, help="Print an array of {Where, A, B, PCRs}.")
 def diff(a: Path, b: Path, as_json: bool) -> int:
-    """Say what differs between two EIFs: registers, sections, files in ramdisks.
+    """Say what differs between two EIFs: registers, sections, files in ramdisks; and which registers each
+    difference moves.
 
-    Exit status 0 if nothing does, 1 if something does.
+    Exit status 0 if nothing does, 1 if something does, 2 in case of trouble, as diff(1) has it.
     """
     from nitroctl import progress
     from nitroctl.eif.describe import plain
     from nitroctl.eif.diff import diff
 
     progress.set_quiet(as_json)
-    found = diff(a, b)
+    try:
+        found = diff(a, b)
+    except NitroError as e:
+        e.exit_status = EXIT_USAGE
+        raise
     if as_json:
-        _show_json([{"Where": d.where, "A": d.a, "B": d.b} for d in found])
+        _show_json([{"Where": d.where, "A": d.a, "B": d.b, "PCRs": d.pcrs} for d in found])
         return int(bool(found))
     for d in found:
-        click.echo(plain(d.where))
+        click.echo(plain(d.where) + (f"  (moves {' and '.join(d.pcrs)})" if d.pcrs else ""))
         for sign, value in (("-", d.a), ("+", d.b)):
             if value is not None:
                 click.secho(f"  {sign} {plain(value)}", fg="red" if sign == "-" else "green")

@@ -33,43 +33,72 @@ class _NotReadable(Exception):
 @dataclass(frozen=True)
 class Difference:
     """`where` names a register, a section, or "ramdisk N: path"; `a` and `b` are what the two files have
-    there, None for nothing."""
+    there, None for nothing; `pcrs` are the registers that a difference there moves."""
 
     where: str
     a: str | None
     b: str | None
+    pcrs: tuple[str, ...] = ()
 
 
 def diff(a: Path, b: Path) -> list[Difference]:
     """All differences, registers first. Raises EifError where one of the files breaks a rule of structure."""
     first, second = describe(a), describe(b)
     found = _compare(dict(_registers(first)), dict(_registers(second)))
-    found += _compare(dict(_simple(first)), dict(_simple(second)))
+    found += _compare(dict(_cmdline(first)), dict(_cmdline(second)), ("PCR0", "PCR1"))
+    found += _compare(dict(_signer(first)), dict(_signer(second)), ("PCR8",))
+    found += _compare(dict(_unmeasured(first)), dict(_unmeasured(second)))
     with open_eif(a) as (fd_a, _), open_eif(b) as (fd_b, _):
-        for type in (SectionType.KERNEL, SectionType.RAMDISK):
+        types = [SectionType.KERNEL, SectionType.RAMDISK, SectionType.SIGNATURE]
+        if first.metadata is None or second.metadata is None:  # not compared above
+            types.append(SectionType.METADATA)
+        for type in types:
             pairs = zip_longest(first.layout.of_type(type), second.layout.of_type(type))
             for i, (one, two) in enumerate(pairs):
-                name = "kernel" if type is SectionType.KERNEL else f"ramdisk {i}"
+                name = f"ramdisk {i}" if type is SectionType.RAMDISK else type.name.lower()
                 if one is None or two is None or _digest(fd_a, one, a) != _digest(fd_b, two, b):
-                    found += _compare_section(name, (fd_a, one, a), (fd_b, two, b))
+                    found += _compare_section(name, (fd_a, one, a), (fd_b, two, b), _moved(type, i))
+    if not found and first.crc32 != second.crc32:
+        found.append(Difference("reserved fields", f"CRC {first.crc32:08x}", f"CRC {second.crc32:08x}"))
     return found
 
 
-def _compare(a: dict[str, str], b: dict[str, str]) -> list[Difference]:
-    return [Difference(key, a.get(key), b.get(key)) for key in a | b if a.get(key) != b.get(key)]
+def _moved(type: SectionType, number: int) -> tuple[str, ...]:
+    """The registers that the content of the section measures into."""
+    if type not in (SectionType.KERNEL, SectionType.RAMDISK):
+        return ()
+    return ("PCR0", "PCR2" if type is SectionType.RAMDISK and number else "PCR1")
+
+
+def _compare(a: dict[str, str], b: dict[str, str], pcrs: tuple[str, ...] = ()) -> list[Difference]:
+    return [Difference(key, a.get(key), b.get(key), pcrs) for key in a | b if a.get(key) != b.get(key)]
 
 
 def _registers(d: Description) -> Iterator[tuple[str, str]]:
     yield from d.measurements.items()
 
 
-def _simple(d: Description) -> Iterator[tuple[str, str]]:
-    yield "version", str(d.layout.header.version)
+def _cmdline(d: Description) -> Iterator[tuple[str, str]]:
     yield "cmdline", d.cmdline.decode("utf-8", "backslashreplace")
+
+
+def _unmeasured(d: Description) -> Iterator[tuple[str, str]]:
+    header = d.layout.header
+    yield "version", str(header.version)
+    yield "flags", f"{header.flags:#06x}"
+    yield "default memory", f"{header.default_mem} bytes"
+    yield "default CPUs", str(header.default_cpus)
     yield "order of sections", " ".join(s.type.name.lower() for s in d.layout.sections)
     yield from _flat("metadata", d.metadata)
+
+
+def _signer(d: Description) -> Iterator[tuple[str, str]]:
     if d.signature:
-        yield "signature", d.signature.signer.certificate.subject.rfc4514_string()
+        from cryptography.hazmat.primitives.serialization import Encoding
+
+        certificate = d.signature.signer.certificate
+        digest = hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
+        yield "signer", f"{certificate.subject.rfc4514_string()}, certificate sha256 {digest[:16]}"
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
@@ -91,21 +120,19 @@ def _digest(fd: int, section: Section, path: Path) -> bytes:
     return digest.digest()
 
 
-def _compare_section(name: str, a: Open, b: Open) -> list[Difference]:
-    whole = [None if s is None else f"{s.size} bytes" for s in (a[1], b[1])]
-    if whole[0] == whole[1]:
-        whole[1] = f"{whole[1]}, other content"
-    found = [Difference(name, *whole)]
+def _compare_section(name: str, a: Open, b: Open, pcrs: tuple[str, ...]) -> list[Difference]:
+    was, now = (None if s is None else f"{s.size} bytes" for s in (a[1], b[1]))
+    found = [Difference(name, was, f"{now}, other content" if was == now else now, pcrs)]
     if name.startswith("ramdisk") and a[1] and b[1]:
         try:
             one, two = (dict(_entries(fd, s, path)) for fd, s, path in (a, b) if s)
         except _NotReadable as e:
-            return [*found, Difference(f"{name}: not looked into", str(e), str(e))]
+            return [*found, Difference(f"{name}: not looked into", str(e), str(e), pcrs)]
         for key in sorted(one | two):
             if one.get(key) != two.get(key):
-                was, now = one.get(key), two.get(key)
+                old, new = one.get(key), two.get(key)
                 where = f"{name}: {key.decode('utf-8', 'backslashreplace')}"
-                found.append(Difference(where, _shown(was, now), _shown(now, was)))
+                found.append(Difference(where, _shown(old, new), _shown(new, old), pcrs))
     return found
 
 

@@ -54,15 +54,20 @@ def read_section(fd: int, section: Section, path: Path) -> Iterator[bytes]:
 def extract(path: Path, folder: Path) -> list[Path]:
     """Write the sections of `path` into `folder`, which must not exist or be empty; returns the files in file
     order. Raises NitroError; then nothing was written."""
-    aside = folder.parent / f".{folder.name}.{secrets.token_hex(6)}"
+    there = folder.is_dir()
+    aside = (folder if there else folder.parent) / f".{folder.name}.{secrets.token_hex(6)}"
     with open_eif(path) as (fd, size), shown(f"Extracting {path.name}", size) as advance:
         layout = read_layout(fd, size, path)
         try:
-            if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            if folder.exists() and (not there or any(folder.iterdir())):
                 raise NitroError(f"{folder} is there already", hint="name a new folder, or an empty one")
             aside.mkdir()
             names = _write(fd, layout, aside, path, advance)
-            aside.rename(folder)
+            if there:  # not replaced: somebody may be in it
+                for name in names:
+                    (aside / name).rename(folder / name)
+            else:
+                aside.rename(folder)
         except OSError as e:
             raise NitroError(f"cannot write {folder}: {e.strerror}") from e
         finally:

@@ -62,7 +62,7 @@ class SigningKey:
         except EifError as e:
             raise NitroError(
                 f"the signature does not verify with the certificate: {e}",
-                hint="does the private key belong to the certificate?",
+                hint=f"does the key belong to it, and is the digest {curve.hash_algorithm().name}?",
             ) from None
         cose = cbor2.dumps([protected, {}, payload, made.raw])
         data = cbor2.dumps([{"signing_certificate": list(self.pem), "signature": list(cose)}])
@@ -139,13 +139,14 @@ def _with_key(path: Path, certificate: Path, signer: Signer) -> Callable[[bytes]
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
+    digest = signer.curve.hash_algorithm().name
     try:
         key = load_pem_private_key(_read(path), password=None)
     except TypeError:
-        hint = "decrypt it first, or use --signer with a program that asks"
+        hint = f'let a program ask for the passphrase: --signer "openssl dgst -{digest} -sign {path}"'
         raise NitroError(f"the key {path} is encrypted", hint=hint) from None
     except (ValueError, UnsupportedAlgorithm) as e:
-        raise NitroError(f"the key {path} cannot be read: {e}") from None
+        raise NitroError(f"{path} is no private key in PEM: {e}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != signer.key:
         raise NitroError(f"the key {path} does not belong to the certificate {certificate}")
     algorithm = ec.ECDSA(signer.curve.hash_algorithm())

@@ -301,7 +301,7 @@ def read_certificate(pem: bytes, path: Path | None = None) -> Signer:
 
     text = _PEM.search(pem)
     if text is None:
-        raise refuse("is not PEM text")
+        raise refuse("is no certificate in PEM")
     try:
         certificate = x509.load_pem_x509_certificate(text[0])
         _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
