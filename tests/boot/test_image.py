@@ -28,7 +28,7 @@ pytestmark = pytest.mark.boot
 def built(
     lab: Lab, image: Path, *options: str, kernel: bool = True, source: str = "--image"
 ) -> Path:
-    """The EIF of an image or folder, by `nitroctl eif build`, with the lab's kernel unless `kernel` is false."""
+    """The EIF of an image or folder, by the command, with the lab's kernel unless `kernel` is false."""
     eif = image.with_suffix(".eif")
     own = lab.kernels["own"]
     argv = [source, str(image)]
