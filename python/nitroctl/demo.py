@@ -24,7 +24,7 @@ from nitroctl.errors import NitroError
 
 if TYPE_CHECKING:
     from nitroctl.attestation import Document
-    from nitroctl.enclave import Record
+    from nitroctl.records import Record
 
 PCRS = ("PCR0", "PCR1", "PCR2", "PCR8")
 ZERO = "00" * 48  # a PCR that nothing was measured into

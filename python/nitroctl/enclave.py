@@ -14,6 +14,7 @@ socket, its standard output is the console, processes end on pidfds. Nothing out
 gets SIGKILL from the kernel when the thread that started it ends (so run enclaves from a thread that lives as
 long as they do), and the backend, which holds the lock of the folder as well, sees its lifeline close and
 removes sockets and folder itself. Both are in sessions of their own: a terminal's Ctrl-C reaches only us.
+What others need to find it is in its record (`records`), from before the first program starts.
 """
 
 from __future__ import annotations
@@ -21,10 +22,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import enum
 import fcntl
 import functools
-import json
 import os
 import secrets
 import signal
@@ -32,6 +31,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -39,21 +39,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from nitroctl import preflight, proc, vsock
+from nitroctl import logs, preflight, proc, records, vsock
 from nitroctl import qemu as qemu_options
 from nitroctl.attestation import pki
 from nitroctl.console import ConsoleWatch
-from nitroctl.errors import (
-    EXIT_FAILURE,
-    EXIT_GUEST_PANIC,
-    EXIT_NO_HEARTBEAT,
-    BootTimeout,
-    EnclaveError,
-    GuestPanic,
-    NitroError,
-)
+from nitroctl.errors import NitroError
 from nitroctl.folder import Folder, release, reserve
 from nitroctl.qemu import MIB, Accelerator, QemuConfig
+from nitroctl.records import Ending, Home, Party, Record, State
 
 DEFAULT_INSTANCE_ID = "i-0000000000000000"
 
@@ -65,32 +58,6 @@ LAST_WORDS_SECONDS = 1.0  # for the console's sinks when we were told to stop
 QMP_SECONDS = 5.0  # for the last events of a QEMU that is gone
 
 GIB = 1 << 30
-
-
-class State(enum.StrEnum):
-    STARTING = "starting"
-    BOOTING = "booting"
-    RUNNING = "running"
-    STOPPING = "stopping"
-    ENDED = "ended"
-
-
-class Ending(enum.StrEnum):
-    """How an enclave ended. ORDERLY: it had its heartbeat, and the guest reset or halted itself."""
-
-    ORDERLY = "orderly"
-    PANIC = "panic"
-    NO_HEARTBEAT = "no heartbeat"
-    STOPPED = "stopped"
-    FAILED = "failed"
-
-
-_STATUS = {
-    Ending.ORDERLY: 0,
-    Ending.PANIC: EXIT_GUEST_PANIC,
-    Ending.NO_HEARTBEAT: EXIT_NO_HEARTBEAT,
-    Ending.FAILED: EXIT_FAILURE,
-}
 
 
 # ---- what will run -----------------------------------------------------------------------------------
@@ -441,32 +408,14 @@ class _Child:
 
 
 @dataclass(frozen=True)
-class Record:
-    """An enclave at one moment, for those who list and inspect them. Times in seconds since the epoch."""
-
-    name: str
-    state: State
-    cid: int
-    folder: Path
-    uds: Path
-    eif: Path
-    memory_mib: int
-    cpus: int
-    qemu_pid: int | None
-    backend_pid: int | None
-    started: float
-    booted: float | None
-    ended: float | None
-
-
-@dataclass(frozen=True)
 class Result:
-    """How it ended: `message` a sentence, `hint` what to do about it, `tail` the console's last lines,
-    `signal` the signal that stopped it, if one did."""
+    """How it ended: `by` whom first, `message` a sentence, `hint` what to do about it, `tail` the console's
+    last lines, `signal` the signal that stopped it, if one did."""
 
     ending: Ending
     message: str
     booted: bool
+    by: Party
     tail: tuple[str, ...] = ()
     hint: str | None = None
     signal: int | None = None
@@ -474,26 +423,18 @@ class Result:
     @property
     def status(self) -> int:
         """The exit status of `nitroctl run`."""
-        if self.ending is Ending.STOPPED:
-            return 128 + (self.signal or signal.SIGTERM)
-        return _STATUS[self.ending]
+        return records.exit_status(self.ending, self.signal)
 
     def check(self) -> None:
         """Raise the error that fits, unless the end was orderly or asked for."""
-        kinds = {
-            Ending.PANIC: GuestPanic,
-            Ending.NO_HEARTBEAT: BootTimeout,
-            Ending.FAILED: EnclaveError,
-        }
-        if self.ending in kinds:
-            raise kinds[self.ending](self.message, hint=self.hint)
+        records.check(self.ending, self.message, self.hint)
 
 
 class Enclave:
     """One enclave, once: `await run()` from its start to its end. `stop()` ends it from outside.
 
-    `on_state` is called with a Record after each change of state. Not thread-safe: everything happens in
-    the loop that runs it.
+    `on_state` is called with a Record after each change of state. Of one that is `detached` the record and
+    the logs stay after the end. Not thread-safe: everything happens in the loop that runs it.
     """
 
     def __init__(
@@ -502,20 +443,24 @@ class Enclave:
         *,
         sinks: Iterable[Sink] = (),
         on_state: Callable[[Record], None] | None = None,
+        detached: bool = False,
     ) -> None:
         self.plan = plan
         self.console = ConsoleWatch()
         self.state = State.STARTING
         self._sinks = list(sinks)
         self._on_state = on_state
-        self._folder: Folder | None = None
+        self._detached = detached
+        self._home: Home | None = None
+        self._first: Record | None = None
+        self._measurements: dict[str, str] | None = None
+        self._failure: str | None = None
         self._qemu: _Child | None = None
         self._backend: _Child | None = None
         self._fds = contextlib.ExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._panic_timer: asyncio.TimerHandle | None = None
-        self._started = time.time()
         self._booted: float | None = None
         self._booted_fd = -1
         self._ended: float | None = None
@@ -530,22 +475,29 @@ class Enclave:
     # -- outside view
 
     def record(self) -> Record:
-        assert self._folder is not None, "no record before the enclave has a context ID"
-        return Record(
-            name=self.plan.name,
+        assert self._first is not None, "no record before the enclave has a context ID"
+        record = dataclasses.replace(
+            self._first,
             state=self.state,
-            cid=self._folder.cid,
-            folder=self._folder.path,
-            uds=self._folder.uds,
-            eif=self.plan.eif,
-            memory_mib=self.plan.memory_mib,
-            cpus=self.plan.cpus,
             qemu_pid=self._qemu.pid if self._qemu else None,
             backend_pid=self._backend.pid if self._backend else None,
-            started=self._started,
             booted=self._booted,
             ended=self._ended,
+            measurements=self._measurements,
         )
+        if self.state is not State.ENDED:
+            return record
+        if self._end.cancelled() or self._end.exception():
+            failure = self._failure or "nitroctl failed"
+            return dataclasses.replace(
+                record, ending=Ending.FAILED, ended_by=Party.SUPERVISOR, status=1, message=failure,
+                tail=tuple(self.console.tail()),
+            )  # fmt: skip
+        result = self._end.result()
+        return dataclasses.replace(
+            record, ending=result.ending, ended_by=result.by, status=result.status, message=result.message,
+            hint=result.hint, tail=result.tail,
+        )  # fmt: skip
 
     def stop(self, message: str = "stopped", *, signum: int | None = None) -> None:
         """End the enclave. A second call does not wait for QEMU's consent any more."""
@@ -554,23 +506,31 @@ class Enclave:
             for child in (self._qemu, self._backend):
                 if child:
                     child.signal(signal.SIGKILL)
-        self._finish(Ending.STOPPED, message, signum=signum)
+        self._finish(Ending.STOPPED, Party.REQUEST, message, signum=signum)
 
     async def run(self) -> Result:
         """Start it, watch it, and return when it is gone and cleaned up.
 
         Raises NitroError when it cannot be started, and whatever a sink raises.
         """
-        self._folder = reserve(self.plan.cid)
+        folder = reserve(self.plan.cid)
         try:
-            self._write_chain(self._folder)
+            self._begin_record(folder)
+        except BaseException:
+            release(folder)
+            raise
+        try:
             self._set_state(State.STARTING)
-            await self._start_backend(self._folder)
+            self._write_chain(folder)
+            await self._start_backend(folder)
             if not self._end.done():
-                self._start_qemu(self._folder)
+                self._start_qemu(folder)
             return await self._end
+        except NitroError as e:
+            self._failure = str(e)
+            raise
         finally:
-            await self._clean_up(self._folder)
+            await self._clean_up(folder)
 
     # -- start
 
@@ -621,8 +581,9 @@ class Enclave:
         self._spawn(self._watch_backend(self._backend))
         line = await self._read_ready(ready)
         if line is None and not self._end.done():
+            limit = f"{READY_SECONDS:g} s"
             self._finish(
-                Ending.FAILED, f"the vsock backend did not start to listen within {READY_SECONDS:g} s"
+                Ending.FAILED, Party.BACKEND, f"the vsock backend did not start to listen within {limit}"
             )
         self._backend.forward()
 
@@ -676,6 +637,8 @@ class Enclave:
         self._spawn(self._watch_qemu(self._qemu, pump, monitor))
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self.plan.boot_timeout, self._boot_timeout)
+        if self._detached:
+            self._measure()
 
     # -- watch
 
@@ -709,7 +672,8 @@ class Enclave:
     def _boot_timeout(self) -> None:
         said = [line for line in self.console.tail(8) if line][-4:]
         last = "; the console's last lines: " + " | ".join(said) if said else "; the console stayed silent"
-        self._finish(Ending.NO_HEARTBEAT, f"no heartbeat within {self.plan.boot_timeout:g} s{last}")
+        message = f"no heartbeat within {self.plan.boot_timeout:g} s{last}"
+        self._finish(Ending.NO_HEARTBEAT, Party.TIMEOUT, message)
 
     async def _pump_console(self, console: int) -> None:
         """Bytes from the serial port to every sink as they come, and to the watch first."""
@@ -744,13 +708,13 @@ class Enclave:
     def _finish_panic(self) -> None:
         last = self.console.last_word
         before = f" (last line before it: {last})" if last and self._booted is None else ""
-        self._finish(Ending.PANIC, f"the guest's kernel panicked: {self.console.panic}{before}")
+        self._finish(Ending.PANIC, Party.GUEST, f"the guest's kernel panicked: {self.console.panic}{before}")
 
     def _finish_by_guest(self, how: str) -> None:
         if self._booted is not None:
-            self._finish(Ending.ORDERLY, how)
+            self._finish(Ending.ORDERLY, Party.GUEST, how)
         else:
-            self._finish(Ending.NO_HEARTBEAT, f"{how} without having sent its heartbeat")
+            self._finish(Ending.NO_HEARTBEAT, Party.GUEST, f"{how} without having sent its heartbeat")
 
     async def _monitor(self, sock: socket.socket) -> None:
         """QMP: QEMU is up, why it ends, and a virtual machine that stopped by itself. Ends with QEMU."""
@@ -782,9 +746,8 @@ class Enclave:
                 if event["event"] == "STOP":
                     status: Any = await client.execute("query-status")
                     if status["status"] not in ("running", "paused", "shutdown", "prelaunch"):
-                        self._finish(
-                            Ending.FAILED, f"QEMU stopped the guest with the state {status['status']!r}"
-                        )
+                        why = f"QEMU stopped the guest with the state {status['status']!r}"
+                        self._finish(Ending.FAILED, Party.QEMU, why)
 
         follower = asyncio.get_running_loop().create_task(follow())
         try:
@@ -801,7 +764,7 @@ class Enclave:
 
     async def _watch_backend(self, backend: _Child) -> None:
         await asyncio.shield(backend.exited)
-        self._finish(Ending.FAILED, backend.ended_how())
+        self._finish(Ending.FAILED, Party.BACKEND, backend.ended_how())
 
     async def _watch_qemu(
         self, process: _Child, pump: asyncio.Task[None], monitor: asyncio.Task[None]
@@ -816,45 +779,89 @@ class Enclave:
         if self.console.panic is not None:
             self._finish_panic()
         elif status != 0:
-            self._finish(Ending.FAILED, process.ended_how(), hint=_hint(process.tail))
+            self._finish(Ending.FAILED, Party.QEMU, process.ended_how(), hint=_hint(process.tail))
         elif self._shutdown is None and self.state is State.STARTING:
-            self._finish(Ending.FAILED, process.ended_how() + " before the guest ran")
+            self._finish(Ending.FAILED, Party.QEMU, process.ended_how() + " before the guest ran")
         elif self._shutdown is not None and not self._shutdown.get("guest"):
             why = self._shutdown.get("reason", "no reason given")
-            self._finish(Ending.FAILED, f"QEMU was told to end by somebody else ({why})")
+            message = f"QEMU was told to end by somebody else ({why})"
+            self._finish(Ending.FAILED, Party.QEMU, message)
         else:
             self._finish_by_guest("the guest ended")
 
     # -- end
 
     def _finish(
-        self, ending: Ending, message: str, *, hint: str | None = None, signum: int | None = None
+        self,
+        ending: Ending,
+        by: Party,
+        message: str,
+        *,
+        hint: str | None = None,
+        signum: int | None = None,
     ) -> None:
         """The first cause is the cause; later ones are its consequences."""
         if not self._end.done():
             booted = self._booted is not None
-            self._end.set_result(
-                Result(ending, message, booted, tuple(self.console.tail()), hint=hint, signal=signum)
-            )
+            tail = tuple(self.console.tail())
+            self._end.set_result(Result(ending, message, booted, by, tail, hint=hint, signal=signum))
 
     def _set_state(self, state: State) -> None:
+        assert self._home
         self.state = state
-        if state is not State.ENDED:
-            self._write_record()
-        if self._on_state:
-            self._on_state(self.record())
-
-    def _write_record(self) -> None:
-        """Leave the record where other nitroctl processes find it, whole at any moment."""
         record = self.record()
-        aside = record.folder / "record.new"
-        try:
-            aside.write_text(json.dumps(dataclasses.asdict(record), default=os.fspath))
-            assert self._folder
-            aside.rename(self._folder.record)
-        except OSError as e:
-            if self.state is State.STARTING:
-                raise NitroError(f"cannot write {aside}: {e.strerror}") from e
+        self._home.write(record)
+        if state is State.ENDED:
+            # Waiters look at the record once our process has ended, so nothing is in a hurry here.
+            self._home.close() if self._detached else self._home.remove()
+        if self._on_state:
+            self._on_state(record)
+
+    def _begin_record(self, folder: Folder) -> None:
+        """The first record, which also decides the name."""
+        prefix, _, number = self.plan.module_id.rpartition("-enc")
+        first = Record(
+            id=f"{prefix}-enc{int(number, 16):x}",
+            name=self.plan.name,
+            state=State.STARTING,
+            cid=folder.cid,
+            eif=self.plan.eif,
+            memory_mib=self.plan.memory_mib,
+            cpus=self.plan.cpus,
+            accel=self.plan.accel.name,
+            accel_reason=self.plan.accel.reason,
+            debug=self.plan.debug,
+            detached=self._detached,
+            folder=folder.path,
+            uds=folder.uds,
+            home=Path(),
+            supervisor_pid=os.getpid(),
+            qemu_pid=None,
+            backend_pid=None,
+            started=time.time(),
+        )
+        self._home, self._first = records.create(first, number)
+        self.plan = dataclasses.replace(self.plan, name=self._home.name)
+        self._log = logs.LogSink(self._home.path, logs.CONSOLE)
+        self._sinks.insert(0, self._log)
+        self._fds.callback(self._log.close)
+
+    def _measure(self) -> None:
+        """PCRs for the record, beside the boot, as nitro-cli does it."""
+        from nitroctl.eif import measure
+
+        loop = asyncio.get_running_loop()
+
+        def take(found: dict[str, str]) -> None:
+            self._measurements = found
+            if self._home and self.state is not State.ENDED:
+                self._home.write(self.record())
+
+        def work() -> None:
+            with contextlib.suppress(NitroError, RuntimeError):  # RuntimeError: the loop is closed
+                loop.call_soon_threadsafe(take, measure.measure(self.plan.eif).to_json())
+
+        threading.Thread(target=work, daemon=True).start()
 
     async def _clean_up(self, folder: Folder) -> None:
         for timer in (self._timer, self._panic_timer):

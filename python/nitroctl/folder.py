@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import sys
 from dataclasses import dataclass
@@ -53,11 +52,6 @@ class Folder:
         """The key of the last of them."""
         return self.path / "chain.key"
 
-    @property
-    def record(self) -> Path:
-        """What runs here, in JSON."""
-        return self.path / "record.json"
-
 
 def reserve(cid: int | None) -> Folder:
     """Take context ID `cid`, or the lowest free one from 16, together with its folder."""
@@ -78,41 +72,6 @@ def reserve(cid: int | None) -> Folder:
             hint="leave --cid out to get a free one",
         )
     raise EnclaveError(f"all context IDs from {FIRST_CID} to {LAST_AUTOMATIC_CID} are in use")
-
-
-def taken() -> list[Folder]:
-    """The folders of this user's running enclaves, without their locks, in the order of their IDs."""
-    found = []
-    for path in sorted(config.runtime_dir().iterdir(), key=lambda p: (len(p.name), p.name)):
-        if not path.name.isdecimal():
-            continue
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            found.append(Folder(int(path.name), path))
-        finally:
-            os.close(fd)
-    return found
-
-
-def find(name: str) -> Folder:
-    """The folder of the running enclave with this name, or this context ID. Raises EnclaveError."""
-    names: list[tuple[str, Folder]] = []
-    for folder in taken():
-        with contextlib.suppress(OSError, ValueError, KeyError):  # it is just beginning or ending
-            names.append((json.loads(folder.record.read_text())["name"], folder))
-    found = [folder for own, folder in names if name in (own, str(folder.cid))]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        cids = ", ".join(str(folder.cid) for folder in found)
-        raise EnclaveError(f"several running enclaves are called {name!r}", hint=f"name one by CID: {cids}")
-    running = ", ".join(f"{own} (CID {folder.cid})" for own, folder in names) or "none"
-    raise EnclaveError(f"no running enclave is called {name!r}; there are: {running}")
 
 
 def _lock_folder(path: Path) -> int | None:

@@ -282,6 +282,7 @@ class Lab:
             **os.environ,
             "XDG_RUNTIME_DIR": os.fspath(self.runtime),
             "XDG_DATA_HOME": os.fspath(self.folder / "data"),
+            "XDG_STATE_HOME": os.fspath(self.folder / "state"),
             "PYTHONPATH": os.pathsep.join(p for p in paths if p),
         }
 

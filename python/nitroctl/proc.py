@@ -50,7 +50,7 @@ def start(
     """Start a program that dies with us. Raises CommandFailed when it cannot be started.
 
     `env` is added to our environment. With `new_session` a Ctrl-C at the terminal does not reach it: the
-    caller then owes it an end.
+    caller then owes it an end. With a `death_signal` of 0 it outlives us.
     """
     command = [os.fspath(a) for a in argv]
     try:
@@ -63,7 +63,8 @@ def start(
             cwd=cwd,
             env=None if env is None else {**os.environ, **env},
             start_new_session=new_session,
-            preexec_fn=_die_with_parent(os.getpid(), death_signal),
+            # Without it no Python runs between fork and exec: safe in a process with threads.
+            preexec_fn=_die_with_parent(os.getpid(), death_signal) if death_signal else None,
         )
     except OSError as e:
         raise CommandFailed(command, None, output=f"{e.filename or command[0]}: {e.strerror}") from e

@@ -82,6 +82,7 @@ class Bench:
             **os.environ,
             "PYTHONPATH": str(PYTHON),
             "XDG_RUNTIME_DIR": str(self.runtime),
+            "XDG_STATE_HOME": str(self.tmp / "state"),
             **self.env,
             **extra,
         }

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from enclave_fakes import write_eif
 from nitroctl import enclave
 from nitroctl.console import LINE_MAX, TAIL_LINES, ConsoleWatch
-from nitroctl.enclave import EnclaveConfig, Ending, Result
+from nitroctl.enclave import EnclaveConfig, Result
 from nitroctl.errors import BootTimeout, EifError, EnclaveError, GuestPanic, NitroError
 from nitroctl.folder import release, reserve
 from nitroctl.qemu import Accelerator
+from nitroctl.records import Ending, Party
 
 GIB = 1 << 30
 TRUE = Path("/bin/true")  # an executable that stands for QEMU and the backend
@@ -353,7 +354,7 @@ def test_a_reader_that_went_away(ends: tuple[int, int]) -> None:
 def test_exit_statuses(
     ending: Ending, signum: int | None, status: int, error: type[EnclaveError] | None
 ) -> None:
-    result = Result(ending, "why", True, signal=signum)
+    result = Result(ending, "why", True, Party.GUEST, signal=signum)
     assert result.status == status
     if error is None:
         result.check()

@@ -13,14 +13,10 @@ import os
 import re
 import select
 import shlex
-import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import threading
-import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -28,32 +24,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
-from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, install, steps, write_eif
+from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, steps, write_eif
 
 PANIC = (
     "[    1.500000] Kernel panic - not syncing: Attempted to kill init!\r\n"
     "[    1.500001] CPU: 0 PID: 1 Comm: init\r\n"
 )
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    # Not below tmp_path, whose name is long under xdist: socket paths end at 107 bytes. Numbers only: a
-    # random name in what nitroctl prints can hold the very word that a test waits for.
-    runtime = Path(tempfile.gettempdir(), f"n{os.getpid()}-{time.monotonic_ns()}")
-    runtime.mkdir(mode=0o700)
-    made = Bench(
-        tmp=tmp_path,
-        runtime=runtime,
-        qemu=install("fake_qemu.py", tmp_path),
-        backend=install("fake_backend.py", tmp_path),
-        eif=write_eif(tmp_path / "hello.eif"),
-    )
-    yield made
-    for pid in made.processes():  # only after a failure
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    shutil.rmtree(runtime, ignore_errors=True)
 
 
 def assert_nothing_left(bench: Bench) -> None:
@@ -580,12 +556,13 @@ def test_a_damaged_ca_ends_the_run_before_anything_starts(bench: Bench) -> None:
 def test_a_running_enclave_leaves_a_record_for_others(bench: Bench) -> None:
     with bench.start(**steps(HEARTBEAT, ["print", "up"])) as running:
         running.until("heartbeat after")
-        (path,) = (bench.runtime / "nitroctl").glob("*/record.json")
+        (path,) = (bench.tmp / "state/nitroctl/enclaves").glob("*/record.json")
         record = json.loads(path.read_text())
         assert (record["name"], record["cid"], record["state"]) == ("hello", 16, "running")
-        assert record["uds"] == str(path.parent / "vsock")
+        assert record["uds"] == str(bench.runtime / "nitroctl/16/vsock")
         running.process.terminate()
         running.wait()
+    assert not path.parent.exists(), "one in the foreground leaves nothing"
     assert_nothing_left(bench)
 
 

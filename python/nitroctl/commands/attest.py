@@ -229,10 +229,10 @@ def get(
     """
     import base64
 
-    from nitroctl import folder
+    from nitroctl import records
     from nitroctl.agent import Agent
 
-    with Agent(folder.find(name).uds) as agent:
+    with Agent(records.find(name, running=True).uds) as agent:
         document = agent.attestation(nonce=nonce, user_data=user_data, public_key=public_key)
     if output is None:
         click.echo(base64.b64encode(document).decode())

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""`nitroctl run`: an enclave in the foreground, its console on standard output."""
+"""`nitroctl run`: an enclave in the foreground, its console on standard output, or detached."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 if TYPE_CHECKING:
-    from nitroctl.enclave import Plan, Record
+    from nitroctl.records import Record
 
 
 @click.command()
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
               help="The parent's PORT is served by the unix socket PATH.")
 @click.option("--connect-port", metavar="PORT=PATH", multiple=True,
               help="Join clients of the unix socket PATH, which is made, to the enclave's PORT.")
+@click.option("-d", "--detach", is_flag=True,
+              help="Leave it running once it has booted, and print its ID; see `nitroctl ps`.")
+@click.option("--json", "as_json", is_flag=True, help="With --detach: print its record in JSON.")
 @click.option("--dry-run", is_flag=True, help="Print the command lines of backend and QEMU, start nothing.")
 @click.option("--qemu", type=click.Path(path_type=Path), help="The QEMU to use.")
 @click.option("--qemu-build", type=click.Choice(["plugin", "tree"]),
@@ -65,50 +69,57 @@ def run(
     proxy: tuple[str, ...],
     listen_port: tuple[str, ...],
     connect_port: tuple[str, ...],
+    detach: bool,
+    as_json: bool,
     dry_run: bool,
     qemu: Path | None,
     qemu_build: Literal["plugin", "tree"] | None,
     vsock_backend: Path | None,
 ) -> int:
-    """Run the enclave FILE, print its console, and end with it.
+    """Run the enclave FILE, print its console, and end with it; with --detach only wait for its heartbeat.
 
     Exit status: 0 after a heartbeat and an orderly end, 3 without a heartbeat, 4 after a panic of the guest's
     kernel, 130 after Ctrl-C, 143 after SIGTERM, 1 for everything else that went wrong.
     """
-    from nitroctl import enclave
+    from nitroctl import enclave, supervisor
     from nitroctl import qemu as qemu_module
 
+    if as_json and not detach:
+        raise click.UsageError("--json goes with --detach; in the foreground, standard output is the console")
     if qemu and qemu_build:
         raise click.UsageError("--qemu-build chooses a QEMU, and so does --qemu")
     chain_days: int | None = ca_days
     if qemu is not None and not qemu_module.signs_documents(qemu):
         chain_days = None
         click.echo(f"note: {qemu} takes no certificates: it cannot sign attestation documents", err=True)
-    plan = enclave.plan(
-        enclave.EnclaveConfig(
-            eif=file,
-            qemu=qemu or _qemu(qemu_build),
-            backend=vsock_backend or _backend(),
-            name=name,
-            memory_mib=None if memory is None else qemu_module.parse_memory(memory),
-            memory_check=not no_memory_check,
-            cpus=cpus,
-            cid=cid,
-            role=role,
-            instance_id=instance_id,
-            append=append,
-            boot_timeout=boot_timeout,
-            debug=debug_mode,
-            ignore_signature=ignore_signature,
-            chain_days=chain_days,
-            forwards=forwards(publish, proxy, listen_port, connect_port),
-        )
+    request = enclave.EnclaveConfig(
+        eif=file,
+        qemu=qemu or _qemu(qemu_build),
+        backend=vsock_backend or _backend(),
+        name=name,
+        memory_mib=None if memory is None else qemu_module.parse_memory(memory),
+        memory_check=not no_memory_check,
+        cpus=cpus,
+        cid=cid,
+        role=role,
+        instance_id=instance_id,
+        append=append,
+        boot_timeout=boot_timeout,
+        debug=debug_mode,
+        ignore_signature=ignore_signature,
+        chain_days=chain_days,
+        forwards=forwards(publish, proxy, listen_port, connect_port),
     )
+    plan = enclave.plan(request)
     for note in plan.notes:
         click.echo(f"note: {note}", err=True)
     if dry_run:
         for argv in enclave.dry_run(plan):
             click.echo(shlex.join(argv))
+        return 0
+    if detach:
+        record = supervisor.start(request, _tell)
+        click.echo(json.dumps(record.to_json(), indent=2) if as_json else record.id)
         return 0
     with contextlib.ExitStack() as stack:
         sinks = []
@@ -116,7 +127,7 @@ def run(
             sys.stdout.flush()
             sinks.append(enclave.FdSink(sys.stdout.fileno()))
             stack.callback(sinks[0].close)
-        result = enclave.run(plan, sinks=sinks, on_state=lambda record: _tell(plan, record))
+        result = enclave.run(plan, sinks=sinks, on_state=_tell)
     result.check()
     click.echo(f"Enclave {plan.name}: {result.message}", err=True)
     return result.status
@@ -144,15 +155,16 @@ def _backend() -> Path:
     return build.locate("vsock")
 
 
-def _tell(plan: Plan, record: Record) -> None:
+def _tell(record: Record) -> None:
     """One line on standard error for each state that a user waits for."""
-    from nitroctl.enclave import State
+    from nitroctl.records import State
 
     if record.state is State.STARTING:
-        cpus = "1 CPU" if plan.cpus == 1 else f"{plan.cpus} CPUs"
-        text = f"CID {record.cid}, {plan.memory_mib} MiB, {cpus}, {plan.accel}, vsock {record.uds}"
+        cpus = "1 CPU" if record.cpus == 1 else f"{record.cpus} CPUs"
+        accel = f"{record.accel.upper()} ({record.accel_reason})"
+        text = f"CID {record.cid}, {record.memory_mib} MiB, {cpus}, {accel}, vsock {record.uds}"
     elif record.state is State.RUNNING and record.booted:
         text = f"heartbeat after {record.booted - record.started:.1f} s"
     else:
         return
-    click.echo(f"Enclave {plan.name}: {text}", err=True)
+    click.echo(f"Enclave {record.name}: {text}", err=True)

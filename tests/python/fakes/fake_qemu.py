@@ -12,6 +12,7 @@ FAKE_QEMU holds the guest's life, a JSON list of steps:
     ["file", PATH]          writes its process ID there
     ["fill"]                prints for ever
     ["deaf"]                ignores SIGTERM from now on
+    ["await", FIFO]         goes on once somebody has opened that FIFO for writing
     ["show", OPTION]        on the console, the file that the machine option names, or "none"
 
 It answers `-M nitro-enclave,help` with the option cert-chain unless FAKE_QEMU_UNSIGNED is set.
@@ -143,6 +144,9 @@ def main() -> None:
                 with open(path, "rb") as file:
                     content = file.read()
             os.write(1, content)
+        elif name == "await":
+            with open(arguments[0], "rb"):
+                pass
         elif name == "deaf":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         else:

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: MIT
+"""The commands for enclaves that another process runs: ps, inspect, console, logs, wait, stop, rm.
+
+NAME is an enclave's name, its ID, or the context ID of a running one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+from nitroctl.errors import EXIT_FAILURE, NitroError, UsageError
+
+if TYPE_CHECKING:
+    from nitroctl.records import Record
+
+_json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+_name = click.argument("name")
+_names = click.argument("names", nargs=-1, metavar="[NAME]...")
+
+
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+@click.command()
+@click.option("-a", "--all", "everything", is_flag=True, help="Also those that have ended.")
+@_json
+def ps(everything: bool, as_json: bool) -> None:
+    """List the running enclaves of this user."""
+    from nitroctl import records
+
+    found = [record for record in records.every() if everything or record.running]
+    if as_json:
+        _print_json([record.to_json() for record in found])
+        return
+    rows = [("NAME", "CID", "STATE", "AGE", "MEMORY", "CPUS", "EIF")]
+    rows += [
+        (
+            record.name,
+            str(record.cid) if record.running else "-",
+            record.state if record.running else f"{record.state} ({record.ending})",
+            _duration(time.time() - record.started),
+            f"{record.memory_mib} MiB",
+            str(record.cpus),
+            os.fspath(record.eif),
+        )
+        for record in found
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        click.echo("  ".join(cells).rstrip())
+
+
+def _duration(seconds: float) -> str:
+    """One unit, the largest that is there."""
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{int(seconds / size)} {unit}"
+    return f"{int(seconds)} s"
+
+
+@click.command()
+@_name
+def inspect(name: str) -> None:
+    """Print all that is known about the enclave NAME, in JSON."""
+    from nitroctl import records
+
+    _print_json(records.find(name).to_json())
+
+
+_follow = click.option("-f", "--follow", is_flag=True, help="Go on until the enclave ends.")
+_lines = click.option("-n", "--lines", type=click.IntRange(0), metavar="N", help="Only the last N lines.")
+
+
+@click.command()
+@_name
+@_follow
+@_lines
+def console(name: str, follow: bool, lines: int | None) -> None:
+    """Print what the enclave NAME has said on its serial console; also after its end."""
+    from nitroctl import logs
+
+    _print_log(name, logs.CONSOLE, follow, lines)
+
+
+@click.command(name="logs")
+@_name
+@_follow
+@_lines
+def logs_command(name: str, follow: bool, lines: int | None) -> None:
+    """Print what supervisor, QEMU and vsock backend of the detached enclave NAME have said."""
+    from nitroctl import logs, records
+
+    record = records.find(name)
+    if not record.detached:
+        raise NitroError(
+            f"enclave {record.name} runs in the foreground of process {record.supervisor_pid}, "
+            "whose standard error is its log"
+        )
+    _print_log(record.id, logs.SUPERVISOR, follow, lines)
+
+
+def _print_log(name: str, log: str, follow: bool, lines: int | None) -> None:
+    from nitroctl import logs, records
+
+    record = records.find(name)
+    with contextlib.ExitStack() as stack:
+        supervisor = records.supervisor_fd(record) if follow else None
+        if supervisor is not None:
+            stack.callback(os.close, supervisor)
+        pieces = logs.follow(record.home, log, supervisor)
+        if lines is not None:
+            pieces = _last_lines(pieces, lines, logs.size(record.home, log))
+        sys.stdout.flush()
+        for data in pieces:
+            _write_all(sys.stdout.fileno(), data)
+
+
+def _last_lines(pieces: Iterator[bytes], lines: int, size: int) -> Iterator[bytes]:
+    """Of the first `size` bytes only the last `lines` lines, then all that follows."""
+    kept = b""
+    for data in pieces:
+        before, after = data[:size], data[size:]
+        size -= len(before)
+        kept += before
+        parts = kept.split(b"\n")
+        # A last line without its end counts as one.
+        count = lines if parts[-1] else lines + 1
+        kept = b"\n".join(parts[-count:]) if count else b""
+        if size == 0:
+            yield kept + after
+            kept = b""
+            yield from pieces
+    yield kept
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait no longer than that.")
+@_json
+def wait(names: tuple[str, ...], timeout: float | None, as_json: bool) -> int:
+    """Wait for the end of enclaves, and say how it came.
+
+    The exit status is the one that `nitroctl run` would have; of several enclaves, the first that is not 0.
+    """
+    from nitroctl import records
+
+    deadline = None if timeout is None else time.monotonic() + timeout
+    ended = []
+    for record in [records.find(name) for name in names]:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        try:
+            last = records.wait(record, left)
+        except TimeoutError:
+            raise NitroError(f"enclave {record.name} has not ended within {timeout:g} s") from None
+        if last is None:
+            raise NitroError(f"enclave {record.name} has ended, and its record has been removed")
+        ended.append(last)
+        if not as_json:
+            click.echo(f"Enclave {last.name}: {last.message}", err=True)
+    if as_json:
+        _print_json([record.to_json() for record in ended])
+    return next((r.status for r in ended if r.status), 0)
+
+
+def _chosen(names: Iterable[str], everything: bool, fits: Callable[[Record], bool]) -> list[Record]:
+    from nitroctl import records
+
+    if everything and names:
+        raise click.UsageError("give names, or --all")
+    if everything:
+        return [record for record in records.every() if fits(record)]
+    if not names:
+        raise click.UsageError("give a name, or --all")
+    return [records.find(name) for name in names]
+
+
+def _for_each(chosen: list[Record], act: Callable[[Record], None]) -> int:
+    """One that fails does not keep the others from their turn."""
+    status = 0
+    for record in chosen:
+        try:
+            act(record)
+        except NitroError as e:
+            click.echo(f"error: {e}" + (f"\nhint: {e.hint}" if e.hint else ""), err=True)
+            status = EXIT_FAILURE
+    return status
+
+
+@click.command()
+@_names
+@click.option("-a", "--all", "everything", is_flag=True, help="All running enclaves of this user.")
+@click.option("--kill", is_flag=True, help="Kill their supervisors at once.")
+def stop(names: tuple[str, ...], everything: bool, kill: bool) -> int:
+    """End running enclaves. Their console and logs stay until `nitroctl rm`."""
+    from nitroctl import records
+
+    def end(record: Record) -> None:
+        if not record.running:
+            raise NitroError(f"enclave {record.name} has ended already: {record.message}")
+        records.stop(record, kill=kill)
+        click.echo(record.id)
+
+    return _for_each(_chosen(names, everything, lambda record: record.running), end)
+
+
+@click.command()
+@_names
+@click.option("-a", "--all", "everything", is_flag=True, help="All enclaves that have ended.")
+@click.option("-f", "--force", is_flag=True, help="Stop it first if it is running.")
+def rm(names: tuple[str, ...], everything: bool, force: bool) -> int:
+    """Remove what ended enclaves have left: records, console and logs."""
+    from nitroctl import records
+
+    if everything and force:
+        raise UsageError("--force goes with names", hint="`nitroctl stop --all` ends all enclaves")
+
+    def drop(record: Record) -> None:
+        if force and record.running:
+            records.stop(record)
+        records.remove(record)
+        click.echo(record.id)
+
+    return _for_each(_chosen(names, everything, lambda record: not record.running), drop)
