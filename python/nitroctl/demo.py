@@ -112,17 +112,6 @@ class Verifier:
             self._listener.close()
 
 
-def _kernel() -> str:
-    """Our own guest kernel if it has been built; else Debian's, which needs no compiling."""
-    from nitroctl import guest
-
-    try:
-        guest.locate("kernel")
-    except NitroError:
-        return "prebuilt"
-    return "own"
-
-
 def _qemu(jobs: int | None) -> Path:
     """The distribution's QEMU with the plugin where that is supported; else a QEMU of our own."""
     if packages.distribution_qemu():
@@ -133,16 +122,21 @@ def _qemu(jobs: int | None) -> Path:
     return build.build_qemu(build.BuildOptions(jobs=jobs)).qemu
 
 
+def programs(jobs: int | None = None) -> tuple[Path, Path]:
+    """QEMU and the backend, each made if it is not there."""
+    return _qemu(jobs), build.build_backend(jobs=jobs)
+
+
 def prepare(image: Path, *, jobs: int | None = None) -> None:
     """QEMU, the backend, a kernel and the hello image, each made if it is not there."""
+    from nitroctl import guest
     from nitroctl.eif import testimage
 
-    qemu = _qemu(jobs)
-    backend = build.build_backend(jobs=jobs)
+    qemu, backend = programs(jobs)
     for link, program, changed in build.link_programs([qemu, backend], default_prefix()):
         if changed:
             progress.say(f"linked {link} -> {program}")
-    made = testimage.make("hello", image, kernel=_kernel())
+    made = testimage.make("hello", image, kernel=guest.default_kernel())
     progress.say(f"{made.path}: {progress.amount(made.size, 'bytes')}")
 
 

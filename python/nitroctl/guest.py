@@ -112,6 +112,15 @@ def locate(what: str) -> Path:
 
 # --- init and applications -------------------------------------------------------------------------------
 
+def default_kernel() -> str:
+    """For those who do not care: "own" if it has been built; else "prebuilt", which needs no compiling."""
+    try:
+        locate("kernel")
+    except NitroError:
+        return "prebuilt"
+    return "own"
+
+
 def build_init() -> Path:
     """Compile init, agent and hello, or find them compiled; returns the folder that they are in."""
     guest = source_root() / "guest"

@@ -12,6 +12,7 @@ import ctypes
 import os
 import select
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -149,9 +150,13 @@ class _Reader:
             self._fd = -1
 
 
-def follow(home: Path, name: str, supervisor: int | None) -> Iterator[bytes]:
+def follow(
+    home: Path, name: str, supervisor: int | None, *, timeout: float | None = None
+) -> Iterator[bytes]:
     """The log from its beginning, then what is added, until the process behind the pidfd `supervisor` has
-    ended (None: it has). Waits for events (inotify(7)), never polls."""
+    ended (None: it has). Waits for events (inotify(7)), never polls. Raises TimeoutError if that process
+    still runs after `timeout` seconds."""
+    deadline = None if timeout is None else time.monotonic() + timeout
     reader = _Reader(home, name)
     try:
         if supervisor is None:
@@ -162,16 +167,17 @@ def follow(home: Path, name: str, supervisor: int | None) -> Iterator[bytes]:
             while not ended:
                 # What is written after this is an event for the next wait.
                 yield from reader.pieces()
-                ended = wait(supervisor)
+                ended = wait(supervisor, None if deadline is None else deadline - time.monotonic())
             yield from reader.pieces()
     finally:
         reader.close()
 
 
 @contextlib.contextmanager
-def watch(folder: Path) -> Iterator[Callable[[int], bool]]:
+def watch(folder: Path) -> Iterator[Callable[[int, float | None], bool]]:
     """Gives a function that waits until a file in `folder` has changed since the last call, or the process
-    behind a pidfd has ended; True for the latter, and for a folder that is gone."""
+    behind a pidfd has ended; True for the latter, and for a folder that is gone. It raises TimeoutError after
+    so many seconds, if any."""
     fd = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
     if fd < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), "inotify")
@@ -180,8 +186,10 @@ def watch(folder: Path) -> Iterator[Callable[[int], bool]]:
         if _libc.inotify_add_watch(fd, os.fsencode(folder), mask) < 0:
             raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), os.fspath(folder))
 
-        def wait(pidfd: int) -> bool:
-            ready, _, _ = select.select([fd, pidfd], [], [])
+        def wait(pidfd: int, timeout: float | None = None) -> bool:
+            ready, _, _ = select.select([fd, pidfd], [], [], None if timeout is None else max(0.0, timeout))
+            if not ready:
+                raise TimeoutError
             gone = False
             if fd in ready:
                 events = os.read(fd, 1 << 16)

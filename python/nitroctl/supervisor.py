@@ -114,10 +114,16 @@ class Supervised:
         self._channel.close()
         self._process.wait()  # it was an orphan from the beginning
 
-    def stop(self) -> None:
-        """End the enclave, and wait for that."""
+    def cancel(self) -> None:
+        """Ask for the enclave's end; `wait_booted` and `wait` in other threads return after it."""
         with contextlib.suppress(OSError):
             self._channel.shutdown(socket.SHUT_WR)
+
+    def stop(self) -> None:
+        """End the enclave, and wait for that. A second call does nothing."""
+        if self._channel.fileno() < 0:
+            return
+        self.cancel()
         try:
             self._channel.settimeout(records.STOP_SECONDS)
             while self._channel.recv(65536):

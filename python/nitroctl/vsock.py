@@ -9,6 +9,7 @@ backend's command line. The backend's life is `enclave`'s business.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -134,14 +135,45 @@ def connect(uds: str | os.PathLike[str], port: int, *, timeout: float | None = N
             answer = b""
         except OSError as e:
             raise NitroError(f"{path}: {e.strerror}") from e
-        if not answer:
-            raise PortRefused(f"nobody listens on port {port} of the enclave behind {path}")
-        number = answer[3:-1]
-        if not (answer.startswith(b"OK ") and answer.endswith(b"\n") and number.isdigit()):
-            raise EnclaveError(f"{path} answered {answer!r} to CONNECT {port}: no hybrid vsock socket")
+        _check_answer(answer, path, port)
         sock.settimeout(None)
         stack.pop_all()
         return sock
+
+
+async def open_connection(
+    uds: str | os.PathLike[str], port: int
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """As `connect`, for asyncio."""
+    check_port(port)
+    path = check_path(uds)
+    try:
+        reader, writer = await asyncio.open_unix_connection(path)
+    except (FileNotFoundError, ConnectionRefusedError) as e:
+        raise PortRefused(f"no enclave is behind {path}: {e.strerror}") from e
+    except OSError as e:
+        raise NitroError(f"{path}: {e.strerror}") from e
+    try:
+        writer.write(b"CONNECT %d\n" % port)
+        try:
+            answer = await reader.readline()
+        except ConnectionError:
+            answer = b""
+        _check_answer(answer, path, port)
+    except BaseException:
+        writer.close()
+        raise
+    return reader, writer
+
+
+def _check_answer(answer: bytes, path: str, port: int) -> None:
+    if not answer:
+        raise PortRefused(f"nobody listens on port {port} of the enclave behind {path}")
+    number = answer[3:-1]
+    if not (answer.startswith(b"OK ") and answer.endswith(b"\n") and number.isdigit()):
+        raise EnclaveError(
+            f"{path} answered {answer[:_OK_MAX]!r} to CONNECT {port}: no hybrid vsock socket"
+        )
 
 
 def _read_line(sock: socket.socket) -> bytes:
@@ -183,11 +215,15 @@ class Listener:
 
 
 def listen(uds: str | os.PathLike[str], port: int, *, backlog: int = 128) -> Listener:
-    """Serve the parent's port `port`: connections that the enclave opens to CID 3 arrive here.
+    """Serve the parent's port `port`: connections that the enclave opens to CID 3 arrive here. As `serve`."""
+    return serve(port_path(uds, port), backlog=backlog)
+
+
+def serve(path: Path, *, backlog: int = 128) -> Listener:
+    """Listen on a unix socket that only the user can connect to.
 
     A socket file that nobody serves any more is replaced. Raises NitroError if somebody does.
     """
-    path = port_path(uds, port)
     address = check_path(path)
     with contextlib.ExitStack() as stack:
         sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))

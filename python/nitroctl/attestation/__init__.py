@@ -14,6 +14,30 @@ proves isolation: there is no Nitro hardware behind it.
 from __future__ import annotations
 
 from nitroctl.attestation.document import Document, decode
+from nitroctl.attestation.errors import (
+    AttestationError,
+    DebugEnclave,
+    NonceMismatch,
+    PcrMismatch,
+    PublicKeyMismatch,
+    SignatureMismatch,
+    StaleDocument,
+    UserDataMismatch,
+)
 from nitroctl.attestation.verify import Policy, load_root, verify
 
-__all__ = ["Document", "Policy", "decode", "load_root", "verify"]
+__all__ = [
+    "AttestationError",
+    "DebugEnclave",
+    "Document",
+    "NonceMismatch",
+    "PcrMismatch",
+    "Policy",
+    "PublicKeyMismatch",
+    "SignatureMismatch",
+    "StaleDocument",
+    "UserDataMismatch",
+    "decode",
+    "load_root",
+    "verify",
+]

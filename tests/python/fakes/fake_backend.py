@@ -4,6 +4,9 @@
 It listens on both sockets, says "ready", takes one line "heartbeat" from the fake QEMU, says "booted", and
 answers. It ends on SIGTERM without its sockets, and when the lifeline closes without the folder as well.
 
+On the parent's socket it refuses `CONNECT N`; a port in FAKE_PORTS, "N:COUNT,...", is an echo service from
+the connection after the first COUNT on.
+
 FAKE_BACKEND changes that: "dies" (says why, status 7), "mute" (never ready), "stubborn" (ignores SIGTERM).
 """
 
@@ -55,8 +58,13 @@ def main() -> None:
             os.write(options.ready_fd, b"ready\n")
             os.close(options.ready_fd)
 
+    refusals = {}
+    for item in filter(None, os.environ.get("FAKE_PORTS", "").split(",")):
+        number, _, count = item.partition(":")
+        refusals[int(number)] = int(count)
     selector = selectors.DefaultSelector()
     selector.register(servers[0], selectors.EVENT_READ, "device")
+    selector.register(servers[1], selectors.EVENT_READ, "parent")
     selector.register(wake, selectors.EVENT_READ, "signal")
     if options.lifeline_fd is not None:
         selector.register(options.lifeline_fd, selectors.EVENT_READ, "lifeline")
@@ -66,6 +74,21 @@ def main() -> None:
             if key.data == "device":
                 client = servers[0].accept()[0]
                 selector.register(client, selectors.EVENT_READ, "client")
+            elif key.data == "parent":
+                selector.register(servers[1].accept()[0], selectors.EVENT_READ, "stranger")
+            elif key.data in ("stranger", "echo"):
+                client = key.fileobj  # type: ignore[assignment]
+                data = client.recv(65536)
+                if data and key.data == "stranger":
+                    asked = int(data.split()[1])
+                    refusals[asked] = refusals.get(asked, 1 << 30) - 1
+                    data = b"" if refusals[asked] >= 0 else b"OK 1073741824\n"
+                    selector.modify(client, selectors.EVENT_READ, "echo")
+                if data:
+                    client.sendall(data)
+                else:
+                    selector.unregister(client)
+                    client.close()
             elif key.data == "client":
                 client = key.fileobj  # type: ignore[assignment]
                 data = client.recv(64)

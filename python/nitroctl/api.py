@@ -1,0 +1,528 @@
+# SPDX-License-Identifier: MIT
+"""The Python API: enclaves as objects, for parent programs and tests.
+
+    import nitroctl
+
+    with nitroctl.Enclave("app.eif", memory="512M") as enclave:
+        with enclave.connect(5000) as sock:
+            sock.sendall(b"hello")
+
+An enclave has a supervisor in a process of its own (`supervisor`), so no event loop, thread or signal handler
+of this process is needed or touched. It ends with its `with` block, and also when this process dies, however
+that comes about. Here is only what a user holds in his hands; nothing is decided here that the command line
+decides otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import fcntl
+import os
+import re
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+from nitroctl import config, logs, records, vsock
+from nitroctl.console import ConsoleWatch
+from nitroctl.enclave import DEFAULT_INSTANCE_ID, EnclaveConfig
+from nitroctl.errors import EnclaveError, NitroError, UsageError
+from nitroctl.forwards import forward
+from nitroctl.records import Record
+from nitroctl.supervisor import Supervised
+
+if TYPE_CHECKING:
+    from nitroctl.attestation.document import Document
+    from nitroctl.eif.build import FileSigner
+
+StrPath = str | os.PathLike[str]
+
+# Between two tries to reach a port on which nobody listens yet: the guest tells nobody that it does by now.
+RETRY_SECONDS = 0.02
+
+
+class Enclave:
+    """An enclave that lives as long as this object's `with` block (or from `start` to `close`), once.
+
+    The options are those of `nitroctl run`: `memory` as there ("512M", "4G") or in MiB, `boot_timeout` in
+    seconds; paths of `listen_port` and the like as PORT=PATH. `accel` forces "kvm" or "tcg". The record and
+    the logs are removed at the end unless `keep` is true; with `log_dir` they are copied there first.
+
+    Methods raise EnclaveError, whose message says why, once the enclave has ended.
+    """
+
+    def __init__(
+        self,
+        eif: StrPath,
+        *,
+        name: str | None = None,
+        memory: str | int | None = None,
+        memory_check: bool = True,
+        cpus: int = 1,
+        cid: int | None = None,
+        role: str | None = None,
+        instance_id: str = DEFAULT_INSTANCE_ID,
+        append: str | None = None,
+        boot_timeout: float | None = None,
+        debug_mode: bool = False,
+        ca_days: int = 30,
+        ignore_signature: bool = False,
+        publish: Sequence[str] = (),
+        proxy: Sequence[str] = (),
+        listen_port: Sequence[str] = (),
+        connect_port: Sequence[str] = (),
+        accel: Literal["kvm", "tcg"] | None = None,
+        qemu: StrPath | None = None,
+        qemu_build: Literal["plugin", "tree"] | None = None,
+        vsock_backend: StrPath | None = None,
+        keep: bool = False,
+        log_dir: StrPath | None = None,
+    ) -> None:
+        from nitroctl import build, plugin
+        from nitroctl import qemu as options
+
+        if qemu is not None and qemu_build is not None:
+            raise UsageError("qemu_build chooses a QEMU, and so does qemu")
+        program = Path(qemu) if qemu is not None else plugin.choose(qemu_build)
+        given = {"publish": publish, "proxy": proxy, "listen-port": listen_port, "connect-port": connect_port}
+        self._request = EnclaveConfig(
+            eif=Path(eif),
+            qemu=program,
+            backend=Path(vsock_backend) if vsock_backend is not None else build.locate("vsock"),
+            name=name,
+            memory_mib=options.parse_memory(memory) if isinstance(memory, str) else memory,
+            memory_check=memory_check,
+            cpus=cpus,
+            cid=cid,
+            role=role,
+            instance_id=instance_id,
+            append=append,
+            boot_timeout=boot_timeout,
+            accel=None if accel is None else options.Accelerator(accel, "asked for"),
+            debug=debug_mode,
+            ignore_signature=ignore_signature,
+            chain_days=ca_days if qemu is None or options.signs_documents(program) else None,
+            forwards=tuple(forward(kind, text) for kind, texts in given.items() for text in texts),
+        )
+        self._keep = keep
+        self._log_dir = None if log_dir is None else Path(log_dir)
+        self._supervised: Supervised | None = None
+        self._record: Record | None = None
+        self._closed = False
+        self._last_words = b""
+        self._resources = contextlib.ExitStack()
+        self._early: Path | None = None
+        self.console = Console(self)
+
+    # ---- its life ----
+
+    def start(self) -> Self:
+        """Start it and wait for its heartbeat. Raises what `nitroctl run` would end with: UsageError,
+        BootTimeout, GuestPanic, EnclaveError; nothing runs any more then, and `console` can still be read
+        until `close`."""
+        if self._supervised or self._closed:
+            raise UsageError("an Enclave object starts its enclave once; make another one")
+        self._supervised = Supervised(self._request)
+        try:
+            self._supervised.wait_booted(self._on_state)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def _on_state(self, record: Record) -> None:
+        self._record = record
+
+    def wait(self, timeout: float | None = None) -> Record:
+        """Wait until it has ended by itself, and return its record; `record.check()` raises the error that
+        fits, if there was one. Raises TimeoutError after `timeout` seconds."""
+        record = self.record
+        return records.wait(record, timeout) or record
+
+    def stop(self) -> None:
+        """End it, if it still runs. Its record and its console can be read until `close`."""
+        if self._supervised:
+            self._supervised.stop()
+
+    def close(self) -> None:
+        """End it, and remove all that belongs to it. What the console said last can still be read."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.stop()
+        finally:
+            self._resources.close()
+            if self._record:
+                self._record = records.again(self._record) or self._record
+                self._last_words = logs.read_tail(self._record.home, logs.CONSOLE, logs.LOG_MAX // 64)
+                if self._log_dir is not None:
+                    _copy_logs(self._record.home, self._log_dir)
+                if not self._keep:
+                    records.remove(self._record)
+
+    def __enter__(self) -> Self:
+        if self._supervised:
+            return self  # its `start` was called
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        starting = asyncio.ensure_future(asyncio.to_thread(self.__enter__))
+        try:
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            if self._supervised:
+                self._supervised.cancel()
+            with contextlib.suppress(NitroError):
+                await starting
+            await asyncio.to_thread(self.close)
+            raise
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.close)
+
+    # ---- what it is ----
+
+    @property
+    def record(self) -> Record:
+        """All that is known about it, as it is now; see `nitroctl inspect`."""
+        if self._record is None:
+            raise UsageError("this enclave has not been started")
+        if self._record.running and not self._closed:
+            self._record = records.again(self._record) or self._record
+        return self._record
+
+    @property
+    def running(self) -> bool:
+        return self._record is not None and self.record.running
+
+    @property
+    def name(self) -> str:
+        return self._record.name if self._record else self._request.name or self._request.eif.name
+
+    @property
+    def id(self) -> str:
+        """nitro-cli's EnclaveID."""
+        return self.record.id
+
+    @property
+    def cid(self) -> int:
+        """Its context ID."""
+        return self.record.cid
+
+    @property
+    def uds(self) -> Path:
+        """The unix socket that `connect` uses; the parent's port N is served at this path with `_N` added."""
+        return self.record.uds
+
+    def pcrs(self) -> dict[int, bytes]:
+        """PCR0, 1, 2 and, of a signed image, 8, computed from the file (48 bytes each)."""
+        from nitroctl.eif.measure import measure
+
+        values = self.record.measurements or dict(measure(self._request.eif).items())
+        return {int(key[3:]): bytes.fromhex(value) for key, value in values.items() if key.startswith("PCR")}
+
+    # ---- vsock ----
+
+    def connect(self, port: int, *, timeout: float = 30.0, retry: bool = True) -> socket.socket:
+        """Connect to `port` of the enclave: a connected stream socket without a timeout.
+
+        The heartbeat says that the enclave has booted, not that its application listens by now: unless
+        `retry` is false, a refused connection is tried again for up to `timeout` seconds, as long as the
+        enclave runs. Raises vsock.PortRefused.
+        """
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                return vsock.connect(self.uds, port, timeout=max(left, RETRY_SECONDS))
+            except vsock.PortRefused as e:
+                self._check_runs(e)
+                if not retry or left <= 0:
+                    raise
+            time.sleep(RETRY_SECONDS)
+
+    async def open_connection(
+        self, port: int, *, timeout: float = 30.0, retry: bool = True
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """As `connect`, for asyncio: like asyncio.open_connection."""
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            try:
+                async with asyncio.timeout(max(left, RETRY_SECONDS)):
+                    return await vsock.open_connection(self.uds, port)
+            except TimeoutError as e:
+                raise EnclaveError(
+                    f"no answer about port {port} of the enclave {self.name} within {timeout:g} s"
+                ) from e
+            except vsock.PortRefused as e:
+                self._check_runs(e)
+                if not retry or left <= 0:
+                    raise
+            await asyncio.sleep(RETRY_SECONDS)
+
+    def _check_runs(self, error: vsock.PortRefused) -> None:
+        record = self.record
+        if not record.running:
+            raise vsock.PortRefused(
+                f"the enclave {record.name} has ended: {record.message}", hint=record.hint
+            ) from error
+
+    def listen(self, port: int, *, backlog: int = 128) -> vsock.Listener:
+        """Serve the parent's `port`, which the enclave reaches at CID 3: `listener.accept()` gives the next
+        connection. Also before `start`, for applications that want their parent at once. Closed with the
+        enclave."""
+        if self._record is None:
+            vsock.check_port(port)
+            path = self._early_folder() / str(port)
+            listener = vsock.serve(path, backlog=backlog)
+            more = forward("listen-port", f"{port}={path}")
+            self._request = dataclasses.replace(self._request, forwards=(*self._request.forwards, more))
+        else:
+            listener = vsock.listen(self.uds, port, backlog=backlog)
+        self._resources.callback(listener.close)
+        return listener
+
+    async def start_server(
+        self,
+        handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None],
+        port: int,
+    ) -> asyncio.Server:
+        """As `listen`, for asyncio: like asyncio.start_server."""
+        return await asyncio.start_unix_server(handler, sock=self.listen(port).socket)
+
+    def _early_folder(self) -> Path:
+        """For listeners of an enclave whose own folder is not there yet. Locked as long as it is used, so
+        that the next one can remove what a killed process left."""
+        if self._early is None:
+            base = config.runtime_dir()
+            for path in base.glob("early-*"):
+                _remove_unused(path)
+            with contextlib.ExitStack() as stack:
+                path = Path(tempfile.mkdtemp(prefix="early-", dir=base))
+                stack.callback(shutil.rmtree, path, ignore_errors=True)
+                lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                stack.callback(os.close, lock)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._resources.callback(stack.pop_all().close)
+            self._early = path
+        return self._early
+
+    # ---- attestation ----
+
+    def attestation(
+        self,
+        *,
+        nonce: bytes | None = None,
+        user_data: bytes | None = None,
+        public_key: bytes | None = None,
+        timeout: float = 30.0,
+    ) -> bytes:
+        """An attestation document of this enclave's NSM, in the bytes that it has (COSE_Sign1).
+
+        Only what runs inside can ask an NSM: this asks nitroctl's test agent, so the image must carry it, as
+        `nitroctl eif test-image agent` does. Your own application hands out its documents itself.
+        """
+        from nitroctl.agent import PORT, Agent
+
+        try:
+            self.connect(PORT, timeout=timeout).close()
+        except vsock.PortRefused as e:
+            raise EnclaveError(
+                f"the enclave {self.name} has no test agent that could be asked (port {PORT}): {e}",
+                hint="let your application ask its NSM and send you the document",
+            ) from e
+        with Agent(self.uds, timeout=timeout) as agent:
+            return agent.attestation(nonce=nonce, user_data=user_data, public_key=public_key)
+
+    def verify(
+        self,
+        document: bytes,
+        *,
+        nonce: bytes | None = None,
+        user_data: bytes | None = None,
+        public_key: bytes | None = None,
+    ) -> Document:
+        """Verify a document that this enclave issued: under the local CA, with the PCRs of its file and the
+        values that are given. Returns it decoded; raises attestation.AttestationError."""
+        from nitroctl import attestation
+        from nitroctl.attestation import pki
+
+        policy = attestation.Policy(
+            pcrs={} if self._request.debug else self.pcrs(),
+            nonce=nonce,
+            user_data=user_data,
+            public_key=public_key,
+            allow_debug=self._request.debug,
+        )
+        return attestation.verify(document, pki.load_or_init().pem, policy)
+
+
+class Console:
+    """What an enclave's serial port has said: kernel and applications, in order."""
+
+    def __init__(self, enclave: Enclave) -> None:
+        self._enclave = enclave
+
+    @property
+    def path(self) -> Path:
+        """The file that it is kept in, as long as the enclave is not closed."""
+        return logs.paths(self._enclave.record.home, logs.CONSOLE)[1]
+
+    def read(self) -> bytes:
+        """All of it, as it came."""
+        if self._enclave._closed or self._enclave._record is None:
+            return self._enclave._last_words
+        return b"".join(logs.read(self._enclave.record.home, logs.CONSOLE))
+
+    @property
+    def text(self) -> str:
+        """All of it, decoded, with plain line ends."""
+        return self.read().decode(errors="replace").replace("\r\n", "\n")
+
+    def tail(self, lines: int = 40) -> list[str]:
+        """The last lines, without control characters."""
+        watch = ConsoleWatch()
+        watch.feed(self.read())
+        return watch.tail(lines)
+
+    def lines(self, *, timeout: float | None = None) -> Iterator[str]:
+        """Line by line from the beginning, as they come, until the enclave has ended. Raises TimeoutError
+        after `timeout` seconds."""
+        rest = b""
+        for data in self._follow(timeout):
+            *whole, rest = (rest + data).split(b"\n")
+            for line in whole:
+                yield _text(line)
+        if rest:
+            yield _text(rest)
+
+    def wait_for(self, pattern: str | re.Pattern[str], *, timeout: float = 60.0) -> re.Match[str]:
+        """Wait for a line, finished or not, in which this regular expression is found; lines that were there
+        before count as well. Raises TimeoutError, and EnclaveError if the enclave ends without it."""
+        expression = re.compile(pattern)
+        rest = b""
+        try:
+            for data in self._follow(timeout):
+                *whole, rest = (rest + data).split(b"\n")
+                for line in [*whole, rest]:
+                    if match := expression.search(_text(line)):
+                        return match
+        except TimeoutError:
+            raise TimeoutError(self._missing(expression, f"within {timeout:g} s")) from None
+        record = self._enclave.record
+        raise EnclaveError(self._missing(expression, f"until its end: {record.message}"), hint=record.hint)
+
+    def _missing(self, expression: re.Pattern[str], until: str) -> str:
+        tail = "".join(f"\n  {line}" for line in self.tail(10))
+        return f"the enclave {self._enclave.name} did not print {expression.pattern!r} {until}{tail}"
+
+    def _follow(self, timeout: float | None) -> Iterator[bytes]:
+        record = self._enclave.record
+        fd = records.supervisor_fd(record)
+        try:
+            yield from logs.follow(record.home, logs.CONSOLE, fd, timeout=timeout)
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+
+def build_eif(
+    output: StrPath,
+    *,
+    image: StrPath | None = None,
+    directory: StrPath | None = None,
+    cmd: Sequence[str] = (),
+    env: Mapping[str, str] | None = None,
+    workdir: str = "",
+    user: str = "",
+    aws_cmd: bool = False,
+    kernel: str | None = None,
+    cmdline: str | None = None,
+    name: str | None = None,
+    version: str | None = None,
+    compress: bool = False,
+    signer: FileSigner | None = None,
+) -> Path:
+    """Make an EIF of a container image (a path, or a reference for skopeo) or of a folder, as `nitroctl eif
+    build` does, and return its path.
+
+    `cmd`, `env`, `workdir` and `user` belong to a folder; an image says them itself. `kernel` is "own",
+    "prebuilt" or a bzImage's path; by default the first where it was built, else the second. `signer` is
+    what `nitroctl.eif.sign.load` gives.
+    """
+    from nitroctl import guest
+    from nitroctl.eif import build, compose
+
+    if (image is None) == (directory is None):
+        raise UsageError("give either an image or a directory")
+    if image is not None and (cmd or env or workdir or user):
+        raise UsageError("cmd, env, workdir and user are for a directory: an image says them itself")
+    with contextlib.ExitStack() as stack:
+        if image is not None:
+            path = stack.enter_context(compose.fetched(os.fspath(image)))
+            application = compose.from_image(path, aws_cmd=aws_cmd)
+        else:
+            assert directory is not None
+            pairs = tuple(f"{key}={value}" for key, value in (env or {}).items())
+            application = compose.from_directory(
+                Path(directory), tuple(cmd), env=pairs, cwd=workdir, user=user
+            )
+        start = compose.bootstrap(kernel or guest.default_kernel(), cmdline)
+        options = compose.Options(
+            name=name,
+            version=version,
+            build_time=build.default_build_time(),
+            compress=compress,
+            signer=signer,
+        )
+        compose.compose(application, start, Path(output), options)
+    return Path(output)
+
+
+def _text(line: bytes) -> str:
+    return line.decode(errors="replace").rstrip("\r")
+
+
+def _remove_unused(folder: Path) -> None:
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(fd)
+
+
+def _copy_logs(home: Path, into: Path) -> None:
+    try:
+        into.mkdir(parents=True, exist_ok=True)
+        for name in (logs.CONSOLE, logs.SUPERVISOR):
+            for path in logs.paths(home, name):
+                if path.exists():
+                    shutil.copyfile(path, into / path.name)
+    except OSError as e:
+        raise NitroError(f"cannot copy the enclave's logs to {into}: {e.strerror}") from e

@@ -1,0 +1,317 @@
+# SPDX-License-Identifier: MIT
+"""The Python API over fake programs: what a parent program or a test can do with an Enclave object.
+
+The supervisor, the records and the sockets are real. Real guests are in tests/boot.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import nitroctl
+from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, steps
+from nitroctl import config, records, vsock
+from nitroctl.records import Ending, Party
+
+Make = Callable[..., nitroctl.Enclave]
+
+
+@pytest.fixture
+def make(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """An Enclave object in the bench's world; `script` is what its guest does."""
+
+    def make(*script: list[Any], ports: str = "", **options: Any) -> nitroctl.Enclave:
+        env = bench.environment({**steps(*(script or [HEARTBEAT])), "FAKE_PORTS": ports})
+        for name, value in env.items():
+            monkeypatch.setenv(name, value)
+        return nitroctl.Enclave(bench.eif, qemu=bench.qemu, vsock_backend=bench.backend, **options)
+
+    return make
+
+
+def records_left() -> list[str]:
+    return [record.name for record in records.every()]
+
+
+def test_a_block_is_a_life(bench: Bench, make: Make) -> None:
+    enclave = make(HEARTBEAT, ["print", "up\r\n"], name="api", memory="600M", cpus=2, cid=77)
+    assert enclave.name == "api"
+    assert not enclave.running
+    with enclave as entered:
+        assert entered is enclave and entered.running
+        assert (enclave.name, enclave.cid, enclave.record.memory_mib, enclave.record.cpus) == (
+            "api", 77, 600, 2,
+        )  # fmt: skip
+        assert records.find("api", running=True).id == enclave.id
+        enclave.console.wait_for("^up$")
+    assert enclave.record.ending is Ending.STOPPED and enclave.record.ended_by is Party.REQUEST
+    assert enclave.console.text == "up\n"
+    assert bench.processes() == {} and bench.left() == [] and records_left() == []
+
+
+def test_names_are_there_without_the_cost() -> None:
+    code = """
+import sys, nitroctl
+assert "nitroctl.api" not in sys.modules
+nitroctl.Enclave, nitroctl.build_eif
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=HANG)
+    with pytest.raises(AttributeError, match="no attribute 'Enclaves'"):
+        nitroctl.Enclaves  # noqa: B018
+
+
+def test_once(make: Make) -> None:
+    enclave = make()
+    with pytest.raises(nitroctl.UsageError, match="has not been started"):
+        enclave.wait()
+    with enclave, pytest.raises(nitroctl.UsageError, match="once"):
+        enclave.start()
+    with pytest.raises(nitroctl.UsageError, match="once"):
+        enclave.start()
+
+
+def test_start_and_close_by_hand(bench: Bench, make: Make) -> None:
+    enclave = make().start()
+    with enclave:
+        assert enclave.running
+    enclave.close()
+    assert bench.processes() == {}
+
+
+@pytest.mark.parametrize(
+    ("script", "options", "error"),
+    [
+        ([["print", "[    0.5] nothing\r\n"]], {"boot_timeout": 0.2}, nitroctl.BootTimeout),
+        ([["print", "[    0.500000] Kernel panic - not syncing: oh\r\n"]], {}, nitroctl.GuestPanic),
+        ([["exit", 9]], {}, nitroctl.EnclaveError),
+    ],
+)
+def test_what_does_not_boot(
+    bench: Bench, make: Make, script: list[list[Any]], options: dict[str, Any], error: type[Exception]
+) -> None:
+    enclave = make(*script, **options)
+    with pytest.raises(error), enclave:
+        pytest.fail("it is up")
+    printed = [text for step, text in script if step == "print"]
+    assert enclave.console.read().decode() == "".join(printed)
+    assert bench.processes() == {} and records_left() == []
+
+
+def test_what_is_wrong_from_the_beginning(bench: Bench, make: Make) -> None:
+    for options in ({"memory": "lots"}, {"cid": 3}, {"proxy": ["80=nowhere"]}):
+        with pytest.raises(nitroctl.UsageError), make(**options):
+            pytest.fail("it is up")
+    with pytest.raises(nitroctl.UsageError, match="qemu_build"):
+        make(qemu_build="tree")
+    assert records_left() == []
+
+
+def test_the_guest_ends_by_itself(make: Make, tmp_path: Path) -> None:
+    fifo = tmp_path / "go"
+    os.mkfifo(fifo)
+    with make(HEARTBEAT, ["await", str(fifo)], RESET) as enclave:
+        with pytest.raises(TimeoutError):
+            enclave.wait(0.05)
+        os.close(os.open(fifo, os.O_WRONLY))
+        record = enclave.wait(HANG)
+        assert record.ending is Ending.ORDERLY and not enclave.running
+        record.check()
+        with pytest.raises(vsock.PortRefused, match="has ended"):
+            enclave.connect(5000)
+
+
+def test_connect(make: Make) -> None:
+    with make(ports="5000:0") as enclave, enclave.connect(5000) as sock:
+        sock.sendall(b"over and back")
+        assert sock.recv(100) == b"over and back"
+        assert sock.gettimeout() is None
+
+
+def test_connect_waits_until_the_application_listens(make: Make) -> None:
+    with make(ports="5000:5") as enclave:
+        with pytest.raises(vsock.PortRefused, match="nobody listens on port 5000"):
+            enclave.connect(5000, retry=False)
+        enclave.connect(5000).close()
+        with pytest.raises(vsock.PortRefused, match="nobody listens on port 6000"):
+            enclave.connect(6000, timeout=0.1)
+        with pytest.raises(nitroctl.NitroError, match="no vsock port"):
+            enclave.connect(1 << 32)
+
+
+def test_listen(make: Make) -> None:
+    with make() as enclave:
+        listener = enclave.listen(9001)
+        # What the backend does for the guest.
+        with socket.socket(socket.AF_UNIX) as guest:
+            guest.connect(f"{enclave.uds}_9001")
+            guest.sendall(b"from inside")
+            with listener.accept() as sock:
+                assert sock.recv(100) == b"from inside"
+        with pytest.raises(nitroctl.NitroError, match="cannot listen"):
+            enclave.listen(9001)
+    assert not listener.path.exists()
+
+
+def test_listen_before_the_start(bench: Bench, make: Make) -> None:
+    enclave = make(HEARTBEAT)
+    listener = enclave.listen(9001)
+    with enclave:
+        command = Path(f"/proc/{enclave.record.backend_pid}/cmdline").read_bytes().split(b"\0")
+        assert f"--listen-port=9001={listener.path}".encode() in command
+        assert listener.path.is_socket()
+    assert not listener.path.exists() and bench.left() == []
+
+
+def test_listeners_of_a_killed_process_are_cleared_away(bench: Bench, make: Make) -> None:
+    code = f"""
+import os, nitroctl
+e = nitroctl.Enclave({str(bench.eif)!r}, qemu={str(bench.qemu)!r}, vsock_backend={str(bench.backend)!r})
+e.listen(1)
+os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", code], env=bench.environment({}), timeout=HANG)
+    assert done.returncode == -signal.SIGKILL
+    assert len(list((bench.runtime / "nitroctl").glob("early-*"))) == 1
+    first, second = make(), make()
+    first.listen(1)
+    second.listen(1)  # the living are left alone
+    assert len(list(config.runtime_dir().glob("early-*"))) == 2
+    first.close()
+    second.close()
+    assert bench.left() == []
+
+
+def test_it_ends_with_its_process(bench: Bench) -> None:
+    code = f"""
+import os, nitroctl
+e = nitroctl.Enclave({str(bench.eif)!r}, qemu={str(bench.qemu)!r}, vsock_backend={str(bench.backend)!r})
+print(e.start().record.supervisor_pid, flush=True)
+os.kill(os.getpid(), 9)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=bench.environment(steps(HEARTBEAT)), stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        supervisor = os.pidfd_open(int(process.stdout.readline()))
+        assert process.wait(HANG) == -signal.SIGKILL
+    try:
+        assert select.select([supervisor], [], [], HANG)[0]
+    finally:
+        os.close(supervisor)
+    assert bench.processes() == {} and bench.left() == []
+
+
+def test_the_console(make: Make, tmp_path: Path) -> None:
+    fifo = tmp_path / "go"
+    os.mkfifo(fifo)
+    before, after = ["print", "one\r\ntwo\r\nlog\x1bin: "], ["print", "x\r\n"]
+    with make(before, HEARTBEAT, ["await", str(fifo)], after, RESET) as enclave:
+        assert enclave.console.wait_for("t(w)o")[1] == "w"
+        enclave.console.wait_for(re.compile("in: $"))  # a line without an end
+        assert enclave.console.tail(2) == ["two", "log in:"]
+        assert enclave.console.path.read_bytes() == b"one\r\ntwo\r\nlog\x1bin: "
+        with pytest.raises(TimeoutError, match="did not print 'three' within 0.05 s\n  one\n  two"):
+            enclave.console.wait_for("three", timeout=0.05)
+        lines = enclave.console.lines(timeout=HANG)
+        assert [next(lines), next(lines)] == ["one", "two"]
+        os.close(os.open(fifo, os.O_WRONLY))
+        assert list(lines) == ["log\x1bin: x"]
+        with pytest.raises(nitroctl.EnclaveError, match="did not print 'three' until its end: "):
+            enclave.console.wait_for("three", timeout=HANG)
+
+
+def test_logs_can_be_kept(make: Make, tmp_path: Path) -> None:
+    with make(HEARTBEAT, ["print", "up\r\n"], ["stderr", "QEMU speaks"], log_dir=tmp_path / "a/b") as enclave:
+        enclave.console.wait_for("up")
+    assert (tmp_path / "a/b/console.log").read_bytes() == b"up\r\n"
+    assert "running" in (tmp_path / "a/b/supervisor.log").read_text()
+    assert records_left() == []
+    with make(name="kept", keep=True) as enclave:
+        pass
+    assert records_left() == ["kept"]
+    records.remove(records.find("kept"))
+
+
+def test_measurements(bench: Bench, make: Make) -> None:
+    from nitroctl.eif.measure import measure
+
+    measured = measure(bench.eif)
+    with make() as enclave:
+        assert enclave.pcrs() == {0: measured.pcr0, 1: measured.pcr1, 2: measured.pcr2}
+
+
+def test_no_agent_to_ask(make: Make) -> None:
+    with make() as enclave, pytest.raises(nitroctl.EnclaveError, match="no test agent"):
+        enclave.attestation(timeout=0.05)
+
+
+def test_asyncio(make: Make) -> None:
+    async def main() -> None:
+        async with make(ports="5000:3") as enclave:
+            reader, writer = await enclave.open_connection(5000)
+            writer.write(b"over and back\n")
+            assert await reader.readline() == b"over and back\n"
+            writer.close()
+            with pytest.raises(vsock.PortRefused, match="nobody listens on port 6000"):
+                await enclave.open_connection(6000, timeout=0.1)
+
+            def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                writer.write(b"welcome\n")
+                writer.close()
+
+            server = await enclave.start_server(handle, 9001)
+            reader, writer = await asyncio.open_unix_connection(f"{enclave.uds}_9001")
+            assert await reader.read() == b"welcome\n"
+            writer.close()
+            server.close()
+        assert not enclave.running
+
+    asyncio.run(main())
+
+
+def test_asyncio_does_not_wait_for_a_boot_that_nobody_wants(bench: Bench, make: Make, tmp_path: Path) -> None:
+    fifo = tmp_path / "begun"
+    os.mkfifo(fifo)
+
+    async def main() -> None:
+        enclave = make(["await", str(fifo)])
+
+        async def enter() -> None:
+            async with enclave:
+                pytest.fail("it is up")
+
+        task = asyncio.create_task(enter())
+        # Opens once QEMU reads it.
+        os.close(await asyncio.to_thread(os.open, fifo, os.O_WRONLY))
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not enclave.running
+
+    asyncio.run(main())
+    assert bench.processes() == {} and bench.left() == []
+
+
+def test_two_at_once(make: Make) -> None:
+    with make(name="two") as first, make(name="two") as second:
+        assert first.cid != second.cid
+        assert (first.name, second.name) == ("two", "two_1")
+
+
+def test_an_eif_is_of_one_thing(tmp_path: Path) -> None:
+    with pytest.raises(nitroctl.UsageError, match="either an image or a directory"):
+        nitroctl.build_eif(tmp_path / "o.eif")
+    with pytest.raises(nitroctl.UsageError, match="are for a directory"):
+        nitroctl.build_eif(tmp_path / "o.eif", image="a.tar", cmd=["/x"])
