@@ -11,7 +11,6 @@ import nitroctl
 from nitroctl import attestation
 from nitroctl.lab import Lab
 
-
 pytestmark = pytest.mark.boot
 
 

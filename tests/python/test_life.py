@@ -377,6 +377,7 @@ class Machine(RuleBasedStateMachine):
         patch.setenv("XDG_RUNTIME_DIR", str(self.bench.runtime))
         patch.setenv("XDG_STATE_HOME", str(tmp / "s"))
         self.patch = patch
+        self.started = 0
 
     def request(self, **more: Any) -> EnclaveConfig:
         accel = Accelerator("tcg", "it is a fake")
@@ -389,7 +390,8 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.running) < 3)
     @rule()
     def start(self) -> None:
-        name = f"e{len(self.running) + len(self.ended)}"
+        self.started += 1
+        name = f"e{self.started}"
         os.mkfifo(self.bench.tmp / name)
         script = steps(*UP, ["await", str(self.bench.tmp / name)], RESET)
         self.patch.setenv("FAKE_QEMU", script["FAKE_QEMU"])
