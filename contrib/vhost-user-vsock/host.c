@@ -16,6 +16,7 @@
 #include "host.h"
 #include "listener.h"
 #include "log.h"
+#include "sandbox.h"
 #include "vhost-user.h"
 
 #include <errno.h>
@@ -841,6 +842,37 @@ static bool published_open(struct host *h, unsigned i)
            listener_start(h, l, i << 8 | ON_PUBLISHED);
 }
 
+static bool enter_sandbox(const struct host_options *o)
+{
+    struct sandbox_sockets sockets = { 0 };
+    int r;
+
+    if (!o->sandbox) {
+        log_line(LOG_INFO, "no sandbox, as asked");
+        return true;
+    }
+#ifdef SANDBOX_SANITIZED
+    log_line(LOG_WARN, "no sandbox: this program was built with a sanitizer, "
+             "which needs more system calls");
+    return true;
+#endif
+    for (unsigned i = 0; i < o->routes; i++) {
+        sockets.inet |= o->route[i].to.addr.ss_family == AF_INET;
+        sockets.inet6 |= o->route[i].to.addr.ss_family == AF_INET6;
+    }
+    r = sandbox_enter(&sockets);
+    if (r == -ENOSYS || r == -EINVAL || r == -EPERM) {
+        log_line(LOG_WARN, "no sandbox: seccomp filters are not to be had "
+                 "here: %s", strerror(-r));
+        return true;
+    }
+    if (r < 0) {
+        log_line(LOG_ERROR, "cannot enter the sandbox: %s; --no-sandbox goes "
+                 "on without", strerror(-r));
+    }
+    return r == 0;
+}
+
 static bool host_start(struct host *h)
 {
     const struct host_options *o = h->options;
@@ -900,6 +932,9 @@ static bool host_start(struct host *h)
         if (!published_open(h, i)) {
             return false;
         }
+    }
+    if (!enter_sandbox(o)) {
+        return false;
     }
     tell(o->ready_fd, "ready\n");
     if (o->ready_fd >= 0 && o->ready_fd != o->booted_fd) {

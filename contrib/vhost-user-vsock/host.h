@@ -59,6 +59,7 @@ struct host_options {
     uint32_t guest_cid;
     bool serve_cid2;
     bool once;
+    bool sandbox;
     uint32_t max_conns;
     int64_t driver_ms;
     int ready_fd;               /* -1: a line on stdout */

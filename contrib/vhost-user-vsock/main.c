@@ -58,6 +58,7 @@ static const char help[] =
 "  --lifeline-fd=N      remove the sockets and end when the other end of this\n"
 "                       pipe or socket is closed\n"
 "  --cleanup-dir=D      then also remove the files and sockets in D, and D\n"
+"  --no-sandbox         leave all system calls to the process\n"
 "  -v, -q               log more (twice: all), or errors only\n"
 "  --log-level=LEVEL    error, warning (default), info or debug\n"
 "  --version, --help    print this and exit\n"
@@ -273,7 +274,7 @@ int main(int argc, char **argv)
         SOCKET_PATH = 256, GUEST_CID, UDS_PATH, VM, NO_CID2, ONCE, MAX_CONNS,
         DRIVER_TIMEOUT, PROXY, LISTEN_PORT, PUBLISH, CONNECT_PORT,
         FALLBACK, SOCKET_FD, UDS_FD, READY_FD, BOOTED_FD, LIFELINE_FD,
-        CLEANUP_DIR,
+        CLEANUP_DIR, NO_SANDBOX,
         LOG_LEVEL, SHOW_VERSION, SHOW_HELP,
     };
     static const struct option long_options[] = {
@@ -296,6 +297,7 @@ int main(int argc, char **argv)
         { "booted-fd", required_argument, NULL, BOOTED_FD },
         { "lifeline-fd", required_argument, NULL, LIFELINE_FD },
         { "cleanup-dir", required_argument, NULL, CLEANUP_DIR },
+        { "no-sandbox", no_argument, NULL, NO_SANDBOX },
         { "log-level", required_argument, NULL, LOG_LEVEL },
         { "version", no_argument, NULL, SHOW_VERSION },
         { "help", no_argument, NULL, SHOW_HELP },
@@ -303,6 +305,7 @@ int main(int argc, char **argv)
     };
     static struct host_options o = {
         .serve_cid2 = true,
+        .sandbox = true,
         .max_conns = VSOCK_MAX_CONNS,
         .driver_ms = VSOCK_MS_DRIVER,
         .ready_fd = -1,
@@ -382,6 +385,9 @@ int main(int argc, char **argv)
             break;
         case CLEANUP_DIR:
             o.cleanup_dir = folder(optarg);
+            break;
+        case NO_SANDBOX:
+            o.sandbox = false;
             break;
         case LOG_LEVEL:
             if (!log_set_level(optarg)) {

@@ -457,6 +457,71 @@ def test_once_delivers_the_last_words(binary: Path) -> None:
         assert b.process.wait(PATIENCE) == 0
 
 
+# --- sandbox ----------------------------------------------------------------------------------------------
+
+
+def filters(b: Backend) -> int:
+    """Seccomp filters of the process, beyond our own."""
+
+    def count(pid: int | str) -> int:
+        status = Path(f"/proc/{pid}/status").read_text()
+        return int(status.partition("\nSeccomp_filters:")[2].partition("\n")[0])
+
+    return count(b.process.pid) - count("self")
+
+
+def is_sanitized(binary: Path) -> bool:
+    return b"__asan_init" in binary.read_bytes()
+
+
+def test_it_serves_in_a_sandbox(binary: Path) -> None:
+    """As all the other tests here do; what the sandbox forbids is in tests/unit/test-sandbox.c."""
+    for options in ((), ("--no-sandbox", "-v")):
+        with running(binary, *options) as b, guest(b) as g:
+            if options:
+                assert filters(b) == 0 and "no sandbox, as asked" in b.stderr()
+            elif is_sanitized(binary):
+                assert filters(b) == 0 and "built with a sanitizer" in b.stderr()
+            else:
+                assert filters(b) == 1 and b.stderr() == ""
+            assert heartbeat(g) == b"\xb7"
+
+
+def test_a_kernel_without_seccomp(binary: Path) -> None:
+    """One that says so, by a filter of ours; the backend serves all the same, after a word about it."""
+    import ctypes
+
+    number = {"x86_64": 317, "aarch64": 277}[os.uname().machine]  # seccomp()
+    code = struct.pack("=HBBI", 0x20, 0, 0, 0)  # load the call's number
+    code += struct.pack("=HBBI", 0x15, 0, 1, number)
+    code += struct.pack("=HBBI", 0x06, 0, 0, 0x00050000 | errno.ENOSYS)
+    code += struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
+    filter_code = ctypes.create_string_buffer(code)
+    program = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(filter_code)))
+    libc = ctypes.CDLL(None, use_errno=True)
+
+    def no_seccomp() -> None:
+        # PR_SET_NO_NEW_PRIVS, and PR_SET_SECCOMP with a filter.
+        if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, program):
+            raise OSError(ctypes.get_errno(), "no filter")
+
+    with Folder() as folder:
+        process = subprocess.Popen(
+            [binary, "--guest-cid=4", f"--socket-path={folder}/s", f"--uds-path={folder}/u"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=no_seccomp,
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        with contextlib.closing(Front(folder / "s")) as front:
+            g = Guest(front)
+            front.start()
+            assert heartbeat(g) == b"\xb7"
+        process.terminate()
+        _, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
+        assert err.count(b"\n") == 1 and b"no sandbox" in err
+
+
 # --- heartbeat --------------------------------------------------------------------------------------------
 
 
