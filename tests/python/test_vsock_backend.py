@@ -1509,7 +1509,8 @@ def test_no_crumbs(backend: Backend) -> None:
             after = backend.statistics()
             packets = after["packets_to_guest"] - before["packets_to_guest"]
             assert packets < 1.25 * total / 3732 + 20
-            assert after["credit_requests"] - before["credit_requests"] <= 2 * total // 65536
+            # One for each stretch of a quarter of the buffer, and of what a late host cuts in pieces.
+            assert after["credit_requests"] - before["credit_requests"] <= 4 * total // 65536
             assert after["wakeups"] - before["wakeups"] < 3000
 
 
