@@ -112,7 +112,7 @@ class Enclave:
             forwards=tuple(forward(kind, text) for kind, texts in given.items() for text in texts),
         )
         self._keep = keep
-        self._log_dir = None if log_dir is None else Path(log_dir)
+        self.log_dir = None if log_dir is None else Path(log_dir)
         self._supervised: Supervised | None = None
         self._record: Record | None = None
         self._closed = False
@@ -163,8 +163,8 @@ class Enclave:
             if self._record:
                 self._record = records.again(self._record) or self._record
                 self._last_words = logs.read_tail(self._record.home, logs.CONSOLE, logs.LOG_MAX // 64)
-                if self._log_dir is not None:
-                    _copy_logs(self._record.home, self._log_dir)
+                if self.log_dir is not None:
+                    _copy_logs(self._record.home, self.log_dir)
                 if not self._keep:
                     records.remove(self._record)
 
@@ -209,6 +209,11 @@ class Enclave:
         if self._record.running and not self._closed:
             self._record = records.again(self._record) or self._record
         return self._record
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a record: it runs, or has."""
+        return self._record is not None
 
     @property
     def running(self) -> bool:

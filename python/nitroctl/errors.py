@@ -34,6 +34,8 @@ class NitroError(Exception):
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+        if hint:
+            self.add_note(f"hint: {hint}")  # for tracebacks: those of programs that use the package
 
 
 class UsageError(NitroError):

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: MIT
+"""The pytest plugin: fixtures that make EIFs and run enclaves, and what a failed test says about them.
+
+    nitro_eif               makes an EIF in the session's temporary folder
+    nitro_enclave           runs an enclave until the test's end
+    nitro_enclave_factory   runs one until the session's end, for fixtures of a wider scope
+
+pytest loads this wherever nitroctl is installed, so nothing that costs time is imported before it is used.
+Workers of xdist need nothing from each other: context IDs and names are handed out by locks of the host. What
+an enclave can do is in `api`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pytest
+
+if TYPE_CHECKING:
+    from nitroctl.api import Enclave, StrPath
+    from nitroctl.eif.build import FileSigner
+
+TAIL = 40  # lines of a console in a report
+
+# name -> (metavar, choices, help); on the command line with --nitro-, in the configuration file with nitro_
+_OPTIONS: dict[str, tuple[str, tuple[str, ...] | None, str]] = {
+    "qemu": ("PATH", None, "the QEMU to run enclaves with"),
+    "qemu-build": ("plugin|tree", ("plugin", "tree"), "which QEMU of `nitroctl build`"),
+    "vsock-backend": ("PATH", None, "the vhost-user-vsock to run enclaves with"),
+    "accel": ("kvm|tcg", ("kvm", "tcg"), "force an accelerator"),
+    "boot-timeout": ("SECONDS", None, "how long an enclave may take to its heartbeat"),
+    "kernel": ("own|prebuilt|PATH", None, "the kernel of the images that nitro_eif makes"),
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("nitro", "Nitro Enclaves")
+    for name, (metavar, choices, text) in _OPTIONS.items():
+        group.addoption(f"--nitro-{name}", metavar=metavar, choices=choices, help=text)
+        parser.addini(f"nitro_{name.replace('-', '_')}", text)
+
+
+_STATE = pytest.StashKey["_State"]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_STATE] = _State(config)
+
+
+class _State:
+    """What one process of a test session knows about its enclaves."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self.seen: list[Enclave] = []  # by the running test: those that it started or found running
+
+    def option(self, name: str) -> str | None:
+        """As on the command line, else as in the configuration file."""
+        setting = f"nitro_{name.replace('-', '_')}"
+        value = self._config.getoption(setting) or self._config.getini(setting)
+        return str(value) if value else None
+
+    @functools.cached_property
+    def programs(self) -> dict[str, Path | None]:
+        """QEMU and backend for Enclave, made if they have to be."""
+        from nitroctl import build, demo, plugin
+        from nitroctl.errors import NitroError
+
+        qemu, backend = self.option("qemu"), self.option("vsock-backend")
+        if qemu is None or backend is None:
+            try:
+                plugin.choose(self.option("qemu-build"))  # type: ignore[arg-type]
+                build.locate("vsock")
+            except NitroError:
+                if self.option("qemu-build"):
+                    raise  # it is not there, and not for us to choose
+                with self._terminal("nitroctl makes a QEMU with the nitro-enclave machine, this once"):
+                    demo.programs()
+        return {"qemu": Path(qemu) if qemu else None, "vsock_backend": Path(backend) if backend else None}
+
+    @contextlib.contextmanager
+    def _terminal(self, text: str) -> Iterator[None]:
+        """What is written in the body can be seen."""
+        capture = self._config.pluginmanager.getplugin("capturemanager")
+        reporter = self._config.pluginmanager.getplugin("terminalreporter")
+        with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+            if reporter:  # a worker of xdist has none
+                reporter.ensure_newline()
+                reporter.write_line(text)
+            yield
+
+    def enclave(self, eif: StrPath, log_dir: Path, options: Mapping[str, Any]) -> Enclave:
+        from nitroctl.api import Enclave
+
+        timeout = self.option("boot-timeout")
+        defaults: dict[str, Any] = {
+            **self.programs,
+            "qemu_build": None if self.option("qemu") else self.option("qemu-build"),
+            "accel": self.option("accel"),
+            "boot_timeout": float(timeout) if timeout else None,
+            "log_dir": log_dir,
+        }
+        if "qemu" in options or "qemu_build" in options:
+            defaults["qemu"] = defaults["qemu_build"] = None
+        made = Enclave(eif, **{**defaults, **options})
+        self.seen.append(made)
+        return made
+
+
+class StartEnclave(Protocol):
+    """The type of `nitro_enclave` and `nitro_enclave_factory`."""
+
+    def __call__(self, eif: StrPath, *, start: bool = True, **options: Any) -> Enclave:
+        """Run an enclave and wait for its heartbeat; `options` are those of nitroctl.Enclave. With `start`
+        false it is only made: for listeners that must be there before it boots."""
+        ...
+
+
+class MakeEif(Protocol):
+    """The type of `nitro_eif`."""
+
+    def __call__(
+        self,
+        *,
+        image: StrPath | None = None,
+        directory: StrPath | None = None,
+        cmd: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        workdir: str = "",
+        user: str = "",
+        aws_cmd: bool = False,
+        kernel: str | None = None,
+        cmdline: str | None = None,
+        name: str | None = None,
+        version: str | None = None,
+        compress: bool = False,
+        signer: FileSigner | None = None,
+    ) -> Path:
+        """As nitroctl.build_eif, in a new file of the session's temporary folder."""
+        ...
+
+
+@pytest.fixture(scope="session")
+def nitro_eif(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> MakeEif:
+    """Makes an EIF from a container image or a folder: `nitro_eif(image="app.tar")`; returns its path."""
+
+    def make(**options: Any) -> Path:
+        from nitroctl.api import build_eif
+
+        source = Path(options.get("image") or options.get("directory") or "app")
+        options.setdefault("kernel", pytestconfig.stash[_STATE].option("kernel"))
+        name = options.get("name") or source.name.removesuffix(".tar")
+        return build_eif(tmp_path_factory.mktemp("eif") / f"{_safe(name)}.eif", **options)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def nitro_enclave_factory(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StartEnclave]:
+    """Runs enclaves: each ends with its `with` block, or with the session."""
+    with _starter(pytestconfig, tmp_path_factory) as start:
+        yield start
+
+
+@pytest.fixture
+def nitro_enclave(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[StartEnclave]:
+    """Runs enclaves: `enclave = nitro_enclave("app.eif", memory="512M")`; each ends with the test."""
+    with _starter(pytestconfig, tmp_path_factory) as start:
+        yield start
+
+
+@contextlib.contextmanager
+def _starter(config: pytest.Config, temporary: pytest.TempPathFactory) -> Iterator[StartEnclave]:
+    with contextlib.ExitStack() as stack:
+
+        def start(eif: StrPath, *, start: bool = True, **options: Any) -> Enclave:
+            log_dir = temporary.mktemp(f"enclave-{_safe(Path(eif).name.removesuffix('.eif'))}")
+            made = config.stash[_STATE].enclave(eif, log_dir, options)
+            stack.callback(made.close)
+            return made.start() if start else made
+
+        yield start
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:50]
+
+
+# ---- reports -----------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    state = item.config.stash[_STATE]
+    state.seen = [enclave for enclave in state.seen if enclave.running]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed:
+        for enclave in item.config.stash[_STATE].seen:
+            if title := _title(enclave):
+                lines = enclave.console.tail(TAIL) or ["(nothing)"]
+                where = f"logs, complete after its end: {enclave.log_dir}"
+                report.sections.append((f"console of enclave {title}", "\n".join([*lines, "", where])))
+    return report
+
+
+def _title(enclave: Enclave) -> str | None:
+    if not enclave.started:
+        return None
+    record = enclave.record
+    state = f"{record.state}" if record.running else f"ended: {record.message}"
+    return f"{record.name}, CID {record.cid}, {state}"

@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: MIT
+"""The pytest plugin, in test sessions of their own over fake programs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from enclave_fakes import HEARTBEAT, Bench, steps
+
+pytest_plugins = ["pytester"]
+
+UP = (HEARTBEAT, ["print", "the application is up\r\n"])
+
+
+@pytest.fixture
+def session(pytester: pytest.Pytester, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Runs pytest on a test file in the bench's world; EIF in it is the bench's file."""
+
+    def run(
+        source: str, *options: str, script: tuple[Any, ...] = UP, settings: str = "", fakes: bool = True
+    ) -> pytest.RunResult:
+        for name, value in bench.environment(steps(*script)).items():
+            monkeypatch.setenv(name, value)
+        qemu = f"nitro_qemu = {bench.qemu}" if fakes else ""
+        pytester.makeini(f"[pytest]\n{qemu}\n{settings}")
+        pytester.makepyfile(f"import nitroctl, pytest\nEIF = {str(bench.eif)!r}\n{source}")
+        backend = [f"--nitro-vsock-backend={bench.backend}"] if fakes else []
+        return pytester.runpytest_subprocess("-p", "no:cacheprovider", *backend, *options)
+
+    yield run
+    assert bench.processes() == {} and bench.left() == []
+
+
+def test_an_enclave_for_a_test(session: Any) -> None:
+    result = session("""
+def test_it(nitro_enclave):
+    first, second = nitro_enclave(EIF, memory="600M"), nitro_enclave(EIF)
+    first.console.wait_for("is up")
+    assert first.record.memory_mib == 600 and first.cid != second.cid
+    test_it.first = first
+
+def test_later():
+    assert not test_it.first.running
+""")
+    result.assert_outcomes(passed=2)
+
+
+def test_one_for_many_tests(session: Any) -> None:
+    result = session("""
+@pytest.fixture(scope="module")
+def enclave(nitro_enclave_factory):
+    with nitro_enclave_factory(EIF) as enclave:
+        yield enclave
+
+def test_one(enclave):
+    test_one.id = enclave.id
+
+def test_two(enclave):
+    assert enclave.running and enclave.id == test_one.id
+""")
+    result.assert_outcomes(passed=2)
+
+
+def test_listeners_before_the_start(session: Any) -> None:
+    result = session("""
+def test_it(nitro_enclave):
+    enclave = nitro_enclave(EIF, start=False)
+    assert not enclave.started
+    with enclave.listen(9001), enclave:
+        assert enclave.running
+""")
+    result.assert_outcomes(passed=1)
+
+
+def test_a_failure_shows_the_console(session: Any) -> None:
+    result = session("""
+def test_it(nitro_enclave):
+    nitro_enclave(EIF).console.wait_for("is up")
+    assert 1 == 2
+
+def test_after_it():
+    assert 2 == 3
+""")
+    result.assert_outcomes(failed=2)
+    result.stdout.fnmatch_lines([
+        "*console of enclave hello, CID 16, running*",
+        "the application is up",
+        "logs, complete after its end: *enclave-hello0",
+    ])  # fmt: skip
+    text = result.stdout.str()
+    assert text.count("console of enclave") == 1  # the second test had none
+    (line,) = [line for line in result.stdout.lines if line.startswith("logs, ")]
+    folder = Path(line.partition(": ")[2])
+    assert (folder / "console.log").read_bytes() == b"the application is up\r\n"
+    assert (folder / "supervisor.log").exists()
+
+
+def test_one_that_does_not_boot(session: Any) -> None:
+    script = (["print", "[    0.5] Kernel panic\r\n"],)
+    result = session(
+        "def test_it(nitro_enclave): nitro_enclave(EIF)", script=script, settings="nitro_boot_timeout = 0.2"
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines([
+        "E   *BootTimeout: no heartbeat within 0.2 s*",
+        "*console of enclave hello, CID 16, ended: no heartbeat within 0.2 s*",
+        "[[]    0.5] Kernel panic",
+    ])  # fmt: skip
+
+
+def test_expected_errors_are_for_the_test(session: Any) -> None:
+    result = session(
+        """
+def test_it(nitro_enclave):
+    with pytest.raises(nitroctl.BootTimeout):
+        nitro_enclave(EIF, boot_timeout=0.1)
+    with pytest.raises(nitroctl.UsageError):
+        nitro_enclave(EIF, memory="nonsense")
+""",
+        script=(["print", "x"],),
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_options_reach_the_enclave(session: Any, bench: Bench) -> None:
+    result = session(
+        """
+def test_it(nitro_enclave):
+    assert nitro_enclave(EIF).record.accel == "kvm"
+    assert nitro_enclave(EIF, accel="tcg").record.accel == "tcg"
+""",
+        "--nitro-accel=kvm",
+    )
+    result.assert_outcomes(passed=1)
+    result = session("def test_it(nitro_enclave): pass", "--nitro-accel=hvf")
+    assert "invalid choice: 'hvf'" in result.stderr.str()
+
+
+def test_what_is_missing_is_made(session: Any, bench: Bench, pytester: pytest.Pytester) -> None:
+    pytester.makeconftest(f"""
+from pathlib import Path
+from nitroctl import build, demo, errors, plugin
+
+made = []
+
+def found(path):
+    if not made:
+        raise errors.NitroError("there is none")
+    return Path(path)
+
+def programs():
+    print("compiling")
+    made.append(1)
+
+plugin.choose = lambda kind=None: found({os.fspath(bench.qemu)!r})
+build.locate = lambda what: found({os.fspath(bench.backend)!r})
+demo.programs = programs
+""")
+    test = "def test_it(nitro_enclave): nitro_enclave(EIF); nitro_enclave(EIF)"
+    result = session(test, fakes=False)
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["nitroctl makes a QEMU with *, this once", "compiling"])
+    result = session(test, "--nitro-qemu-build=tree", fakes=False)
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E   *NitroError: there is none"])
+
+
+def test_in_parallel(session: Any) -> None:
+    """Two workers, each with enclaves of the session and of its tests."""
+    result = session(
+        """
+@pytest.fixture(scope="session")
+def enclave(nitro_enclave_factory):
+    return nitro_enclave_factory(EIF)
+
+@pytest.mark.parametrize("n", range(6))
+def test_it(n, enclave, nitro_enclave):
+    own = nitro_enclave(EIF)
+    assert own.running and enclave.running and own.cid != enclave.cid
+    assert n != 3
+""",
+        "-n2",
+    )
+    result.assert_outcomes(passed=5, failed=1)
+    assert result.stdout.str().count("console of enclave") == 2
+
+
+def test_an_image_is_made(session: Any, tmp_path: Path) -> None:
+    """By the builder itself, with a kernel that is only a file here."""
+    root = tmp_path / "root"
+    (root / "srv").mkdir(parents=True)
+    (root / "app").write_bytes(b"#!/bin/sh\n")
+    (root / "app").chmod(0o755)
+    result = session(f"""
+from nitroctl import guest
+from nitroctl.eif.describe import describe
+
+def test_it(nitro_eif, monkeypatch):
+    monkeypatch.setattr(guest, "build_init", lambda: __import__("pathlib").Path({os.fspath(tmp_path)!r}))
+    path = nitro_eif(directory={os.fspath(root)!r}, cmd=["/app"], env={{"A": "b"}}, name="my app")
+    assert path.name == "my-app.eif"
+    assert describe(path).to_json()["ImageName"] == "my app"
+""", f"--nitro-kernel={tmp_path / 'bzImage'}")  # fmt: skip
+    result.assert_outcomes(passed=1)
+
+
+@pytest.fixture(autouse=True)
+def blobs(tmp_path: Path) -> None:
+    import eifmodel
+
+    (tmp_path / "bzImage").write_bytes(eifmodel.bzimage())
+    (tmp_path / "init").write_bytes(b"init")
+
+
+def test_it_costs_nothing_where_it_is_not_used(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile("""
+import sys
+def test_it():
+    costly = {"nitroctl.api", "nitroctl.enclave", "asyncio", "cryptography", "click"}
+    assert not costly & set(sys.modules)
+""")
+    pytester.runpytest_subprocess("-p", "no:xdist").assert_outcomes(passed=1)
