@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from nitroctl import jsontext
 from nitroctl.errors import EXIT_USAGE, NitroError
 
 if TYPE_CHECKING:
@@ -26,13 +26,7 @@ def eif() -> None:
 
 
 def _show_json(value: Any) -> None:
-    """As nitro-cli prints: two spaces of indentation, text as it is."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half a surrogate pair in somebody's metadata
-        text = json.dumps(value, indent=2)
-    click.echo(text)
+    click.echo(jsontext.pretty(value))
 
 
 def _show_built(built: Built, as_json: bool) -> None:

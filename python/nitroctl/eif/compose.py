@@ -129,6 +129,11 @@ _REFERENCE = re.compile(
 )
 
 
+def is_reference(name: str) -> bool:
+    """Does it begin with a transport that skopeo knows?"""
+    return bool(_REFERENCE.match(name))
+
+
 @contextmanager
 def fetched(name: str, scratch: Path | None = None) -> Iterator[Path]:
     """The path of an image: given as one (also behind oci:, oci-archive: or docker-archive:), or, where it is
@@ -137,7 +142,7 @@ def fetched(name: str, scratch: Path | None = None) -> Iterator[Path]:
     if path and os.path.exists(path[1]):
         yield Path(path[1])
         return
-    if not _REFERENCE.match(name):
+    if not is_reference(name):
         yield Path(name)
         return
     if not shutil.which("skopeo"):

@@ -82,13 +82,7 @@ class Description:
         if self.signature:
             value["SignatureCheck"] = self.signature.covers_pcr0
         if self.metadata:
-            value["ImageName"] = self.metadata["ImageName"]
-            value["ImageVersion"] = self.metadata["ImageVersion"]
-            value["Metadata"] = {
-                **{key: self.metadata["BuildMetadata"][key] for key in BUILD_KEYS},
-                "DockerInfo": self.metadata["DockerInfo"],
-                **(self.metadata["CustomMetadata"] or {}),
-            }
+            value.update(metadata_json(self.metadata))
         return value
 
 
@@ -133,6 +127,19 @@ def describe(path: Path) -> Description:
 
 
 # ---- metadata ----
+
+
+def metadata_json(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What nitro-cli prints of a metadata section."""
+    return {
+        "ImageName": metadata["ImageName"],
+        "ImageVersion": metadata["ImageVersion"],
+        "Metadata": {
+            **{key: metadata["BuildMetadata"][key] for key in BUILD_KEYS},
+            "DockerInfo": metadata["DockerInfo"],
+            **(metadata["CustomMetadata"] or {}),
+        },
+    }
 
 
 def parse_metadata(data: bytes) -> tuple[dict[str, Any] | None, str | None]:
