@@ -26,6 +26,7 @@ from nitroctl import (
     agent,
     checks_attestation,  # noqa: F401  registers its own
     checks_image,  # noqa: F401  likewise
+    checks_nitro_cli,  # noqa: F401
     vsock,
 )
 from nitroctl.agent import AgentGone

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""`nitro-cli` for local enclaves: AWS's commands, options, JSON, messages and exit statuses over nitroctl.
+
+Scripts that were written for AWS's nitro-cli run unchanged. No enclave is started here and no file is read;
+what is here is the shape.
+
+    arguments   which commands and options there are; usage errors as clap, the parser of AWS's tool, has them
+    errors      the codes E00 to E60, how a failure is told and logged, and `explain`
+    request     what run-enclave was asked for, from options or a JSON file, and the checks of it
+    enclaves    run-enclave, describe-enclaves, terminate-enclave, console
+    images      build-enclave, describe-eif, sign-eif, pcr
+    aside       on a host that has the real thing, the real thing runs
+
+(AWS's user guide, "Nitro Enclaves CLI reference" and "Nitro CLI error codes".)
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+
+# command -> (module, function); imported when it is named, so that --help is quick
+FUNCTIONS = {
+    "run-enclave": ("enclaves", "run_enclave"),
+    "terminate-enclave": ("enclaves", "terminate_enclave"),
+    "build-enclave": ("images", "build_enclave"),
+    "describe-enclaves": ("enclaves", "describe_enclaves"),
+    "console": ("enclaves", "console"),
+    "describe-eif": ("images", "describe_eif"),
+    "pcr": ("images", "pcr"),
+    "sign-eif": ("images", "sign_eif"),
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit."""
+    from nitroctl.nitro_cli.aside import step_aside
+
+    arguments = sys.argv[1:] if argv is None else argv
+    step_aside(arguments)
+    try:
+        status = _run(arguments)
+    except KeyboardInterrupt:
+        status = 130  # 128 + SIGINT
+    except BrokenPipeError:
+        status = 1  # the reader of our output went away (`| head`): not worth a message
+    if sys.stdout is not None:  # None where it was closed: `>&-`
+        try:
+            sys.stdout.flush()
+        except OSError:
+            # What cannot be written now would be tried again, and complained about, when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            status = status or 1
+    sys.exit(status)
+
+
+def _run(argv: list[str]) -> int:
+    from nitroctl.nitro_cli import arguments, errors
+
+    name, options = arguments.parse(argv)
+    if name == "explain":
+        return errors.explain(options["error_code"])
+    from nitroctl.errors import NitroError
+
+    module, function = FUNCTIONS[name]
+    try:
+        status = getattr(importlib.import_module(f"nitroctl.nitro_cli.{module}"), function)(options)
+    except errors.CliError as e:
+        return errors.report(e, arguments.COMMANDS[name].action)
+    except BrokenPipeError:
+        raise
+    except (NitroError, OSError) as e:  # one that has no code of its own
+        hint = getattr(e, "hint", None)
+        detail = f"{e}\n{hint}" if hint else str(e)
+        return errors.report(errors.CliError("E00", detail), arguments.COMMANDS[name].action)
+    assert isinstance(status, int)
+    return status

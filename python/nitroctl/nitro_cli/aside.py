@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: MIT
+"""On a host that has the real thing, the real thing runs: AWS's driver, and a nitro-cli that is not ours.
+
+Only the decision and the exec; called before anything else is done.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+DRIVER = Path("/dev/nitro_enclaves")
+
+# Set for the program that we become: should that be a wrapper which calls us again, then we are meant.
+STEPPED = "NITROCTL_STEPPED_ASIDE"
+
+# In every launcher of ours, whichever tool installed it.
+MARK = b"nitroctl.nitro_cli"
+
+
+def step_aside(argv: list[str]) -> None:
+    """Become the real nitro-cli, with the same arguments, where there is one and a driver for it."""
+    if os.environ.get(STEPPED) or not DRIVER.exists():
+        return
+    other = find_other(os.environ.get("PATH", os.defpath))
+    if other is None:
+        return
+    print(f"nitroctl's nitro-cli: this host has {DRIVER}; {other} takes over", file=sys.stderr, flush=True)
+    try:
+        os.execve(other, ["nitro-cli", *argv], {**os.environ, STEPPED: "1"})
+    except OSError as e:
+        print(f"warning: {other} does not start: {e.strerror}; going on locally", file=sys.stderr)
+
+
+def find_other(path: str) -> Path | None:
+    """The first nitro-cli in these folders that is not a launcher of ours."""
+    for folder in path.split(os.pathsep):
+        candidate = Path(folder or ".") / "nitro-cli"
+        if candidate.is_file() and os.access(candidate, os.X_OK) and not _is_ours(candidate):
+            return candidate
+    return None
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with open(path, "rb") as f:
+            return MARK in f.read(4096)
+    except OSError:
+        return False

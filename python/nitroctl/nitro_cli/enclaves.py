@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: MIT
+"""run-enclave, describe-enclaves, terminate-enclave and console, over nitroctl's records and supervisors.
+
+Enclaves that `nitroctl run` started are here as well. What AWS's tool says of an enclave is in its record but
+for the IDs of its CPUs, on which nothing depends here: where they were asked for, a file beside it has them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nitroctl import logs, records
+from nitroctl.errors import BootTimeout, EifError, GuestPanic, NitroError, UsageError
+from nitroctl.nitro_cli.errors import CliError, InEnclaveProcess, file_error, log
+from nitroctl.nitro_cli.images import say, show, told
+from nitroctl.nitro_cli.request import (
+    Request,
+    check_cpus,
+    check_memory,
+    from_options,
+    host_memory,
+)
+from nitroctl.qemu import signs_documents
+from nitroctl.records import Record, State
+
+if TYPE_CHECKING:
+    from nitroctl.enclave import EnclaveConfig
+
+CPU_IDS = "cpu-ids.json"
+
+# The QEMU and the backend to use, where nitroctl's own choice is not wanted: nitro-cli has no such options.
+QEMU = "NITROCTL_QEMU"
+BACKEND = "NITROCTL_VSOCK_BACKEND"
+
+
+# ---- run-enclave ----
+
+
+def run_enclave(options: dict[str, Any]) -> int:
+    request = from_options(options)
+    config, cpu_ids = _check(request)
+    say("Start allocating memory...")
+    record = _start(config, cpu_ids)
+    if request.cpu_ids is not None:
+        try:
+            (record.home / CPU_IDS).write_text(json.dumps(cpu_ids))
+        except OSError as e:
+            say(f"warning: describe-enclaves will tell other CPUs: {e.filename}: {e.strerror}")
+    log("INFO", f"started {record.id}, CID {record.cid}, image {record.eif}")
+    show(_identity(record, cpu_ids))
+    if request.attach_console:
+        return _print_console(record, None)
+    return 0
+
+
+def _check(request: Request) -> tuple[EnclaveConfig, tuple[int, ...]]:
+    """All that can be refused before anything starts, in AWS's order."""
+    from nitroctl import enclave, preflight
+    from nitroctl.eif.format import open_eif
+
+    path = request.eif_path
+    try:
+        with open_eif(path) as (_, size):
+            pass
+    except EifError as e:
+        raise file_error(path, "Open", str(e), kind=InEnclaveProcess) from None
+    cpu_ids = check_cpus(request)
+    memory = check_memory(request, size, host_memory())
+    try:
+        config = enclave.EnclaveConfig(
+            eif=path,
+            qemu=_qemu(),
+            backend=_backend(),
+            name=request.enclave_name,
+            memory_mib=memory,
+            cpus=len(cpu_ids),
+            cid=request.enclave_cid,
+            debug=request.debug_mode,
+        )
+        if QEMU in os.environ and not signs_documents(config.qemu):
+            config = replace(config, chain_days=None)
+            say(f"note: {config.qemu} takes no certificates: it cannot sign attestation documents")
+        for note in preflight.check(config).notes:
+            say(f"note: {note}")
+    except EifError as e:
+        code = "E59" if e.rule.startswith("signature-") else "E35"
+        raise InEnclaveProcess(code, told(e)) from None
+    except UsageError as e:
+        raise CliError("E03", told(e)) from None
+    except NitroError as e:
+        raise InEnclaveProcess("E33", told(e)) from None
+    return config, cpu_ids
+
+
+def _qemu() -> Path:
+    from nitroctl import plugin
+
+    return Path(os.environ[QEMU]) if QEMU in os.environ else plugin.choose()
+
+
+def _backend() -> Path:
+    from nitroctl import build
+
+    return Path(os.environ[BACKEND]) if BACKEND in os.environ else build.locate("vsock")
+
+
+def _start(config: EnclaveConfig, cpu_ids: tuple[int, ...]) -> Record:
+    """Start the enclave and wait for its heartbeat."""
+    from nitroctl import supervisor
+
+    started = False
+
+    def on_state(record: Record) -> None:
+        nonlocal started
+        # A guest can be quicker than QEMU's monitor: then there is no state between these two.
+        if record.state in (State.BOOTING, State.RUNNING) and not started:
+            started = True
+            say(f"Started enclave with enclave-cid: {record.cid}, memory: {record.memory_mib} MiB, "
+                f"cpu-ids: {list(cpu_ids)}")  # fmt: skip
+
+    try:
+        return supervisor.start(config, on_state=on_state)
+    except NitroError as e:
+        if not started and not isinstance(e, BootTimeout | GuestPanic):
+            raise InEnclaveProcess("E27" if "Cannot allocate memory" in str(e) else "E33", told(e)) from None
+        kind = "VsockTimeoutError" if isinstance(e, BootTimeout) else "VsockReceivingError"
+        what = f"Waiting on enclave to boot failed with error {kind}. Terminating the enclave..."
+        raise InEnclaveProcess("E36", f"{what}\n{told(e)}") from None
+
+
+# ---- describe-enclaves ----
+
+
+def describe_enclaves(options: dict[str, Any]) -> int:
+    found = [r for r in records.every() if r.state in (State.RUNNING, State.STOPPING)]
+    show([_description(record, metadata=bool(options["metadata"])) for record in found])
+    return 0
+
+
+def _identity(record: Record, cpu_ids: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        "EnclaveName": record.name,
+        "EnclaveID": record.id,
+        "ProcessID": record.supervisor_pid,
+        "EnclaveCID": record.cid,
+        "NumberOfCPUs": record.cpus,
+        "CPUIDs": list(cpu_ids),
+        "MemoryMiB": record.memory_mib,
+    }
+
+
+def _description(record: Record, *, metadata: bool) -> dict[str, Any]:
+    return {
+        **_identity(record, _cpu_ids(record)),
+        "State": "RUNNING" if record.state is State.RUNNING else "TERMINATING",
+        "Flags": "DEBUG_MODE" if record.debug else "NONE",
+        **_measurements(record),
+        **(_metadata(record) if metadata else {}),
+    }
+
+
+def _cpu_ids(record: Record) -> tuple[int, ...]:
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return tuple(map(int, json.loads((record.home / CPU_IDS).read_text())))
+    return check_cpus(Request(record.eif, record.memory_mib, record.cpus))
+
+
+def _measurements(record: Record) -> dict[str, Any]:
+    """Those of the file, in debug mode as well, where the enclave itself reads zeros."""
+    from nitroctl.eif.measure import measure
+
+    if record.measurements is not None:
+        return {"Measurements": record.measurements}
+    try:
+        return {"Measurements": measure(record.eif).to_json()}
+    except NitroError as e:
+        say(f"warning: {record.name} cannot be measured: {e}")
+        return {}
+
+
+def _metadata(record: Record) -> dict[str, Any]:
+    from nitroctl.eif.describe import metadata_json
+    from nitroctl.eif.peek import peek
+
+    try:
+        found = peek(record.eif).metadata
+    except NitroError as e:
+        say(f"warning: the image of {record.name} cannot be read: {e}")
+        return {}
+    return metadata_json(found) if found else {}
+
+
+# ---- terminate-enclave ----
+
+
+def terminate_enclave(options: dict[str, Any]) -> int:
+    if options["all"]:
+        show([_terminate(record) for record in records.every() if record.running])
+    else:
+        show(_terminate(_find(options)))
+    return 0
+
+
+def _terminate(record: Record) -> dict[str, Any]:
+    try:
+        records.stop(record)
+    except (NitroError, OSError) as e:
+        raise InEnclaveProcess("E38", f"{record.name}: {e}") from None
+    log("INFO", f"terminated {record.id}")
+    say(f"Successfully terminated enclave {record.id}.")
+    return {"EnclaveName": record.name, "EnclaveID": record.id, "Terminated": True}
+
+
+def _find(options: dict[str, Any]) -> Record:
+    """The running enclave that --enclave-id or --enclave-name names."""
+    wanted, name = options["enclave_id"], options["enclave_name"]
+    running = [record for record in records.every() if record.running]
+    key = "id" if name is None else "name"
+    found = [record for record in running if getattr(record, key) == (wanted if name is None else name)]
+    if len(found) == 1:
+        return found[0]
+    if name is None:
+        known = ", ".join(record.id for record in running) or "none"
+        raise CliError("E11", f"No enclave has the ID {wanted}. Running: {known}")
+    if found:
+        raise CliError("E58", "Conflicting enclave names have been found.")
+    known = ", ".join(record.name for record in running) or "none"
+    raise CliError("E58", f"No enclave matched the given name. Running: {known}")
+
+
+# ---- console ----
+
+
+class _TimeIsUp(Exception):
+    pass
+
+
+def console(options: dict[str, Any]) -> int:
+    text = options["disconnect_timeout"]
+    if text is not None and not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise CliError("E03", f"disconnect-timeout: {text!r} is not a number of seconds")
+    return _print_console(_find(options), None if text is None else int(text))
+
+
+def _print_console(record: Record, seconds: int | None) -> int:
+    """The console from its beginning to its end, or for so many seconds."""
+    if not record.debug:
+        raise CliError("E44", f"The enclave {record.name} was not started with the debug flag set.")
+    _write(b"Connecting to the console for enclave %d...\n" % record.cid)
+    pid = records.supervisor_fd(record)
+    _write(b"Successfully connected to the console.\n")
+    try:
+        with contextlib.suppress(_TimeIsUp), _at_most(seconds):
+            for data in logs.follow(record.home, logs.CONSOLE, pid):
+                _write(data)
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        raise CliError("E45", str(e)) from None
+    finally:
+        if pid is not None:
+            os.close(pid)
+    return 0
+
+
+def _write(data: bytes) -> None:
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        raise CliError("E46", str(e)) from None
+
+
+@contextlib.contextmanager
+def _at_most(seconds: int | None) -> Iterator[None]:
+    """Raises _TimeIsUp in the middle of whatever the body waits for."""
+    if seconds is None:
+        yield
+        return
+    if seconds == 0:
+        raise _TimeIsUp
+
+    def ring(*_: object) -> None:
+        raise _TimeIsUp
+
+    before = signal.signal(signal.SIGALRM, ring)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)

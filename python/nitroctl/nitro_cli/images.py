@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: MIT
+"""build-enclave, describe-eif, sign-eif and pcr: their options onto `nitroctl.eif`, its errors onto codes."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nitroctl import jsontext, proc
+from nitroctl.errors import CommandFailed, EifError, NitroError
+from nitroctl.nitro_cli.errors import CliError, file_error
+
+if TYPE_CHECKING:
+    from nitroctl.eif.compose import Bootstrap
+    from nitroctl.eif.sign import SigningKey
+
+# Where AWS's package has the kernel and init that all images are made with.
+AWS_BLOBS = Path("/usr/share/nitro_enclaves/blobs")
+
+LOCAL = "Using the locally available Docker image..."
+
+_KMS = re.compile(r"arn:aws[\w-]*:kms:")
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def show(value: Any) -> None:
+    print(jsontext.pretty(value), flush=True)
+
+
+def told(error: NitroError) -> str:
+    """An error of nitroctl's as the detail of a code."""
+    return f"{error}\n{error.hint}" if error.hint else str(error)
+
+
+def _check_readable(path: Path) -> None:
+    if not os.access(path, os.R_OK):
+        why = "Permission denied" if path.exists() else "No such file or directory"
+        raise file_error(path, "Open", why)
+
+
+# ---- describe-eif, pcr ----
+
+
+def describe_eif(options: dict[str, Any]) -> int:
+    from nitroctl.eif.describe import describe
+
+    try:
+        description = describe(Path(options["eif_path"]))
+    except NitroError as e:
+        raise CliError("E35", told(e)) from None
+    if description.metadata_error:
+        say(f"warning: the metadata are not readable: {description.metadata_error}")
+    show(description.to_json())
+    return 0
+
+
+def pcr(options: dict[str, Any]) -> int:
+    from nitroctl.eif import measure, sign
+
+    file, certificate = options["input"], options["signing_certificate"]
+    path = Path(certificate if file is None else file)
+    _check_readable(path)
+    try:
+        if file is None:
+            show({"PCR8": sign.read_certificate(path).pcr8.hex()})
+        else:
+            show({"PCR": measure.measure_file(path).hex()})
+    except NitroError as e:
+        raise CliError("E57", told(e)) from None
+    return 0
+
+
+# ---- signing ----
+
+
+def _signing_key(certificate: str, key: str) -> SigningKey:
+    from nitroctl.eif import sign
+
+    if _KMS.match(key):
+        hint = "take a key in a PEM file, or `nitroctl eif sign --signer` with a command that calls KMS"
+        raise CliError("E60", f"{key} is a key in AWS KMS, which is not called from here\n{hint}")
+    for name in (certificate, key):
+        _check_readable(Path(name))
+    try:
+        return sign.load(Path(certificate), key=Path(key))
+    except NitroError as e:
+        raise CliError("E60", told(e)) from None
+
+
+def sign_eif(options: dict[str, Any]) -> int:
+    from nitroctl.eif import sign
+
+    path = Path(options["eif_path"])
+    key = _signing_key(options["signing_certificate"], options["private_key"])
+    try:
+        built = sign.sign(path, key, path)
+    except EifError as e:
+        raise CliError("E35", told(e)) from None
+    except NitroError as e:
+        raise CliError("E60", told(e)) from None
+    for warning in built.warnings:
+        say(f"warning: {warning}")
+    say("Enclave Image successfully signed.")
+    show({"Measurements": built.measurements.to_json()})
+    return 0
+
+
+# ---- build-enclave ----
+
+
+def build_enclave(options: dict[str, Any]) -> int:
+    from nitroctl.eif import build as building
+    from nitroctl.eif import compose
+
+    certificate, key = options["signing_certificate"], options["private_key"]
+    for given, other in ((certificate, "private-key"), (key, "signing-certificate")):
+        if given is not None and options[other.replace("-", "_")] is None:
+            raise CliError("E01", f"`{other}` is missing: to sign takes the certificate and its key")
+    output = Path(options["output_file"])
+    if not os.access(output.parent, os.W_OK | os.X_OK):
+        raise file_error(output, "Create", f"{output.parent} is no folder that can be written to")
+    signer = _signing_key(certificate, key) if certificate is not None else None
+    say("Start building the Enclave Image...")
+    try:
+        custom = building.read_custom_metadata(Path(options["metadata"])) if options["metadata"] else None
+        start = _bootstrap()
+        with _image(options["docker_uri"], options["docker_dir"]) as path:
+            # AWS's way: ENTRYPOINT counts only where there is no CMD; WORKDIR and USER do not.
+            application = compose.from_image(path, aws_cmd=True)
+            settings = compose.Options(
+                name=options["name"],
+                version=options["version"],
+                custom=custom,
+                build_time="" if "SOURCE_DATE_EPOCH" in os.environ else building.parse_build_time("now"),
+                signer=signer,
+            )
+            built = compose.compose(application, start, output, settings)
+    except NitroError as e:
+        raise CliError("E48", told(e)) from None
+    for warning in built.warnings:
+        say(f"warning: {warning}")
+    say("Enclave Image successfully created.")
+    show({"Measurements": built.measurements.to_json()})
+    return 0
+
+
+def _bootstrap() -> Bootstrap:
+    """$NITRO_CLI_BLOBS, or AWS's blobs where they are installed, so that the measurements are AWS's; else our
+    own kernel and init."""
+    from nitroctl.eif import compose
+
+    blobs = os.environ.get("NITRO_CLI_BLOBS")
+    try:
+        if blobs:
+            return compose.from_blobs(Path(blobs))
+        if (AWS_BLOBS / "bzImage").is_file():
+            return compose.from_blobs(AWS_BLOBS)
+        return compose.bootstrap()
+    except NitroError as e:
+        raise CliError("E52", told(e)) from None
+
+
+@contextmanager
+def _image(uri: str, folder: str | None) -> Iterator[Path]:
+    """The path of an image: built from `folder`, or given as one; or Docker has it or pulls it; or, where
+    there is no Docker, skopeo fetches it."""
+    from nitroctl.eif import compose
+
+    if folder is None and _is_image(Path(uri)):
+        say(LOCAL)
+        yield Path(uri)
+        return
+    docker = None if folder is None and compose.is_reference(uri) else _docker()
+    with ExitStack() as stack:
+        if docker is None:
+            if folder is not None:
+                raise CliError(
+                    "E49",
+                    f"--docker-dir {folder}: to build it takes Docker (or Podman), and none answers here.\n"
+                    "Build it elsewhere, and give --docker-uri the path of its archive (`docker save`).",
+                )
+            path = _fetched(uri, stack)
+        else:
+            if folder is not None:
+                _call(docker, "build", "-t", uri, folder, code="E49")
+            elif proc.run([docker, "image", "inspect", uri], check=False).returncode != 0:
+                _call(docker, "pull", uri, code="E50")
+            else:
+                say(LOCAL)
+            scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="image-", dir=_artifacts()))
+            path = Path(scratch) / "image.tar"
+            _call(docker, "save", "-o", str(path), uri, code="E50")
+        yield path
+
+
+def _fetched(uri: str, stack: ExitStack) -> Path:
+    from nitroctl.eif import compose
+
+    reference = uri if compose.is_reference(uri) else f"docker://{uri}"
+    try:
+        return stack.enter_context(compose.fetched(reference, _artifacts()))
+    except NitroError as e:
+        more = "Or give --docker-uri the path of an image archive (`docker save`) or OCI layout."
+        raise CliError("E50", f"{told(e)}\n{more}") from None
+
+
+def _is_image(path: Path) -> bool:
+    """Is it a path? A folder that happens to have the image's name is none, unless an image is in it."""
+    return path.is_file() or (path / "index.json").is_file() or (path / "manifest.json").is_file()
+
+
+def _docker() -> str | None:
+    """Docker, or Podman, if its daemon answers."""
+    for name in ("docker", "podman"):
+        program = shutil.which(name)
+        if program and proc.run([program, "version"], check=False).returncode == 0:
+            return program
+    return None
+
+
+def _call(*argv: str, code: str) -> None:
+    """A program whose output goes to stderr as it comes."""
+    try:
+        proc.run(argv, on_line=say)
+    except CommandFailed as e:
+        raise CliError(code, str(e)) from None
+
+
+def _artifacts() -> Path:
+    """Where intermediate files may be."""
+    value, home = os.environ.get("NITRO_CLI_ARTIFACTS"), os.environ.get("HOME")
+    if not value and not home:
+        raise CliError("E51")
+    path = Path(value) if value else Path(home or "") / ".nitro_cli"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise file_error(path, "Create", e.strerror) from None
+    return path

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: MIT
+"""What run-enclave was asked for, from options or from a JSON file, and the checks that AWS makes of it.
+
+In AWS's order: what the command itself judges (E01, E02, E03, the file), then what the enclave's process
+does: CPUs (E20 to E23, E29), memory (E26, E27). Starts nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nitroctl.errors import UsageError
+from nitroctl.folder import RESERVED_CIDS
+from nitroctl.nitro_cli.errors import CliError, InEnclaveProcess, file_error
+from nitroctl.preflight import CID_MAX, CPUS_MAX, MIN_MEMORY_MIB
+from nitroctl.qemu import MEMORY_PER_EIF, MIB, parse_memory
+
+HUGE_PAGE_MIB = 2  # of which AWS's enclaves have whole ones
+
+_CONFIG_MAX = 1 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class Request:
+    """`cpu_ids` as asked for, None if only a number was. `attach_console` implies `debug_mode`."""
+
+    eif_path: Path
+    memory_mib: int
+    cpu_count: int
+    cpu_ids: tuple[int, ...] | None = None
+    enclave_cid: int | None = None
+    debug_mode: bool = False
+    attach_console: bool = False
+    enclave_name: str | None = None
+
+
+def from_options(options: dict[str, Any]) -> Request:
+    """Raises CliError."""
+    if options["config"] is not None:
+        return from_config(Path(options["config"]))
+    ids = options["cpu_ids"]
+    if ids is not None:
+        # Commas are no part of AWS's syntax, but easily written.
+        texts = [part for text in ids for part in text.split(",")]
+        ids = tuple(_number(text, "cpu-ids", "E23") for text in texts)
+    count = len(ids) if ids is not None else _number(options["cpu_count"], "cpu-count")
+    try:
+        memory = parse_memory(options["memory"])
+    except UsageError as e:
+        raise CliError("E03", f"memory: {e}\n{e.hint}") from None
+    cid = None if options["enclave_cid"] is None else _number(options["enclave_cid"], "enclave-cid")
+    attach = bool(options["attach_console"])
+    return Request(
+        eif_path=Path(options["eif_path"]),
+        memory_mib=memory,
+        cpu_count=count,
+        cpu_ids=ids,
+        enclave_cid=_cid(cid),
+        debug_mode=bool(options["debug_mode"]) or attach,
+        attach_console=attach,
+        enclave_name=options["enclave_name"],
+    )
+
+
+def _number(text: str, what: str, code: str = "E03") -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 20):
+        raise CliError(code, f"{what}: {text!r} is not a number")
+    return int(text)
+
+
+def _cid(value: int | None) -> int | None:
+    if not value:
+        return None
+    if value in RESERVED_CIDS or value > CID_MAX:
+        raise CliError("E03", f"enclave-cid: {value} is not allowed; 4 to {CID_MAX} are, and 0 for any")
+    return value
+
+
+# ---- the file ----
+
+_KEYS: dict[str, type] = {
+    "eif_path": str, "memory_mib": int, "cpu_count": int, "cpu_ids": list, "enclave_cid": int,
+    "debug_mode": bool, "attach_console": bool, "enclave_name": str,
+}  # fmt: skip
+_KINDS = {str: "a text", int: "a whole number", list: "a list of whole numbers", bool: "true or false"}
+
+
+def from_config(path: Path) -> Request:
+    """Raises CliError: E19 and E17 for the file, E01 and E02 for what it says."""
+    try:
+        with open(path, "rb") as f:
+            data = f.read(_CONFIG_MAX)
+    except OSError as e:
+        raise file_error(path, "Open", e.strerror) from None
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as e:
+        raise CliError("E17", f"{path} is not JSON: {e}") from None
+    if not isinstance(found, dict):
+        raise CliError("E17", f"{path} is not a JSON object")
+    for key, value in found.items():
+        if key not in _KEYS:
+            raise CliError("E17", f"{path}: unknown key {key!r}; there are {', '.join(_KEYS)}")
+        if value is not None and not _fits(value, _KEYS[key]):
+            raise CliError("E17", f"{path}: {key} must be {_KINDS[_KEYS[key]]}, not {json.dumps(value)[:80]}")
+    given = {key: value for key, value in found.items() if value is not None}
+    for key in ("eif_path", "memory_mib"):
+        if key not in given:
+            raise CliError("E01", f"{path}: {key} is missing")
+    if "cpu_ids" in given and "cpu_count" in given:
+        raise CliError("E02", f"{path}: cpu_count and cpu_ids exclude each other")
+    if "cpu_ids" not in given and "cpu_count" not in given:
+        raise CliError("E01", f"{path}: cpu_count or cpu_ids is missing")
+    ids = tuple(given["cpu_ids"]) if "cpu_ids" in given else None
+    attach = given.get("attach_console", False)
+    return Request(
+        eif_path=Path(given["eif_path"]),
+        memory_mib=given["memory_mib"],
+        cpu_count=len(ids) if ids is not None else given["cpu_count"],
+        cpu_ids=ids,
+        enclave_cid=_cid(given.get("enclave_cid")),
+        debug_mode=given.get("debug_mode", False) or attach,
+        attach_console=attach,
+        enclave_name=given.get("enclave_name"),
+    )
+
+
+def _fits(value: Any, kind: type) -> bool:
+    if kind is list:
+        return isinstance(value, list) and all(_fits(item, int) for item in value)
+    if kind is int:
+        return type(value) is int and 0 <= value < 1 << 64  # True is an int, too
+    return isinstance(value, kind)
+
+
+# ---- checks ----
+
+
+def check_cpus(request: Request) -> tuple[int, ...]:
+    """The IDs of the enclave's CPUs. There is no pool of CPUs here, and a virtual CPU runs wherever the host
+    lets it: IDs are what a parent with two threads a core would give, 1, 3, 5, ..., or those asked for."""
+    ids = request.cpu_ids
+    if request.cpu_count > CPUS_MAX:
+        raise InEnclaveProcess("E22", f"{request.cpu_count} CPUs were asked for; {CPUS_MAX} can be had")
+    if request.cpu_count < 1:
+        raise InEnclaveProcess("E29", "An enclave has at least 1 CPU.")
+    if ids is None:
+        return tuple(range(1, 2 * request.cpu_count, 2))
+    for number, cpu in enumerate(ids):
+        if cpu in ids[:number]:
+            raise InEnclaveProcess("E20", f"CPU {cpu} is there twice.")
+        if not 1 <= cpu <= CPUS_MAX:
+            why = "CPU 0 is always the parent's" if cpu == 0 else f"IDs go up to {CPUS_MAX} here"
+            raise InEnclaveProcess("E21", f"CPU {cpu} is not in the pool: {why}.")
+    return ids
+
+
+def host_memory() -> int:
+    """MiB that this host has at all."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MIB
+
+
+def check_memory(request: Request, eif_size: int, available: int) -> int:
+    """MiB to give: what was asked for in whole huge pages, if it is enough and there is so much."""
+    least = max(MEMORY_PER_EIF * -(-eif_size // MIB), MIN_MEMORY_MIB)
+    if request.memory_mib * MIB < max(MEMORY_PER_EIF * eif_size, MIN_MEMORY_MIB * MIB):
+        raise InEnclaveProcess(
+            "E26",
+            f"`memory` is {request.memory_mib} MB; by the size of the EIF file, the minimum memory should be "
+            f"{least} MB",
+        )
+    if request.memory_mib > available:
+        raise InEnclaveProcess(
+            "E27", f"`memory` is {request.memory_mib} MB, and this host has {available} MB at all"
+        )
+    return -(-request.memory_mib // HUGE_PAGE_MIB) * HUGE_PAGE_MIB
