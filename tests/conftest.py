@@ -7,19 +7,15 @@ repeated; elsewhere it goes on looking for new ones.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import signal
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-from enclave_fakes import Bench, install, write_eif
+from enclave_fakes import Bench, install, make_bench
 
 # Started in the background of a script or under nohup we would ignore these, and so would every program that
 # a test starts and then sends one.
@@ -45,19 +41,5 @@ def own_data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     """A private world with fake programs, for tests that start the real command."""
-    # Not below tmp_path, whose name is long under xdist: socket paths end at 107 bytes. Numbers only: a
-    # random name in what nitroctl prints can hold the very word that a test waits for.
-    runtime = Path(tempfile.gettempdir(), f"n{os.getpid()}-{time.monotonic_ns()}")
-    runtime.mkdir(mode=0o700)
-    made = Bench(
-        tmp=tmp_path,
-        runtime=runtime,
-        qemu=install("fake_qemu.py", tmp_path),
-        backend=install("fake_backend.py", tmp_path),
-        eif=write_eif(tmp_path / "hello.eif"),
-    )
-    yield made
-    for pid in made.processes():  # only after a failure
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    shutil.rmtree(runtime, ignore_errors=True)
+    with make_bench(tmp_path, install("fake_backend.py", tmp_path)) as made:
+        yield made

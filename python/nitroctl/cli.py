@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "run": ("run", "run", "Run an enclave."),
     "stop": ("life", "stop", "End enclaves."),
     "test": ("test", "test", "Run the qtests and the boot checks."),
+    "vsock": ("vsock", "vsock", "Connect to a port of an enclave, or serve one of its parent."),
     "wait": ("life", "wait", "Wait for the end of enclaves."),
     "which": ("which", "which", "Print where a program or kernel is."),
 }

@@ -245,11 +245,11 @@ def serve(path: Path, *, backlog: int = 128) -> Listener:
 
 
 def _stale(address: str) -> bool:
-    """True for a socket file without a server: only connecting tells. (A regular file refuses as well.)"""
+    """True for a socket file without a server. Asked with a socket of another type, which is refused for that
+    if somebody is there, and is no connection that he would take for a client."""
     if not stat.S_ISSOCK(os.lstat(address).st_mode):
         return False
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(address)
         except ConnectionRefusedError:

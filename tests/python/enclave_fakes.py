@@ -10,12 +10,16 @@ from __future__ import annotations
 import json
 import os
 import select
+import shutil
+import signal
 import struct
 import subprocess
 import sys
+import tempfile
+import time
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -156,6 +160,29 @@ class Bench:
             finally:
                 os.close(fd)
         assert not self.processes()
+
+
+@contextmanager
+def make_bench(tmp: Path, backend: Path) -> Iterator[Bench]:
+    """A bench with this program as vsock backend, and the fake QEMU; nothing of it is left afterwards."""
+    # Not below tmp, whose name is long under xdist: socket paths end at 107 bytes. Numbers only: a
+    # random name in what nitroctl prints can hold the very word that a test waits for.
+    runtime = Path(tempfile.gettempdir(), f"n{os.getpid()}-{time.monotonic_ns()}")
+    runtime.mkdir(mode=0o700)
+    made = Bench(
+        tmp=tmp,
+        runtime=runtime,
+        qemu=install("fake_qemu.py", tmp),
+        backend=backend,
+        eif=write_eif(tmp / "hello.eif"),
+    )
+    try:
+        yield made
+    finally:
+        for pid in made.processes():  # only after a failure
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(runtime, ignore_errors=True)
 
 
 class Running:

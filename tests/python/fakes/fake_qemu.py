@@ -15,6 +15,8 @@ FAKE_QEMU holds the guest's life, a JSON list of steps:
     ["await", FIFO]         goes on once somebody has opened that FIFO for writing
     ["show", OPTION]        on the console, the file that the machine option names, or "none"
 
+With FAKE_QEMU_NO_VSOCK it leaves the backend to somebody else's front end.
+
 It answers `-M nitro-enclave,help` with the option cert-chain unless FAKE_QEMU_UNSIGNED is set.
 
 After the last step it runs until it is told to end. It emulates nothing.
@@ -100,7 +102,8 @@ def main() -> None:
                 os._exit(step[1])
     chardevs = options(sys.argv[1:])
     device = socket.socket(socket.AF_UNIX)
-    device.connect(next(c["path"] for c in chardevs.values() if "path" in c))
+    if "FAKE_QEMU_NO_VSOCK" not in os.environ:
+        device.connect(next(c["path"] for c in chardevs.values() if "path" in c))
     qmp = Qmp(int(chardevs["qmp"]["fd"])) if "qmp" in chardevs else None
 
     def terminated(*_: object) -> None:
