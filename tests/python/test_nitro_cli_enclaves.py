@@ -8,7 +8,9 @@ its tool.
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,6 +26,7 @@ import eifmodel as model
 import eifsigner as signer
 from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, Running, steps
 from nitroctl import records
+from nitroctl.checks_nitro_cli import CYCLE
 from nitroctl.nitro_cli import enclaves
 from nitroctl.records import State
 
@@ -142,6 +145,25 @@ def test_the_cycle(host: Bench) -> None:
     assert host.processes() == {}
 
 
+def test_a_script_for_awss_tool_runs_unchanged(host: Bench) -> None:
+    """The one that the boot check `nitro-cli-script` runs with a real guest."""
+    programs = host.tmp / "bin"
+    programs.mkdir()
+    (programs / "nitro-cli").write_text(f'#!/bin/sh\nexec {shlex.join(command())} "$@"\n')
+    (programs / "nitro-cli").chmod(0o755)
+    env = host.environment({**BOOTS, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"})
+    done = subprocess.run(
+        ["sh", "-c", CYCLE, "script", host.eif],
+        cwd=host.tmp,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=HANG,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert host.processes() == {}
+
+
 def test_options_and_their_traces(host: Bench) -> None:
     found = ran(host, "--cpu-ids", "2", "6", "--enclave-cid", "77", "--debug-mode", "--enclave-name", "mine")
     (listed,) = describe(host)
@@ -198,9 +220,7 @@ def test_enclaves_of_nitroctl_run_are_there(host: Bench) -> None:
     assert listed["EnclaveName"] == "hello" and listed["Flags"] == "DEBUG_MODE"
 
 
-def test_states(
-    host: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_states(host: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """What does not run yet or any more is not listed; what is about to end has its own state."""
     ran(host)
     monkeypatch.setenv("XDG_STATE_HOME", host.environment({})["XDG_STATE_HOME"])
@@ -270,6 +290,17 @@ def test_output_that_cannot_be_written(host: Bench, argv: list[str], status: int
     assert done.returncode == status
     assert re.match(r"\[ E\d\d \] .*\n.*No space left on device\n", done.stderr)
     assert "Traceback" not in done.stderr and "ignored" not in done.stderr
+
+
+def test_a_console_that_cannot_be_read(host: Bench) -> None:
+    """Its log is no file any more."""
+    ran(host, "--debug-mode")
+    (log,) = host.tmp.rglob("console.log")
+    log.unlink()
+    log.mkdir()
+    done = nitro_cli(host, "console", "--enclave-name", "hello")
+    assert done.returncode == 45
+    assert done.stderr.startswith("[ E45 ] ") and "Is a directory" in done.stderr
 
 
 def test_attach_console(host: Bench) -> None:
@@ -357,6 +388,20 @@ def test_a_context_id_in_use(host: Bench) -> None:
     done = run_enclave(host, "--enclave-cid", "30")
     check_ends_in_process(done, "E33")
     assert "30 is in use" in done.stderr
+
+
+def test_no_heartbeat_in_time(host: Bench) -> None:
+    """What AWS's tool calls a timeout, and its limit can be shortened here."""
+    done = run_enclave(host, NITROCTL_BOOT_TIMEOUT="0.5", **steps(["print", "Waiting for nobody\n"]))
+    check_ends_in_process(done, "E36")
+    said = "Waiting on enclave to boot failed with error VsockTimeoutError. Terminating the enclave...\n"
+    assert said in done.stderr and "Waiting for nobody" in done.stderr
+    host.wait_gone()
+    assert describe(host) == []
+    for value in ("soon", "nan", "0"):
+        done = run_enclave(host, NITROCTL_BOOT_TIMEOUT=value)
+        assert (codes(done), done.returncode) == (["E03"], 3)
+        assert "NITROCTL_BOOT_TIMEOUT" in done.stderr
 
 
 def test_boot_failures(host: Bench) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import signal
 import sys
@@ -36,9 +37,11 @@ if TYPE_CHECKING:
 
 CPU_IDS = "cpu-ids.json"
 
-# The QEMU and the backend to use, where nitroctl's own choice is not wanted: nitro-cli has no such options.
+# What nitro-cli has no options for: the QEMU and the backend to use, where nitroctl's own choice is not
+# wanted, and how many seconds a boot may take.
 QEMU = "NITROCTL_QEMU"
 BACKEND = "NITROCTL_VSOCK_BACKEND"
+BOOT_TIMEOUT = "NITROCTL_BOOT_TIMEOUT"
 
 
 # ---- run-enclave ----
@@ -84,6 +87,7 @@ def _check(request: Request) -> tuple[EnclaveConfig, tuple[int, ...]]:
             cpus=len(cpu_ids),
             cid=request.enclave_cid,
             debug=request.debug_mode,
+            boot_timeout=_boot_timeout(),
         )
         if QEMU in os.environ and not signs_documents(config.qemu):
             config = replace(config, chain_days=None)
@@ -110,6 +114,20 @@ def _backend() -> Path:
     from nitroctl import build
 
     return Path(os.environ[BACKEND]) if BACKEND in os.environ else build.locate("vsock")
+
+
+def _boot_timeout() -> float | None:
+    """AWS's rule, unless somebody knows better."""
+    text = os.environ.get(BOOT_TIMEOUT)
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise CliError("E03", f"{BOOT_TIMEOUT}: {text!r} is not a number of seconds")
+    return seconds
 
 
 def _start(config: EnclaveConfig, cpu_ids: tuple[int, ...]) -> Record:
