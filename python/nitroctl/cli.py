@@ -13,7 +13,7 @@ import sys
 
 import click
 
-from nitroctl import __version__
+from nitroctl import __version__, stdio
 from nitroctl.errors import EXIT_FAILURE, EXIT_INTERRUPTED, NitroError
 
 # name -> (module of nitroctl.commands, attribute, one line for --help). The lines stand here and not in
@@ -82,6 +82,7 @@ def report(error: NitroError) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit. An expected failure prints its message and hint, no traceback."""
+    stdio.fill()
     arguments = sys.argv[1:] if argv is None else argv
     debug = "--debug" in arguments[:1] or bool(os.environ.get("NITROCTL_DEBUG"))
     try:

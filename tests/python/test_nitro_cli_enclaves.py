@@ -164,6 +164,21 @@ def test_a_script_for_awss_tool_runs_unchanged(host: Bench) -> None:
     assert host.processes() == {}
 
 
+@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_descriptors(host: Bench, closed: str) -> None:
+    """Nothing that is meant for one of them goes elsewhere, and the enclave's process can do without."""
+    argv = ("run-enclave", "--eif-path", host.eif, "--memory", "512", "--cpu-count", "2")
+    script = f"exec {shlex.join(command(*argv))} {closed}"
+    done = subprocess.run(
+        ["sh", "-c", script], env=host.environment(BOOTS), capture_output=True, timeout=HANG
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    (listed,) = describe(host)
+    assert listed["State"] == "RUNNING"
+    if closed == "2>&-":
+        assert json.loads(done.stdout)["EnclaveID"] == listed["EnclaveID"]
+
+
 def test_options_and_their_traces(host: Bench) -> None:
     found = ran(host, "--cpu-ids", "2", "6", "--enclave-cid", "77", "--debug-mode", "--enclave-name", "mine")
     (listed,) = describe(host)

@@ -35,8 +35,10 @@ FUNCTIONS = {
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit."""
+    from nitroctl import stdio
     from nitroctl.nitro_cli.aside import step_aside
 
+    stdio.fill()
     arguments = sys.argv[1:] if argv is None else argv
     step_aside(arguments)
     try:
@@ -45,13 +47,12 @@ def main(argv: list[str] | None = None) -> None:
         status = 130  # 128 + SIGINT
     except BrokenPipeError:
         status = 1  # the reader of our output went away (`| head`): not worth a message
-    if sys.stdout is not None:  # None where it was closed: `>&-`
-        try:
-            sys.stdout.flush()
-        except OSError:
-            # What cannot be written now would be tried again, and complained about, when Python ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            status = status or 1
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # What cannot be written now would be tried again, and complained about, when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = status or 1
     sys.exit(status)
 
 
