@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import os
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,12 +54,15 @@ class Folder:
         return self.path / "chain.key"
 
 
-def reserve(cid: int | None) -> Folder:
-    """Take context ID `cid`, or the lowest free one from 16, together with its folder."""
+def reserve(cid: int | None, taken: Collection[int] = ()) -> Folder:
+    """Take context ID `cid`, or the lowest free one from 16, together with its folder. `taken`: those of
+    enclaves that have their folder elsewhere, as after a login that gave us another runtime folder."""
     base = config.runtime_dir()
     longest = base / f"{cid or LAST_AUTOMATIC_CID}" / f"vsock_{vsock.PORT_MAX}"
     vsock.check_path(longest)
     for candidate in [cid] if cid is not None else range(FIRST_CID, LAST_AUTOMATIC_CID + 1):
+        if candidate in taken:
+            continue
         path = base / str(candidate)
         try:
             lock = _lock_folder(path)

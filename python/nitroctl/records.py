@@ -313,11 +313,17 @@ def _lost(record: Record) -> Record:
 
 def every() -> list[Record]:
     """All records of this user, the oldest first."""
-    found = []
-    with contextlib.suppress(FileNotFoundError):
-        for path in sorted((config.state_dir() / "enclaves").iterdir()):
-            if not path.name.startswith(".") and (record := _read(path)):
-                found.append(record)
+    base = config.state_dir() / "enclaves"
+    try:
+        names = sorted(os.listdir(base))
+    except FileNotFoundError:
+        return []
+    except OSError as e:
+        raise NitroError(
+            f"cannot read the records of enclaves in {base}: {e.strerror}",
+            hint="set XDG_STATE_HOME to a folder of your own",
+        ) from e
+    found = [record for name in names if not name.startswith(".") and (record := _read(base / name))]
     return sorted(found, key=lambda record: record.started)
 
 

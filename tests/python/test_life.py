@@ -342,6 +342,19 @@ def test_the_folders_of_another_user(bench: Bench, tmp_path: Path, variable: str
     assert bench.processes() == {} and bench.left() == []
 
 
+def test_context_ids_are_unique_over_logins(bench: Bench, life: Life, tmp_path: Path) -> None:
+    """A job of cron's has another runtime folder than a session, and the same records."""
+    other = bench.runtime / "other"
+    other.mkdir(mode=0o700)
+    env: dict[str, Any] = {"XDG_RUNTIME_DIR": str(other), **steps(*UP)}
+    assert life.start(**steps(*UP))["cid"] == 16
+    done = bench.run("--detach", "--json", **env)
+    assert json.loads(done.stdout)["cid"] == 17
+    done = bench.run("--detach", "--cid", "16", **env)
+    assert done.returncode == 1 and "context ID 16 is in use" in done.stderr
+    assert len(life.ok("stop", "-a").splitlines()) == 2
+
+
 def test_eight_at_once(bench: Bench, life: Life) -> None:
     env = bench.environment(steps(*UP))
     starting = [
