@@ -73,7 +73,7 @@ def reserve(cid: int | None, taken: Collection[int] = ()) -> Folder:
     if cid is not None:
         raise EnclaveError(
             f"context ID {cid} is in use by another enclave of yours",
-            hint="leave --cid out to get a free one",
+            hint="without a context ID it gets a free one",
         )
     raise EnclaveError(f"all context IDs from {FIRST_CID} to {LAST_AUTOMATIC_CID} are in use")
 

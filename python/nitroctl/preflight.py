@@ -119,7 +119,7 @@ def _check_eif(request: EnclaveConfig, now: datetime) -> Peek:
             eif.check_signature(now)
         except EifError as e:
             again = "sign it again (`nitroctl eif sign`) with a certificate that is valid now"
-            e.hint = e.hint or f"{again}, or start it all the same with --ignore-signature"
+            e.hint = e.hint or f"{again}, or start it all the same with `nitroctl run --ignore-signature`"
             raise
     return eif
 

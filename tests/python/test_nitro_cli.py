@@ -399,7 +399,10 @@ def test_build_enclave_without_docker(
     if installed:
         fake_docker(world, daemon=1)
     check_failure(build(capfd, world, "hello", "--docker-dir", world), "E49", "takes Docker", "docker save")
-    check_failure(build(capfd, world, "hello:latest"), "E50", "skopeo", "docker save")
+    said = ("skopeo", "docker save", "no file hello:latest, and no Docker (or Podman) answers")
+    check_failure(build(capfd, world, "hello:latest"), "E50", *said)
+    for path in ("./no.tar", "../no.tar", "/no.tar"):
+        check_failure(build(capfd, world, path), "E19", f"File: '{Path(path)}', failing operation: 'Open'")
     image = archive(world / "app.tar")
     skopeo = world / "bin" / "skopeo"
     skopeo.write_text(f"""#!/bin/sh

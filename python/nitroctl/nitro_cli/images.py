@@ -180,6 +180,8 @@ def _image(uri: str, folder: str | None) -> Iterator[Path]:
         say(LOCAL)
         yield Path(uri)
         return
+    if folder is None and uri.startswith(("/", "./", "../", "~")):  # no name of an image begins so
+        raise file_error(Path(uri), "Open", "There is no image archive or OCI layout.")
     docker = None if folder is None and compose.is_reference(uri) else _docker()
     with ExitStack() as stack:
         if docker is None:
@@ -206,11 +208,14 @@ def _image(uri: str, folder: str | None) -> Iterator[Path]:
 def _fetched(uri: str, stack: ExitStack) -> Path:
     from nitroctl.eif import compose
 
-    reference = uri if compose.is_reference(uri) else f"docker://{uri}"
+    reference, more = uri, ""
+    if not compose.is_reference(uri):
+        reference = f"docker://{uri}"
+        more = f"There is no file {uri}, and no Docker (or Podman) answers that could have such an image.\n"
     try:
         return stack.enter_context(compose.fetched(reference, _artifacts()))
     except NitroError as e:
-        more = "Or give --docker-uri the path of an image archive (`docker save`) or OCI layout."
+        more += "Or give --docker-uri the path of an image archive (`docker save`) or OCI layout."
         raise CliError("E50", f"{told(e)}\n{more}") from None
 
 
