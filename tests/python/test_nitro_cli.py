@@ -544,6 +544,8 @@ def test_a_request_from_a_file(tmp_path: Path) -> None:
         ({"eif_path": "x", "memory_mib": 512}, "E01"),
         ({**CONFIG, "cpu_ids": [1, 3]}, "E02"),
         ({**CONFIG, "enclave_cid": 3}, "E03"),
+        ({**CONFIG, "eif_path": "a\0b"}, "E03"),
+        ({**CONFIG, "eif_path": "a\ud800b"}, "E03"),
     ],
 )
 def test_files_that_are_refused(tmp_path: Path, value: object, code: str) -> None:

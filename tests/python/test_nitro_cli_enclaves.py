@@ -24,7 +24,7 @@ import pytest
 
 import eifmodel as model
 import eifsigner as signer
-from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, Running, steps
+from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, Running, steps, write_eif
 from nitroctl import records
 from nitroctl.checks_nitro_cli import CYCLE
 from nitroctl.nitro_cli import enclaves
@@ -451,12 +451,20 @@ def test_the_log(host: Bench) -> None:
     assert f"started {found['EnclaveID']}, CID 16" in log and f"terminated {found['EnclaveID']}" in log
 
 
-def test_the_image_may_be_gone(host: Bench) -> None:
-    """A running enclave keeps its measurements; its metadata cannot be told any more."""
+@pytest.mark.parametrize("what", ["removed", "another"])
+def test_the_image_may_be_gone(host: Bench, what: str) -> None:
+    """What is told of a running enclave is about what runs, whatever has become of the file."""
     ran(host)
-    before = describe(host)[0]["Measurements"]
+    inspect = [sys.executable, "-m", "nitroctl", "inspect", "hello"]
+    while b'"measurements": null' in subprocess.check_output(inspect, env=host.environment({}), timeout=HANG):
+        pass  # it is measured beside the boot
+    before = describe(host, "--metadata")
     host.eif.unlink()
-    done = nitro_cli(host, "describe-enclaves", "--metadata")
-    (listed,) = json.loads(done.stdout)
-    assert listed["Measurements"] == before and "Metadata" not in listed
-    assert "cannot be read" in done.stderr
+    if what == "another":
+        write_eif(host.eif, {"it is": "another one"})
+    assert describe(host, "--metadata") == before
+
+
+def test_file_names_of_no_encoding(host: Bench) -> None:
+    host.eif = host.eif.rename(os.fsdecode(os.fsencode(host.tmp) + b"/odd\xff.eif"))
+    assert ran(host)["EnclaveName"] == "odd?"

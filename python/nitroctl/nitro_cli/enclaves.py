@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
 """run-enclave, describe-enclaves, terminate-enclave and console, over nitroctl's records and supervisors.
 
-Enclaves that `nitroctl run` started are here as well. What AWS's tool says of an enclave is in its record but
-for the IDs of its CPUs, on which nothing depends here: where they were asked for, a file beside it has them.
+Enclaves that `nitroctl run` started are here as well. What AWS's tool says of an enclave is in its record; a
+file beside that has the rest: the IDs of its CPUs, on which nothing depends here, and the metadata of its
+image as it was at the start.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ from nitroctl.records import Record, State
 if TYPE_CHECKING:
     from nitroctl.enclave import EnclaveConfig
 
-CPU_IDS = "cpu-ids.json"
+BESIDE = "nitro-cli.json"
 
 # What nitro-cli has no options for: the QEMU and the backend to use, where nitroctl's own choice is not
 # wanted, and how many seconds a boot may take.
@@ -50,13 +51,13 @@ BOOT_TIMEOUT = "NITROCTL_BOOT_TIMEOUT"
 def run_enclave(options: dict[str, Any]) -> int:
     request = from_options(options)
     config, cpu_ids = _check(request)
+    beside = {"CPUIDs": cpu_ids, **_metadata(config.eif, request.eif_path.name)}
     say("Start allocating memory...")
     record = _start(config, cpu_ids)
-    if request.cpu_ids is not None:
-        try:
-            (record.home / CPU_IDS).write_text(json.dumps(cpu_ids))
-        except OSError as e:
-            say(f"warning: describe-enclaves will tell other CPUs: {e.filename}: {e.strerror}")
+    try:
+        (record.home / BESIDE).write_text(json.dumps(beside))
+    except OSError as e:
+        say(f"warning: describe-enclaves may tell other CPUs or metadata: {e.filename}: {e.strerror}")
     log("INFO", f"started {record.id}, CID {record.cid}, image {record.eif}")
     show(_identity(record, cpu_ids))
     if request.attach_console:
@@ -163,7 +164,7 @@ def describe_enclaves(options: dict[str, Any]) -> int:
     return 0
 
 
-def _identity(record: Record, cpu_ids: tuple[int, ...]) -> dict[str, Any]:
+def _identity(record: Record, cpu_ids: Sequence[int]) -> dict[str, Any]:
     return {
         "EnclaveName": record.name,
         "EnclaveID": record.id,
@@ -176,19 +177,22 @@ def _identity(record: Record, cpu_ids: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _description(record: Record, *, metadata: bool) -> dict[str, Any]:
+    beside = _beside(record)
     return {
-        **_identity(record, _cpu_ids(record)),
+        **_identity(record, beside.pop("CPUIDs")),
         "State": "RUNNING" if record.state is State.RUNNING else "TERMINATING",
         "Flags": "DEBUG_MODE" if record.debug else "NONE",
         **_measurements(record),
-        **(_metadata(record) if metadata else {}),
+        **((beside or _metadata(record.eif, record.name)) if metadata else {}),
     }
 
 
-def _cpu_ids(record: Record) -> tuple[int, ...]:
-    with contextlib.suppress(OSError, ValueError, TypeError):
-        return tuple(map(int, json.loads((record.home / CPU_IDS).read_text())))
-    return check_cpus(Request(record.eif, record.memory_mib, record.cpus))
+def _beside(record: Record) -> dict[str, Any]:
+    """What run-enclave wrote down; `nitroctl run` knows nothing of it."""
+    with contextlib.suppress(OSError, ValueError):
+        found: dict[str, Any] = json.loads((record.home / BESIDE).read_text())
+        return found
+    return {"CPUIDs": check_cpus(Request(record.eif, record.memory_mib, record.cpus))}
 
 
 def _measurements(record: Record) -> dict[str, Any]:
@@ -204,14 +208,14 @@ def _measurements(record: Record) -> dict[str, Any]:
         return {}
 
 
-def _metadata(record: Record) -> dict[str, Any]:
+def _metadata(eif: Path, name: str) -> dict[str, Any]:
     from nitroctl.eif.describe import metadata_json
     from nitroctl.eif.peek import peek
 
     try:
-        found = peek(record.eif).metadata
+        found = peek(eif).metadata
     except NitroError as e:
-        say(f"warning: the image of {record.name} cannot be read: {e}")
+        say(f"warning: the image of {name} cannot be read: {e}")
         return {}
     return metadata_json(found) if found else {}
 

@@ -164,7 +164,7 @@ def log(level: str, text: str) -> None:
     try:
         folder = logs_dir()
         folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "nitro_enclaves.log", "a") as f:
+        with open(folder / "nitro_enclaves.log", "a", encoding="utf-8", errors="backslashreplace") as f:
             f.write(f"[{datetime.now(UTC).isoformat()}][{os.getpid()}][{level}] {text}\n")
     except OSError as e:
         print(f"warning: cannot write the log in {e.filename}: {e.strerror}", file=sys.stderr)
@@ -178,7 +178,7 @@ def _log_error(error: CliError, action: str) -> Path | None:
     log("ERROR", f"{action}: {error.code} {' '.join(error.detail.split())}")
     try:
         path = logs_dir() / f"err{datetime.now(UTC).isoformat()}.log"
-        path.write_text("\n".join(lines) + "\n", errors="replace")
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
     except OSError:
         return None
     return path

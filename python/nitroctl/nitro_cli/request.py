@@ -107,6 +107,7 @@ def from_config(path: Path) -> Request:
             raise CliError("E17", f"{path}: unknown key {key!r}; there are {', '.join(_KEYS)}")
         if value is not None and not _fits(value, _KEYS[key]):
             raise CliError("E17", f"{path}: {key} must be {_KINDS[_KEYS[key]]}, not {json.dumps(value)[:80]}")
+    _check_file_name(path, found.get("eif_path") or "")
     given = {key: value for key, value in found.items() if value is not None}
     for key in ("eif_path", "memory_mib"):
         if key not in given:
@@ -127,6 +128,16 @@ def from_config(path: Path) -> Request:
         attach_console=attach,
         enclave_name=given.get("enclave_name"),
     )
+
+
+def _check_file_name(path: Path, name: str) -> None:
+    """What JSON can say and no file can be called."""
+    try:
+        if b"\0" not in os.fsencode(name):
+            return
+    except UnicodeEncodeError:
+        pass
+    raise CliError("E03", f"{path}: eif_path: {name[:80]!r} cannot be the name of a file")
 
 
 def _fits(value: Any, kind: type) -> bool:
