@@ -249,6 +249,21 @@ def test_states(host: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         assert [found["State"] for found in json.loads(capsys.readouterr().out)] == listed
 
 
+def test_an_enclave_that_cannot_be_ended(host: Bench) -> None:
+    """With a single descriptor to spare its process can be looked up, and not be held while it is told."""
+    ran(host)
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))\n"
+        "from nitroctl.nitro_cli import main; main(['terminate-enclave', '--all'])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=host.environment({}), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=HANG,
+    )  # fmt: skip
+    check_ends_in_process(done, "E38")
+    assert len(describe(host)) == 1
+
+
 @pytest.mark.parametrize("what", ["terminate-enclave", "console"])
 def test_no_such_enclave(host: Bench, what: str) -> None:
     done = nitro_cli(host, what, "--enclave-id", "i-0000000000000000-enc1")

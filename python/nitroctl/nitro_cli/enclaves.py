@@ -233,9 +233,11 @@ def terminate_enclave(options: dict[str, Any]) -> int:
 
 def _terminate(record: Record) -> dict[str, Any]:
     try:
-        records.stop(record)
+        last = records.stop(record)
     except (NitroError, OSError) as e:
         raise InEnclaveProcess("E38", f"{record.name}: {e}") from None
+    if last is not None and last.running:
+        raise InEnclaveProcess("E38", f"{record.name}: it is {last.state} as before")
     log("INFO", f"terminated {record.id}")
     say(f"Successfully terminated enclave {record.id}.")
     return {"EnclaveName": record.name, "EnclaveID": record.id, "Terminated": True}
