@@ -22,7 +22,7 @@ import eifmodel as model
 import eifsigner as signer
 import imagemodel as im
 from nitroctl.eif.extract import extract
-from nitroctl.nitro_cli import arguments, errors, main, request
+from nitroctl.nitro_cli import arguments, errors, main, request, vsock_proxy
 from nitroctl.nitro_cli.errors import CliError
 
 PYTHON = Path(__file__).resolve().parents[2] / "python"
@@ -664,3 +664,4 @@ def test_a_wrapper_that_calls_us_is_no_circle(world: Path) -> None:
 def test_the_command_is_in_the_package() -> None:
     project = tomllib.loads((PYTHON.parent / "pyproject.toml").read_text())["project"]
     assert project["scripts"]["nitro-cli"] == f"{main.__module__}:{main.__name__}"
+    assert project["scripts"]["vsock-proxy"] == f"{vsock_proxy.main.__module__}:{vsock_proxy.main.__name__}"

@@ -9,6 +9,7 @@ what is here is the shape.
     request     what run-enclave was asked for, from options or a JSON file, and the checks of it
     enclaves    run-enclave, describe-enclaves, terminate-enclave, console
     images      build-enclave, describe-eif, sign-eif, pcr
+    vsock_proxy the command `vsock-proxy`, which AWS's package has as well
     aside       on a host that has the real thing, the real thing runs
 
 (AWS's user guide, "Nitro Enclaves CLI reference" and "Nitro CLI error codes".)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""On a host that has the real thing, the real thing runs: AWS's driver, and a nitro-cli that is not ours.
+"""On a host that has the real thing, the real thing runs: AWS's driver, and a command that is not ours.
 
 Only the decision and the exec; called before anything else is done.
 """
@@ -19,24 +19,24 @@ STEPPED = "NITROCTL_STEPPED_ASIDE"
 MARK = b"nitroctl.nitro_cli"
 
 
-def step_aside(argv: list[str]) -> None:
-    """Become the real nitro-cli, with the same arguments, where there is one and a driver for it."""
+def step_aside(argv: list[str], name: str = "nitro-cli") -> None:
+    """Become the real command of this name, with the same arguments, where it and the driver are."""
     if os.environ.get(STEPPED) or not DRIVER.exists():
         return
-    other = find_other(os.environ.get("PATH", os.defpath))
+    other = find_other(os.environ.get("PATH", os.defpath), name)
     if other is None:
         return
-    print(f"nitroctl's nitro-cli: this host has {DRIVER}; {other} takes over", file=sys.stderr, flush=True)
+    print(f"nitroctl's {name}: this host has {DRIVER}; {other} takes over", file=sys.stderr, flush=True)
     try:
-        os.execve(other, ["nitro-cli", *argv], {**os.environ, STEPPED: "1"})
+        os.execve(other, [name, *argv], {**os.environ, STEPPED: "1"})
     except OSError as e:
         print(f"warning: {other} does not start: {e.strerror}; going on locally", file=sys.stderr)
 
 
-def find_other(path: str) -> Path | None:
-    """The first nitro-cli in these folders that is not a launcher of ours."""
+def find_other(path: str, name: str) -> Path | None:
+    """The first such command in these folders that is not a launcher of ours."""
     for folder in path.split(os.pathsep):
-        candidate = Path(folder or ".") / "nitro-cli"
+        candidate = Path(folder or ".") / name
         if candidate.is_file() and os.access(candidate, os.X_OK) and not _is_ours(candidate):
             return candidate
     return None
