@@ -21,6 +21,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <linux/vm_sockets.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -198,6 +199,19 @@ static void port_address(struct host_address *a, const char *path,
     a->len = sizeof(*un);
 }
 
+void host_vsock_address(struct host_address *a, uint32_t cid, uint32_t port)
+{
+    struct sockaddr_vm *vm = (struct sockaddr_vm *)&a->addr;
+
+    memset(vm, 0, sizeof(*vm));
+    vm->svm_family = AF_VSOCK;
+    vm->svm_cid = cid;
+    vm->svm_port = port;
+    snprintf(a->made, sizeof(a->made), "CID %u port %u", cid, port);
+    a->text = a->made;
+    a->len = sizeof(*vm);
+}
+
 /* What the user said about this port of the parent, or NULL. */
 static const struct host_address *listed_address(const struct host *h,
                                                  uint32_t port)
@@ -216,7 +230,7 @@ static void no_delay(int fd, int family)
 {
     const int one = 1;
 
-    if (family != AF_UNIX) {
+    if (family == AF_INET || family == AF_INET6) {
         setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     }
 }
@@ -288,17 +302,25 @@ static int host_open(void *opaque, struct vsock_conn *c)
     struct host *h = opaque;
     const struct host_options *o = h->options;
     const struct host_address *listed = listed_address(h, c->parent_port);
+    const char *const paths[] = { o->uds_path, o->fallback_path };
     struct host_address a;
-    int r;
+    int r = -ENOENT;
 
     if (listed) {
         return host_connect(h, c, listed);
     }
-    port_address(&a, o->uds_path, c->parent_port);
-    r = host_connect(h, c, &a);
-    if (nobody(r) && o->fallback_path) {
-        port_address(&a, o->fallback_path, c->parent_port);
+    for (unsigned i = 0; i < sizeof(paths) / sizeof(paths[0]); i++) {
+        if (paths[i] && nobody(r)) {
+            port_address(&a, paths[i], c->parent_port);
+            r = host_connect(h, c, &a);
+        }
+    }
+    if (nobody(r) && o->forward_cid) {
+        host_vsock_address(&a, o->forward_cid, c->parent_port);
         r = host_connect(h, c, &a);
+        if (r == -ENODEV) {
+            r = -ECONNREFUSED;  /* there is no such CID now */
+        }
     }
     if (nobody(r) && c->parent_port == HOST_HEARTBEAT_PORT) {
         c->user = BEAT_WAIT;
@@ -481,16 +503,32 @@ static void listener_watch(struct host *h, struct listener *l, bool on)
     }
 }
 
+/* By AF_VSOCK other machines may reach us too. */
+static bool is_parent(const struct host *h, const struct sockaddr_storage *peer)
+{
+    const struct sockaddr_vm *vm = (const struct sockaddr_vm *)peer;
+
+    return vm->svm_family != AF_VSOCK || vm->svm_cid == h->options->forward_cid;
+}
+
 /* Accepts one; -1: none now. It rests when it fails, instead of spinning. */
 static int listener_accept(struct host *h, struct listener *l)
 {
-    int fd = accept4(l->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
+    struct sockaddr_storage peer = { 0 };
+    socklen_t len = sizeof(peer);
+    int fd = accept4(l->fd, (struct sockaddr *)&peer, &len,
+                     SOCK_NONBLOCK | SOCK_CLOEXEC);
 
     if (fd < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
         log_rated(LOG_WARN, "cannot accept on %s: %s",
                   l->path ? l->path : "a socket", strerror(errno));
         listener_watch(h, l, false);
         l->rest = h->now + HOST_MS_REST;
+    }
+    if (fd >= 0 && !is_parent(h, &peer)) {
+        log_rated(LOG_INFO, "a client of another CID was refused");
+        close(fd);
+        fd = -1;                /* others that wait will wake us again */
     }
     return fd;
 }
@@ -679,6 +717,12 @@ static void on_opening(struct host *h, struct vsock_conn *c, uint32_t events)
 
     if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) {
         getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &err, &len);
+        if (err && c->parent_port == HOST_HEARTBEAT_PORT &&
+            !listed_address(h, c->parent_port)) {
+            host_close(h, c);
+            c->user = BEAT_WAIT;
+            err = 0;
+        }
         vsock_opened(h->vsock, c, -err);
     }
 }
@@ -830,6 +874,52 @@ static bool listener_start(struct host *h, struct listener *l, uint64_t tag)
     return true;
 }
 
+static bool front_listener_open(struct host *h)
+{
+    const struct host_options *o = h->options;
+    struct listener *l = &h->front_listener;
+
+    return (o->socket_fd < 0 ?
+            listener_open_unix(l, o->socket_path, o->cleanup_dir) :
+            listener_take(l, o->socket_fd, "--socket-fd")) &&
+           listener_start(h, l, ON_FRONT_LISTENER);
+}
+
+static bool clients_open(struct host *h)
+{
+    const struct host_options *o = h->options;
+    struct listener *l = &h->clients;
+
+    return (o->uds_fd < 0 ?
+            listener_open_unix(l, o->uds_path, o->cleanup_dir) :
+            listener_take(l, o->uds_fd, "--uds-fd")) &&
+           listener_start(h, l, ON_CLIENTS);
+}
+
+/* AF_VSOCK is there, and with it the loopback if that is what we need. */
+static bool has_vsock(uint32_t cid)
+{
+    struct host_address a;
+    int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (fd < 0) {
+        log_line(LOG_ERROR, "--forward-cid=%u: this host has no AF_VSOCK: %s",
+                 cid, strerror(errno));
+        return false;
+    }
+    host_vsock_address(&a, cid, VMADDR_PORT_ANY);
+    if (cid == VMADDR_CID_LOCAL &&
+        bind(fd, (const struct sockaddr *)&a.addr, a.len) < 0) {
+        log_line(LOG_ERROR, "--forward-cid=%u: this host has no vsock "
+                 "loopback (%s); modprobe vsock_loopback", cid,
+                 strerror(errno));
+        close(fd);
+        return false;
+    }
+    close(fd);
+    return true;
+}
+
 static bool published_open(struct host *h, unsigned i)
 {
     const struct host_route *p = &h->options->publish[i];
@@ -844,7 +934,7 @@ static bool published_open(struct host *h, unsigned i)
 
 static bool enter_sandbox(const struct host_options *o)
 {
-    struct sandbox_sockets sockets = { 0 };
+    struct sandbox_sockets sockets = { .vsock = o->forward_cid };
     int r;
 
     if (!o->sandbox) {
@@ -917,15 +1007,8 @@ static bool host_start(struct host *h)
     if (o->cleanup_dir && !cleanup_open(&h->cleanup, o->cleanup_dir)) {
         return false;
     }
-    if (!(o->uds_fd < 0 ?
-          listener_open_unix(&h->clients, o->uds_path, o->cleanup_dir) :
-          listener_take(&h->clients, o->uds_fd, "--uds-fd")) ||
-        !(o->socket_fd < 0 ?
-          listener_open_unix(&h->front_listener, o->socket_path,
-                             o->cleanup_dir) :
-          listener_take(&h->front_listener, o->socket_fd, "--socket-fd")) ||
-        !listener_start(h, &h->clients, ON_CLIENTS) ||
-        !listener_start(h, &h->front_listener, ON_FRONT_LISTENER)) {
+    if (!front_listener_open(h) || (o->uds_path && !clients_open(h)) ||
+        (o->forward_cid && !has_vsock(o->forward_cid))) {
         return false;
     }
     for (unsigned i = 0; i < o->published; i++) {

@@ -40,9 +40,13 @@
  */
 #define HOST_MAX_ROUTES 64
 
-/* An address, unix or TCP, as the user wrote it and as the kernel wants it. */
+/*
+ * An address, unix, TCP or AF_VSOCK, as the user wrote it and as the kernel
+ * wants it.
+ */
 struct host_address {
     const char *text;
+    char made[32];              /* text, if it is ours: "CID N port N" */
     struct sockaddr_storage addr;
     socklen_t len;
 };
@@ -54,9 +58,10 @@ struct host_route {
 
 struct host_options {
     const char *socket_path;    /* vhost-user */
-    const char *uds_path;       /* PATH and PATH_N */
+    const char *uds_path;       /* PATH and PATH_N; or NULL */
     const char *fallback_path;  /* FALLBACK_N where PATH_N is not; or NULL */
     uint32_t guest_cid;
+    uint32_t forward_cid;       /* the parent by AF_VSOCK; 0: not */
     bool serve_cid2;
     bool once;
     bool sandbox;
@@ -75,6 +80,9 @@ struct host_options {
     unsigned published;
     struct host_route publish[HOST_MAX_ROUTES];
 };
+
+/* A port of AF_VSOCK on this host. */
+void host_vsock_address(struct host_address *a, uint32_t cid, uint32_t port);
 
 /* Serves until told to end; the exit status of the process. */
 int host_run(const struct host_options *options);

@@ -11,6 +11,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <linux/vm_sockets.h>
 #include <netdb.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -36,7 +37,8 @@ static const char help[] =
 "  --socket-path=S      socket for the VMM (vhost-user); is created\n"
 "  --guest-cid=N        the guest's CID, 4 to 4294967294\n"
 "  --uds-path=P         socket for the host's clients; is created\n"
-"  --vm KEY=VALUE,...   the three above, as vhost-device-vsock spells them\n"
+"  --vm KEY=VALUE,...   the three above, forward-cid and forward-listen, as\n"
+"                       vhost-device-vsock spells them\n"
 "  --proxy=PORT=HOST:PORT  the parent's PORT is that TCP service; HOST is looked\n"
 "                       up once, at the start; [HOST] for IPv6\n"
 "  --listen-port=PORT=PATH   the parent's PORT is the unix socket PATH\n"
@@ -44,6 +46,10 @@ static const char help[] =
 "                       joined to the guest's PORT without a word; is created\n"
 "  --connect-port=PORT=PATH  the same as --publish=PATH=PORT\n"
 "  --fallback-path=F    where nobody listens on P_N, try F_N\n"
+"  --forward-cid=N      where nobody listens there either, try this host's\n"
+"                       AF_VSOCK, CID N (1: itself); --uds-path is optional then\n"
+"  --forward-listen=PORT+PORT...  clients from CID N to these ports of this\n"
+"                       host's AF_VSOCK are joined to the guest's\n"
 "  --socket-fd=N        listening socket instead of --socket-path\n"
 "  --uds-fd=N           listening socket in the place of P (still needed for P_N)\n"
 "  --no-cid2            refuse CID 2 (served like CID 3 otherwise)\n"
@@ -122,6 +128,53 @@ static const char *folder(char *path)
     return path;
 }
 
+static struct host_route *new_route(struct host_route *table, unsigned *count,
+                                    const char *option)
+{
+    if (*count == HOST_MAX_ROUTES) {
+        wrong("%s more than %d times", option, HOST_MAX_ROUTES);
+    }
+    return &table[(*count)++];
+}
+
+static void forward_cid(struct host_options *o, const char *option,
+                        const char *text)
+{
+    o->forward_cid = number(option, text, VMADDR_CID_LOCAL,
+                            VSOCK_CID_ANY - 1);
+}
+
+/* PORT+PORT...; text is cut into pieces. */
+static void forward_listen(struct host_options *o, const char *option,
+                           char *text)
+{
+    char *port;
+
+    do {
+        port = strsep(&text, "+");
+        new_route(o->publish, &o->published, option)->port =
+            number(option, port, 0, VSOCK_PORT_ANY - 1);
+    } while (text);
+}
+
+/* The parent's CID is known only when all options are. */
+static void forward_addresses(struct host_options *o)
+{
+    for (unsigned i = 0; i < o->published; i++) {
+        struct host_route *r = &o->publish[i];
+
+        if (!r->to.len) {
+            if (!o->forward_cid) {
+                wrong("--forward-listen needs --forward-cid");
+            }
+            /* Where others can reach us as well, they are sent away. */
+            host_vsock_address(&r->to, o->forward_cid == VMADDR_CID_LOCAL ?
+                                       VMADDR_CID_LOCAL : VMADDR_CID_ANY,
+                               r->port);
+        }
+    }
+}
+
 /* --vm guest-cid=N,socket=S,uds-path=P; text is cut into pieces. */
 static void vm_option(struct host_options *o, char *text)
 {
@@ -141,9 +194,13 @@ static void vm_option(struct host_options *o, char *text)
             o->socket_path = value;
         } else if (!strcmp(item, "uds-path")) {
             o->uds_path = value;
+        } else if (!strcmp(item, "forward-cid")) {
+            forward_cid(o, "--vm forward-cid", value);
+        } else if (!strcmp(item, "forward-listen")) {
+            forward_listen(o, "--vm forward-listen", value);
         } else {
             wrong("--vm: unknown key \"%s\"; known are guest-cid, socket, "
-                  "uds-path", item);
+                  "uds-path, forward-cid, forward-listen", item);
         }
     }
 }
@@ -194,15 +251,6 @@ static void tcp_address(struct host_address *a, const char *option,
     a->len = found->ai_addrlen;
     a->text = whole;
     freeaddrinfo(found);
-}
-
-static struct host_route *new_route(struct host_route *table, unsigned *count,
-                                    const char *option)
-{
-    if (*count == HOST_MAX_ROUTES) {
-        wrong("%s more than %d times", option, HOST_MAX_ROUTES);
-    }
-    return &table[(*count)++];
 }
 
 /* PORT=WHAT; cuts the text, returns WHAT. */
@@ -273,9 +321,9 @@ int main(int argc, char **argv)
     enum {
         SOCKET_PATH = 256, GUEST_CID, UDS_PATH, VM, NO_CID2, ONCE, MAX_CONNS,
         DRIVER_TIMEOUT, PROXY, LISTEN_PORT, PUBLISH, CONNECT_PORT,
-        FALLBACK, SOCKET_FD, UDS_FD, READY_FD, BOOTED_FD, LIFELINE_FD,
-        CLEANUP_DIR, NO_SANDBOX,
-        LOG_LEVEL, SHOW_VERSION, SHOW_HELP,
+        FALLBACK, FORWARD_CID, FORWARD_LISTEN, SOCKET_FD, UDS_FD, READY_FD,
+        BOOTED_FD, LIFELINE_FD, CLEANUP_DIR, NO_SANDBOX, LOG_LEVEL,
+        SHOW_VERSION, SHOW_HELP,
     };
     static const struct option long_options[] = {
         { "socket-path", required_argument, NULL, SOCKET_PATH },
@@ -291,6 +339,8 @@ int main(int argc, char **argv)
         { "publish", required_argument, NULL, PUBLISH },
         { "connect-port", required_argument, NULL, CONNECT_PORT },
         { "fallback-path", required_argument, NULL, FALLBACK },
+        { "forward-cid", required_argument, NULL, FORWARD_CID },
+        { "forward-listen", required_argument, NULL, FORWARD_LISTEN },
         { "socket-fd", required_argument, NULL, SOCKET_FD },
         { "uds-fd", required_argument, NULL, UDS_FD },
         { "ready-fd", required_argument, NULL, READY_FD },
@@ -368,6 +418,12 @@ int main(int argc, char **argv)
         case FALLBACK:
             o.fallback_path = optarg;
             break;
+        case FORWARD_CID:
+            forward_cid(&o, "--forward-cid", optarg);
+            break;
+        case FORWARD_LISTEN:
+            forward_listen(&o, "--forward-listen", optarg);
+            break;
         case SOCKET_FD:
             o.socket_fd = descriptor("--socket-fd", optarg);
             break;
@@ -422,14 +478,17 @@ int main(int argc, char **argv)
     } else if (o.socket_path) {
         wrong("--socket-path and --socket-fd exclude each other");
     }
-    check_path("--uds-path", o.uds_path, HOST_MAX_SUFFIX);
+    if (o.uds_path || !o.forward_cid || o.uds_fd >= 0) {
+        check_path("--uds-path", o.uds_path, HOST_MAX_SUFFIX);
+    }
+    forward_addresses(&o);
     if (o.fallback_path) {
         check_path("--fallback-path", o.fallback_path, HOST_MAX_SUFFIX);
     }
     if (!o.guest_cid) {
         wrong("--guest-cid is missing");
     }
-    if (o.socket_path && !strcmp(o.socket_path, o.uds_path)) {
+    if (o.socket_path && o.uds_path && !strcmp(o.socket_path, o.uds_path)) {
         wrong("--socket-path and --uds-path are both %s", o.uds_path);
     }
     if (o.cleanup_dir && o.lifeline_fd < 0) {
