@@ -115,8 +115,8 @@ static void tell(int fd, const char *line)
 
     if (poll(&p, 1, 0) != 1 || !(p.revents & POLLOUT) ||
         write(p.fd, line, strlen(line)) != (ssize_t)strlen(line)) {
-        log_line(LOG_WARN, "nobody reads descriptor %d: \"%.*s\" not told",
-                 p.fd, (int)strcspn(line, "\n"), line);
+        log_rated(LOG_WARN, "nobody reads descriptor %d: \"%.*s\" not "
+                  "told", p.fd, (int)strcspn(line, "\n"), line);
     }
 }
 
@@ -452,7 +452,7 @@ static void host_fresh_driver(void *opaque)
     struct host *h = opaque;
 
     h->booted = false;
-    log_line(LOG_INFO, "the guest's driver starts");
+    log_rated(LOG_INFO, "the guest's driver starts");
 }
 
 static const struct device_ops device_ops = {
@@ -465,8 +465,8 @@ static void host_watch(void *opaque, unsigned queue, int fd)
 {
     (void)queue;
     if (!watch(opaque, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLET, ON_KICK)) {
-        log_line(LOG_ERROR, "cannot watch a kick descriptor: %s",
-                 strerror(errno));
+        log_rated(LOG_ERROR, "cannot watch a kick descriptor: %s",
+                  strerror(errno));
     }
 }
 
@@ -584,7 +584,7 @@ static void front_close(struct host *h)
 {
     h->front_on = false;
     vhost_user_close(&h->front);
-    log_line(LOG_INFO, "front end disconnected");
+    log_rated(LOG_INFO, "front end disconnected");
     /* Who only looked whether we are alive was none. */
     if (h->options->once && h->front.spoke) {
         h->front_gone = true;
@@ -608,7 +608,8 @@ static void front_accept(struct host *h)
         return;
     }
     if (!watch(h, EPOLL_CTL_ADD, fd, EPOLLIN, ON_FRONT)) {
-        log_line(LOG_ERROR, "cannot watch the front end: %s", strerror(errno));
+        log_rated(LOG_ERROR, "cannot watch the front end: %s",
+                  strerror(errno));
         close(fd);
         return;
     }
@@ -616,7 +617,7 @@ static void front_accept(struct host *h)
                     &vhost_user_ops, h);
     h->front_on = true;
     h->booted = false;
-    log_line(LOG_INFO, "front end connected");
+    log_rated(LOG_INFO, "front end connected");
 }
 
 /* The end. */

@@ -158,8 +158,8 @@ static bool reply(struct vhost_user *u, const struct message *m,
     size += HEADER_SIZE;
     /* It waits for the answer, so the socket has room, or it is not well. */
     if (send(u->fd, out, size, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)size) {
-        log_line(LOG_WARN, "front end does not take the answer to request %u",
-                 m->request);
+        log_rated(LOG_WARN, "front end does not take the answer to request %u",
+                  m->request);
         return false;
     }
     return true;
@@ -569,8 +569,8 @@ static ssize_t read_some(struct vhost_user *u, void *to, size_t n)
     }
     keep_fds(u, &msg);
     if (msg.msg_flags & MSG_CTRUNC) {
-        log_line(LOG_WARN, "front end sent more than %u descriptors at once, "
-                 "or we are out of them", VHOST_USER_MAX_FDS);
+        log_rated(LOG_WARN, "front end sent more than %u descriptors at once, "
+                  "or we are out of them", VHOST_USER_MAX_FDS);
         return -1;
     }
     return r;
@@ -607,8 +607,8 @@ bool vhost_user_input(struct vhost_user *u)
                 memcpy(head, u->buf, sizeof(head));
                 if ((head[1] & FLAG_VERSION_MASK) != FLAG_VERSION ||
                     head[2] > VHOST_USER_MAX_SKIP) {
-                    log_line(LOG_WARN, "front end sent no vhost-user message "
-                             "(flags 0x%x, size %u)", head[1], head[2]);
+                    log_rated(LOG_WARN, "front end sent no vhost-user message "
+                              "(flags 0x%x, size %u)", head[1], head[2]);
                     return false;
                 }
                 want += head[2];

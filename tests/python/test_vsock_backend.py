@@ -2417,6 +2417,31 @@ def test_logs_are_limited(binary: Path) -> None:
         assert "unknown connection" in b.stderr()
 
 
+def test_what_others_do_over_and_over_is_no_flood(binary: Path) -> None:
+    """Front ends that come and go, drivers that start again, heartbeats that nobody is told of."""
+    started = time.monotonic()
+    with running(binary, "-v", "-v") as b:
+        os.close(b.booted)
+        b.booted = os.open(os.devnull, os.O_RDONLY)
+        for _ in range(100):
+            with socket.socket(socket.AF_UNIX) as s:
+                s.connect(os.fspath(b.socket_path))
+                s.send(b"\0" * 12)
+                with contextlib.suppress(ConnectionResetError):
+                    assert s.recv(1) == b""
+        with guest(b, buffers=16) as g:
+            for _ in range(100):
+                reboot(g)
+                assert heartbeat(g) == b"\xb7"
+        lines = b.stderr().count("\n")
+        assert lines < 11 * (time.monotonic() - started + 2)
+        # What was dropped is told with the next line that may pass.
+        patience = fail_after()
+        while "more lines like these were dropped" not in b.stderr():
+            Front(b.socket_path).close()
+            patience("a word about what was dropped")
+
+
 def test_fair_among_streams(backend: Backend) -> None:
     """Hosts that all have plenty to say are served alike."""
     count, share = 20, 400_000
