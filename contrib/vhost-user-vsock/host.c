@@ -51,9 +51,6 @@ enum {
     ON_LIFELINE,
 };
 
-/* Events taken at once; more come with the next call. */
-#define EVENTS 64
-
 /* vsock_conn.user: how far a heartbeat on this connection is. */
 enum {
     BEAT_NONE,                  /* an ordinary connection */
@@ -573,7 +570,8 @@ static bool client_accept(struct host *h, struct listener *l)
 /* A few at a time: the rest is not forgotten by epoll. */
 static void clients_accept(struct host *h, struct listener *l)
 {
-    for (unsigned i = 0; i < 16 && l->fd >= 0 && client_accept(h, l); i++) {
+    for (unsigned i = 0; i < HOST_ACCEPTS && l->fd >= 0 &&
+                         client_accept(h, l); i++) {
         continue;
     }
 }
@@ -805,11 +803,11 @@ static int loop_timeout(const struct host *h)
 
 static void loop(struct host *h)
 {
-    struct epoll_event events[EVENTS];
+    struct epoll_event events[HOST_EVENTS];
     bool more = false;
 
     while (!h->end) {
-        int n = epoll_wait(h->epoll, events, EVENTS,
+        int n = epoll_wait(h->epoll, events, HOST_EVENTS,
                            more ? 0 : loop_timeout(h));
 
         if (n < 0 && errno != EINTR) {

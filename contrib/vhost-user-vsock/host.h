@@ -28,6 +28,9 @@
 #define HOST_HEARTBEAT_BYTE 0xB7
 /* A listener that cannot accept for want of descriptors rests so long. */
 #define HOST_MS_REST 100
+/* Events, and clients of one listener, taken in one turn of the loop. */
+#define HOST_EVENTS 64
+#define HOST_ACCEPTS 16
 /*
  * Descriptors that are not connections: standard ones, events, listeners, those
  * of the front end and eight of its memory on their way.

@@ -64,12 +64,6 @@
 
 #define FIRST_PORT (1u << 30)
 
-/* Deadlines are kept to this many milliseconds. */
-#define TICK_MS 10
-
-/* Pieces of guest memory that one read from a host socket may fill. */
-#define BURST_IOV 128u
-
 TAILQ_HEAD(conn_list, vsock_conn);
 
 struct stray {
@@ -1035,7 +1029,7 @@ static void host_eof(struct vsock_conn *c)
 static unsigned conn_data_out(struct vsock *v, struct vsock_conn *c,
                               struct vsock_buf *bufs, unsigned n, bool *maybe)
 {
-    struct iovec iov[BURST_IOV];
+    struct iovec iov[VSOCK_MAX_BURST];
     unsigned niov = 0, count = 0, limit = packet_limit(c);
     uint32_t flight = c->tx_cnt - c->peer_fwd_cnt;
     uint32_t credit = flight < c->peer_buf_alloc ? c->peer_buf_alloc - flight
@@ -1066,7 +1060,7 @@ static unsigned conn_data_out(struct vsock *v, struct vsock_conn *c,
             room = left;
         }
         b->used = room;
-        for (i = 0; room && i < b->niov && niov < BURST_IOV; i++) {
+        for (i = 0; room && i < b->niov && niov < VSOCK_MAX_BURST; i++) {
             size_t len = b->iov[i].iov_len;
 
             if (skip >= len) {
@@ -1420,7 +1414,8 @@ int64_t vsock_deadline(const struct vsock *v)
     int64_t when = v->next_deadline;
 
     /* In steps, so that many deadlines do not mean many walks. */
-    return when ? (when + TICK_MS - 1) / TICK_MS * TICK_MS : -1;
+    return when ? (when + VSOCK_MS_TICK - 1) / VSOCK_MS_TICK * VSOCK_MS_TICK
+                : -1;
 }
 
 static void conn_expired(struct vsock *v, struct vsock_conn *c)

@@ -88,6 +88,8 @@ enum vsock_op {
 #define VSOCK_PACKET_COST 1024u
 /* Bytes moved for one connection before the next one has its turn. */
 #define VSOCK_QUANTUM 65536u
+/* Pieces of guest memory that one read from a host socket may fill. */
+#define VSOCK_MAX_BURST 128u
 
 /* Times, in milliseconds. */
 #define VSOCK_MS_LINE 5000          /* a client completes its CONNECT line */
@@ -100,6 +102,7 @@ enum vsock_op {
 #define VSOCK_MS_DRAIN 30000        /* a host application takes the rest */
 #define VSOCK_MS_ASK 20             /* first repeated CREDIT_REQUEST ... */
 #define VSOCK_MS_ASK_MAX 1000       /* ... and the longest pause, see vsock.c */
+#define VSOCK_MS_TICK 10            /* deadlines are rounded up to these */
 
 /* A packet header in host byte order. */
 struct vsock_hdr {
