@@ -76,13 +76,19 @@ static const char help[] =
 static void __attribute__((noreturn, format(printf, 1, 2)))
 wrong(const char *fmt, ...)
 {
+    char text[1024];
     va_list ap;
 
-    fputs("vhost-user-vsock: ", stderr);
     va_start(ap, fmt);
-    vfprintf(stderr, fmt, ap);
+    vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
-    fputs("; see --help\n", stderr);
+    /* It stays one line, whatever the option's value is. */
+    for (char *p = text; *p; p++) {
+        if ((unsigned char)*p < ' ' || *p == 127) {
+            *p = '?';
+        }
+    }
+    fprintf(stderr, "vhost-user-vsock: %s; see --help\n", text);
     exit(2);
 }
 
@@ -158,7 +164,7 @@ static void forward_listen(struct host_options *o, const char *option,
 }
 
 /* The parent's CID is known only when all options are. */
-static void forward_addresses(struct host_options *o)
+static void published_addresses(struct host_options *o)
 {
     for (unsigned i = 0; i < o->published; i++) {
         struct host_route *r = &o->publish[i];
@@ -171,6 +177,12 @@ static void forward_addresses(struct host_options *o)
             host_vsock_address(&r->to, o->forward_cid == VMADDR_CID_LOCAL ?
                                        VMADDR_CID_LOCAL : VMADDR_CID_ANY,
                                r->port);
+        }
+        for (unsigned j = 0; j < i; j++) {
+            if (!memcmp(&o->publish[j].to.addr, &r->to.addr,
+                        sizeof(r->to.addr))) {
+                wrong("%s is published twice", r->to.text);
+            }
         }
     }
 }
@@ -481,7 +493,7 @@ int main(int argc, char **argv)
     if (o.uds_path || !o.forward_cid || o.uds_fd >= 0) {
         check_path("--uds-path", o.uds_path, HOST_MAX_SUFFIX);
     }
-    forward_addresses(&o);
+    published_addresses(&o);
     if (o.fallback_path) {
         check_path("--fallback-path", o.fallback_path, HOST_MAX_SUFFIX);
     }
