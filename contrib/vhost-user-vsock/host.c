@@ -326,6 +326,19 @@ static int host_open(void *opaque, struct vsock_conn *c)
     return r;
 }
 
+/* A heartbeat by AF_VSOCK that nobody takes is ours to answer. */
+static bool host_instead(void *opaque, struct vsock_conn *c)
+{
+    if (c->parent_port != HOST_HEARTBEAT_PORT ||
+        listed_address(opaque, c->parent_port)) {
+        return false;
+    }
+    close(c->fd);
+    c->fd = -1;
+    c->user = BEAT_WAIT;
+    return true;
+}
+
 static ssize_t host_send(void *opaque, struct vsock_conn *c,
                          const struct iovec *iov, unsigned niov)
 {
@@ -418,6 +431,7 @@ static void host_note(void *opaque, enum vsock_note what,
 
 static const struct vsock_ops vsock_ops = {
     .open = host_open,
+    .instead = host_instead,
     .send = host_send,
     .recv = host_recv,
     .peek = host_peek,
@@ -716,12 +730,6 @@ static void on_opening(struct host *h, struct vsock_conn *c, uint32_t events)
 
     if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) {
         getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &err, &len);
-        if (err && c->parent_port == HOST_HEARTBEAT_PORT &&
-            !listed_address(h, c->parent_port)) {
-            host_close(h, c);
-            c->user = BEAT_WAIT;
-            err = 0;
-        }
         vsock_opened(h->vsock, c, -err);
     }
 }

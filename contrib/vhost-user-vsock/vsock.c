@@ -1385,11 +1385,11 @@ void vsock_opened(struct vsock *v, struct vsock_conn *c, int err)
     if (c->state != VSOCK_OPENING || !c->host) {
         return;
     }
-    if (err) {
+    if (!err || v->ops->instead(v->opaque, c)) {
+        conn_open(v, c);
+    } else {
         note(v, VSOCK_NOTE_NO_LISTENER, c, NULL);
         conn_reset(v, c);
-    } else {
-        conn_open(v, c);
     }
 }
 
@@ -1432,8 +1432,7 @@ static void conn_expired(struct vsock *v, struct vsock_conn *c)
         break;
     case VSOCK_OPENING:
         if (c->host) {
-            note(v, VSOCK_NOTE_NO_LISTENER, c, NULL);
-            conn_reset(v, c);
+            vsock_opened(v, c, -ETIMEDOUT);
         } else if (!conn_try(v, c)) {
             conn_reset(v, c);
         }

@@ -228,6 +228,11 @@ struct vsock_ops {
      * again later; -EINPROGRESS: vsock_opened() will tell; else refuse.
      */
     int (*open)(void *opaque, struct vsock_conn *c);
+    /*
+     * What was in progress has failed, or takes too long. True: c has another
+     * host end now, which is connected; false: refuse.
+     */
+    bool (*instead)(void *opaque, struct vsock_conn *c);
     ssize_t (*send)(void *opaque, struct vsock_conn *c,
                     const struct iovec *iov, unsigned niov);
     ssize_t (*recv)(void *opaque, struct vsock_conn *c,

@@ -121,7 +121,13 @@ static void op_note(void *opaque, enum vsock_note note,
 }
 
 static const struct vsock_ops ops = {
-    op_open, op_send, op_recv, op_peek, op_shutdown, op_close, op_note,
+    .open = op_open,            /* at once, so there is no "instead" */
+    .send = op_send,
+    .recv = op_recv,
+    .peek = op_peek,
+    .shutdown = op_shutdown,
+    .close = op_close,
+    .note = op_note,
 };
 
 static void on_interrupt(void *opaque, unsigned queue)

@@ -155,6 +155,12 @@ static int op_open(void *opaque, struct vsock_conn *c)
     return r;
 }
 
+static bool op_instead(void *opaque, struct vsock_conn *c)
+{
+    CHECK(c->host && c->state == VSOCK_OPENING);
+    return f.open_result & 8;
+}
+
 static ssize_t op_send(void *opaque, struct vsock_conn *c,
                        const struct iovec *iov, unsigned niov)
 {
@@ -281,7 +287,8 @@ static void op_note(void *opaque, enum vsock_note note,
 }
 
 static const struct vsock_ops ops = {
-    op_open, op_send, op_recv, op_peek, op_shutdown, op_close, op_note,
+    op_open, op_instead, op_send, op_recv, op_peek, op_shutdown, op_close,
+    op_note,
 };
 
 /* The guest's side. */
