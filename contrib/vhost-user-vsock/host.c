@@ -679,7 +679,6 @@ static void print_statistics(const struct host *h)
     size_t size;
     FILE *f = open_memstream(&line, &size);
     const char *comma = "";
-    ssize_t unused;
 
     if (!f) {
         return;
@@ -699,8 +698,7 @@ static void print_statistics(const struct host *h)
     }
     fputs("}}\n", f);
     if (fclose(f) == 0) {
-        unused = write(STDERR_FILENO, line, size);
-        (void)unused;
+        log_write(line, size);
     }
     free(line);
 }

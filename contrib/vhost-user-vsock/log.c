@@ -6,6 +6,7 @@
 
 #include "log.h"
 
+#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,19 +28,29 @@ bool log_set_level(const char *name)
     return false;
 }
 
+void log_write(const char *text, size_t size)
+{
+    struct pollfd p = { .fd = STDERR_FILENO, .events = POLLOUT };
+    ssize_t unused;
+
+    /* A pipe that can be written to has room for 4096 bytes. */
+    if (poll(&p, 1, 0) == 1 && (p.revents & POLLOUT)) {
+        unused = write(STDERR_FILENO, text, size);
+        (void)unused;
+    }
+}
+
 static void log_va(enum log_level level, const char *fmt, va_list ap)
 {
     char line[512];
     int n = snprintf(line, sizeof(line), "vhost-user-vsock: %s: ",
                      names[level]);
     int m = vsnprintf(line + n, sizeof(line) - n - 1, fmt, ap);
-    ssize_t unused;
 
     n += m < 0 ? 0 : m;
     n = n > (int)sizeof(line) - 2 ? (int)sizeof(line) - 2 : n;
     line[n++] = '\n';
-    unused = write(STDERR_FILENO, line, n);
-    (void)unused;
+    log_write(line, n);
 }
 
 void log_line(enum log_level level, const char *fmt, ...)

@@ -9,6 +9,7 @@
 #define LOG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 
@@ -19,6 +20,8 @@ extern enum log_level log_threshold;
 
 /* False if there is no such level. */
 bool log_set_level(const char *name);
+/* To stderr; lost if that takes nothing now, since nobody may stop us. */
+void log_write(const char *text, size_t size);
 void log_line(enum log_level level, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 void log_rated(enum log_level level, const char *fmt, ...)

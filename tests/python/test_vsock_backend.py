@@ -1238,10 +1238,10 @@ def test_unfinished_lines_are_bounded(backend: Backend) -> None:
 # --- other ways in and out ---------------------------------------------------------------------------------
 
 
-def tcp_listener() -> socket.socket:
-    s = socket.socket()
+def tcp_listener(address: str = "127.0.0.1") -> socket.socket:
+    s = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
     s.settimeout(PATIENCE)
-    s.bind(("127.0.0.1", 0))
+    s.bind((address, 0))
     s.listen()
     return s
 
@@ -1278,6 +1278,22 @@ def test_proxy_to_tcp(binary: Path) -> None:
                 with pytest.raises(Refused):
                     g.connect(port)
             assert b.statistics()["connections"] == 0
+
+
+def test_proxy_to_ipv6(binary: Path) -> None:
+    try:
+        service = tcp_listener("::1")
+    except OSError:
+        # A host without it: a refusal, and no more.
+        with running(binary, "--proxy=8000=[::1]:1") as b, guest(b) as g, pytest.raises(Refused):
+            g.connect(8000)
+        return
+    with service, running(binary, f"--proxy=8000=[::1]:{service.getsockname()[1]}") as b, guest(b) as g:
+        s = g.connect(8000)
+        peer, _ = service.accept()
+        with peer:
+            s.send(b"six")
+            assert peer.recv(10) == b"six"
 
 
 def test_listen_port_is_a_path(binary: Path) -> None:
@@ -2452,6 +2468,41 @@ def test_what_others_do_over_and_over_is_no_flood(binary: Path) -> None:
         while "more lines like these were dropped" not in b.stderr():
             Front(b.socket_path).close()
             patience("a word about what was dropped")
+
+
+def test_a_log_that_nobody_reads_stops_nothing(binary: Path) -> None:
+    read, write = os.pipe()
+    with Folder() as folder, os.fdopen(read, "rb", buffering=0) as reader:
+        process = subprocess.Popen(
+            [binary, "--guest-cid=4", f"--socket-path={folder}/s", f"--uds-path={folder}/u", "-v", "-v"],
+            stdout=subprocess.PIPE, stderr=write,
+        )  # fmt: skip
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        with os.fdopen(write, "wb", buffering=0) as filler:
+            os.set_blocking(filler.fileno(), False)
+            while filler.write(bytes(1 << 20)):
+                pass
+            # The flag is the pipe's, and so was the backend's.
+            os.set_blocking(filler.fileno(), True)
+            with contextlib.closing(Front(folder / "s")) as front:
+                g = Guest(front)
+                front.start()
+                process.send_signal(signal.SIGUSR1)
+                g.put(Packet(9, 3, 1, 9, RW))
+                assert heartbeat(g) == b"\xb7"
+            reader.read(1 << 16)
+            # And it goes on once there is room.
+            process.send_signal(signal.SIGUSR1)
+            text = b""
+            patience = fail_after()
+            while b'{"connections"' not in text:
+                text += reader.read(1 << 20)
+                patience("statistics")
+            assert b'"bad-source": 1' in text
+        process.terminate()
+        process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0
 
 
 def test_fair_among_streams(backend: Backend) -> None:
