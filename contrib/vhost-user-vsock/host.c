@@ -80,6 +80,12 @@ struct host {
     int64_t now;
     uint64_t wakeups;
     uint64_t interrupts;
+    /* What may explain a heartbeat that does not come. */
+    uint64_t drivers;           /* starts of a driver in the guest */
+    uint64_t wrong_heartbeats;
+    uint64_t relayed_heartbeats;
+    uint64_t refused_cid;       /* of the last connection that nobody took */
+    uint32_t refused_port;
     struct vsock *vsock;
     struct device device;
 };
@@ -148,6 +154,7 @@ static ssize_t beat_recv(struct host *h, struct vsock_conn *c,
                          const struct iovec *iov)
 {
     if (c->user == BEAT_WRONG) {
+        h->wrong_heartbeats++;
         return -ECONNRESET;
     }
     if (c->user != BEAT_ANSWER) {
@@ -173,6 +180,7 @@ static void beat_watch(struct host *h, struct vsock_conn *c, uint32_t from,
         c->user = BEAT_NONE;
     } else if (from == BEAT_RELAY) {
         c->user = BEAT_RELAYED;
+        h->relayed_heartbeats++;
     } else {
         c->user = BEAT_NONE;
         beat_done(h);
@@ -414,8 +422,15 @@ static void host_note(void *opaque, enum vsock_note what,
                       const struct vsock_conn *c, const struct vsock_hdr *h)
 {
     const char *text = vsock_note_text(what);
+    struct host *host = opaque;
 
-    (void)opaque;
+    if (what == VSOCK_NOTE_NOT_SERVED && h) {
+        host->refused_cid = h->dst_cid;
+        host->refused_port = h->dst_port;
+    } else if (what == VSOCK_NOTE_NO_LISTENER && c) {
+        host->refused_cid = c->parent_cid;
+        host->refused_port = c->parent_port;
+    }
     if (h) {
         log_rated(note_level(what), "%s (op %u, from %llu:%u to %llu:%u, "
                   "length %u)", text, h->op, (unsigned long long)h->src_cid,
@@ -463,6 +478,7 @@ static void host_fresh_driver(void *opaque)
     struct host *h = opaque;
 
     h->booted = false;
+    h->drivers++;
     log_rated(LOG_INFO, "the guest's driver starts");
 }
 
@@ -674,6 +690,11 @@ static void print_statistics(const struct host *h)
         { "bad_chains", h->device.bad_chains },
         { "interrupts", h->interrupts },
         { "wakeups", h->wakeups },
+        { "drivers", h->drivers },
+        { "wrong_heartbeats", h->wrong_heartbeats },
+        { "relayed_heartbeats", h->relayed_heartbeats },
+        { "refused_cid", h->refused_cid },
+        { "refused_port", h->refused_port },
     };
     char *line = NULL;
     size_t size;

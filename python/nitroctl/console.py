@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Callable
 
 LINE_MAX = 1024  # bytes kept of one line
 TAIL_LINES = 60  # lines kept
@@ -31,9 +32,10 @@ _HALT = re.compile(_START + rb"reboot: (System halted|Power down)")
 class ConsoleWatch:
     """Reads along. `panic` is the panic's text, `panic_over` that all of it has been printed, `halted` what
     the kernel said when it stopped its CPUs without a reset, `last_word` the last line of user space before
-    the panic."""
+    the panic. `on_line` is called with each whole line, without its end."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_line: Callable[[bytes], object] | None = None) -> None:
+        self._on_line = on_line
         self.panic: str | None = None
         self.panic_over = False
         self.halted: str | None = None
@@ -64,6 +66,8 @@ class ConsoleWatch:
     def _end_line(self) -> None:
         line = bytes(self._line).strip(b"\r\0 ")
         self._line.clear()
+        if self._on_line:
+            self._on_line(line)
         text = _printable(line)
         self._lines.append(text)
         if self.panic is not None:

@@ -24,6 +24,7 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
+import json
 import os
 import secrets
 import signal
@@ -39,7 +40,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from nitroctl import logs, preflight, proc, records, vsock
+from nitroctl import diagnosis, logs, preflight, proc, records, vsock
 from nitroctl import qemu as qemu_options
 from nitroctl.attestation import pki
 from nitroctl.console import ConsoleWatch
@@ -55,6 +56,7 @@ CONSOLE_BUFFER = 1 << 20  # bytes; what an ordinary user's pipe can have (/proc/
 STOP_SECONDS = 5.0  # from SIGTERM to SIGKILL
 PANIC_SECONDS = 1.0  # for the rest of a panic's text
 LAST_WORDS_SECONDS = 1.0  # for the console's sinks when we were told to stop
+STATISTICS_SECONDS = 2.0  # for the backend to tell what it saw
 QMP_SECONDS = 5.0  # for the last events of a QEMU that is gone
 
 GIB = 1 << 30
@@ -109,6 +111,7 @@ class Plan:
     debug: bool
     ignore_signature: bool
     chain_days: int | None
+    cmdline: str = ""  # of the kernel, as far as it is known here
     forwards: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what the user should know beforehand
 
@@ -186,6 +189,7 @@ def plan(request: EnclaveConfig) -> Plan:
         debug=request.debug,
         ignore_signature=request.ignore_signature,
         chain_days=request.chain_days,
+        cmdline=" ".join(filter(None, (os.fsdecode(checked.eif.cmdline), request.append))),
         forwards=request.forwards,
         notes=checked.notes,
     )
@@ -321,6 +325,7 @@ class _Child:
         finally:
             os.close(writer)
         self.exited: asyncio.Future[int] = self._loop.create_future()
+        self._answer: asyncio.Future[bytes] | None = None
         self._pidfd = os.pidfd_open(self._process.pid)
         self._loop.add_reader(self._pidfd, self._on_exit)
         self._loop.add_reader(self._stderr, self._on_stderr)
@@ -353,6 +358,9 @@ class _Child:
             elif len(self._rest) > 4096:
                 lines, self._rest = [*lines, self._rest], b""
             for line in lines:
+                if self._answer and not self._answer.done() and line.startswith(b"{"):
+                    self._answer.set_result(line)
+                    continue
                 text = line.decode(errors="replace").rstrip()
                 self.tail.append(text)
                 if self._forwarding:
@@ -392,6 +400,18 @@ class _Child:
         if not self.exited.done():
             self._process.send_signal(number)
 
+    async def statistics(self) -> dict[str, Any] | None:
+        """What the vsock backend counted, None if it does not say."""
+        self._answer = self._loop.create_future()
+        self.signal(signal.SIGUSR1)
+        either = (self._answer, self.exited)
+        await asyncio.wait(either, timeout=STATISTICS_SECONDS, return_when="FIRST_COMPLETED")
+        try:
+            found = json.loads(self._answer.result())
+        except (asyncio.InvalidStateError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
     async def stop(self) -> None:
         """End it and reap it."""
         self.signal(signal.SIGTERM)
@@ -409,14 +429,16 @@ class _Child:
 
 @dataclass(frozen=True)
 class Result:
-    """How it ended: `by` whom first, `message` a sentence, `hint` what to do about it, `tail` the console's
-    last lines, `signal` the signal that stopped it, if one did."""
+    """How it ended: `by` whom first, `message` a sentence, `cause` the name of a likely cause (`diagnosis`),
+    `hint` what to do about it, `tail` the console's last lines, `signal` the signal that stopped it, if one
+    did."""
 
     ending: Ending
     message: str
     booted: bool
     by: Party
     tail: tuple[str, ...] = ()
+    cause: str | None = None
     hint: str | None = None
     signal: int | None = None
 
@@ -446,7 +468,8 @@ class Enclave:
         detached: bool = False,
     ) -> None:
         self.plan = plan
-        self.console = ConsoleWatch()
+        self._clues = diagnosis.Clues()
+        self.console = ConsoleWatch(self._clues.line)
         self.state = State.STARTING
         self._sinks = list(sinks)
         self._on_state = on_state
@@ -468,6 +491,7 @@ class Enclave:
         self._shutdown: dict[str, Any] | None = None
         # Set when somebody who asked for the end asks again.
         self._hurry: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._explaining = False
         self._pump: asyncio.Task[None] | None = None
         self._monitoring: asyncio.Task[None] | None = None
         self._end: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
@@ -496,7 +520,7 @@ class Enclave:
         result = self._end.result()
         return dataclasses.replace(
             record, ending=result.ending, ended_by=result.by, status=result.status, message=result.message,
-            hint=result.hint, tail=result.tail,
+            cause=result.cause, hint=result.hint, tail=result.tail,
         )  # fmt: skip
 
     def stop(self, message: str = "stopped", *, signum: int | None = None) -> None:
@@ -671,9 +695,9 @@ class Enclave:
 
     def _boot_timeout(self) -> None:
         said = [line for line in self.console.tail(8) if line][-4:]
-        last = "; the console's last lines: " + " | ".join(said) if said else "; the console stayed silent"
-        message = f"no heartbeat within {self.plan.boot_timeout:g} s{last}"
-        self._finish(Ending.NO_HEARTBEAT, Party.TIMEOUT, message)
+        last = "the console's last lines: " + " | ".join(said) if said else "the console stayed silent"
+        message = f"no heartbeat within {self.plan.boot_timeout:g} s"
+        self._explain(Ending.NO_HEARTBEAT, Party.TIMEOUT, message, last)
 
     async def _pump_console(self, console: int) -> None:
         """Bytes from the serial port to every sink as they come, and to the watch first."""
@@ -708,13 +732,50 @@ class Enclave:
     def _finish_panic(self) -> None:
         last = self.console.last_word
         before = f" (last line before it: {last})" if last and self._booted is None else ""
-        self._finish(Ending.PANIC, Party.GUEST, f"the guest's kernel panicked: {self.console.panic}{before}")
+        self._explain(Ending.PANIC, Party.GUEST, f"the guest's kernel panicked: {self.console.panic}{before}")
 
     def _finish_by_guest(self, how: str) -> None:
-        if self._booted is not None:
-            self._finish(Ending.ORDERLY, Party.GUEST, how)
+        if self._booted is None:
+            self._explain(Ending.NO_HEARTBEAT, Party.GUEST, f"{how} without having sent its heartbeat")
+        elif cause := diagnosis.not_started(self._clues):
+            self._finish(Ending.FAILED, Party.GUEST, cause.text, cause=cause.name, hint=cause.hint)
         else:
-            self._finish(Ending.NO_HEARTBEAT, Party.GUEST, f"{how} without having sent its heartbeat")
+            self._finish(Ending.ORDERLY, Party.GUEST, how)
+
+    def _explain(self, ending: Ending, by: Party, message: str, last: str = "") -> None:
+        """Finish, with the likely cause, for which the backend is asked what it saw."""
+
+        async def work() -> None:
+            statistics = None
+            if self._backend and self._booted is None:
+                statistics = await self._backend.statistics()
+            if ending is Ending.NO_HEARTBEAT and self._booted is not None:
+                self._explaining = False
+                return  # it came after all
+            cause = diagnosis.diagnose(
+                diagnosis.Evidence(
+                    clues=self._clues,
+                    received=self.console.received,
+                    booted=self._booted is not None,
+                    cmdline=self.plan.cmdline,
+                    acpi=self.plan.acpi,
+                    statistics=statistics,
+                    panic=self.console.panic,
+                )
+            )
+            parts = [message, f"likely cause: {cause.text}" if cause else "", last]
+            self._finish(
+                ending,
+                by,
+                "; ".join(filter(None, parts)),
+                cause=cause.name if cause else None,
+                hint=cause.hint if cause else None,
+            )
+
+        # What happens while the backend is asked is a consequence.
+        if not self._explaining:
+            self._explaining = True
+            self._spawn(work())
 
     async def _monitor(self, sock: socket.socket) -> None:
         """QMP: QEMU is up, why it ends, and a virtual machine that stopped by itself. Ends with QEMU."""
@@ -797,6 +858,7 @@ class Enclave:
         by: Party,
         message: str,
         *,
+        cause: str | None = None,
         hint: str | None = None,
         signum: int | None = None,
     ) -> None:
@@ -804,7 +866,7 @@ class Enclave:
         if not self._end.done():
             booted = self._booted is not None
             tail = tuple(self.console.tail())
-            self._end.set_result(Result(ending, message, booted, by, tail, hint=hint, signal=signum))
+            self._end.set_result(Result(ending, message, booted, by, tail, cause, hint, signum))
 
     def _set_state(self, state: State) -> None:
         assert self._home

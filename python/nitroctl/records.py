@@ -92,7 +92,8 @@ class Record:
 
     `id` is nitro-cli's EnclaveID, whose number has no leading zeros. `measurements` has nitro-cli's keys, and
     is None until the file has been measured. All from `ending` on is None until the end: `status` is the exit
-    status that `nitroctl run` has for it, `tail` the console's last lines.
+    status that `nitroctl run` has for it, `cause` names a likely cause (`diagnosis`), `tail` is the console's
+    last lines.
     """
 
     id: str
@@ -120,6 +121,7 @@ class Record:
     ended_by: Party | None = None
     status: int | None = None
     message: str | None = None
+    cause: str | None = None
     hint: str | None = None
     tail: tuple[str, ...] = ()
 

@@ -614,6 +614,28 @@ def test_a_heartbeat_that_a_listener_answers_is_told(backend: Backend) -> None:
         assert read_line(backend.booted) == b"booted\n"
 
 
+def test_statistics_tell_what_became_of_a_heartbeat(backend: Backend) -> None:
+    with guest(backend) as g:
+        assert backend.statistics()["drivers"] == 1
+        reboot(g)
+        for cid, port in ((3, 9001), (5, 9000)):
+            with pytest.raises(Refused):
+                g.connect(port, cid)
+            seen = backend.statistics()
+            assert (seen["refused_cid"], seen["refused_port"]) == (cid, port)
+        s = g.connect(9000)
+        s.send(b"\x00")
+        s.wait(lambda: s.state == "reset", "RST")
+        with backend.listen(9000) as listener:
+            s = g.connect(9000)
+            peer, _ = listener.accept()
+            with peer:
+                s.send(b"\xb7")
+                assert peer.recv(10) == b"\xb7"
+        seen = backend.statistics()
+        assert (seen["drivers"], seen["wrong_heartbeats"], seen["relayed_heartbeats"]) == (2, 1, 1)
+
+
 def test_a_dead_listener_on_9000_is_none(backend: Backend) -> None:
     backend.listen(9000).close()
     with guest(backend) as g:

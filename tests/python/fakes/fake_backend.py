@@ -7,6 +7,8 @@ answers. It ends on SIGTERM without its sockets, and when the lifeline closes wi
 On the parent's socket it refuses `CONNECT N`; a port in FAKE_PORTS, "N:COUNT,...", is an echo service from
 the connection after the first COUNT on.
 
+SIGUSR1 prints FAKE_STATISTICS on standard error.
+
 FAKE_BACKEND changes that: "dies" (says why, status 7), "mute" (never ready), "stubborn" (ignores SIGTERM).
 """
 
@@ -19,6 +21,8 @@ import selectors
 import signal
 import socket
 import sys
+
+NOTHING_ODD = '{"drivers": 1, "opened_by_guest": 1}'
 
 
 def main() -> None:
@@ -43,6 +47,7 @@ def main() -> None:
     waker.setblocking(False)
     signal.set_wakeup_fd(waker.fileno())
     signal.signal(signal.SIGTERM, signal.SIG_IGN if behaviour == "stubborn" else lambda *_: None)
+    signal.signal(signal.SIGUSR1, lambda *_: None)
 
     sockets = [options.socket_path, options.uds_path]
     servers = []
@@ -103,6 +108,8 @@ def main() -> None:
                     client.close()
                     if options.once:
                         end = "once"
+            elif key.data == "signal" and wake.recv(1)[0] == signal.SIGUSR1:
+                print(os.environ.get("FAKE_STATISTICS", NOTHING_ODD), file=sys.stderr, flush=True)
             else:
                 end = key.data
     for path in sockets:
