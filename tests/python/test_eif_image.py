@@ -12,6 +12,8 @@ import stat
 import subprocess
 import sys
 import tarfile
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -568,6 +570,15 @@ def test_what_init_cannot_be_given(tmp_path: Path, start: compose.Bootstrap) -> 
             compose.compose(running(tmp_path, run), start, tmp_path / "o", compose.Options())
 
 
+@pytest.mark.parametrize("key", ["Cmd", "Env", "WorkingDir", "User"])
+def test_texts_that_are_not_unicode(tmp_path: Path, key: str) -> None:
+    """JSON can escape half of a surrogate pair."""
+    run: dict[str, Any] = {"Cmd": ["/app"]}
+    run[key] = ["/app", "A=\ud800"] if key in ("Cmd", "Env") else "/\ud800"
+    with pytest.raises(NitroError, match="is not JSON.*surrogates"):
+        running(tmp_path, run)
+
+
 def test_a_mount_point_that_is_a_file(tmp_path: Path) -> None:
     with pytest.raises(NitroError, match="/proc"):
         running(tmp_path, {"Cmd": ["/app"]}, im.entry("proc", b"x"))
@@ -705,28 +716,100 @@ def test_command(tmp_path: Path, start: compose.Bootstrap, capsys: pytest.Captur
 # ---- the same everywhere, and small ----
 
 CHILD = r"""
-import re, sys
+import os, re, sys
 from pathlib import Path
 from nitroctl import progress
 from nitroctl.eif import compose
 progress.set_quiet(True)
-folder, image, out = map(Path, sys.argv[1:])
-start = compose.Bootstrap(compose.Kernel(folder / "bzImage"), folder / "init", "quiet")
-compose.compose(compose.from_image(image), start, out, compose.Options())
+folder, given, out = map(Path, sys.argv[1:4])
+
+def make(out):
+    start = compose.Bootstrap(compose.Kernel(folder / "bzImage"), folder / "init", "quiet")
+    if (given / "app").exists():
+        application = compose.from_directory(given, ("/app",))
+    else:
+        application = compose.from_image(given)
+    compose.compose(application, start, out, compose.Options(name="x", compress="compress" in sys.argv))
+
+if "nobody" in sys.argv:
+    make(Path(f"{out}.first"))  # imports what it takes, where nobody may read
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+make(out)
 print(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
 """
 
 
-def test_the_same_bytes_anywhere(tmp_path: Path, start: compose.Bootstrap) -> None:
-    image = im.docker(tmp_path / "app.tar", [im.layer(APP, im.entry("b", b"1"), im.entry("a", b"2"))])
-    made = set()
-    for i, (zone, umask) in enumerate((("UTC", 0), ("Asia/Kathmandu", 0o077))):
-        subprocess.run(
-            [sys.executable, "-c", CHILD, tmp_path, image, tmp_path / f"{i}"],
-            env={**os.environ, "TZ": zone, "PYTHONHASHSEED": str(i)}, umask=umask, check=True,
-        )  # fmt: skip
-        made.add((tmp_path / f"{i}").read_bytes())
-    assert len(made) == 1
+def child(*arguments: str | Path, user: bool = False, **settings: str) -> int:
+    """Build in a process of its own; with `user` that of somebody else. Returns its most memory in KiB."""
+    argv: list[str | Path] = [sys.executable, "-c", CHILD, *arguments]
+    if user:  # root becomes nobody; others become whom the kernel shows in a name space that knows no users
+        argv = [*argv, "nobody"] if os.geteuid() == 0 else ["unshare", "--user", *argv]
+    umask = int(settings.pop("umask", "022"), 8)
+    done = subprocess.run(argv, env={**os.environ, **settings}, umask=umask, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {},
+    {"TZ": "Asia/Kathmandu", "umask": "077", "PYTHONHASHSEED": "1"},
+    {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    {"user": True, "HOME": "/", "USER": "somebody", "umask": "000"},
+]
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that another user can get at, which pytest's are not."""
+    with tempfile.TemporaryDirectory(prefix="nitroctl-test-") as name:
+        os.chmod(name, 0o777)
+        yield Path(name)
+
+
+def start_in(folder: Path) -> None:
+    im.folder(folder, {"bzImage": model.bzimage(), "init": b"init"})
+
+
+@pytest.mark.parametrize("option", ["plain", "compress"])
+def test_the_same_bytes_anywhere(open_folder: Path, option: str) -> None:
+    """Time zone, locale, umask, user."""
+    start_in(open_folder)
+    layers = [im.layer(APP, im.entry("b", b"1"), im.entry("a", b"2")), im.layer(im.entry("\u00e9", b"3"))]
+    image = im.oci(open_folder / "app.tar", layers)
+    made = []
+    for i, setting in enumerate(SETTINGS):
+        child(open_folder, image, open_folder / f"{i}", option, **setting)
+        made.append((open_folder / f"{i}").read_bytes())
+    assert made[1:] == made[:1] * (len(SETTINGS) - 1)
+
+
+def test_the_same_bytes_from_any_copy_of_a_folder(open_folder: Path) -> None:
+    """Whoever copied it, when, and in which order the file system has the names."""
+    start_in(open_folder)
+    names = ["app", "d/one", "d/two", "e/\u00e9", "e/f/g", "z"]
+    made = []
+    for i, setting in enumerate(SETTINGS):
+        copy = open_folder / f"copy-{i}"
+        im.folder(copy, {name: name.encode() for name in (names[::-1] if i % 2 else names)})
+        for path in [copy, *copy.rglob("*")]:
+            path.chmod(0o755 if path.is_dir() or path.name == "app" else 0o644)
+            os.utime(path, (i * 10**8, i * 10**8))
+            if setting.get("user") and os.geteuid() == 0:
+                os.chown(path, 65534, 65534)
+        child(open_folder, copy, open_folder / f"{i}", **setting)
+        made.append((open_folder / f"{i}").read_bytes())
+    assert made[1:] == made[:1] * (len(SETTINGS) - 1)
+
+
+def test_names_that_are_not_unicode(tmp_path: Path, start: compose.Bootstrap) -> None:
+    """Also that of the folder, which becomes the image's."""
+    folder = im.folder(tmp_path / "caf\udce9", {"app": b"a", "\udcff": b"x"})
+    application = compose.from_directory(folder, ("/app",))
+    assert files(application) == {"app": b"a", "\udcff": b"x"}
+    compose.compose(application, start, tmp_path / "o", compose.Options())
+    assert describe(tmp_path / "o").to_json()["ImageName"] == "caf?"
 
 
 def sparse_layer(path: Path, size: int) -> None:
@@ -748,11 +831,7 @@ def test_sparse_files_are_cheap(tmp_path: Path, start: compose.Bootstrap) -> Non
     size = 2 << 30
     sparse_layer(tmp_path / "layer", size)
     image = im.oci(tmp_path / "app.tar", [(tmp_path / "layer").read_bytes()])
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD, tmp_path, image, tmp_path / "o.eif"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert int(done.stdout) < 150 << 10, f"{done.stdout} KiB"
+    assert child(tmp_path, image, tmp_path / "o.eif") < 150 << 10
     status = (tmp_path / "o.eif").stat()
     assert status.st_size > size
     assert status.st_blocks * 512 < 64 << 20

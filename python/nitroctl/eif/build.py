@@ -112,7 +112,8 @@ class Metadata:
             "DockerInfo": self.docker_info,
             "CustomMetadata": self.custom,
         }
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+        # Names may come from a file system, where not every name is Unicode.
+        return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,17 @@ from nitroctl import proc, progress
 from nitroctl.eif import cpio
 from nitroctl.eif.boot import read_kernel
 from nitroctl.eif.build import BuildRequest, Built, FileSigner, Generated, Metadata, Sink, build
-from nitroctl.eif.image import SMALL_MAX, TABLES, Config, Node, Tree, open_image, read_tree, write_root
+from nitroctl.eif.image import (
+    SMALL_MAX,
+    TABLES,
+    Config,
+    Node,
+    Tree,
+    encoded,
+    open_image,
+    read_tree,
+    write_root,
+)
 from nitroctl.eif.measure import shown
 from nitroctl.errors import NitroError, UsageError
 
@@ -249,7 +259,7 @@ def _program(name: str, path: str, cwd: str, tree: Tree) -> str | None:
     folders = [""] if "/" in name else path.split(":")
     for place in (os.path.join(cwd, folder, name) for folder in folders):
         try:
-            node: Node | None = tree.find(os.fsencode(place).split(b"/"), follow=True)
+            node: Node | None = tree.find(encoded(place).split(b"/"), follow=True)
         except NitroError:  # too many links
             continue
         node = node.linked or node if node else None
@@ -274,7 +284,7 @@ def _user(text: str, tree: Tree) -> tuple[str, str]:
         if not _is_id(number):
             raise NitroError(f"the application runs as {text!r}, and the image has no {what} {number!r}")
     # Further groups only where the image names no group, as container runtimes do it.
-    more = [g[2] for g in groups if entry and not group and entry[0] in g[3].split(",") and g[2].isdigit()]
+    more = [g[2] for g in groups if entry and not group and entry[0] in g[3].split(",") and _is_id(g[2])]
     home = entry[5] if entry and entry[5] else "/"
     if (uid, gid) == ("0", "0") and not more:
         return "", home
@@ -371,7 +381,7 @@ def compose(application: Application, start: Bootstrap, output: Path, options: O
     )
     request = BuildRequest(
         kernel=start.kernel.bzimage,
-        cmdline=os.fsencode(start.cmdline),
+        cmdline=encoded(start.cmdline),
         ramdisks=tuple(_compressed(d) for d in disks) if options.compress else disks,
         metadata=Metadata(
             image_name=application.name if options.name is None else options.name,
@@ -409,7 +419,7 @@ def _lines(what: str, items: tuple[str, ...]) -> bytes:
     for item in items:
         if "\n" in item or "\0" in item:
             raise NitroError(f"{what} has a line break, which init cannot be given: {item[:100]!r}")
-    return b"".join(os.fsencode(item) + b"\n" for item in items)
+    return b"".join(encoded(item) + b"\n" for item in items)
 
 
 class _Gzip:

@@ -117,6 +117,11 @@ class _Slice(io.RawIOBase):
             raise NitroError(f"{what} is damaged: its digest is {found}, not {self._blob.digest}")
 
 
+def encoded(text: str) -> bytes:
+    """An image's text in bytes: UTF-8 in every locale, and what was not UTF-8 as it was."""
+    return text.encode("utf-8", "surrogateescape")
+
+
 def _json(blob: Blob, what: str) -> Any:
     if blob.size > JSON_MAX:
         raise NitroError(f"{what} has {blob.size} bytes; more than {JSON_MAX} are not read")
@@ -124,7 +129,9 @@ def _json(blob: Blob, what: str) -> Any:
         data = f.read(blob.size) or b""
         f.check(what)
     try:
-        return json.loads(data)
+        value = json.loads(data)
+        json.dumps(value, ensure_ascii=False).encode()  # escapes can say what is not Unicode
+        return value
     except (ValueError, RecursionError) as e:
         raise NitroError(f"{what} is not JSON: {e}") from None
 
@@ -432,11 +439,12 @@ class Tree:
 
     # -- layers --
 
-    def apply(self, blob: Blob, number: int, what: str) -> None:
+    def apply(self, blob: Blob, number: int, what: str, progress: Progress | None = None) -> None:
         """Replay the next layer; `number` counts from 0. Raises NitroError."""
-        with _damage(what), _layer(replace(blob, digest=None), what) as (f, _):
+        seen = 0
+        with _damage(what), _layer(replace(blob, digest=None), what) as (f, raw):
             for index, (tar, member) in enumerate(_members(f, what)):
-                name = os.fsencode(member.name)
+                name = encoded(member.name)
                 try:
                     self._count()
                     node = self._entry(member, name, number, index)
@@ -445,6 +453,9 @@ class Tree:
                 if node and name.lstrip(b"./") in TABLES and member.isreg():
                     content = tar.extractfile(member)
                     self.small[node] = content.read(SMALL_MAX) if content else b""
+                if progress and raw.tell() > seen:
+                    progress(raw.tell() - seen)
+                    seen = raw.tell()
 
     def _count(self) -> None:
         """One more entry, or folder that nobody named: what the memory depends on."""
@@ -490,10 +501,10 @@ class Tree:
 
     def _made(self, member: _Member, layer: int, index: int) -> Node:
         if member.islnk():
-            target = self.find(_clean(os.fsencode(member.linkname)), follow=False)
+            target = self.find(_clean(encoded(member.linkname)), follow=False)
             if target is None or target.children is not None:
                 what = "nothing" if target is None else "a folder"
-                raise NitroError(f"a hard link to {readable(os.fsencode(member.linkname))}, where {what} is")
+                raise NitroError(f"a hard link to {readable(encoded(member.linkname))}, where {what} is")
             node = Node(stat.S_IFREG, layer)
             node.linked = target.linked or target
             return node
@@ -504,7 +515,7 @@ class Tree:
             node = Node(stat.S_IFDIR, layer)
         elif member.issym():
             node = Node(stat.S_IFLNK, layer)
-            node.target = os.fsencode(member.linkname)
+            node.target = encoded(member.linkname)
         elif member.isfifo():
             node = Node(stat.S_IFIFO, layer)
         elif member.isdev():
@@ -574,12 +585,12 @@ class Tree:
 
     def content_of(self, path: str) -> bytes:
         """What /etc/passwd or /etc/group has; empty if it is not there or no plain file."""
-        node = self.find(_clean(path.encode()), follow=True)
+        node = self.find(_clean(encoded(path)), follow=True)
         return self.small.get(node.linked or node, b"") if node else b""
 
     def ensure_folder(self, path: str, mode: int = 0o755) -> None:
         """Make a folder, with its parents, unless there is one. Raises NitroError where something else is."""
-        parts = _clean(os.fsencode(path))
+        parts = _clean(encoded(path))
         if self.find(parts, follow=True) is None:
             self._folder(parts, 0).mode = stat.S_IFDIR | mode
         else:
@@ -639,9 +650,7 @@ def read_tree(image: Image, progress: Progress | None = None) -> Tree:
     """All layers replayed, bottom to top. Progress counts bytes of layers as they are stored."""
     tree = Tree()
     for number, blob in enumerate(image.layers):
-        tree.apply(blob, number, layer_name(image, number))
-        if progress:
-            progress(blob.size)
+        tree.apply(blob, number, layer_name(image, number), progress)
     return tree
 
 
@@ -653,21 +662,29 @@ def write_root(archive: cpio.Archive, image: Image, tree: Tree, prefix: bytes) -
     the order in which the layers have them. Raises NitroError, also for a layer with a wrong digest."""
     root = tree.root
     archive.add(cpio.Entry(prefix, root.mode, uid=root.uid, gid=root.gid, mtime=root.mtime))
-    special: dict[Node, list[bytes]] = {}  # devices and the like: one inode may have several names
-    files: list[dict[int, tuple[Node, list[bytes]]]] = [{} for _ in image.layers]
+    special: list[tuple[Node, bytes]] = []  # devices and the like
+    files: list[dict[int, tuple[Node, bytes]]] = [{} for _ in image.layers]
+    also: dict[Node, list[bytes]] = {}  # further names of an inode, which few have
+    linked = {name.linked for _, name in tree.walk() if name.linked}
+    seen: set[Node] = set()  # of those
     for path, name in tree.walk():
         path = prefix + b"/" + path
         node = name.linked or name
-        if node.index >= 0:
-            files[node.layer].setdefault(node.index, (node, []))[1].append(path)
-        elif stat.S_ISDIR(node.mode) or stat.S_ISLNK(node.mode):
+        if stat.S_ISDIR(node.mode) or stat.S_ISLNK(node.mode):
             archive.add(_entry(path, node))  # the kernel knows no hard links between symbolic ones
+        elif node in seen:
+            also.setdefault(node, []).append(path)
         else:
-            special.setdefault(node, []).append(path)
-    for node, (first, *also) in special.items():
-        archive.add(_entry(first, node), also)
+            if node in linked:
+                seen.add(node)
+            if node.index >= 0:
+                files[node.layer][node.index] = (node, path)
+            else:
+                special.append((node, path))
+    for node, path in special:
+        archive.add(_entry(path, node), also.get(node, ()))
     for number, blob in enumerate(image.layers):
-        _write_layer(archive, blob, layer_name(image, number), files[number])
+        _write_layer(archive, blob, layer_name(image, number), files[number], also)
 
 
 def _entry(path: bytes, node: Node) -> cpio.Entry:
@@ -677,14 +694,18 @@ def _entry(path: bytes, node: Node) -> cpio.Entry:
 
 
 def _write_layer(
-    archive: cpio.Archive, blob: Blob, what: str, files: Mapping[int, tuple[Node, list[bytes]]]
+    archive: cpio.Archive,
+    blob: Blob,
+    what: str,
+    files: Mapping[int, tuple[Node, bytes]],
+    also: Mapping[Node, Sequence[bytes]],
 ) -> None:
     with _damage(what), _layer(blob, what) as (f, raw):
         written = 0
         for index, (tar, member) in enumerate(_members(f, what)):
             if index not in files:
                 continue
-            node, (first, *also) = files[index]
+            node, path = files[index]
             content = tar.extractfile(member) if member.isreg() and member.size == node.size else None
             if content is None:
                 raise NitroError(f"{what} was changed while it was read")
@@ -697,8 +718,8 @@ def _write_layer(
                     sink.write(data)
                     left -= len(data)
 
-            entry = replace(_entry(first, node), filler=fill, size=node.size)
-            archive.add(entry, also)
+            entry = replace(_entry(path, node), filler=fill, size=node.size)
+            archive.add(entry, also.get(node, ()))
             written += 1
         if written != len(files):
             raise NitroError(f"{what} was changed while it was read")
