@@ -17,7 +17,7 @@ ROWS = re.findall(r"^\| (?!claim|---)(.+?) \| (.+?) \|$", TEXT, re.MULTILINE)
 
 def exists(kind: str, name: str) -> bool:
     if name.endswith(".py"):
-        return (ROOT / "tests/python" / name).is_file()
+        return any((ROOT / "tests" / folder / name).is_file() for folder in ("python", "boot"))
     if kind == "boot":
         return name in {check.name for check in checks.CHECKS}
     return (ROOT / "tests" / kind / f"{name}.c").is_file()
