@@ -105,7 +105,7 @@ def attestation_by_command(lab: Lab) -> None:
         printed = attest(lab, "get", "proof").stdout
         missing = attest(lab, "get", "disproof")
     check_equal(missing.returncode, 1, "status of attest get for an enclave that is not there")
-    check(b"there are: proof (CID 16)" in missing.stderr, missing.stderr.decode())
+    check(b"running: proof (CID 16)" in missing.stderr, missing.stderr.decode())
     check(base64.b64decode(printed).startswith(b"\x84\x44"), "the printed document is no COSE_Sign1")
     good = attest(lab, "verify", path, "--eif", eif, "--nonce", "00ff", "--max-age", "600")
     check_equal(good.returncode, 0, f"status of attest verify ({good.stderr.decode()})")
