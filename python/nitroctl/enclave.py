@@ -537,7 +537,7 @@ class Enclave:
 
         Raises NitroError when it cannot be started, and whatever a sink raises.
         """
-        folder = reserve(self.plan.cid, {record.cid for record in records.every() if record.running})
+        folder = reserve(self.plan.cid, {record.cid for record in records.running()})
         try:
             self._begin_record(folder)
         except BaseException:

@@ -213,7 +213,7 @@ def create(record: Record, number: str) -> tuple[Home, Record]:
     aside = base / f".new-{number}-{secrets.token_hex(4)}"
     with _exclusively(base):
         _sweep(base)
-        names = {other.name for other in every() if other.running}
+        names = {other.name for other in running()}
         name, count = record.name, 0
         while name in names:
             count += 1
@@ -283,11 +283,14 @@ def _alive(home: Path) -> bool:
     return False
 
 
-def _read(home: Path) -> Record | None:
-    """The record in this folder, None if there is none (any more) that we understand."""
+def _read(home: Path, *, running: bool = False) -> Record | None:
+    """The record in this folder, None if there is none (any more) that we understand; with `running` also
+    where the lock alone says that its enclave has ended."""
     try:
         # In this order: a supervisor writes the end before it lets go of the lock.
         alive = _alive(home)
+        if running and not alive:
+            return None
         with open(home / RECORD, encoding="utf-8") as file:
             record = Record.from_json(json.loads(file.read(_RECORD_MAX)))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -315,6 +318,17 @@ def _lost(record: Record) -> Record:
 
 def every() -> list[Record]:
     """All records of this user, the oldest first."""
+    return sorted(filter(None, map(_read, _homes())), key=lambda record: record.started)
+
+
+def running() -> list[Record]:
+    """Those of enclaves that have not ended, the oldest first. The others, of which there may be thousands,
+    are not even opened."""
+    found = (_read(home, running=True) for home in _homes())
+    return sorted((r for r in found if r and r.running), key=lambda record: record.started)
+
+
+def _homes() -> list[Path]:
     base = config.state_dir() / "enclaves"
     try:
         names = sorted(os.listdir(base))
@@ -325,8 +339,7 @@ def every() -> list[Record]:
             f"cannot read the records of enclaves in {base}: {e.strerror}",
             hint="set XDG_STATE_HOME to a folder of your own",
         ) from e
-    found = [record for name in names if not name.startswith(".") and (record := _read(base / name))]
-    return sorted(found, key=lambda record: record.started)
+    return [base / name for name in names if not name.startswith(".")]
 
 
 def find(text: str, *, running: bool = False) -> Record:

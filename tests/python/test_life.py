@@ -475,6 +475,7 @@ class Machine(RuleBasedStateMachine):
             return
         now = {record.id: record for record in records.every()}
         assert {i for i, r in now.items() if r.running} == set(self.running)
+        assert [r for r in records.every() if r.running] == records.running()
         assert {i: r.ended_by for i, r in now.items() if not r.running} == self.ended
         assert len(self.bench.processes()) == 2 * len(self.running)
         cids = {str(record.cid) for record in self.running.values()}

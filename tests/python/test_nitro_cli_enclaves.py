@@ -244,7 +244,7 @@ def test_states(host: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         State.STARTING: [], State.BOOTING: [], State.RUNNING: ["RUNNING"], State.STOPPING: ["TERMINATING"],
         State.ENDED: [],
     }.items():  # fmt: skip
-        monkeypatch.setattr(records, "every", lambda state=state: [replace(record, state=state)])
+        monkeypatch.setattr(records, "running", lambda state=state: [replace(record, state=state)])
         assert enclaves.describe_enclaves({"metadata": None}) == 0
         assert [found["State"] for found in json.loads(capsys.readouterr().out)] == listed
 

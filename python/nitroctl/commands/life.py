@@ -37,7 +37,7 @@ def ps(everything: bool, as_json: bool) -> None:
     """List the running enclaves of this user."""
     from nitroctl import records
 
-    found = [record for record in records.every() if everything or record.running]
+    found = records.every() if everything else records.running()
     if as_json:
         _print_json([record.to_json() for record in found])
         return
@@ -178,13 +178,13 @@ def wait(names: tuple[str, ...], timeout: float | None, as_json: bool) -> int:
     return next((r.status for r in ended if r.status), 0)
 
 
-def _chosen(names: Iterable[str], everything: bool, fits: Callable[[Record], bool]) -> list[Record]:
+def _chosen(names: Iterable[str], everything: bool, every: Callable[[], list[Record]]) -> list[Record]:
     from nitroctl import records
 
     if everything and names:
         raise click.UsageError("give names, or --all")
     if everything:
-        return [record for record in records.every() if fits(record)]
+        return every()
     if not names:
         raise click.UsageError("give a name, or --all")
     return [records.find(name) for name in names]
@@ -216,7 +216,7 @@ def stop(names: tuple[str, ...], everything: bool, kill: bool) -> int:
         records.stop(record, kill=kill)
         click.echo(record.id)
 
-    return _for_each(_chosen(names, everything, lambda record: record.running), end)
+    return _for_each(_chosen(names, everything, records.running), end)
 
 
 @click.command()
@@ -236,4 +236,7 @@ def rm(names: tuple[str, ...], everything: bool, force: bool) -> int:
         records.remove(record)
         click.echo(record.id)
 
-    return _for_each(_chosen(names, everything, lambda record: not record.running), drop)
+    def ended() -> list[Record]:
+        return [record for record in records.every() if not record.running]
+
+    return _for_each(_chosen(names, everything, ended), drop)

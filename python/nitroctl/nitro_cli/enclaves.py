@@ -159,7 +159,7 @@ def _start(config: EnclaveConfig, cpu_ids: tuple[int, ...]) -> Record:
 
 
 def describe_enclaves(options: dict[str, Any]) -> int:
-    found = [r for r in records.every() if r.state in (State.RUNNING, State.STOPPING)]
+    found = [r for r in records.running() if r.state in (State.RUNNING, State.STOPPING)]
     show([_description(record, metadata=bool(options["metadata"])) for record in found])
     return 0
 
@@ -225,7 +225,7 @@ def _metadata(eif: Path, name: str) -> dict[str, Any]:
 
 def terminate_enclave(options: dict[str, Any]) -> int:
     if options["all"]:
-        show([_terminate(record) for record in records.every() if record.running])
+        show([_terminate(record) for record in records.running()])
     else:
         show(_terminate(_find(options)))
     return 0
@@ -246,7 +246,7 @@ def _terminate(record: Record) -> dict[str, Any]:
 def _find(options: dict[str, Any]) -> Record:
     """The running enclave that --enclave-id or --enclave-name names."""
     wanted, name = options["enclave_id"], options["enclave_name"]
-    running = [record for record in records.every() if record.running]
+    running = records.running()
     key = "id" if name is None else "name"
     found = [record for record in running if getattr(record, key) == (wanted if name is None else name)]
     if len(found) == 1:
