@@ -414,7 +414,7 @@ class Console:
         """Line by line from the beginning, as they come, until the enclave has ended. Raises TimeoutError
         after `timeout` seconds."""
         rest = b""
-        for data in self._follow(timeout):
+        for data in records.follow(self._enclave.record, logs.CONSOLE, timeout=timeout):
             *whole, rest = (rest + data).split(b"\n")
             for line in whole:
                 yield _text(line)
@@ -427,7 +427,7 @@ class Console:
         expression = re.compile(pattern)
         rest = b""
         try:
-            for data in self._follow(timeout):
+            for data in records.follow(self._enclave.record, logs.CONSOLE, timeout=timeout):
                 *whole, rest = (rest + data).split(b"\n")
                 for line in [*whole, rest]:
                     if match := expression.search(_text(line)):
@@ -440,15 +440,6 @@ class Console:
     def _missing(self, expression: re.Pattern[str], until: str) -> str:
         tail = "".join(f"\n  {line}" for line in self.tail(10))
         return f"the enclave {self._enclave.name} did not print {expression.pattern!r} {until}{tail}"
-
-    def _follow(self, timeout: float | None) -> Iterator[bytes]:
-        record = self._enclave.record
-        fd = records.supervisor_fd(record)
-        try:
-            yield from logs.follow(record.home, logs.CONSOLE, fd, timeout=timeout)
-        finally:
-            if fd is not None:
-                os.close(fd)
 
 
 def build_eif(

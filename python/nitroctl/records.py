@@ -31,10 +31,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nitroctl import config
+from nitroctl import config, logs
 from nitroctl.console import ConsoleWatch
 from nitroctl.errors import BootTimeout, EnclaveError, GuestPanic, NitroError
-from nitroctl.logs import CONSOLE, read_tail
 
 # A supervisor that was told to stop an enclave needs its own limits for QEMU and the backend, and some.
 STOP_SECONDS = 20.0
@@ -304,7 +303,7 @@ def _lost(record: Record) -> Record:
     """What a killed supervisor could not write down."""
     console = ConsoleWatch()
     with contextlib.suppress(OSError):
-        console.feed(read_tail(record.home, CONSOLE, 1 << 16))
+        console.feed(logs.read_tail(record.home, logs.CONSOLE, 1 << 16))
     return dataclasses.replace(
         record,
         state=State.ENDED,
@@ -375,6 +374,16 @@ def supervisor_fd(record: Record) -> int | None:
             return fd
     os.close(fd)
     return None
+
+
+def follow(record: Record, log: str, *, timeout: float | None = None) -> Iterator[bytes]:
+    """A log of the enclave from its beginning, as it grows, until the enclave has ended (`logs.follow`)."""
+    fd = supervisor_fd(record)
+    try:
+        yield from logs.follow(record.home, log, fd, timeout=timeout)
+    finally:
+        if fd is not None:
+            os.close(fd)
 
 
 def wait(record: Record, timeout: float | None = None) -> Record | None:

@@ -6,7 +6,6 @@ NAME is an enclave's name, its ID, or the context ID of a running one.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -113,16 +112,12 @@ def _print_log(name: str, log: str, follow: bool, lines: int | None) -> None:
     from nitroctl import logs, records
 
     record = records.find(name)
-    with contextlib.ExitStack() as stack:
-        supervisor = records.supervisor_fd(record) if follow else None
-        if supervisor is not None:
-            stack.callback(os.close, supervisor)
-        pieces = logs.follow(record.home, log, supervisor)
-        if lines is not None:
-            pieces = _last_lines(pieces, lines, logs.size(record.home, log))
-        sys.stdout.flush()
-        for data in pieces:
-            _write_all(sys.stdout.fileno(), data)
+    pieces = records.follow(record, log) if follow else logs.read(record.home, log)
+    if lines is not None:
+        pieces = _last_lines(pieces, lines, logs.size(record.home, log))
+    sys.stdout.flush()
+    for data in pieces:
+        _write_all(sys.stdout.fileno(), data)
 
 
 def _last_lines(pieces: Iterator[bytes], lines: int, size: int) -> Iterator[bytes]:

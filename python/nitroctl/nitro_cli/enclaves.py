@@ -279,19 +279,15 @@ def _print_console(record: Record, seconds: int | None) -> int:
     if not record.debug:
         raise CliError("E44", f"The enclave {record.name} was not started with the debug flag set.")
     _write(b"Connecting to the console for enclave %d...\n" % record.cid)
-    pid = records.supervisor_fd(record)
     _write(b"Successfully connected to the console.\n")
     try:
         with contextlib.suppress(_TimeIsUp), _at_most(seconds):
-            for data in logs.follow(record.home, logs.CONSOLE, pid):
+            for data in records.follow(record, logs.CONSOLE):
                 _write(data)
     except BrokenPipeError:
         raise
     except OSError as e:
         raise CliError("E45", str(e)) from None
-    finally:
-        if pid is not None:
-            os.close(pid)
     return 0
 
 
