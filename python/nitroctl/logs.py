@@ -86,7 +86,7 @@ class LogSink:
 
 def read(home: Path, name: str) -> Iterator[bytes]:
     """All that the log has now, in pieces."""
-    return _Reader(home, name).pieces()
+    return follow(home, name, None)
 
 
 def size(home: Path, name: str) -> int:

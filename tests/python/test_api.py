@@ -232,6 +232,15 @@ def test_the_console(make: Make, tmp_path: Path) -> None:
             enclave.console.wait_for("three", timeout=HANG)
 
 
+def test_reading_the_console_keeps_no_file_open(make: Make) -> None:
+    with make(HEARTBEAT, ["print", "up\r\n"]) as enclave:
+        enclave.console.wait_for("up")
+        before = os.listdir("/proc/self/fd")
+        for _ in range(5):
+            assert enclave.console.text == "up\n"
+        assert os.listdir("/proc/self/fd") == before
+
+
 def test_logs_can_be_kept(make: Make, tmp_path: Path) -> None:
     with make(HEARTBEAT, ["print", "up\r\n"], ["stderr", "QEMU speaks"], log_dir=tmp_path / "a/b") as enclave:
         enclave.console.wait_for("up")
