@@ -34,7 +34,7 @@ from nitroctl import config, logs, records, vsock
 from nitroctl.console import ConsoleWatch
 from nitroctl.enclave import DEFAULT_INSTANCE_ID, EnclaveConfig
 from nitroctl.errors import EnclaveError, NitroError, UsageError
-from nitroctl.forwards import forward
+from nitroctl.forwards import forward, forwards
 from nitroctl.records import Record
 from nitroctl.supervisor import Supervised
 
@@ -91,7 +91,6 @@ class Enclave:
         if qemu is not None and qemu_build is not None:
             raise UsageError("qemu_build chooses a QEMU, and so does qemu")
         program = Path(qemu) if qemu is not None else plugin.choose(qemu_build)
-        given = {"publish": publish, "proxy": proxy, "listen-port": listen_port, "connect-port": connect_port}
         self._request = EnclaveConfig(
             eif=Path(eif),
             qemu=program,
@@ -109,7 +108,7 @@ class Enclave:
             debug=debug_mode,
             ignore_signature=ignore_signature,
             chain_days=ca_days if qemu is None or options.signs_documents(program) else None,
-            forwards=tuple(forward(kind, text) for kind, texts in given.items() for text in texts),
+            forwards=forwards(publish, proxy, listen_port, connect_port),
         )
         self._keep = keep
         self.log_dir = None if log_dir is None else Path(log_dir)

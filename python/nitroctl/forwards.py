@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from nitroctl import vsock
 from nitroctl.errors import UsageError
@@ -48,6 +48,14 @@ def forward(kind: str, text: str) -> str:
         if not os.path.isdir(os.path.dirname(address)):
             raise UsageError(f"{option}: there is no folder {os.path.dirname(address)}")
     return f"{kind}={address}={port}" if kind == "publish" else f"{kind}={port}={address}"
+
+
+def forwards(
+    publish: Sequence[str], proxy: Sequence[str], listen_port: Sequence[str], connect_port: Sequence[str]
+) -> tuple[str, ...]:
+    """The forwards of these options, as an enclave's configuration has them. Raises UsageError."""
+    given = {"publish": publish, "proxy": proxy, "listen-port": listen_port, "connect-port": connect_port}
+    return tuple(forward(kind, text) for kind, texts in given.items() for text in texts)
 
 
 def check(forwards: Iterable[str]) -> None:

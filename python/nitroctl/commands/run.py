@@ -7,7 +7,6 @@ import contextlib
 import json
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -83,6 +82,7 @@ def run(
     """
     from nitroctl import enclave, supervisor
     from nitroctl import qemu as qemu_module
+    from nitroctl.forwards import forwards
 
     if as_json and not detach:
         raise click.UsageError("--json goes with --detach; in the foreground, standard output is the console")
@@ -131,16 +131,6 @@ def run(
     result.check()
     click.echo(f"Enclave {plan.name}: {result.message}", err=True)
     return result.status
-
-
-def forwards(
-    publish: Sequence[str], proxy: Sequence[str], listen_port: Sequence[str], connect_port: Sequence[str]
-) -> tuple[str, ...]:
-    """These options as an enclave's configuration has them."""
-    from nitroctl.forwards import forward
-
-    given = {"publish": publish, "proxy": proxy, "listen-port": listen_port, "connect-port": connect_port}
-    return tuple(forward(kind, text) for kind, texts in given.items() for text in texts)
 
 
 def _qemu(kind: Literal["plugin", "tree"] | None) -> Path:
