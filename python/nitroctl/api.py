@@ -18,19 +18,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import fcntl
 import os
 import re
 import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
-from nitroctl import config, logs, records, vsock
+from nitroctl import folder, logs, records, vsock
 from nitroctl.console import ConsoleWatch
 from nitroctl.enclave import DEFAULT_INSTANCE_ID, EnclaveConfig
 from nitroctl.errors import EnclaveError, NitroError, UsageError
@@ -117,7 +115,7 @@ class Enclave:
         self._closed = False
         self._last_words = b""
         self._resources = contextlib.ExitStack()
-        self._early: Path | None = None
+        self._early: folder.Folder | None = None
         self.console = Console(self)
 
     # ---- its life ----
@@ -315,21 +313,11 @@ class Enclave:
         return await asyncio.start_unix_server(handler, sock=self.listen(port).socket)
 
     def _early_folder(self) -> Path:
-        """For listeners of an enclave whose own folder is not there yet. Locked as long as it is used, so
-        that the next one can remove what a killed process left."""
+        """For listeners of an enclave whose own folder is not there yet."""
         if self._early is None:
-            base = config.runtime_dir()
-            for path in base.glob("early-*"):
-                _remove_unused(path)
-            with contextlib.ExitStack() as stack:
-                path = Path(tempfile.mkdtemp(prefix="early-", dir=base))
-                stack.callback(shutil.rmtree, path, ignore_errors=True)
-                lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-                stack.callback(os.close, lock)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                self._resources.callback(stack.pop_all().close)
-            self._early = path
-        return self._early
+            self._early = folder.reserve_early()
+            self._resources.callback(folder.release, self._early)
+        return self._early.path
 
     # ---- attestation ----
 
@@ -496,20 +484,6 @@ def build_eif(
 
 def _text(line: bytes) -> str:
     return line.decode(errors="replace").rstrip("\r")
-
-
-def _remove_unused(folder: Path) -> None:
-    try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
-    except BlockingIOError:
-        pass
-    finally:
-        os.close(fd)
 
 
 def _copy_logs(home: Path, into: Path) -> None:

@@ -27,7 +27,8 @@ RESERVED_CIDS = (0, 1, 2, 3, 0xFFFFFFFF)
 
 @dataclass(frozen=True)
 class Folder:
-    """Where an enclave's sockets are. `lock` is the locked descriptor of the folder; -1: none."""
+    """Where an enclave's sockets are. `cid` is 0 for one that has none yet, `lock` the locked descriptor of
+    the folder; -1: none."""
 
     cid: int
     path: Path
@@ -64,10 +65,7 @@ def reserve(cid: int | None, taken: Collection[int] = ()) -> Folder:
         if candidate in taken:
             continue
         path = base / str(candidate)
-        try:
-            lock = _lock_folder(path)
-        except OSError as e:
-            raise NitroError(f"cannot make the folder {path}: {e.strerror}") from e
+        lock = _lock_folder(path)
         if lock is not None:
             return Folder(candidate, path, lock)
     if cid is not None:
@@ -78,7 +76,29 @@ def reserve(cid: int | None, taken: Collection[int] = ()) -> Folder:
     raise EnclaveError(f"all context IDs from {FIRST_CID} to {LAST_AUTOMATIC_CID} are in use")
 
 
+def reserve_early() -> Folder:
+    """A folder for sockets that must be there before their enclave, which has no context ID yet. What killed
+    processes left of such folders is removed."""
+    base = config.runtime_dir()
+    for path in base.glob("early-*"):
+        lock = _lock_folder(path)
+        if lock is not None:
+            release(Folder(0, path, lock))
+    number = 0
+    while (lock := _lock_folder(path := base / f"early-{number}")) is None:
+        number += 1
+    return Folder(0, path, lock)
+
+
 def _lock_folder(path: Path) -> int | None:
+    """Make the folder if need be, lock and empty it; None: somebody else has it. Raises NitroError."""
+    try:
+        return _locked(path)
+    except OSError as e:
+        raise NitroError(f"cannot make the folder {path}: {e.strerror}") from e
+
+
+def _locked(path: Path) -> int | None:
     while True:
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
@@ -110,7 +130,7 @@ def _empty(path: Path) -> None:
 
 
 def release(folder: Folder) -> None:
-    """Remove the folder and give the context ID back."""
+    """Remove the folder and give the context ID back, if it has one."""
     try:
         with contextlib.suppress(FileNotFoundError):
             _empty(folder.path)
