@@ -20,7 +20,8 @@ LINE_MAX = 1024  # bytes kept of one line
 TAIL_LINES = 60  # lines kept
 
 # "[    1.234567] ", with CONFIG_PRINTK_CALLER "[    1.234567][    T1] "; nothing without printk.time.
-_START = rb"(?:^|\[ *[0-9]+\.[0-9]{6}\](?:\[ *[TC][0-9]+\])? )"
+STAMP = rb"\[ *[0-9]+\.[0-9]{6}\](?:\[ *[TC][0-9]+\])? "
+_START = rb"(?:^|" + STAMP + rb")"
 _KERNEL_LINE = re.compile(rb"^\[ *[0-9]+\.[0-9]{6}\]")
 _PANIC = re.compile(_START + rb"Kernel panic - not syncing: ?(.*)")
 # After one of these the kernel only waits: nothing more will come.
@@ -54,7 +55,7 @@ class ConsoleWatch:
 
     def tail(self, lines: int = TAIL_LINES) -> list[str]:
         """The last lines, without control characters, an unfinished one included."""
-        unfinished = _printable(bytes(self._line))
+        unfinished = printable(bytes(self._line))
         every = [*self._lines, unfinished] if unfinished else list(self._lines)
         return every[-lines:]
 
@@ -68,19 +69,20 @@ class ConsoleWatch:
         self._line.clear()
         if self._on_line:
             self._on_line(line)
-        text = _printable(line)
+        text = printable(line)
         self._lines.append(text)
         if self.panic is not None:
             if _PANIC_OVER.search(line):
                 self.panic_over = True
         elif match := _PANIC.search(line):
-            self.panic = _printable(match[1]) or "no reason given"
+            self.panic = printable(match[1]) or "no reason given"
         elif match := _HALT.search(line):
-            self.halted = _printable(match[1])
+            self.halted = printable(match[1])
         elif text and not _KERNEL_LINE.match(line):
             self.last_word = text
 
 
-def _printable(line: bytes) -> str:
+def printable(line: bytes) -> str:
+    """A line as text without control characters."""
     text = line.decode(errors="replace").strip()
     return "".join(c if c.isprintable() else " " for c in text)

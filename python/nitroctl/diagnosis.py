@@ -15,6 +15,7 @@ import signal
 from dataclasses import dataclass, field
 from typing import Any
 
+from nitroctl.console import STAMP, printable
 from nitroctl.vsock import HEARTBEAT_PORT, PARENT_CID
 
 
@@ -51,7 +52,7 @@ _CLUES = {
 }  # fmt: skip
 _EXPRESSIONS = {name: re.compile(pattern) for name, pattern in _CLUES.items()}
 _ANY = re.compile(b"|".join(_CLUES.values()))  # one look at most lines
-_STAMP = re.compile(rb"^\[ *[0-9]+\.[0-9]{6}\](?:\[ *[TC][0-9]+\])? ")
+_STAMP = re.compile(rb"^" + STAMP)
 
 # What init says about an application that it cannot start is among so many last lines.
 _LAST_LINES = 8
@@ -75,12 +76,7 @@ class Clues:
             if match := expression.search(line):
                 self.last[name] = self.count
                 if name not in self.found:
-                    self.found[name] = tuple(_printable(group or b"") for group in match.groups())
-
-
-def _printable(data: bytes) -> str:
-    text = data.decode(errors="replace")
-    return "".join(c if c.isprintable() else " " for c in text).strip()
+                    self.found[name] = tuple(printable(group or b"") for group in match.groups())
 
 
 # ---- what that means ---------------------------------------------------------------------------------
