@@ -45,6 +45,9 @@ StrPath = str | os.PathLike[str]
 # Between two tries to reach a port on which nobody listens yet: the guest tells nobody that it does by now.
 RETRY_SECONDS = 0.02
 
+# Bytes of a console that can be read after the enclave has been closed, and that last lines are taken from.
+LAST_WORDS = 1 << 20
+
 
 class Enclave:
     """An enclave that lives as long as this object's `with` block (or from `start` to `close`), once.
@@ -159,7 +162,7 @@ class Enclave:
             self._resources.close()
             if self._record:
                 self._record = records.again(self._record) or self._record
-                self._last_words = logs.read_tail(self._record.home, logs.CONSOLE, logs.LOG_MAX // 64)
+                self._last_words = logs.read_tail(self._record.home, logs.CONSOLE, LAST_WORDS)
                 if self.log_dir is not None:
                     _copy_logs(self._record.home, self.log_dir)
                 if not self._keep:
@@ -382,9 +385,13 @@ class Console:
 
     def read(self) -> bytes:
         """All of it, as it came."""
-        if self._enclave._closed or self._enclave._record is None:
+        if self._is_gone:
             return self._enclave._last_words
         return b"".join(logs.read(self._enclave.record.home, logs.CONSOLE))
+
+    @property
+    def _is_gone(self) -> bool:
+        return self._enclave._closed or self._enclave._record is None
 
     @property
     def text(self) -> str:
@@ -394,7 +401,10 @@ class Console:
     def tail(self, lines: int = 40) -> list[str]:
         """The last lines, without control characters."""
         watch = ConsoleWatch()
-        watch.feed(self.read())
+        if self._is_gone:
+            watch.feed(self._enclave._last_words)
+        else:
+            watch.feed(logs.read_tail(self._enclave.record.home, logs.CONSOLE, LAST_WORDS))
         return watch.tail(lines)
 
     def lines(self, *, timeout: float | None = None) -> Iterator[str]:
