@@ -25,7 +25,6 @@ import select
 import shutil
 import signal
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -424,8 +423,3 @@ def remove(record: Record) -> None:
                 f"enclave {record.name} is {record.state}", hint="stop it first, or use `nitroctl rm --force`"
             )
         _remove(record.home)
-
-
-def uptime(record: Record) -> float:
-    """Seconds from its start to its end, or to now."""
-    return (record.ended or time.time()) - record.started
