@@ -187,12 +187,14 @@ def _chosen(names: Iterable[str], everything: bool, every: Callable[[], list[Rec
 
 def _for_each(chosen: list[Record], act: Callable[[Record], None]) -> int:
     """One that fails does not keep the others from their turn."""
+    from nitroctl import cli
+
     status = 0
     for record in chosen:
         try:
             act(record)
         except NitroError as e:
-            click.echo(f"error: {e}" + (f"\nhint: {e.hint}" if e.hint else ""), err=True)
+            cli.report(e)
             status = EXIT_FAILURE
     return status
 
