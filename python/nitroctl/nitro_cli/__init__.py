@@ -73,8 +73,6 @@ def _run(argv: list[str]) -> int:
     except BrokenPipeError:
         raise
     except (NitroError, OSError) as e:  # one that has no code of its own
-        hint = getattr(e, "hint", None)
-        detail = f"{e}\n{hint}" if hint else str(e)
-        return errors.report(errors.CliError("E00", detail), arguments.COMMANDS[name].action)
+        return errors.report(errors.CliError("E00", errors.told(e)), arguments.COMMANDS[name].action)
     assert isinstance(status, int)
     return status

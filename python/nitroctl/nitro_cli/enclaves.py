@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from nitroctl import logs, records
 from nitroctl.errors import BootTimeout, EifError, GuestPanic, NitroError, UsageError
-from nitroctl.nitro_cli.errors import CliError, InEnclaveProcess, file_error, log
-from nitroctl.nitro_cli.images import say, show, told
+from nitroctl.nitro_cli.errors import CliError, InEnclaveProcess, file_error, log, told
+from nitroctl.nitro_cli.images import say, show
 from nitroctl.nitro_cli.request import (
     Request,
     check_cpus,

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from nitroctl import __version__
+from nitroctl.errors import NitroError
 
 LINK = "https://docs.aws.amazon.com/enclaves/latest/user/cli-errors.html"
 
@@ -111,6 +112,12 @@ class InEnclaveProcess(CliError):
     @property
     def exit_status(self) -> int:
         return 39
+
+
+def told(error: NitroError | OSError) -> str:
+    """An error of nitroctl's, with what to do about it, as the detail of a code."""
+    hint = getattr(error, "hint", None)
+    return f"{error}\n{hint}" if hint else str(error)
 
 
 def file_error(path: Path, operation: str, why: str | None, *, kind: type[CliError] = CliError) -> CliError:

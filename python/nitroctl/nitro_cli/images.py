@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nitroctl import jsontext, proc
 from nitroctl.errors import CommandFailed, EifError, NitroError
-from nitroctl.nitro_cli.errors import CliError, file_error
+from nitroctl.nitro_cli.errors import CliError, file_error, told
 
 if TYPE_CHECKING:
     from nitroctl.eif.compose import Bootstrap
@@ -35,11 +35,6 @@ def say(text: str) -> None:
 
 def show(value: Any) -> None:
     print(jsontext.pretty(value), flush=True)
-
-
-def told(error: NitroError) -> str:
-    """An error of nitroctl's as the detail of a code."""
-    return f"{error}\n{error.hint}" if error.hint else str(error)
 
 
 def _check_readable(path: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 from nitroctl import __version__, config, stdio, vsock
 from nitroctl.errors import EXIT_FAILURE, NitroError
 from nitroctl.nitro_cli.aside import step_aside
+from nitroctl.nitro_cli.errors import told
 
 ALLOWLIST = Path("/etc/nitro_enclaves/vsock-proxy.yaml")
 WORKERS = 4
@@ -212,6 +213,6 @@ def main(argv: list[str] | None = None) -> NoReturn:
     try:
         _run(given)
     except NitroError as e:
-        say(str(e) + (f"\n{e.hint}" if e.hint else ""))
+        say(told(e))
         sys.exit(EXIT_FAILURE)
     sys.exit(0)
