@@ -900,26 +900,13 @@ static bool listener_start(struct host *h, struct listener *l, uint64_t tag)
     return true;
 }
 
-static bool front_listener_open(struct host *h)
+/* On the path, unless a socket was handed in with the option. */
+static bool open_or_take(struct host *h, struct listener *l, uint64_t tag,
+                         const char *path, int fd, const char *option)
 {
-    const struct host_options *o = h->options;
-    struct listener *l = &h->front_listener;
-
-    return (o->socket_fd < 0 ?
-            listener_open_unix(l, o->socket_path, o->cleanup_dir) :
-            listener_take(l, o->socket_fd, "--socket-fd")) &&
-           listener_start(h, l, ON_FRONT_LISTENER);
-}
-
-static bool clients_open(struct host *h)
-{
-    const struct host_options *o = h->options;
-    struct listener *l = &h->clients;
-
-    return (o->uds_fd < 0 ?
-            listener_open_unix(l, o->uds_path, o->cleanup_dir) :
-            listener_take(l, o->uds_fd, "--uds-fd")) &&
-           listener_start(h, l, ON_CLIENTS);
+    return (fd < 0 ? listener_open_unix(l, path, h->options->cleanup_dir) :
+                     listener_take(l, fd, option)) &&
+           listener_start(h, l, tag);
 }
 
 /* AF_VSOCK is there, and with it the loopback if that is what we need. */
@@ -1033,7 +1020,10 @@ static bool host_start(struct host *h)
     if (o->cleanup_dir && !cleanup_open(&h->cleanup, o->cleanup_dir)) {
         return false;
     }
-    if (!front_listener_open(h) || (o->uds_path && !clients_open(h)) ||
+    if (!open_or_take(h, &h->front_listener, ON_FRONT_LISTENER, o->socket_path,
+                      o->socket_fd, "--socket-fd") ||
+        (o->uds_path && !open_or_take(h, &h->clients, ON_CLIENTS, o->uds_path,
+                                      o->uds_fd, "--uds-fd")) ||
         (o->forward_cid && !has_vsock(o->forward_cid))) {
         return false;
     }
