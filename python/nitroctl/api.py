@@ -79,6 +79,8 @@ class Enclave:
         proxy: Sequence[str] = (),
         listen_port: Sequence[str] = (),
         connect_port: Sequence[str] = (),
+        forward_cid: int | None = None,
+        forward_listen: Sequence[str] = (),
         accel: Literal["kvm", "tcg"] | None = None,
         qemu: StrPath | None = None,
         qemu_build: Literal["plugin", "tree"] | None = None,
@@ -109,7 +111,7 @@ class Enclave:
             debug=debug_mode,
             ignore_signature=ignore_signature,
             chain_days=ca_days if qemu is None or options.signs_documents(program) else None,
-            forwards=forwards(publish, proxy, listen_port, connect_port),
+            forwards=forwards(publish, proxy, listen_port, connect_port, forward_cid, forward_listen),
         )
         self._keep = keep
         self.log_dir = None if log_dir is None else Path(log_dir)

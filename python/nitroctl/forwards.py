@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Ports of an enclave and of its parent that are joined to addresses of this host: --publish and its kin.
+"""Ports of an enclave and of its parent that are joined to addresses of this host: --publish and its kin, and
+--forward-cid, which joins them to the host's own AF_VSOCK.
 
 A forward is text, an option of the backend without its dashes: `publish=127.0.0.1:8080=5000`. Here the user's
 words become such texts, or an error that says what is wrong with them, before anything starts. The backend
@@ -15,11 +16,12 @@ from collections.abc import Iterable, Sequence
 from nitroctl import vsock
 from nitroctl.errors import UsageError
 
-# Of each two: the backend's HOST_MAX_ROUTES.
+# Of each kind: the backend's HOST_MAX_ROUTES.
 MOST = 64
+LOCAL_CID = 1  # VMADDR_CID_LOCAL, vsock(7): this host itself
 # The parent's ports, by what serves them; then the enclave's, by where their clients come.
 PARENT = ("proxy", "listen-port")
-ENCLAVE = ("publish", "connect-port")
+ENCLAVE = ("publish", "connect-port", "forward-listen")
 
 _FORM = {
     "proxy": "PORT=HOST:PORT",
@@ -51,11 +53,29 @@ def forward(kind: str, text: str) -> str:
 
 
 def forwards(
-    publish: Sequence[str], proxy: Sequence[str], listen_port: Sequence[str], connect_port: Sequence[str]
+    publish: Sequence[str],
+    proxy: Sequence[str],
+    listen_port: Sequence[str],
+    connect_port: Sequence[str],
+    forward_cid: int | None = None,
+    forward_listen: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """The forwards of these options, as an enclave's configuration has them. Raises UsageError."""
     given = {"publish": publish, "proxy": proxy, "listen-port": listen_port, "connect-port": connect_port}
-    return tuple(forward(kind, text) for kind, texts in given.items() for text in texts)
+    found = [forward(kind, text) for kind, texts in given.items() for text in texts]
+    if forward_cid is not None:
+        _number("--forward-cid", str(forward_cid), LOCAL_CID, vsock.PORT_MAX)
+        _check_vsock(forward_cid)
+        found.append(f"forward-cid={forward_cid}")
+    elif forward_listen:
+        raise UsageError(
+            f"--forward-listen {forward_listen[0]}: needs --forward-cid, whose clients it serves"
+        )
+    for text in forward_listen:
+        for port in text.split("+"):
+            _number(f"--forward-listen {text}", port, 0, vsock.PORT_MAX)
+            found.append(f"forward-listen={int(port)}")
+    return tuple(found)
 
 
 def check(forwards: Iterable[str]) -> None:
@@ -65,6 +85,8 @@ def check(forwards: Iterable[str]) -> None:
     counts = {PARENT: 0, ENCLAVE: 0}
     for text in forwards:
         kind, _, rest = text.partition("=")
+        if kind == "forward-cid":
+            continue
         if kind in PARENT:
             counts[PARENT] += 1
             port = rest.partition("=")[0]
@@ -74,18 +96,37 @@ def check(forwards: Iterable[str]) -> None:
             served.add(port)
         else:
             counts[ENCLAVE] += 1
-            address = rest.rpartition("=")[0] if kind == "publish" else rest.partition("=")[2]
+            if kind == "forward-listen":
+                address = f"port {rest} of this host's AF_VSOCK"
+            else:
+                address = rest.rpartition("=")[0] if kind == "publish" else rest.partition("=")[2]
             if address in used:
-                raise UsageError(f"{address} is used by more than one of --publish and --connect-port")
+                raise UsageError(f"{address} is used more than once by --publish and its kin")
             used.add(address)
     for kinds, count in counts.items():
         if count > MOST:
-            raise UsageError(f"--{kinds[0]} and --{kinds[1]} {count} times; {MOST} are possible")
+            names = " and ".join(f"--{kind}" for kind in kinds)
+            raise UsageError(f"{names} {count} times; {MOST} are possible")
 
 
 def _number(option: str, text: str, least: int, most: int) -> None:
     if not (text.isascii() and text.isdecimal() and len(text) <= 10 and least <= int(text) <= most):
         raise UsageError(f"{option}: {text!r} is not a number from {least} to {most}")
+
+
+def _check_vsock(cid: int) -> None:
+    """The question of the backend (has_vsock), asked before anything starts."""
+    try:
+        with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as probe:
+            if cid == LOCAL_CID:
+                probe.bind((LOCAL_CID, socket.VMADDR_PORT_ANY))
+    except OSError as e:
+        what, module = ("AF_VSOCK", "vhost_vsock")
+        if cid == LOCAL_CID:
+            what, module = ("vsock loopback", "vsock_loopback")
+        raise UsageError(
+            f"--forward-cid {cid}: this host has no {what}: {e.strerror}", hint=f"modprobe {module}"
+        ) from e
 
 
 def _check_tcp(option: str, address: str, *, passive: bool) -> None:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""--publish, --proxy, --listen-port and --connect-port: what is taken is what the backend takes."""
+"""--publish, --proxy and their kin: what is taken is what the backend takes."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -78,9 +79,67 @@ def test_what_is_wrong_is_named_and_wrong_for_the_backend_too(folder: Path, kind
         (["publish=/a=1", "connect-port=2=/a"], "/a is used"),
         ([f"proxy={n}=a:1" for n in range(65)], "65 times"),
         ([f"publish=/{n}=1" for n in range(65)], "65 times"),
+        ([f"forward-listen={n}" for n in range(64)] + ["publish=/a=1"], "65 times"),
+        (["forward-listen=5", "forward-listen=5"], "port 5 of this host's AF_VSOCK"),
     ],
 )
 def test_contradictions(texts: list[str], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         forwards.check(texts)
     forwards.check(texts[:1])
+
+
+class HostVsock:
+    """In place of the socket module's sockets: a host with AF_VSOCK and its loopback, or without."""
+
+    def __init__(self, *, family: bool, loopback: bool) -> None:
+        self._family = family
+        self._loopback = loopback
+
+    def __call__(self, family: int, kind: int) -> HostVsock:
+        assert (family, kind) == (socket.AF_VSOCK, socket.SOCK_STREAM)
+        if not self._family:
+            raise OSError(97, os.strerror(97))
+        return self
+
+    def bind(self, address: tuple[int, int]) -> None:
+        if not self._loopback:
+            raise OSError(99, os.strerror(99))
+        assert address == (1, 0xFFFFFFFF)
+
+    def __enter__(self) -> HostVsock:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def test_the_hosts_own_vsock(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    def ask(cid: int | None, *listen: str) -> tuple[str, ...]:
+        return forwards.forwards((), (), (), (), cid, listen)
+
+    monkeypatch.setattr(socket, "socket", HostVsock(family=True, loopback=False))
+    texts = ask(2, "09001+9002", "5")
+    assert texts == ("forward-cid=2", "forward-listen=9001", "forward-listen=9002", "forward-listen=5")
+    forwards.check(texts)
+    with pytest.raises(UsageError, match="--forward-cid 1: .*loopback: Cannot assign") as error:
+        ask(1)
+    assert "modprobe vsock_loopback" in str(error.value.hint)
+    for cid, listen, words in (
+        (None, "9001", "needs --forward-cid"),
+        (0, "9001", "'0' is not a number from 1 "),
+        (2, "9001+", "9001\\+: '' is not a number"),
+        (2, "4294967295", "not a number from 0 to 4294967294"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            ask(cid, listen)
+    monkeypatch.setattr(socket, "socket", HostVsock(family=True, loopback=True))
+    assert ask(1) == ("forward-cid=1",)
+    monkeypatch.setattr(socket, "socket", HostVsock(family=False, loopback=False))
+    with pytest.raises(UsageError, match="--forward-cid 3: this host has no AF_VSOCK: Address family"):
+        ask(3)
+    monkeypatch.undo()
+    # The backend takes these texts: over a host whose AF_VSOCK is made of unix sockets.
+    monkeypatch.setenv("VSOCK_FOLDER", os.fspath(folder))
+    with running(Path(os.environ["VSOCK_ON_UNIX"]), *(f"--{text}" for text in texts)):
+        assert (folder / "4294967295_9002").is_socket()

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
               help="The parent's PORT is served by the unix socket PATH.")
 @click.option("--connect-port", metavar="PORT=PATH", multiple=True,
               help="Join clients of the unix socket PATH, which is made, to the enclave's PORT.")
+@click.option("--forward-cid", type=int, metavar="CID",
+              help="Ports that nothing else serves are CID's by this host's own AF_VSOCK; 1 is the host.")
+@click.option("--forward-listen", metavar="PORT+PORT...", multiple=True,
+              help="Join CID's clients of these ports of this host's AF_VSOCK to the enclave's.")
 @click.option("-d", "--detach", is_flag=True,
               help="Leave it running once it has booted, and print its ID; see `nitroctl ps`.")
 @click.option("--json", "as_json", is_flag=True, help="With --detach: print its record in JSON.")
@@ -68,6 +72,8 @@ def run(
     proxy: tuple[str, ...],
     listen_port: tuple[str, ...],
     connect_port: tuple[str, ...],
+    forward_cid: int | None,
+    forward_listen: tuple[str, ...],
     detach: bool,
     as_json: bool,
     dry_run: bool,
@@ -108,7 +114,7 @@ def run(
         debug=debug_mode,
         ignore_signature=ignore_signature,
         chain_days=chain_days,
-        forwards=forwards(publish, proxy, listen_port, connect_port),
+        forwards=forwards(publish, proxy, listen_port, connect_port, forward_cid, forward_listen),
     )
     plan = enclave.plan(request)
     for note in plan.notes:
