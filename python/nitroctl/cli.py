@@ -87,6 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     debug = "--debug" in arguments[:1] or bool(os.environ.get("NITROCTL_DEBUG"))
     try:
         status = nitroctl.main(args=arguments, prog_name="nitroctl", standalone_mode=False)
+        sys.stdout.flush()
     except NitroError as e:
         if debug:
             raise
@@ -102,6 +103,20 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output went away (`| head`): not worth a message.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
+        sys.exit(EXIT_FAILURE)
+    except OSError as e:
+        # Nobody has said it better: a full disk below standard output, no descriptors left, and the like.
+        if debug:
+            raise
+        what = e.strerror or str(e)
+        hint = "NITROCTL_DEBUG=1 shows where that happened"
+        report(NitroError(f"{os.fsdecode(e.filename)}: {what}" if e.filename else what, hint=hint))
+        _drop_output()
         sys.exit(EXIT_FAILURE)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _drop_output() -> None:
+    """What could not be written would be tried again, and complained about, when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -44,7 +44,7 @@ from nitroctl import diagnosis, logs, preflight, proc, records, vsock
 from nitroctl import qemu as qemu_options
 from nitroctl.attestation import pki
 from nitroctl.console import ConsoleWatch
-from nitroctl.errors import NitroError
+from nitroctl.errors import EnclaveError, NitroError
 from nitroctl.folder import Folder, release, reserve
 from nitroctl.qemu import MIB, Accelerator, QemuConfig
 from nitroctl.records import Ending, Home, Party, Record, State
@@ -283,6 +283,10 @@ class FdSink:
                     count = os.write(self._fd if self._own is None else self._own, view)
             except BlockingIOError:
                 await _writable(self._socket or self._own or self._fd)
+            except BrokenPipeError:
+                raise  # nobody wants it any more
+            except OSError as e:
+                raise EnclaveError(f"cannot write the console: {e.strerror}") from e
             else:
                 view = view[count:]
 

@@ -399,6 +399,26 @@ def test_a_closed_output_ends_the_enclave(bench: Bench) -> None:
     assert_nothing_left(bench)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "error: cannot write the console: No space left on device"),
+        (("--dry-run",), "error: No space left on device"),
+    ],
+)
+def test_an_output_that_takes_nothing(bench: Bench, options: tuple[str, ...], said: str) -> None:
+    """As with `> file` on a full disk: one line, and nothing goes on."""
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            bench.command(*options), env=bench.environment(steps(HEARTBEAT, ["fill"])),
+            stdin=subprocess.DEVNULL, stdout=full, stderr=subprocess.PIPE, text=True, timeout=HANG,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert said in done.stderr.splitlines() and "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    assert_nothing_left(bench)
+
+
 def test_ctrl_c_works_while_nobody_reads_the_output(bench: Bench) -> None:
     with bench.start(**steps(HEARTBEAT, ["fill"])) as run:
         run.until("heartbeat after")
