@@ -228,9 +228,9 @@ static ssize_t parse_word(const char *buf, size_t len, const char *word)
     return i;
 }
 
-/* Spaces and a port from buf[i] on; the index behind it, or -1. */
-static ssize_t parse_port(const char *buf, size_t len, size_t i,
-                          uint32_t *port)
+/* Spaces and a number below PORT_ANY; the index behind it, or -1. */
+static ssize_t parse_number(const char *buf, size_t len, size_t i,
+                            uint32_t *number)
 {
     uint64_t value = 0;
     size_t start = i, digits;
@@ -250,12 +250,12 @@ static ssize_t parse_port(const char *buf, size_t len, size_t i,
     if (i < len && i == digits) {
         return -1;
     }
-    *port = value;
+    *number = value;
     return i;
 }
 
 int vsock_parse_line(const char *buf, size_t len, uint32_t *port,
-                     int64_t *from)
+                     int64_t *from, uint32_t *ms)
 {
     ssize_t i = parse_word(buf, len, "CONNECT");
     bool open = i < 0;
@@ -266,11 +266,14 @@ int vsock_parse_line(const char *buf, size_t len, uint32_t *port,
         i = parse_word(buf, len, "OPEN");
     }
     if (i >= 0) {
-        i = parse_port(buf, len, i, port);
+        i = parse_number(buf, len, i, port);
     }
     if (i >= 0 && open) {
-        i = parse_port(buf, len, i, &second);
+        i = parse_number(buf, len, i, &second);
         *from = second;
+    }
+    if (i >= 0 && open) {
+        i = parse_number(buf, len, i, ms);
     }
     if (i < 0) {
         return -1;
@@ -1129,7 +1132,9 @@ static void conn_put_control(struct vsock *v, struct vsock_conn *c,
     if (c->pending & P_REQUEST) {
         c->pending &= ~P_REQUEST;
         c->sent = true;
-        conn_deadline(v, c, v->now + VSOCK_MS_REQUEST);
+        if (!c->give_up) {
+            conn_deadline(v, c, v->now + VSOCK_MS_REQUEST);
+        }
         conn_put(v, c, b, VSOCK_OP_REQUEST, 0, 0);
     } else if (c->pending & P_RESPONSE) {
         c->pending &= ~P_RESPONSE;
@@ -1275,8 +1280,9 @@ static void client_request(struct vsock *v, struct vsock_conn *c,
 {
     conn_hash(v, c, VSOCK_CID_PARENT, parent_port, guest_port);
     conn_state(v, c, VSOCK_REQUESTED, true);
-    conn_deadline(v, c, v->now + (v->driver_seen ? VSOCK_MS_REQUEST
-                                                 : v->config.driver_ms));
+    conn_deadline(v, c, c->give_up ?:
+                  v->now + (v->driver_seen ? VSOCK_MS_REQUEST
+                                           : v->config.driver_ms));
     conn_pend(v, c, P_REQUEST);
 }
 
@@ -1302,7 +1308,7 @@ static void client_line(struct vsock *v, struct vsock_conn *c)
 {
     char line[VSOCK_MAX_LINE];
     struct iovec iov = { line, 0 };
-    uint32_t port;
+    uint32_t port, ms;
     int64_t from;
     ssize_t r = v->ops->peek(v->opaque, c, line, sizeof(line));
     int n;
@@ -1315,7 +1321,7 @@ static void client_line(struct vsock *v, struct vsock_conn *c)
         conn_free(v, c);
         return;
     }
-    n = vsock_parse_line(line, r, &port, &from);
+    n = vsock_parse_line(line, r, &port, &from, &ms);
     if (n < 0 || (n == 0 && r == sizeof(line)) ||
         (n > 0 && from >= 0 && lookup(v, VSOCK_CID_PARENT, from, port))) {
         note(v, VSOCK_NOTE_BAD_LINE, c, NULL);
@@ -1332,6 +1338,7 @@ static void client_line(struct vsock *v, struct vsock_conn *c)
         if (from >= 0) {
             c->silent = true;
             c->skip = VSOCK_OPEN_SIZE - n;
+            c->give_up = v->now + ms;
         }
         client_request(v, c, from >= 0 ? (uint32_t)from : free_port(v, port),
                        port);

@@ -72,8 +72,8 @@ enum vsock_op {
  * backlog, where they cost us nothing.
  */
 #define VSOCK_MAX_CLIENTS 128u
-/* "CONNECT 4294967295\r\n" and some slack for spaces. */
-#define VSOCK_MAX_LINE 32u
+/* "OPEN" with three numbers of ten digits and an end, and some slack. */
+#define VSOCK_MAX_LINE 48u
 /*
  * RSTs that belong to no connection and wait for an RX buffer. When they fill
  * up, packets from the guest stay in its ring.
@@ -183,7 +183,7 @@ struct vsock_conn {
     uint8_t list;
 
     int64_t deadline;           /* 0: none */
-    int64_t give_up;
+    int64_t give_up;            /* 0: never; the deadline may be renewed */
     uint32_t hash_next;
     TAILQ_ENTRY(vsock_conn) link;
 
@@ -349,17 +349,18 @@ const struct vsock_stats *vsock_stats(const struct vsock *v);
  * is one here, and an optional CR:
  *
  * "CONNECT 1234\n"   the answer is "OK N\n", N the parent's port
- * "OPEN 1234 N\n"    from the parent's port N; no answer. The line is part of
+ * "OPEN 1234 N MS\n" from the parent's port N; no answer. The line is part of
  *                    VSOCK_OPEN_SIZE bytes that come in one piece, whose rest
  *                    means nothing but fills the client's socket. Taken: it
- *                    can write. Closed: it has an error. So the kernel tells
- *                    it the outcome, as for any connect() in progress.
+ *                    can write. Closed, at the latest after MS milliseconds:
+ *                    it has an error. So the kernel tells it the outcome, as
+ *                    for any connect() in progress.
  *
  * Returns the length of the line with its newline and sets *port and *from
- * (-1: CONNECT); 0: not complete yet; -1: no such line.
+ * (-1: CONNECT), for OPEN also *ms; 0: not complete yet; -1: no such line.
  */
 #define VSOCK_OPEN_SIZE 36000
 int vsock_parse_line(const char *buf, size_t len, uint32_t *port,
-                     int64_t *from);
+                     int64_t *from, uint32_t *ms);
 
 #endif

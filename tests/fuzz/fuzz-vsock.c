@@ -461,8 +461,9 @@ static void host_client(void)
     static const char *const lines[] = {
         "", "CONNECT 1\n", "CONNECT 1\nmore", "CONN", "GET /\n",
         "connect 7\r\n", "CONNECT 4294967295\n", "CONNECT 2\n",
-        "OPEN 1 2\n", "open 2 1073741824\r\n", "OPEN 1\n", "OPEN 1 ",
-        "OPEN 1 4294967295\n", "OPEN 7 5\nmore", "OPENER", "OPEN 2 5\n",
+        "OPEN 1 2 0\n", "open 2 1073741824 9\r\n", "OPEN 1 2\n", "OPEN 1 ",
+        "OPEN 1 2 4294967295\n", "OPEN 7 5 2000\nmore", "OPENER",
+        "OPEN 2 5 300\n",
     };
     uint8_t how = byte();
     struct vsock_conn *c;

@@ -1072,10 +1072,11 @@ def test_connect_line_in_pieces(backend: Backend, pieces: tuple[bytes, ...]) -> 
     [
         b"GET / HTTP/1.1\r\n", b"CONNECT\n", b"CONNECT \n", b"CONNECT 7000 \n", b"CONNECT x\n",
         b"CONNECT -1\n", b"CONNECT 4294967295\n", b"CONNECT 4294967296\n", b"CONNECT 7000\r\r\n",
-        b"CONNECT" + b" " * 30 + b"7000\n", b"\n", b"\0" * 8, b"CONNECT7000\n", b"CONNECTX 7000\n",
+        b"CONNECT" + b" " * 50 + b"7000\n", b"\n", b"\0" * 8, b"CONNECT7000\n", b"CONNECTX 7000\n",
         b"CONNECT 18446744073709558616\n",
-        b"OPEN 7000\n", b"OPEN 7000 \n", b"OPEN 7000 4294967295\n", b"OPEN 7000 x\n", b"OPEN 7000 1 2\n",
-        b"OPEN7000 1\n", b"OPEN\n", b"OPENER 7000 1\n", b"CONNECT 7000 1\n",
+        b"OPEN 7000\n", b"OPEN 7000 1\n", b"OPEN 7000 1 \n", b"OPEN 7000 4294967295 9\n", b"OPEN 7000 x 9\n",
+        b"OPEN 7000 1 4294967295\n", b"OPEN 7000 1 9 2\n", b"OPEN7000 1 9\n", b"OPEN\n", b"OPENER 7000 1 9\n",
+        b"CONNECT 7000 1\n",
     ],
 )  # fmt: skip
 def test_wrong_lines_close_the_connection(backend: Backend, line: bytes) -> None:
@@ -1106,7 +1107,7 @@ def outcome(client: socket.socket, g: Guest) -> int:
 def test_open_is_told_by_the_kernel(backend: Backend) -> None:
     with guest(backend) as g:
         g.listen(7000)
-        with opening(backend, b"OPEN 7000 50000\n") as client:
+        with opening(backend, b"OPEN 7000 50000 20000\n") as client:
             # The guest has not looked yet, so there is no outcome.
             assert not select.select([], [client], [], 0.02)[1]
             # Who does not wait for that loses nothing either.
@@ -1123,31 +1124,41 @@ def test_open_is_told_by_the_kernel(backend: Backend) -> None:
             assert read_exactly(client, len(data)) == data
             client.shutdown(socket.SHUT_WR)
             assert s.recv() == b""
-        with opening(backend, b"open  7001 50000\r\n") as client:
+        with opening(backend, b"open  7001 50000 20000\r\n") as client:
             assert outcome(client, g) == errno.ECONNRESET
 
 
 def test_open_from_a_port_that_is_taken(backend: Backend) -> None:
     with guest(backend) as g:
         g.listen(7000)
-        with opening(backend, b"OPEN 7000 50000\n") as client:
+        with opening(backend, b"OPEN 7000 50000 20000\n") as client:
             assert outcome(client, g) == 0
-            with opening(backend, b"OPEN 7000 50000\n") as second:
+            with opening(backend, b"OPEN 7000 50000 20000\n") as second:
                 assert outcome(second, g) == errno.ECONNRESET
             g.listen(7001)
-            with opening(backend, b"OPEN 7001 50000\n") as other:
+            with opening(backend, b"OPEN 7001 50000 20000\n") as other:
                 assert outcome(other, g) == 0
+
+
+@pytest.mark.parametrize("start", [True, False])
+def test_an_open_that_nobody_answers(backend: Backend, start: bool) -> None:
+    """It ends when its client wants it to, whether the guest's driver is up or not."""
+    with guest(backend, start=start), opening(backend, b"OPEN 7000 50000 300\n") as client:
+        began = time.monotonic()
+        assert select.select([], [client], [], PATIENCE)[1]
+        assert time.monotonic() >= began + 0.25, "before its time"
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNRESET
 
 
 def test_an_open_that_is_given_up(backend: Backend) -> None:
     with guest(backend) as g:
         g.listen(7000)
-        opening(backend, b"OPEN 7000 50000\n").close()
+        opening(backend, b"OPEN 7000 50000 20000\n").close()
         patience = fail_after()
         while not backend.statistics()["client-gone"]:
             g.pump(0.01)
             patience("the client's end")
-        with opening(backend, b"OPEN 7000 50001\n") as client:
+        with opening(backend, b"OPEN 7000 50001 20000\n") as client:
             assert outcome(client, g) == 0
 
 
