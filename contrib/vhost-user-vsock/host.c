@@ -25,6 +25,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -78,6 +79,8 @@ struct host {
     bool end;
     int status;
     int64_t now;
+    bool can_wait_awake;
+    bool brisk;                 /* the last wait was a short one */
     uint64_t wakeups;
     uint64_t interrupts;
     /* What may explain a heartbeat that does not come. */
@@ -90,12 +93,17 @@ struct host {
     struct device device;
 };
 
-static int64_t now_ms(void)
+static int64_t now_us(void)
 {
     struct timespec t;
 
     clock_gettime(CLOCK_MONOTONIC, &t);
-    return t.tv_sec * 1000ll + t.tv_nsec / 1000000 + 1;
+    return t.tv_sec * 1000000ll + t.tv_nsec / 1000;
+}
+
+static int64_t now_ms(void)
+{
+    return now_us() / 1000 + 1;
 }
 
 static uint64_t conn_tag(const struct vsock_conn *c)
@@ -828,14 +836,36 @@ static int loop_timeout(const struct host *h)
     return when < 0 ? 0 : when > INT_MAX ? INT_MAX : when;
 }
 
+/*
+ * epoll_wait(), awake for a moment if the last wait was that short: where
+ * messages go to and fro, and nowhere else.
+ */
+static int wait_events(struct host *h, struct epoll_event *events, int timeout)
+{
+    int64_t begin;
+    int n = 0;
+
+    if (!timeout || !h->can_wait_awake) {
+        return epoll_wait(h->epoll, events, HOST_EVENTS, timeout);
+    }
+    begin = now_us();
+    while (h->brisk && !n && now_us() - begin < HOST_US_AWAKE) {
+        n = epoll_wait(h->epoll, events, HOST_EVENTS, 0);
+    }
+    if (!n) {
+        n = epoll_wait(h->epoll, events, HOST_EVENTS, timeout);
+    }
+    h->brisk = now_us() - begin < HOST_US_AWAKE;
+    return n;
+}
+
 static void loop(struct host *h)
 {
     struct epoll_event events[HOST_EVENTS];
     bool more = false;
 
     while (!h->end) {
-        int n = epoll_wait(h->epoll, events, HOST_EVENTS,
-                           more ? 0 : loop_timeout(h));
+        int n = wait_events(h, events, more ? 0 : loop_timeout(h));
 
         if (n < 0 && errno != EINTR) {
             log_line(LOG_ERROR, "epoll_wait: %s", strerror(errno));
@@ -862,6 +892,14 @@ static void loop(struct host *h)
 }
 
 /* The start. */
+
+/* On a single CPU nobody else could do what we wait for. */
+static bool has_cpus(void)
+{
+    cpu_set_t set;
+
+    return sched_getaffinity(0, sizeof(set), &set) < 0 || CPU_COUNT(&set) > 1;
+}
 
 /* As many descriptors as are needed; returns for how many connections. */
 static uint32_t raise_fd_limit(uint32_t conns, unsigned published)
@@ -992,6 +1030,7 @@ static bool host_start(struct host *h)
         log_line(LOG_ERROR, "no memory");
         return false;
     }
+    h->can_wait_awake = has_cpus();
     vsock_set_now(h->vsock, now_ms());
     device_init(&h->device, h->vsock, &device_ops, h);
 

@@ -30,6 +30,12 @@
 #define HOST_MS_REST 100
 /* Events, and clients of one listener, taken in one turn of the loop. */
 #define HOST_EVENTS 64
+/*
+ * Microseconds that the next event is waited for awake. Falling asleep and
+ * being woken costs about as much, on a virtual host more, and a round trip
+ * has two of each.
+ */
+#define HOST_US_AWAKE 30
 #define HOST_ACCEPTS 16
 /*
  * Descriptors that are not connections: standard ones, events, listeners, those

@@ -165,10 +165,10 @@ def test_the_manual_is_complete(binary: Path) -> None:
                                          re.MULTILINE):  # fmt: skip
         with contextlib.suppress(ValueError):
             known[name] = int(value, 0) << int(shift or 0)
-    factor = {"": 1, " s": 1000, " ms": 1, " MiB": 1 << 20}
+    factor = {"": 1, " s": 1000, " ms": 1, " us": 1, " MiB": 1 << 20}  # times in the unit of the name
     listed = {
         name: float(value) * factor[unit]
-        for name, value, unit in re.findall(r"^([A-Z_]+)\|([0-9.]+)( m?s| MiB)?\|", manual, re.MULTILINE)
+        for name, value, unit in re.findall(r"^([A-Z_]+)\|([0-9.]+)( [mu]?s| MiB)?\|", manual, re.MULTILINE)
     }
     # Not limits but numbers that virtio, Linux and AWS have given out.
     facts = re.compile(r"VSOCK_(HDR_SIZE|TYPE_STREAM|(CID|PORT|OFF|EV)_\w+)|HOST_HEARTBEAT_\w+")
