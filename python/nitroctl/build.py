@@ -50,7 +50,9 @@ BACKEND = "vhost-user-vsock"
 # What of our sources QEMU's build enters.
 OVERLAY = ("Kconfig", "configs", "graft/Kconfig-7.2", "hw", "include", "tests/qtest")
 # What the meson.build at our top enters; the backend is made from its own folder and the first two.
-CORES = ("meson.build", "meson_options.txt", "contrib", "include", "hw", "tests/unit", "tests/fuzz")
+CORES = (
+    "meson.build", "meson_options.txt", "contrib", "include", "hw", "tests/unit", "tests/fuzz", "tests/bench",
+)  # fmt: skip
 BACKEND_INPUTS = ("meson.build", "meson_options.txt", f"contrib/{BACKEND}")
 
 # Bytes, twice what 10.0 takes.
@@ -371,15 +373,17 @@ def build_backend(*, jobs: int | None = None) -> Path:
         log = cache.log_path("vsock")
         log.unlink(missing_ok=True)
         build_dir = folder / "build"
-        configured = folder / "configured"
-        if not configured.is_file() or configured.read_text() != meson_version():
+        configured = folder / "configured.json"
+        stamp = cache.read_json(configured) or {}
+        # ninja will want the very meson again, which may have been in an environment that is gone.
+        if stamp.get("meson") != meson_version() or not Path(str(stamp.get("program"))).is_file():
             shutil.rmtree(build_dir, ignore_errors=True)
             lines: list[str] = []
             with progress.task("Configuring the vsock backend"):
                 argv = [tool("meson"), "setup", os.fspath(build_dir), os.fspath(folder / "src")]
                 if logged(argv, log, lines.append, lock_fds=(fd,)):
                     raise BuildFailed("configuring the vsock backend", configure_reasons(lines), log)
-            cache.write_text(configured, meson_version())
+            cache.write_json(configured, {"meson": meson_version(), "program": tool("meson")})
         cache.set_current("core-build", "core-build", build_key)
         target = f"contrib/{BACKEND}/{BACKEND}"
         ninja(build_dir, [target], "Building the vsock backend", jobs, log, (fd,), originals("src"))

@@ -638,6 +638,31 @@ def test_a_linked_program_is_not_pruned(stage: Stage) -> None:
     assert old.is_file()
 
 
+def test_the_backend_is_rebuilt_when_the_environment_that_configured_it_is_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stand-in of one C file, real meson and ninja."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = tmp_path / "checkout"
+    code = root / "contrib" / build.BACKEND / "main.c"
+    write(root / "meson.build", f"project('x', 'c')\nsubdir('contrib/{build.BACKEND}')\n")
+    write(code.parent / "meson.build", f"executable('{build.BACKEND}', 'main.c')\n")
+    write(code, "int main(void) { return 3; }\n")
+    monkeypatch.setattr(build, "source_root", lambda: root)
+    # An environment of its own, whose meson is only known there.
+    gone = tmp_path / "venv" / "meson"
+    gone.parent.mkdir()
+    shutil.copy(steps.tool("meson"), gone)
+    here = steps.tool
+    with monkeypatch.context() as patch:
+        patch.setattr(build, "tool", lambda name: str(gone) if name == "meson" else here(name))
+        assert subprocess.run([build.build_backend()]).returncode == 3
+    gone.unlink()
+    write(code, "int main(void) { return 4; }\n")
+    (code.parent / "meson.build").write_text(f"# later\nexecutable('{build.BACKEND}', 'main.c')\n")
+    assert subprocess.run([build.build_backend()]).returncode == 4
+
+
 def test_a_file_in_the_way_of_a_link_stays(stage: Stage) -> None:
     made = program("qemu", "a", build.QEMU)
     theirs = stage.tmp / "prefix" / "bin" / build.QEMU
