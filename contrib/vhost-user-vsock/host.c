@@ -81,6 +81,8 @@ struct host {
     int64_t now;
     bool can_wait_awake;
     bool brisk;                 /* the last wait was a short one */
+    unsigned sleeps;            /* waits until one may be awake again ... */
+    unsigned penalty;           /* ... after one that was so in vain */
     uint64_t wakeups;
     uint64_t interrupts;
     /* What may explain a heartbeat that does not come. */
@@ -837,11 +839,13 @@ static int loop_timeout(const struct host *h)
 }
 
 /*
- * epoll_wait(), awake for a moment if the last wait was that short: where
- * messages go to and fro, and nowhere else.
+ * epoll_wait(), at first awake for a moment where the last wait was that
+ * short: where messages go to and fro. A moment in vain is paid for by waits
+ * asleep, twice as many each time, and half as many after one that was not.
  */
 static int wait_events(struct host *h, struct epoll_event *events, int timeout)
 {
+    bool awake = h->brisk && !h->sleeps;
     int64_t begin;
     int n = 0;
 
@@ -849,8 +853,17 @@ static int wait_events(struct host *h, struct epoll_event *events, int timeout)
         return epoll_wait(h->epoll, events, HOST_EVENTS, timeout);
     }
     begin = now_us();
-    while (h->brisk && !n && now_us() - begin < HOST_US_AWAKE) {
+    while (awake && !n && now_us() - begin < HOST_US_AWAKE) {
         n = epoll_wait(h->epoll, events, HOST_EVENTS, 0);
+    }
+    if (awake) {
+        h->penalty = n ? h->penalty / 2 : 2 * h->penalty + 1;
+        if (h->penalty > HOST_MAX_SLEEPS) {
+            h->penalty = HOST_MAX_SLEEPS;
+        }
+        h->sleeps = n ? 0 : h->penalty;
+    } else if (h->sleeps) {
+        h->sleeps--;
     }
     if (!n) {
         n = epoll_wait(h->epoll, events, HOST_EVENTS, timeout);

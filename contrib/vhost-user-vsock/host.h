@@ -35,7 +35,9 @@
  * being woken costs about as much, on a virtual host more, and a round trip
  * has two of each.
  */
-#define HOST_US_AWAKE 30
+#define HOST_US_AWAKE 15
+/* Waits asleep after a vain one awake, at the most. */
+#define HOST_MAX_SLEEPS 128
 #define HOST_ACCEPTS 16
 /*
  * Descriptors that are not connections: standard ones, events, listeners, those
