@@ -13,7 +13,7 @@ help:
 	@echo 'make demo    set up, build, and run a hello enclave'
 	@echo 'make setup   the virtual environment alone'
 	@echo 'make check   build what the tests need, run every test and linter'
-	@echo 'make bench   how fast an EIF is loaded and the NSM answers'
+	@echo 'make bench   how fast EIFs are loaded, the NSM answers, vsock carries'
 	@echo 'make soak    fuzz the cores (SECONDS=60 for each target)'
 	@echo 'make clean   remove the virtual environment; `nitroctl cache clean` removes what was built'
 
@@ -39,6 +39,7 @@ bench: packages
 	@$(VENV)/bin/python tests/bench/load.py
 	@$(VENV)/bin/python tests/bench/eif.py
 	@$(VENV)/bin/python tests/bench/nsm.py
+	@$(VENV)/bin/python tests/bench/vsock.py
 
 SECONDS ?= 60
 soak: packages

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What the benchmarks share: alternating runs, medians, one table. Measures nothing itself.
+"""What the benchmarks share: alternating runs, medians, one table, an image's parts. Measures nothing itself.
 
 Every figure is a ratio of two things measured in the same run, in turns, because the machines that run this
 are noisy. Absolute times are printed to be read, never to be asserted.
@@ -15,6 +15,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from nitroctl.eif import format as eif_format
 
 
 @dataclasses.dataclass
@@ -62,3 +64,21 @@ def warm(path: Path) -> None:
     with open(path, "rb", buffering=0) as f:
         while f.read(1 << 22):
             pass
+
+
+def parts(eif: Path, folder: Path) -> tuple[Path, str, int]:
+    """The EIF's kernel as a file, its command line, and a memfd with its ramdisks joined."""
+    initramfs = os.memfd_create("initramfs")
+    kernel, cmdline = folder / "kernel", ""
+    with open(eif, "rb") as f, open(initramfs, "wb", closefd=False) as out:
+        for section in eif_format.read_layout(f.fileno(), eif.stat().st_size, eif).sections:
+            f.seek(section.data_offset)
+            if section.type == eif_format.SectionType.KERNEL:
+                kernel.write_bytes(f.read(section.size))
+            elif section.type == eif_format.SectionType.CMDLINE:
+                cmdline = f.read(section.size).decode()
+            elif section.type == eif_format.SectionType.RAMDISK:
+                left = section.size
+                while left:
+                    left -= out.write(f.read(min(left, 1 << 22)))
+    return kernel, cmdline, initramfs

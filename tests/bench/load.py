@@ -24,10 +24,9 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from common import Series, alternate, seconds_of, table, warm
+from common import Series, alternate, parts, seconds_of, table, warm
 
 from nitroctl import build, proc, progress, qemu
-from nitroctl.eif import format as eif_format
 from nitroctl.eif import testimage
 
 BOOT_LIMIT = 180  # seconds without a console byte before a run counts as failed
@@ -74,24 +73,6 @@ def first_byte(argv: Sequence[str], pass_fds: Sequence[int] = ()) -> float:
         process.kill()
         process.wait()
         process.stdout.close()
-
-
-def parts(eif: Path, folder: Path) -> tuple[Path, str, int]:
-    """The EIF's kernel as a file, its command line, and a memfd with its ramdisks joined."""
-    initramfs = os.memfd_create("initramfs")
-    kernel, cmdline = folder / "kernel", ""
-    with open(eif, "rb") as f, open(initramfs, "wb", closefd=False) as out:
-        for section in eif_format.read_layout(f.fileno(), eif.stat().st_size, eif).sections:
-            f.seek(section.data_offset)
-            if section.type == eif_format.SectionType.KERNEL:
-                kernel.write_bytes(f.read(section.size))
-            elif section.type == eif_format.SectionType.CMDLINE:
-                cmdline = f.read(section.size).decode()
-            elif section.type == eif_format.SectionType.RAMDISK:
-                left = section.size
-                while left:
-                    left -= out.write(f.read(min(left, 1 << 22)))
-    return kernel, cmdline, initramfs
 
 
 def nitro(binary: Path, eif: Path, memory: str, folder: Path) -> float:

@@ -1,0 +1,755 @@
+/*
+ * SPDX-License-Identifier: MIT
+ *
+ * vsock-rates.c: how fast a vsock backend is, behind a front end that costs
+ * next to nothing (front.c). One workload per run; figures on standard output,
+ * "name value". Not a test: what is delivered is counted, not compared.
+ *
+ *   vsock-rates DEVICE UDS CID PARENT WORKLOAD...
+ *     send SIZE SECONDS [whole]  guest to host, packets of SIZE bytes
+ *     receive SECONDS            host to guest
+ *     echo COUNT                 round trips of one byte
+ *     connect COUNT              the guest opens and closes connections
+ *     open COUNT                 connections at the same time, each echoes
+ *     streams COUNT SECONDS      guest to host, on so many connections
+ *     pull COUNT SECONDS         host to guest, on so many connections
+ *     host COUNT                 no guest (DEVICE is not used): says "ready",
+ *                                echoes on so many connections, one by one
+ *
+ * DEVICE is the vhost-user socket, UDS the path of the host's clients, CID the
+ * guest's, PARENT the one that it connects to. The guest keeps Linux's rules
+ * of credit. A thread is the host's application.
+ */
+
+#include "front.h"
+
+#include <err.h>
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <time.h>
+#include <unistd.h>
+
+enum op { REQUEST = 1, RESPONSE, RST, SHUTDOWN, RW, CREDIT_UPDATE,
+          CREDIT_REQUEST };
+
+struct __attribute__((packed)) header {
+    uint64_t src_cid;
+    uint64_t dst_cid;
+    uint32_t src_port;
+    uint32_t dst_port;
+    uint32_t len;
+    uint16_t type;
+    uint16_t op;
+    uint32_t flags;
+    uint32_t buf_alloc;
+    uint32_t fwd_cnt;
+};
+
+_Static_assert(sizeof(struct header) == HEADER, "a packet's header");
+
+/* The default of Linux sockets. */
+#define WINDOW 262144u
+#define PORT 5000
+/* Of connections; (guest's port + host's port) % SLOTS finds one. */
+#define SLOTS 8192
+/* Without news for so long a transfer has stalled. */
+#define STALL_MS 2000
+
+enum state { FREE, CONNECTING, OPEN, CLOSING };
+
+struct conn {
+    enum state state;
+    uint32_t port;              /* the guest's */
+    uint32_t peer;              /* the host's */
+    uint64_t cid;               /* of the host */
+    uint32_t tx_cnt;
+    uint32_t peer_alloc;
+    uint32_t peer_fwd;
+    uint32_t fwd_cnt;
+    uint32_t last_fwd;
+    bool fresh;                 /* bytes came since the last look */
+    bool end;                   /* the host sends no more */
+    uint64_t received;
+    uint64_t sent;
+};
+
+static struct front front;
+static struct conn conns[SLOTS];
+static const char *uds;
+static uint64_t guest_cid, parent_cid;
+static uint64_t opened, refused, received, ended;
+
+static double now(void)
+{
+    struct timespec t;
+
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return t.tv_sec + t.tv_nsec / 1e9;
+}
+
+/* ---- the guest --------------------------------------------------------- */
+
+static bool send_packet(struct conn *c, enum op op, uint32_t len,
+                        uint32_t flags, bool whole)
+{
+    struct header h = {
+        .src_cid = guest_cid, .dst_cid = c->cid,
+        .src_port = c->port, .dst_port = c->peer, .len = len, .type = 1,
+        .op = op, .flags = flags, .buf_alloc = WINDOW, .fwd_cnt = c->fwd_cnt,
+    };
+
+    if (!front_send(&front, &h, len, whole)) {
+        return false;
+    }
+    c->last_fwd = c->fwd_cnt;
+    return true;
+}
+
+static void must_send(struct conn *c, enum op op, uint32_t flags)
+{
+    while (!send_packet(c, op, 0, flags, false)) {
+        if (!front_wait(&front, STALL_MS)) {
+            errx(1, "the backend takes no packets");
+        }
+    }
+}
+
+static struct conn *slot(uint32_t port, uint32_t peer)
+{
+    return &conns[(port + peer) % SLOTS];
+}
+
+static struct conn *new_conn(uint64_t cid, uint32_t port, uint32_t peer)
+{
+    struct conn *c = slot(port, peer);
+
+    if (c->state != FREE) {
+        errx(1, "ports %u and %u meet others", port, peer);
+    }
+    *c = (struct conn) { .cid = cid, .port = port, .peer = peer };
+    return c;
+}
+
+static struct conn *open_conn(uint32_t port)
+{
+    struct conn *c = new_conn(parent_cid, port, PORT);
+
+    c->state = CONNECTING;
+    must_send(c, REQUEST, 0);
+    return c;
+}
+
+static void handle(const struct header *h)
+{
+    struct conn *c = slot(h->dst_port, h->src_port);
+
+    if (c->state == FREE || c->port != h->dst_port || c->peer != h->src_port) {
+        if (h->op != REQUEST) {
+            return;
+        }
+        c = new_conn(h->src_cid, h->dst_port, h->src_port);
+        c->state = OPEN;
+        opened++;
+        must_send(c, RESPONSE, 0);
+    }
+    c->peer_alloc = h->buf_alloc;
+    c->peer_fwd = h->fwd_cnt;
+    switch (h->op) {
+    case RESPONSE:
+        c->state = OPEN;
+        opened++;
+        break;
+    case RST:
+        refused += c->state == CONNECTING;
+        ended++;
+        c->state = FREE;
+        break;
+    case SHUTDOWN:
+        if (h->flags & 2) {
+            c->end = true;
+        }
+        if (h->flags == 3 && c->state == OPEN) {
+            must_send(c, RST, 0);
+            c->state = FREE;
+            ended++;
+        }
+        break;
+    case RW:
+        c->fwd_cnt += h->len;
+        c->received += h->len;
+        received += h->len;
+        c->fresh = true;
+        break;
+    case CREDIT_REQUEST:
+        must_send(c, CREDIT_UPDATE, 0);
+        break;
+    }
+}
+
+/*
+ * Takes what there is. A reader that is always there empties its queue each
+ * time, and Linux tells the sender then. Returns the number of packets.
+ */
+static unsigned pump(void)
+{
+    static struct conn *fresh[SLOTS];
+    const uint8_t *packet;
+    unsigned n = 0, count = 0;
+    uint32_t len;
+
+    while (count < QUEUE_SIZE / 4 && (packet = front_receive(&front, &len))) {
+        struct header h;
+
+        memcpy(&h, packet, HEADER);
+        handle(&h);
+        count++;
+        if (h.op == RW) {
+            struct conn *c = slot(h.dst_port, h.src_port);
+
+            if (c->fresh && (!n || fresh[n - 1] != c)) {
+                fresh[n++] = c;
+            }
+        }
+    }
+    while (n) {
+        struct conn *c = fresh[--n];
+
+        if (c->fresh && c->state == OPEN) {
+            must_send(c, CREDIT_UPDATE, 0);
+        }
+        c->fresh = false;
+    }
+    front_kick(&front);
+    return count;
+}
+
+/* Until done says so; false: nothing happened for STALL_MS. */
+static bool pump_until(bool (*done)(void *), void *opaque)
+{
+    while (!done(opaque)) {
+        if (!pump() && !front_wait(&front, STALL_MS)) {
+            return done(opaque);
+        }
+    }
+    return true;
+}
+
+static uint32_t credit(const struct conn *c)
+{
+    uint32_t flying = c->tx_cnt - c->peer_fwd;
+
+    return c->peer_alloc > flying ? c->peer_alloc - flying : 0;
+}
+
+/* One packet if there is credit for it. */
+static bool send_data(struct conn *c, uint32_t size, bool whole)
+{
+    uint32_t n = credit(c);
+
+    n = n < size ? n : size;
+    if (c->state != OPEN || !n || !send_packet(c, RW, n, 0, whole)) {
+        return false;
+    }
+    c->tx_cnt += n;
+    c->sent += n;
+    return true;
+}
+
+static bool is_open(void *c)
+{
+    return ((struct conn *)c)->state != CONNECTING;
+}
+
+static struct conn *connected(uint32_t port)
+{
+    struct conn *c = open_conn(port);
+
+    if (!pump_until(is_open, c) || c->state != OPEN) {
+        errx(1, "connection refused by the backend");
+    }
+    return c;
+}
+
+/* ---- the host's application --------------------------------------------- */
+
+static int listener;
+static _Atomic uint64_t host_bytes;
+
+static int unix_socket(struct sockaddr_un *a, const char *path)
+{
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    *a = (struct sockaddr_un) { .sun_family = AF_UNIX };
+    if (fd < 0 || (size_t)snprintf(a->sun_path, sizeof(a->sun_path), "%s",
+                                   path) >= sizeof(a->sun_path)) {
+        errx(1, "%s: too long", path);
+    }
+    return fd;
+}
+
+static void host_listen(void)
+{
+    struct sockaddr_un a;
+    char path[200];
+
+    snprintf(path, sizeof(path), "%s_%d", uds, PORT);
+    unlink(path);
+    listener = unix_socket(&a, path);
+    if (bind(listener, (struct sockaddr *)&a, sizeof(a)) < 0 ||
+        listen(listener, 4096) < 0) {
+        err(1, "%s", path);
+    }
+}
+
+static int host_connect(void)
+{
+    struct sockaddr_un a;
+    int fd = unix_socket(&a, uds);
+    char c = 0;
+
+    if (connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0 ||
+        dprintf(fd, "CONNECT %d\n", PORT) < 0) {
+        err(1, "%s", uds);
+    }
+    while (c != '\n') {
+        if (read(fd, &c, 1) != 1) {
+            errx(1, "%s: no OK", uds);
+        }
+    }
+    return fd;
+}
+
+static int host_accept(void)
+{
+    int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+
+    if (fd < 0) {
+        err(1, "accept");
+    }
+    return fd;
+}
+
+static void *host_sink(void *unused)
+{
+    static char buf[1 << 20];
+    int fd = host_accept();
+    ssize_t n;
+
+    while ((n = read(fd, buf, sizeof(buf))) > 0) {
+        host_bytes += n;
+    }
+    return NULL;
+}
+
+static void *host_echo(void *unused)
+{
+    int fd = host_accept();
+    char buf[64];
+    ssize_t n;
+
+    while ((n = read(fd, buf, sizeof(buf))) > 0) {
+        if (write(fd, buf, n) != n) {
+            err(1, "echo");
+        }
+    }
+    close(fd);
+    return NULL;
+}
+
+static void *host_hangup(void *unused)
+{
+    char c;
+
+    for (;;) {
+        int fd = host_accept();
+
+        if (read(fd, &c, 1) < 0) {
+            err(1, "read");
+        }
+        close(fd);
+    }
+    return NULL;
+}
+
+/* All connections at once: echoes what is short, takes what is not. */
+static void *host_many(void *unused)
+{
+    static char buf[1 << 16];
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    struct epoll_event e = { .events = EPOLLIN, .data.fd = listener };
+
+    epoll_ctl(epoll, EPOLL_CTL_ADD, listener, &e);
+    while (epoll_wait(epoll, &e, 1, -1) > 0) {
+        ssize_t n;
+
+        if (e.data.fd == listener) {
+            e.data.fd = host_accept();
+            epoll_ctl(epoll, EPOLL_CTL_ADD, e.data.fd, &e);
+            continue;
+        }
+        n = read(e.data.fd, buf, sizeof(buf));
+        if (n <= 0) {
+            close(e.data.fd);
+        } else if (n < 64 && write(e.data.fd, buf, n) != n) {
+            err(1, "echo");
+        } else {
+            host_bytes += n;
+        }
+    }
+    return NULL;
+}
+
+static _Atomic bool host_stop;
+
+static void *host_source(void *unused)
+{
+    static char buf[1 << 16];
+    int fd = host_connect();
+    uint64_t sent = 0;
+
+    while (!host_stop) {
+        ssize_t n = write(fd, buf, sizeof(buf));
+
+        if (n < 0) {
+            err(1, "write");
+        }
+        sent += n;
+    }
+    host_bytes = sent;
+    shutdown(fd, SHUT_WR);
+    return NULL;
+}
+
+/* Writes to many, each in its turn as it takes more. */
+static void *host_sources(void *count)
+{
+    static char buf[1 << 16];
+    int epoll = epoll_create1(EPOLL_CLOEXEC);
+    struct epoll_event e[64];
+
+    for (long i = 0; i < (long)count; i++) {
+        e[0].events = EPOLLOUT;
+        e[0].data.fd = host_connect();
+        epoll_ctl(epoll, EPOLL_CTL_ADD, e[0].data.fd, &e[0]);
+    }
+    while (!host_stop) {
+        int n = epoll_wait(epoll, e, 64, 100);
+
+        for (int i = 0; i < n; i++) {
+            ssize_t w = send(e[i].data.fd, buf, sizeof(buf), MSG_DONTWAIT);
+
+            host_bytes += w > 0 ? w : 0;
+        }
+    }
+    return NULL;
+}
+
+static pthread_t start(void *(*application)(void *), void *opaque)
+{
+    pthread_t t;
+
+    if (pthread_create(&t, NULL, application, opaque)) {
+        errx(1, "no thread");
+    }
+    return t;
+}
+
+/* ---- workloads ---------------------------------------------------------- */
+
+static void say(const char *name, double value)
+{
+    printf("%s %.9g\n", name, value);
+}
+
+static bool all_arrived(void *c)
+{
+    return host_bytes == ((struct conn *)c)->sent;
+}
+
+/* The host's application gives no event that the guest could wait for. */
+static void settle(struct conn *c)
+{
+    double since = now();
+    uint64_t seen = host_bytes;
+
+    while (!all_arrived(c) && now() - since < STALL_MS / 1e3) {
+        if (!pump()) {
+            front_wait(&front, 1);
+        }
+        if (seen != host_bytes) {
+            seen = host_bytes;
+            since = now();
+        }
+    }
+}
+
+static void send_rate(uint32_t size, double seconds, bool whole)
+{
+    struct conn *c;
+    double begin, end;
+    bool stalled = false;
+
+    host_listen();
+    start(host_sink, NULL);
+    c = connected(1024);
+    begin = now();
+    while (now() < begin + seconds && !stalled) {
+        bool news = pump();
+
+        while (send_data(c, size, whole)) {
+            news = true;
+        }
+        front_kick(&front);
+        stalled = !news && !front_wait(&front, STALL_MS);
+    }
+    settle(c);
+    end = now();
+    say("bytes", host_bytes);
+    say("lost", c->sent - host_bytes);
+    say("stalled", stalled);
+    say("rate", host_bytes / (end - begin));
+}
+
+
+static void receive_rate(double seconds)
+{
+    double begin = now(), end = begin + seconds;
+    struct conn *c = NULL;
+    pthread_t t = start(host_source, NULL);
+
+    while (!c || !c->end) {
+        if (!pump() && !front_wait(&front, STALL_MS)) {
+            break;
+        }
+        for (unsigned i = 0; !c && i < SLOTS; i++) {
+            c = conns[i].state == OPEN ? &conns[i] : NULL;
+        }
+        if (now() > end) {
+            host_stop = true;
+        }
+    }
+    end = now();
+    say("stalled", !c || !c->end);
+    if (c && c->end) {
+        pthread_join(t, NULL);
+        say("lost", host_bytes - received);
+    }
+    say("bytes", received);
+    say("rate", received / (end - begin));
+}
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+static bool echoed(void *c)
+{
+    return ((struct conn *)c)->received == ((struct conn *)c)->sent;
+}
+
+static void echo_time(unsigned count)
+{
+    double *took = calloc(count, sizeof(*took));
+    struct conn *c;
+
+    host_listen();
+    start(host_echo, NULL);
+    c = connected(1024);
+    for (unsigned i = 0; i < count; i++) {
+        double begin = now();
+
+        send_data(c, 1, false);
+        front_kick(&front);
+        if (!pump_until(echoed, c)) {
+            errx(1, "no echo");
+        }
+        took[i] = now() - begin;
+    }
+    qsort(took, count, sizeof(*took), compare);
+    say("median", took[count / 2]);
+    say("p99", took[count * 99ul / 100]);
+}
+
+static bool is_free(void *c)
+{
+    return ((struct conn *)c)->state == FREE;
+}
+
+static void connect_rate(unsigned count)
+{
+    double begin;
+
+    host_listen();
+    start(host_hangup, NULL);
+    begin = now();
+    for (unsigned i = 0; i < count; i++) {
+        struct conn *c = connected(1024 + i % 60000);
+
+        must_send(c, SHUTDOWN, 3);
+        c->state = CLOSING;
+        if (!pump_until(is_free, c)) {
+            errx(1, "no RST after close");
+        }
+    }
+    say("rate", count / (now() - begin));
+}
+
+static bool all_answered(void *count)
+{
+    return opened + refused == (uintptr_t)count;
+}
+
+static bool all_echoed(void *bytes)
+{
+    return received == (uintptr_t)bytes;
+}
+
+static void open_many(unsigned count)
+{
+    double begin;
+
+    host_listen();
+    start(host_many, NULL);
+    begin = now();
+    for (unsigned i = 0; i < count; i++) {
+        open_conn(1024 + i);
+        pump();
+    }
+    pump_until(all_answered, (void *)(uintptr_t)count);
+    for (unsigned i = 0; i < count; i++) {
+        while (slot(1024 + i, PORT)->state == OPEN &&
+               !send_data(slot(1024 + i, PORT), 32, false)) {
+            pump();
+            front_wait(&front, STALL_MS);
+        }
+    }
+    pump_until(all_echoed, (void *)(uintptr_t)(opened * 32));
+    say("opened", opened);
+    say("refused", refused);
+    say("echoed", received / 32);
+    say("seconds", now() - begin);
+}
+
+/* The slowest and the fastest, of all that there are. */
+static void say_fairness(unsigned count, uint64_t (*bytes)(struct conn *))
+{
+    uint64_t least = UINT64_MAX, most = 0;
+    unsigned found = 0;
+
+    for (unsigned i = 0; i < SLOTS; i++) {
+        if (conns[i].state == OPEN) {
+            uint64_t n = bytes(&conns[i]);
+
+            least = n < least ? n : least;
+            most = n > most ? n : most;
+            found++;
+        }
+    }
+    say("streams", found);
+    say("least", found == count ? least : 0);
+    say("most", most);
+}
+
+static uint64_t bytes_taken(struct conn *c)
+{
+    return c->sent;
+}
+
+static uint64_t bytes_given(struct conn *c)
+{
+    return c->received;
+}
+
+static void streams(unsigned count, double seconds)
+{
+    double begin;
+    bool stalled = false;
+    unsigned turn = 0;
+
+    host_listen();
+    start(host_many, NULL);
+    for (unsigned i = 0; i < count; i++) {
+        connected(1024 + i);
+    }
+    begin = now();
+    while (now() < begin + seconds && !stalled) {
+        bool news = pump();
+
+        if (!front.slots) {
+            front_reclaim(&front);
+        }
+        /* Each in its turn: what is unfair here is the backend's doing. */
+        for (unsigned i = 0; i < count && front.slots; i++) {
+            news |= send_data(slot(1024 + turn++ % count, PORT), 16384, false);
+        }
+        front_kick(&front);
+        stalled = !news && !front_wait(&front, STALL_MS);
+    }
+    say("rate", host_bytes / (now() - begin));
+    say("stalled", stalled);
+    say_fairness(count, bytes_taken);
+}
+
+static void pull(unsigned count, double seconds)
+{
+    double begin = now();
+    bool stalled = false;
+
+    start(host_sources, (void *)(uintptr_t)count);
+    while (now() < begin + seconds && !stalled) {
+        stalled = !pump() && !front_wait(&front, STALL_MS);
+    }
+    host_stop = true;
+    say("rate", received / (now() - begin));
+    say("stalled", stalled);
+    say_fairness(count, bytes_given);
+}
+
+int main(int argc, char **argv)
+{
+    const char *what = argc > 6 ? argv[5] : "";
+
+    if (argc < 7) {
+        errx(2, "usage: vsock-rates DEVICE UDS CID PARENT WORKLOAD...");
+    }
+    uds = argv[2];
+    guest_cid = atoi(argv[3]);
+    parent_cid = atoi(argv[4]);
+    if (!strcmp(what, "host")) {
+        host_listen();
+        puts("ready");
+        fflush(stdout);
+        for (int n = atoi(argv[6]); n; n--) {
+            host_echo(NULL);
+        }
+        return 0;
+    }
+    front_open(&front, argv[1]);
+    if (!strcmp(what, "send") && argc > 7) {
+        send_rate(atoi(argv[6]), atof(argv[7]), argc > 8);
+    } else if (!strcmp(what, "receive")) {
+        receive_rate(atof(argv[6]));
+    } else if (!strcmp(what, "echo")) {
+        echo_time(atoi(argv[6]));
+    } else if (!strcmp(what, "connect")) {
+        connect_rate(atoi(argv[6]));
+    } else if (!strcmp(what, "open")) {
+        open_many(atoi(argv[6]));
+    } else if (!strcmp(what, "streams") && argc > 7) {
+        streams(atoi(argv[6]), atof(argv[7]));
+    } else if (!strcmp(what, "pull") && argc > 7) {
+        pull(atoi(argv[6]), atof(argv[7]));
+    } else {
+        errx(2, "no such workload: %s", what);
+    }
+    return 0;
+}
