@@ -464,7 +464,7 @@ static pthread_t start(void *(*application)(void *), void *opaque)
 
 static void say(const char *name, double value)
 {
-    printf("%s %.9g\n", name, value);
+    printf("%s %.15g\n", name, value);
 }
 
 static bool all_arrived(void *c)
