@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -86,6 +87,45 @@ def shared_ports() -> Path:
     """PATH of ports that are served for every enclave of this user, running or not: where nobody listens on
     an enclave's own PATH_N, its backend tries this one."""
     return config.runtime_dir() / "ports" / "all"
+
+
+def serve_shared(port: int) -> Listener:
+    """Serve the parent's port `port` for every enclave. As `serve`."""
+    with _shared_folder():
+        return listen(shared_ports(), port)
+
+
+def sweep_shared() -> None:
+    """Remove the sockets in `shared_ports` that nobody serves any more, and their folder if it is empty then.
+    Programs that are killed, and those of `parent`, leave them."""
+    if not shared_ports().parent.exists():
+        return
+    with _shared_folder() as folder, contextlib.suppress(OSError):
+        for path in folder.glob("all_*"):
+            with contextlib.suppress(FileNotFoundError):
+                if _stale(os.fspath(path)):
+                    path.unlink()
+        folder.rmdir()
+
+
+@contextlib.contextmanager
+def _shared_folder() -> Iterator[Path]:
+    """The folder of `shared_ports`, made if need be. It is locked: whoever makes sockets there, replaces or
+    removes them has it alone, contrib/vsock-preload as well."""
+    while True:
+        folder = config.private_dir(shared_ports().parent)
+        try:
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # it was empty, and has just been removed
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.stat(folder)):
+                    yield folder
+                    return
+        finally:
+            os.close(fd)
 
 
 def check_path(path: str | os.PathLike[str]) -> str:

@@ -162,7 +162,7 @@ def test_it_ends_on_a_signal_and_leaves_nothing(
         with connect(runtime):
             running.process.send_signal(with_signal)
             assert running.wait() == 0
-        assert not path(runtime).exists()
+        assert not path(runtime).parent.exists()
         assert b"Traceback" not in running.err and b"never retrieved" not in running.err
 
 

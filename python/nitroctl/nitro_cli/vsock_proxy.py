@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nitroctl import __version__, config, stdio, vsock
+from nitroctl import __version__, stdio, vsock
 from nitroctl.errors import EXIT_FAILURE, NitroError
 from nitroctl.nitro_cli.aside import step_aside
 from nitroctl.nitro_cli.errors import told
@@ -184,8 +184,6 @@ def _run(given: argparse.Namespace) -> None:
         say(f"there is no {ALLOWLIST}: what was asked for is allowed")
     else:
         check_allowed(given.config or ALLOWLIST, host, port, family)
-    base = vsock.shared_ports()
-    config.private_dir(base.parent)
     # A signal before somebody handles it would leave the socket file behind.
     numbers = (signal.SIGINT, signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
@@ -200,8 +198,9 @@ def _run(given: argparse.Namespace) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
-    with vsock.listen(base, given.local_port) as listener:
+    with vsock.serve_shared(given.local_port) as listener:
         asyncio.run(serve(listener.socket))
+    vsock.sweep_shared()
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
