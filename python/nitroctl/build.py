@@ -46,14 +46,16 @@ from nitroctl.steps import BuildFailed, configure_reasons, logged, meson_version
 
 QEMU = "qemu-system-x86_64"
 BACKEND = "vhost-user-vsock"
+PRELOAD = "vsock-preload"
 
 # What of our sources QEMU's build enters.
 OVERLAY = ("Kconfig", "configs", "graft/Kconfig-7.2", "hw", "include", "tests/qtest")
-# What the meson.build at our top enters; the backend is made from its own folder and the first two.
+# What the meson.build at our top enters; the backend and the parent programs' library are made from their own
+# folders and the first two.
 CORES = (
     "meson.build", "meson_options.txt", "contrib", "include", "hw", "tests/unit", "tests/fuzz", "tests/bench",
 )  # fmt: skip
-BACKEND_INPUTS = ("meson.build", "meson_options.txt", f"contrib/{BACKEND}")
+BACKEND_INPUTS = ("meson.build", "meson_options.txt", f"contrib/{BACKEND}", f"contrib/{PRELOAD}")
 
 # Bytes, twice what 10.0 takes.
 SPACE_BUILD = 300 * 10**6
@@ -351,7 +353,8 @@ def check_machine(qemu: Path, env: Mapping[str, str] | None = None) -> None:
 # --- the backend -----------------------------------------------------------------------------------------
 
 def build_backend(*, jobs: int | None = None) -> Path:
-    """Build vhost-user-vsock, or find it built; returns the program's path."""
+    """Build vhost-user-vsock and the library for parent programs, or find them built; returns the program's
+    path."""
     origin = source_root()
     tools = toolchain(packages.BUILD)
     tools_key = cache.digest_text(json.dumps(tools, sort_keys=True))
@@ -385,12 +388,14 @@ def build_backend(*, jobs: int | None = None) -> Path:
                     raise BuildFailed("configuring the vsock backend", configure_reasons(lines), log)
             cache.write_json(configured, {"meson": meson_version(), "program": tool("meson")})
         cache.set_current("core-build", "core-build", build_key)
-        target = f"contrib/{BACKEND}/{BACKEND}"
-        ninja(build_dir, [target], "Building the vsock backend", jobs, log, (fd,), originals("src"))
+        target, library = f"contrib/{BACKEND}/{BACKEND}", f"contrib/{PRELOAD}/{PRELOAD}.so"
+        ninja(build_dir, [target, library], "Building the vsock backend", jobs, log, (fd,), originals("src"))
 
         def fill(into: Path) -> None:
             (into / "bin").mkdir()
+            (into / "lib").mkdir()
             shutil.copy(build_dir / target, into / "bin" / BACKEND)
+            shutil.copy(build_dir / library, into / "lib")
 
         return cache.build_entry("vsock", key, fill) / "bin" / BACKEND
 
@@ -435,6 +440,14 @@ def locate(what: str, *, sanitize: bool = False) -> Path:
             return path
     flag = " --sanitize" if sanitize else ""
     raise NitroError(f"there is no {program} built by nitroctl", hint=f"nitroctl build{flag}")
+
+
+def preload() -> Path:
+    """Where the library for parent programs is: beside the backend. Raises NitroError as `locate` does."""
+    path = locate("vsock").parents[1] / "lib" / f"{PRELOAD}.so"
+    if not path.is_file():
+        raise NitroError(f"there is no {path.name} beside the vsock backend", hint="nitroctl build")
+    return path
 
 
 def _candidates(name: str, program: str, *, linked: bool) -> Iterator[Path]:

@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "guest": ("guest", "guest", "Fetch or build kernels and the init for enclaves."),
     "inspect": ("life", "inspect", "Print all that is known about an enclave."),
     "logs": ("life", "logs_command", "Print what supervisor, QEMU and backend of an enclave said."),
+    "parent": ("parent", "parent", "Run a parent program that was written for AF_VSOCK."),
     "ps": ("life", "ps", "List enclaves."),
     "rm": ("life", "rm", "Remove what ended enclaves have left."),
     "run": ("run", "run", "Run an enclave."),

@@ -20,13 +20,12 @@ import json
 import os
 import re
 import shutil
-import struct
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from nitroctl import build, cache, packages, proc, progress
+from nitroctl import build, cache, elf, packages, proc, progress
 from nitroctl.build import QEMU
 from nitroctl.config import source_root
 from nitroctl.errors import CommandFailed, NitroError
@@ -83,29 +82,10 @@ def build_id(path: Path) -> str | None:
 
     Raises OSError.
     """
-    with open(path, "rb") as f:
-        ident = f.read(64)
-        if len(ident) < 64 or ident[:6] != b"\x7fELF\x02\x01":
-            return None
-        (offset,) = struct.unpack_from("<Q", ident, 32)
-        size, count = struct.unpack_from("<HH", ident, 54)
-        for i in range(count if size == 56 else 0):
-            f.seek(offset + i * size)
-            header = f.read(size)
-            if len(header) < size:
-                return None
-            kind, _, start, _, _, length = struct.unpack_from("<IIQQQQ", header)
-            if kind != 4 or length > 4096:  # PT_NOTE
-                continue
-            f.seek(start)
-            notes = f.read(length)
-            at = 0
-            while at + 12 <= len(notes):
-                name, desc, what = struct.unpack_from("<III", notes, at)
-                value = at + 12 + (name + 3) // 4 * 4
-                if what == 3 and notes[at + 12 : at + 16] == b"GNU\0":  # NT_GNU_BUILD_ID
-                    return notes[value : value + desc].hex()
-                at = value + (desc + 3) // 4 * 4
+    with open(path, "rb") as f, contextlib.suppress(ValueError):
+        found = elf.read(f)
+        if found and (value := found.notes.get((b"GNU", 3))):  # NT_GNU_BUILD_ID
+            return value.hex()
     return None
 
 

@@ -645,8 +645,13 @@ def test_the_backend_is_rebuilt_when_the_environment_that_configured_it_is_gone(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root = tmp_path / "checkout"
     code = root / "contrib" / build.BACKEND / "main.c"
-    write(root / "meson.build", f"project('x', 'c')\nsubdir('contrib/{build.BACKEND}')\n")
+    folders = "".join(f"subdir('contrib/{name}')\n" for name in (build.BACKEND, build.PRELOAD))
+    write(root / "meson.build", f"project('x', 'c')\n{folders}")
     write(code.parent / "meson.build", f"executable('{build.BACKEND}', 'main.c')\n")
+    library = root / "contrib" / build.PRELOAD
+    write(library / "preload.c", "int preloaded;\n")
+    module = f"shared_module('{build.PRELOAD}', 'preload.c', name_prefix: '')\n"
+    write(library / "meson.build", module)
     write(code, "int main(void) { return 3; }\n")
     monkeypatch.setattr(build, "source_root", lambda: root)
     # An environment of its own, whose meson is only known there.

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""Of an ELF file (elf(5)), what tells how it is run: machine, dynamic linker, notes.
+
+Files come from anywhere: what is read is bounded, and a file that contradicts itself is ValueError.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+MAGIC = b"\x7fELF"
+
+_PT_INTERP, _PT_NOTE = 3, 4
+_SEGMENTS = 512
+_TEXT = 4096  # bytes of one segment that are read
+
+
+@dataclass(frozen=True)
+class Elf:
+    bits: int
+    machine: int  # EM_*
+    linker: str | None = None  # the dynamic one
+    # (name, type): description
+    notes: Mapping[tuple[bytes, int], bytes] = field(default_factory=dict)
+
+
+def read(file: BinaryIO) -> Elf | None:
+    """None for what is no ELF file; only machine and bits of one that is not 64 bits and little-endian."""
+    file.seek(0)
+    head = file.read(64)
+    if head[:4] != MAGIC:
+        return None
+    try:
+        bits = {1: 32, 2: 64}[head[4]]
+        big = {1: False, 2: True}[head[5]]
+        (machine,) = struct.unpack_from(">H" if big else "<H", head, 18)
+        if bits == 32 or big:
+            return Elf(bits, machine)
+        linker = None
+        notes: dict[tuple[bytes, int], bytes] = {}
+        for kind, text in _segments(file, head):
+            if kind == _PT_INTERP:
+                linker = os.fsdecode(text.partition(b"\0")[0])
+            elif kind == _PT_NOTE:
+                notes |= dict(_notes(text))
+        return Elf(bits, machine, linker, notes)
+    except (struct.error, KeyError, IndexError, OverflowError) as e:
+        raise ValueError("damaged ELF file") from e
+
+
+def _segments(file: BinaryIO, head: bytes) -> Iterator[tuple[int, bytes]]:
+    (offset,) = struct.unpack_from("<Q", head, 32)
+    size, count = struct.unpack_from("<HH", head, 54)
+    for index in range(min(count, _SEGMENTS)):
+        kind, _, at, _, _, length = struct.unpack("<IIQQQQ", _read_at(file, offset + index * size, 40))
+        if kind in (_PT_INTERP, _PT_NOTE):
+            yield kind, _read_at(file, at, min(length, _TEXT))
+
+
+def _read_at(file: BinaryIO, at: int, most: int) -> bytes:
+    if at > file.seek(0, os.SEEK_END):
+        raise OverflowError  # a file system may take other offsets than the format
+    file.seek(at)
+    return file.read(most)
+
+
+def _notes(text: bytes) -> Iterator[tuple[tuple[bytes, int], bytes]]:
+    at = 0
+    while at + 12 <= len(text):
+        name, description, kind = struct.unpack_from("<III", text, at)
+        value = at + 12 + (name + 3) // 4 * 4
+        yield (text[at + 12 : at + 12 + name].rstrip(b"\0"), kind), text[value : value + description]
+        at = value + (description + 3) // 4 * 4
