@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Parent programs that somebody wrote for AF_VSOCK, in C and in Python, with a real enclave: unchanged, run
-by `nitroctl parent`, they connect to it and are connected to by it. That they are right is seen from the bytes
-and the peers that both sides tell.
+by `nitroctl parent`, they connect to it and are connected to by it. That this is right is seen from bytes and
+peers that both sides tell.
 
 The C program is tests/unit/vsock-parent.c.
 """
