@@ -43,8 +43,6 @@
 
 /* A socket of this SO_SNDBUF is full with VSOCK_OPEN_SIZE bytes. */
 #define FULL_SNDBUF 65536
-/* The backend's answer is late by less. */
-#define MS_LATE 1000
 /* Ports that are tried where any will do. */
 #define TRIES 1000
 #define PORT_MIN 1024
@@ -200,7 +198,6 @@ static int renew(int fd, struct address_state *s)
     int by, r;
 
     s->stage = STAGE_NEW;
-    s->bound = false;
     by = make_socket(SOCK_CLOEXEC, s);
     if (by < 0) {
         return by;
@@ -352,7 +349,7 @@ static int wait_outcome(int fd, struct address_state *s)
     if (!own_pair(fd, &pair)) {
         return -ECONNRESET;
     }
-    ms = until_ms(pair.until) + MS_LATE;
+    ms = until_ms(pair.until);
     r = negative(poll(&p, 1, ms > 0 ? ms : 0));
     if (r == 0) {
         shutdown(fd, SHUT_RDWR);
@@ -396,6 +393,29 @@ static int send_open(int fd, const struct address_pair *p, uint32_t ms)
            0 : -ECONNRESET;
 }
 
+/* Makes a socket that can be connected, and gives it a name. */
+static int prepare(int fd, struct address_state *s, struct address_pair *p)
+{
+    struct address_pair failed;
+    struct sockaddr_un un;
+    int r = 0;
+
+    p->here = (struct address) { VMADDR_CID_ANY, 0 };
+    if (own_port(fd, &p->here.port)) {
+        if (address_port(&un, folder, p->here.port)) {
+            unlink(un.sun_path);        /* it will not listen */
+        }
+        r = renew(fd, s);
+    } else if (own_pair(fd, &failed)) {
+        p->here.port = failed.here.port;
+        r = renew(fd, s);
+    }
+    if (s->bound) {
+        p->here.cid = s->bound_cid;
+    }
+    return r < 0 ? r : bind_name(fd, p, !s->bound);
+}
+
 static int connect_enclave(int fd, struct address_state *s,
                            const struct sockaddr_un *un,
                            struct address_pair *p)
@@ -403,26 +423,11 @@ static int connect_enclave(int fd, struct address_state *s,
     static const int full = FULL_SNDBUF;
     int now = 0, r;
     socklen_t len = sizeof(now);
-    uint32_t port;
-    bool any = !own_port(fd, &port);
 
     if (p->there.port == VMADDR_PORT_ANY) {
         return -ECONNRESET;
     }
-    if (!any) {
-        struct sockaddr_un bound;
-
-        p->here.port = port;
-        p->here.cid = s->bound_cid;
-        if (address_port(&bound, folder, port)) {
-            unlink(bound.sun_path);
-        }
-        r = renew(fd, s);
-        if (r < 0) {
-            return r;
-        }
-    }
-    r = bind_name(fd, p, any);
+    r = prepare(fd, s, p);
     if (r < 0) {
         return r;
     }
@@ -497,9 +502,6 @@ static int connect_ours(int fd, struct address_state *s,
     }
     NEXT(getsockopt)(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size);
     r = listening ? -EINVAL : address_check(a, len, &vm);
-    if (r == 0 && s->stage == STAGE_CONNECTING) {
-        r = renew(fd, s);               /* that one has failed */
-    }
     if (r < 0) {
         return r;
     }
@@ -507,7 +509,6 @@ static int connect_ours(int fd, struct address_state *s,
         access(un.sun_path, F_OK) < 0) {
         return elsewhere(fd, s, NEXT(connect), &vm, -ENODEV);
     }
-    p.here = (struct address) { VMADDR_CID_ANY, 0 };
     p.there = (struct address) { vm.svm_cid, vm.svm_port };
     p.until = now_ms() + s->connect_ms;
     return connect_enclave(fd, s, &un, &p);
@@ -527,13 +528,16 @@ static bool may_have_low_ports(void)
 }
 
 /*
- * A socket file without a server. Asked with a socket of another type, which
- * is refused for that if somebody is there, and is no client to him.
+ * A socket file without a server, and nothing else. Asked with a socket of
+ * another type, which is refused for that if somebody is there, and is no
+ * client to him.
  */
 static bool is_stale(const struct sockaddr_un *un)
 {
     int fd = NEXT(socket)(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    bool stale = fd >= 0 &&
+    struct stat st;
+    bool stale = fd >= 0 && lstat(un->sun_path, &st) == 0 &&
+                 S_ISSOCK(st.st_mode) &&
                  NEXT(connect)(fd, (const struct sockaddr *)un,
                                sizeof(*un)) < 0 && errno == ECONNREFUSED;
 

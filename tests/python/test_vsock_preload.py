@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -247,6 +248,81 @@ def test_bound_before_connect(host: Host) -> None:
         assert output(guest, host.python(code), echo) == "(3, 6000) (16, 5000)\nb'x'\nb''\n"
         assert echo.seen[0].peer_port == 6000
     assert not host.port(6000).exists()
+
+
+def test_bound_before_connects_that_fail(host: Host) -> None:
+    """The port stays the socket's, as with the kernel."""
+    code = (
+        "import socket, sys\n"
+        "s = socket.socket(socket.AF_VSOCK)\n"
+        "s.bind((socket.VMADDR_CID_ANY, 6000))\n"
+        "for port in (5001, 5001, 5000):\n"
+        "    print(s.connect_ex((16, port)), s.getsockname() == (socket.VMADDR_CID_ANY, 6000))\n"
+        "    try: s.bind((3, 6001))\n"
+        "    except OSError as e: assert e.errno == 22\n"
+        "s.shutdown(1); print(s.recv(1))\n"
+    )
+    with host.enclave() as guest:
+        echo = Echo(guest, 5000)
+        text = output(guest, host.python(code), echo)
+        assert text == f"{errno.ECONNRESET} True\n{errno.ECONNRESET} True\n0 True\nb''\n"
+        assert [stream.peer_port for stream in echo.seen] == [6000]
+
+
+def test_a_signal_during_connect(host: Host) -> None:
+    code = (
+        "import signal, socket\n"
+        "signal.signal(signal.SIGALRM, lambda *_: print('a signal'))\n"
+        "signal.setitimer(signal.ITIMER_REAL, 0.05)\n"
+        "s = socket.socket(socket.AF_VSOCK)\n"
+        "s.connect((16, 5000)); print(s.getpeername())\n"
+    )
+    with host.enclave() as guest:
+        guest.listen(5000)
+        process = host.python(code)
+        assert process.stdout
+        assert process.stdout.readline() == b"a signal\n"  # meanwhile the guest does nothing
+        assert output(guest, process) == "(16, 5000)\n"
+
+
+def test_a_backend_that_does_nothing(host: Host) -> None:
+    """A connect ends in time nevertheless."""
+    with host.enclave() as guest, socket.socket(socket.AF_UNIX) as dead:
+        (host.folder / "17").mkdir()
+        dead.bind(str(host.folder / "17/vsock"))
+        dead.listen()
+        assert host.c("connect", 17, 5000, TEXT).communicate(timeout=PATIENCE)[0] == (
+            b"connect: Connection timed out\n"
+        )
+        dead.close()
+        assert output(guest, host.python("import socket; print(socket.socket(40).connect_ex((17, 1)))")) == (
+            f"{errno.ECONNRESET}\n"
+        )
+
+
+def test_a_file_where_the_port_would_be(host: Host) -> None:
+    host.port(5000).parent.mkdir(mode=0o700)
+    host.port(5000).write_text("precious")
+    assert host.c("fork", 5000).communicate(timeout=PATIENCE)[0] == b"bind: Address already in use\n"
+    assert host.port(5000).read_text() == "precious"
+
+
+def test_accepted_after_its_end(host: Host) -> None:
+    code = (
+        "import socket, sys\n"
+        "l = socket.socket(socket.AF_VSOCK); l.bind((3, 5000)); l.listen(); print('listening')\n"
+        "import signal; signal.sigwait({signal.SIGUSR1})\n"
+        "c, a = l.accept(); print(a[0], c.getpeername() == a, c.getsockname(), c.recv(10), c.recv(10))\n"
+    )
+    code = "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})\n" + code
+    with host.enclave() as guest:
+        process = host.python(code)
+        assert line(guest, process) == "listening"
+        stream = guest.connect(5000)
+        stream.send(b"bye")
+        stream.close()
+        process.send_signal(signal.SIGUSR1)
+        assert output(guest, process) == "16 True (3, 5000) b'bye' b''\n"
 
 
 def test_python_sockets(host: Host) -> None:
