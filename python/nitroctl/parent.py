@@ -21,8 +21,8 @@ from typing import BinaryIO
 from nitroctl import elf, vsock
 from nitroctl.elf import Elf
 from nitroctl.errors import NitroError
+from nitroctl.proc import PARENT_FOLDER
 
-FOLDER = "NITROCTL_VSOCK_DIR"
 PRELOAD = "LD_PRELOAD"
 
 # execve(2): as many interpreters that are scripts themselves, and as many bytes of the first line.
@@ -52,7 +52,7 @@ def environment(library: Path, given: Mapping[str, str]) -> dict[str, str]:
     vsock.check_path(vsock.port_path(ports, vsock.PORT_MAX))
     before = [name for name in re.split(r"[\s:]", given.get(PRELOAD, "")) if name not in ("", text)]
     folder = os.fspath(ports.parents[1])
-    return {**given, PRELOAD: ":".join([*before, text]), FOLDER: folder}
+    return {**given, PRELOAD: ":".join([*before, text]), PARENT_FOLDER: folder}
 
 
 def check(argv: Sequence[str], library: Path, path: str | None = None) -> str:

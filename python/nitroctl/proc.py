@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,6 +21,10 @@ from typing import IO
 from nitroctl.errors import CommandFailed
 
 PR_SET_PDEATHSIG = 1
+
+# What `nitroctl parent` puts into a program's environment: this variable, and in LD_PRELOAD this library.
+PARENT_FOLDER = "NITROCTL_VSOCK_DIR"
+PARENT_LIBRARY = "vsock-preload.so"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -33,6 +38,15 @@ def _die_with_parent(parent: int, sig: int) -> Callable[[], None]:
             os._exit(127)
 
     return prepare
+
+
+def _environment() -> dict[str, str]:
+    own = dict(os.environ)
+    if own.pop(PARENT_FOLDER, None) is not None:
+        names = re.split(r"[\s:]+", own.pop("LD_PRELOAD", ""))
+        if others := [name for name in names if name and os.path.basename(name) != PARENT_LIBRARY]:
+            own["LD_PRELOAD"] = ":".join(others)
+    return own
 
 
 def start(
@@ -49,7 +63,8 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start a program that dies with us. Raises CommandFailed when it cannot be started.
 
-    `env` is added to our environment. With `new_session` a Ctrl-C at the terminal does not reach it: the
+    `env` is added to our environment, from which what `nitroctl parent` has put there is taken: programs of
+    ours reach enclaves without it. With `new_session` a Ctrl-C at the terminal does not reach it: the
     caller then owes it an end. With a `death_signal` of 0 it outlives us.
     """
     command = [os.fspath(a) for a in argv]
@@ -61,7 +76,7 @@ def start(
             stderr=stderr,
             pass_fds=pass_fds,
             cwd=cwd,
-            env=None if env is None else {**os.environ, **env},
+            env={**_environment(), **(env or {})},
             start_new_session=new_session,
             # Without it no Python runs between fork and exec: safe in a process with threads.
             preexec_fn=_die_with_parent(os.getpid(), death_signal) if death_signal else None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -131,3 +132,25 @@ def test_programs_in_c_and_python(world: Lab, program: Path) -> None:
     gone = subprocess.run(parent(program, "connect", cid, 8000, ""), stdout=subprocess.PIPE, timeout=LIMIT,
                           check=False)  # fmt: skip
     assert gone.returncode == 1 and gone.stdout.startswith(b"connect: ")
+
+
+OWN_ENCLAVE = """\
+import socket, struct, sys
+import nitroctl
+image, qemu, backend = sys.argv[1:]
+with nitroctl.Enclave(image, qemu=qemu, vsock_backend=backend) as enclave:
+    enclave.console.wait_for("agent: listening")
+    with socket.socket(socket.AF_VSOCK) as sock:
+        sock.settimeout(60)
+        sock.connect((enclave.cid, 7000))
+        question = b"Pcat\\n/proc/sys/kernel/ostype"
+        sock.sendall(struct.pack("<I", len(question)) + question)
+        print(sock.makefile("rb").read(4 + 7))
+"""
+
+
+def test_a_program_that_starts_its_enclave(world: Lab) -> None:
+    """As a test does that is run by `nitroctl parent -- pytest`; QEMU and backend are started without the
+    library."""
+    told = answer(sys.executable, "-c", OWN_ENCLAVE, world.image("agent"), world.qemu, world.backend)
+    assert told == repr(struct.pack("<I", 7) + b"PLinux\n") + "\n"

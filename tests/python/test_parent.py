@@ -269,6 +269,21 @@ def test_it_is_replaced_by_the_program(bench: Bench) -> None:
     assert not ignored & 1 << (signal.SIGPIPE - 1)
 
 
+def test_programs_of_ours_are_not_parents(bench: Bench) -> None:
+    """QEMU and the backend of an enclave that such a program starts: their AF_VSOCK is the host's."""
+    code = (
+        "import os; from nitroctl import proc\n"
+        "os.environ['LD_PRELOAD'] = '/a.so:' + os.environ['LD_PRELOAD']\n"
+        "made = proc._environment()\n"
+        "assert made.pop('LD_PRELOAD') == '/a.so' and 'NITROCTL_VSOCK_DIR' in os.environ\n"
+        "assert os.environ.keys() - made.keys() == {'LD_PRELOAD', 'NITROCTL_VSOCK_DIR'}\n"
+        "del os.environ['LD_PRELOAD']\n"
+        "print(proc.run(['sh', '-c', 'echo $NITROCTL_VSOCK_DIR,$LD_PRELOAD']).stdout)\n"
+    )
+    out = command(bench, sys.executable, "-c", code).communicate(timeout=HANG)[0]
+    assert out == b"b',\\n'\n"
+
+
 def test_refusals_of_the_command(bench: Bench) -> None:
     static = make(bench.tmp / "static", program(linker=None))
     process = command(bench, static)
