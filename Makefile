@@ -14,7 +14,7 @@ help:
 	@echo 'make setup   the virtual environment alone'
 	@echo 'make check   build what the tests need, run every test and linter'
 	@echo 'make bench   how fast EIFs are loaded, the NSM answers, vsock carries'
-	@echo 'make soak    fuzz the cores (SECONDS=60 for each target)'
+	@echo 'make soak    the vsock backend for ten minutes, then fuzz the C cores (SECONDS=N for each)'
 	@echo 'make clean   remove the virtual environment; `nitroctl cache clean` removes what was built'
 
 packages:
@@ -41,10 +41,11 @@ bench: packages
 	@$(VENV)/bin/python tests/bench/nsm.py
 	@$(VENV)/bin/python tests/bench/vsock.py
 
-SECONDS ?= 60
 soak: packages
 	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
-	@$(VENV)/bin/python tools/soak --seconds $(SECONDS)
+	@$(VENV)/bin/python -m nitroctl build
+	@$(VENV)/bin/python -m nitroctl guest kernel
+	@$(VENV)/bin/python tools/soak $(if $(SECONDS),--seconds $(SECONDS))
 
 clean:
 	rm -rf $(VENV)

@@ -755,8 +755,11 @@ class Guest:
         tx.kick(event_idx=self.front.event_idx)
         self.reclaim()
 
-    def reclaim(self) -> None:
+    def reclaim(self) -> int:
+        """Takes back the TX buffers that are done with; returns how many."""
+        count = 0
         while got := self.front.tx.take():
+            count += 1
             head, length = got
             if length != 0:
                 raise ProtocolError(f"{length} bytes written to a TX chain")
@@ -764,6 +767,7 @@ class Guest:
             if at is None:
                 raise ProtocolError(f"TX chain {head} given back, which was not given")
             self.tx_spare.append(at)
+        return count
 
     def flush(self) -> None:
         """Waits until the backend has taken all that was put."""
@@ -784,16 +788,17 @@ class Guest:
         return Packet.parse(data)
 
     def pump(self, seconds: float = 0.0) -> int:
-        """Handles all packets that are there; waits for the first so long. Returns how many."""
+        """Handles all packets that are there; waits so long for the first, or until the backend has taken one
+        of ours. Returns how many."""
         count = 0
         while True:
             while packet := self.take():
                 count += 1
                 self.handle(packet)
-            self.reclaim()
+            freed = self.reclaim()
             if not self.muted and len(self.rx_spare) * 2 > len(self.rx_memory):
                 self.post()
-            if count or not seconds:
+            if count or freed or not seconds:
                 return count
             if not (self.front.rx.want_interrupt() and self.front.tx.want_interrupt()):
                 continue
