@@ -117,6 +117,11 @@ static bool set_path(struct sockaddr_un *un, const char *folder,
     return n > 0 && (size_t)n < sizeof(un->sun_path);
 }
 
+bool address_home(struct sockaddr_un *un, const char *folder, uint32_t cid)
+{
+    return set_path(un, folder, "", cid, "");
+}
+
 bool address_enclave(struct sockaddr_un *un, const char *folder, uint32_t cid)
 {
     return set_path(un, folder, "", cid, "/vsock");

@@ -42,7 +42,9 @@ socklen_t address_to_name(struct sockaddr_un *un, const struct address_pair *p);
 bool address_from_name(const struct sockaddr_un *un, socklen_t len,
                        struct address_pair *p);
 
-/* FOLDER/CID/vsock, where an enclave's backend takes clients; false: long. */
+/* FOLDER/CID, which an enclave has as long as it lives; false: too long. */
+bool address_home(struct sockaddr_un *un, const char *folder, uint32_t cid);
+/* FOLDER/CID/vsock, where its backend takes clients. */
 bool address_enclave(struct sockaddr_un *un, const char *folder, uint32_t cid);
 /* FOLDER/ports/all_PORT, where every enclave's backend looks for a port. */
 bool address_port(struct sockaddr_un *un, const char *folder, uint32_t port);

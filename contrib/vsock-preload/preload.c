@@ -482,7 +482,7 @@ static int connect_ours(int fd, struct address_state *s,
                         const struct sockaddr *a, socklen_t len)
 {
     struct sockaddr_vm vm;
-    struct sockaddr_un un;
+    struct sockaddr_un un, home;
     struct address_pair p;
     int listening = 0, r;
     socklen_t size = sizeof(listening);
@@ -505,8 +505,10 @@ static int connect_ours(int fd, struct address_state *s,
     if (r < 0) {
         return r;
     }
-    if (!address_enclave(&un, folder, vm.svm_cid) ||
-        access(un.sun_path, F_OK) < 0) {
+    /* An enclave that is starting has its folder, and nobody listens yet. */
+    if (!address_home(&home, folder, vm.svm_cid) ||
+        !address_enclave(&un, folder, vm.svm_cid) ||
+        access(home.sun_path, F_OK) < 0) {
         return elsewhere(fd, s, NEXT(connect), &vm, -ENODEV);
     }
     p.there = (struct address) { vm.svm_cid, vm.svm_port };
@@ -637,6 +639,7 @@ static int bind_ours(int fd, struct address_state *s, const struct sockaddr *a,
     }
     r = vm.svm_port == VMADDR_PORT_ANY ? bind_any(fd)
                                        : bind_port(fd, vm.svm_port);
+    flock(lock, LOCK_UN);       /* also for a child forked meanwhile */
     close(lock);
     if (r < 0) {
         return r;

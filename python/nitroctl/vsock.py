@@ -123,6 +123,7 @@ def _shared_folder() -> Iterator[Path]:
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(fd), os.stat(folder)):
                     yield folder
+                    fcntl.flock(fd, fcntl.LOCK_UN)  # also for a child forked meanwhile
                     return
         finally:
             os.close(fd)

@@ -47,11 +47,14 @@ def preload() -> str:
 
 
 class Host:
-    """A folder as nitroctl's for sockets, with enclaves in it."""
+    """A folder as nitroctl's for sockets, with enclaves in it. Programs find the kernel's own vsock, if there
+    is one, only with `vsock`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, vsock: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="vp-"))
         self.preload = preload()
+        if not vsock:
+            self.preload += f":{find('NO_VSOCK', 'tests/unit/no-vsock.so')}"
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def port(self, port: int) -> Path:

@@ -105,6 +105,8 @@ static void test_paths(void)
     struct sockaddr_un un;
     uint32_t port;
 
+    g_assert_true(address_home(&un, "/run/nitroctl", 16));
+    g_assert_cmpstr(un.sun_path, ==, "/run/nitroctl/16");
     g_assert_true(address_enclave(&un, "/run/nitroctl", 16));
     g_assert_cmpstr(un.sun_path, ==, "/run/nitroctl/16/vsock");
     g_assert_true(address_port(&un, "/run/nitroctl", UINT32_MAX - 1));
