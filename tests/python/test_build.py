@@ -661,7 +661,9 @@ def test_the_backend_is_rebuilt_when_the_environment_that_configured_it_is_gone(
     here = steps.tool
     with monkeypatch.context() as patch:
         patch.setattr(build, "tool", lambda name: str(gone) if name == "meson" else here(name))
-        assert subprocess.run([build.build_backend()]).returncode == 3
+        made = build.build_backend()
+        assert subprocess.run([made]).returncode == 3
+        assert (made.parents[1] / "lib" / f"{build.PRELOAD}.so").is_file()
     gone.unlink()
     write(code, "int main(void) { return 4; }\n")
     (code.parent / "meson.build").write_text(f"# later\nexecutable('{build.BACKEND}', 'main.c')\n")
@@ -692,9 +694,15 @@ def test_the_commands(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer["version"] == "10.0.99" and answer["vsock"] == str(backend)
     for what, expected in (("qemu", answer["qemu"]), ("vsock", str(backend))):
         assert CliRunner().invoke(which_command, [what]).output == f"{expected}\n"
+    # The library that an older nitroctl has not built is said to be absent.
+    result = CliRunner().invoke(which_command, ["preload"])
+    assert isinstance(result.exception, NitroError) and result.exception.hint == "nitroctl build"
+    library = backend.parents[1] / "lib" / f"{build.PRELOAD}.so"
+    write(library, "")
+    assert CliRunner().invoke(which_command, ["preload"]).output == f"{library}\n"
 
 
-@pytest.mark.parametrize("what", ["qemu", "vsock"])
+@pytest.mark.parametrize("what", ["qemu", "vsock", "preload"])
 def test_which_says_what_makes_it(stage: Stage, what: str) -> None:
     result = CliRunner().invoke(which_command, [what])
     assert isinstance(result.exception, NitroError) and result.exception.hint == "nitroctl build"

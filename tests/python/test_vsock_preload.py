@@ -231,6 +231,25 @@ def test_a_port_that_is_taken(host: Host) -> None:
         stream.close()
 
 
+def test_one_of_many_gets_a_port(host: Host) -> None:
+    """Also where each of them finds the socket of one that was killed."""
+    code = (
+        "import signal, socket\n"
+        "s = socket.socket(socket.AF_VSOCK)\n"
+        "try: s.bind((3, 5000)); print('bound')\n"
+        "except OSError as e: print(e.errno)\n"
+        "signal.pause()\n"
+    )
+    for _ in range(4):
+        processes = [host.python(code) for _ in range(6)]
+        told = [process.stdout.readline() for process in processes if process.stdout]
+        assert sorted(told) == [b"%d\n" % errno.EADDRINUSE] * 5 + [b"bound\n"]
+        for process in processes:
+            process.kill()
+            process.wait()
+        assert host.port(5000).is_socket()
+
+
 def test_low_ports(host: Host) -> None:
     code = (
         "import ctypes, socket\n"
