@@ -22,6 +22,7 @@
  */
 
 #include "front.h"
+#include "../../contrib/vhost-user-vsock/vsock.h"
 
 #include <err.h>
 #include <errno.h>
@@ -35,9 +36,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum op { REQUEST = 1, RESPONSE, RST, SHUTDOWN, RW, CREDIT_UPDATE,
-          CREDIT_REQUEST };
-
+/* As it lies in memory; both sides are little-endian. */
 struct __attribute__((packed)) header {
     uint64_t src_cid;
     uint64_t dst_cid;
@@ -51,10 +50,9 @@ struct __attribute__((packed)) header {
     uint32_t fwd_cnt;
 };
 
-_Static_assert(sizeof(struct header) == HEADER, "a packet's header");
+_Static_assert(sizeof(struct header) == HEADER &&
+               HEADER == VSOCK_HDR_SIZE, "a packet's header");
 
-/* The default of Linux sockets. */
-#define WINDOW 262144u
 #define PORT 5000
 /* Of connections; (guest's port + host's port) % SLOTS finds one. */
 #define SLOTS 8192
@@ -95,13 +93,14 @@ static double now(void)
 
 /* ---- the guest --------------------------------------------------------- */
 
-static bool send_packet(struct conn *c, enum op op, uint32_t len,
+static bool send_packet(struct conn *c, enum vsock_op op, uint32_t len,
                         uint32_t flags, bool whole)
 {
     struct header h = {
         .src_cid = guest_cid, .dst_cid = c->cid,
         .src_port = c->port, .dst_port = c->peer, .len = len, .type = 1,
-        .op = op, .flags = flags, .buf_alloc = WINDOW, .fwd_cnt = c->fwd_cnt,
+        .op = op, .flags = flags,
+        .buf_alloc = VSOCK_WINDOW, .fwd_cnt = c->fwd_cnt,
     };
 
     if (!front_send(&front, &h, len, whole)) {
@@ -111,7 +110,7 @@ static bool send_packet(struct conn *c, enum op op, uint32_t len,
     return true;
 }
 
-static void must_send(struct conn *c, enum op op, uint32_t flags)
+static void must_send(struct conn *c, enum vsock_op op, uint32_t flags)
 {
     while (!send_packet(c, op, 0, flags, false)) {
         if (!front_wait(&front, STALL_MS)) {
@@ -141,7 +140,7 @@ static struct conn *open_conn(uint32_t port)
     struct conn *c = new_conn(parent_cid, port, PORT);
 
     c->state = CONNECTING;
-    must_send(c, REQUEST, 0);
+    must_send(c, VSOCK_OP_REQUEST, 0);
     return c;
 }
 
@@ -150,44 +149,44 @@ static void handle(const struct header *h)
     struct conn *c = slot(h->dst_port, h->src_port);
 
     if (c->state == FREE || c->port != h->dst_port || c->peer != h->src_port) {
-        if (h->op != REQUEST) {
+        if (h->op != VSOCK_OP_REQUEST) {
             return;
         }
         c = new_conn(h->src_cid, h->dst_port, h->src_port);
         c->state = OPEN;
         opened++;
-        must_send(c, RESPONSE, 0);
+        must_send(c, VSOCK_OP_RESPONSE, 0);
     }
     c->peer_alloc = h->buf_alloc;
     c->peer_fwd = h->fwd_cnt;
     switch (h->op) {
-    case RESPONSE:
+    case VSOCK_OP_RESPONSE:
         c->state = OPEN;
         opened++;
         break;
-    case RST:
+    case VSOCK_OP_RST:
         refused += c->state == CONNECTING;
         ended++;
         c->state = FREE;
         break;
-    case SHUTDOWN:
+    case VSOCK_OP_SHUTDOWN:
         if (h->flags & 2) {
             c->end = true;
         }
         if (h->flags == 3 && c->state == OPEN) {
-            must_send(c, RST, 0);
+            must_send(c, VSOCK_OP_RST, 0);
             c->state = FREE;
             ended++;
         }
         break;
-    case RW:
+    case VSOCK_OP_RW:
         c->fwd_cnt += h->len;
         c->received += h->len;
         received += h->len;
         c->fresh = true;
         break;
-    case CREDIT_REQUEST:
-        must_send(c, CREDIT_UPDATE, 0);
+    case VSOCK_OP_CREDIT_REQUEST:
+        must_send(c, VSOCK_OP_CREDIT_UPDATE, 0);
         break;
     }
 }
@@ -209,7 +208,7 @@ static unsigned pump(void)
         memcpy(&h, packet, HEADER);
         handle(&h);
         count++;
-        if (h.op == RW) {
+        if (h.op == VSOCK_OP_RW) {
             struct conn *c = slot(h.dst_port, h.src_port);
 
             if (c->fresh && (!n || fresh[n - 1] != c)) {
@@ -221,7 +220,7 @@ static unsigned pump(void)
         struct conn *c = fresh[--n];
 
         if (c->fresh && c->state == OPEN) {
-            must_send(c, CREDIT_UPDATE, 0);
+            must_send(c, VSOCK_OP_CREDIT_UPDATE, 0);
         }
         c->fresh = false;
     }
@@ -253,7 +252,7 @@ static bool send_data(struct conn *c, uint32_t size, bool whole)
     uint32_t n = credit(c);
 
     n = n < size ? n : size;
-    if (c->state != OPEN || !n || !send_packet(c, RW, n, 0, whole)) {
+    if (c->state != OPEN || !n || !send_packet(c, VSOCK_OP_RW, n, 0, whole)) {
         return false;
     }
     c->tx_cnt += n;
@@ -594,7 +593,7 @@ static void connect_rate(unsigned count)
     for (unsigned i = 0; i < count; i++) {
         struct conn *c = connected(1024 + i % 60000);
 
-        must_send(c, SHUTDOWN, 3);
+        must_send(c, VSOCK_OP_SHUTDOWN, 3);
         c->state = CLOSING;
         if (!pump_until(is_free, c)) {
             errx(1, "no RST after close");

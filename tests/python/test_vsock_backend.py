@@ -569,7 +569,7 @@ def test_heartbeat_is_answered_and_told_once_a_boot(backend: Backend) -> None:
         assert read_line(backend.booted) == b"booted\n"
         assert heartbeat(g) == b"\xb7"
         assert booted(backend) == 0
-        reboot(g)
+        g.reboot()
         assert heartbeat(g) == b"\xb7"
         assert read_line(backend.booted) == b"booted\n"
     with guest(backend) as g:
@@ -617,7 +617,7 @@ def test_a_heartbeat_that_a_listener_answers_is_told(backend: Backend) -> None:
 def test_statistics_tell_what_became_of_a_heartbeat(backend: Backend) -> None:
     with guest(backend) as g:
         assert backend.statistics()["drivers"] == 1
-        reboot(g)
+        g.reboot()
         for cid, port in ((3, 9001), (5, 9000)):
             with pytest.raises(Refused):
                 g.connect(port, cid)
@@ -648,7 +648,7 @@ def test_heartbeat_channel_closed_is_no_harm(binary: Path) -> None:
         b.booted = os.open(os.devnull, os.O_RDONLY)
         with guest(b) as g:
             assert heartbeat(g) == b"\xb7"
-            reboot(g)
+            g.reboot()
             assert heartbeat(g) == b"\xb7"
 
 
@@ -1484,7 +1484,7 @@ def test_heartbeat_by_the_hosts_vsock(vsock: tuple[Path, Path]) -> None:
         # Nobody there, which shows only later: the backend's own answer.
         assert heartbeat(g) == b"\xb7"
         assert read_line(b.booted) == b"booted\n"
-        reboot(g)
+        g.reboot()
         with host_listens(folder, 1, 9000) as service:
             s = g.connect(9000)
             peer, _ = service.accept()
@@ -2103,7 +2103,7 @@ def test_an_index_that_runs_away_stops_the_ring(backend: Backend, ring_index: in
             patience("it was seen")
         assert wakeups_while_idle(backend) <= 2
         # Until the next reset of the guest.
-        reboot(g)
+        g.reboot()
         still_serving(g)
 
 
@@ -2141,14 +2141,6 @@ def test_tiny_rings(backend: Backend) -> None:
 # --- the front end ----------------------------------------------------------------------------------------
 
 
-def reboot(g: Guest) -> None:
-    g.front.stop()
-    g.front.fresh()
-    g.forget()
-    g.post()
-    g.front.start()
-
-
 def test_guest_reboot_ends_its_connections(backend: Backend) -> None:
     with guest(backend) as g, backend.listen(PORT) as listener:
         g.listen(7000)
@@ -2161,7 +2153,7 @@ def test_guest_reboot_ends_its_connections(backend: Backend) -> None:
                 s.send(b"x")
                 served.send(b"y")
                 assert (peer.recv(1), client.recv(1)) == (b"x", b"y")
-                reboot(g)
+                g.reboot()
                 g.listen(7000)
                 assert peer.recv(10) == b"" and client.recv(10) == b""
         assert backend.statistics()["connections"] == 0
@@ -2218,7 +2210,7 @@ def test_last_packets_before_a_stop_are_taken(backend: Backend) -> None:
             g.flush()
             g.front.tx.kick = lambda **kw: None  # type: ignore[method-assign]
             s.send_some(b"last words")
-            reboot(g)
+            g.reboot()
             assert read_all(peer) == b"last words"
 
 
@@ -2492,7 +2484,7 @@ def test_what_others_do_over_and_over_is_no_flood(binary: Path) -> None:
                     assert s.recv(1) == b""
         with guest(b, buffers=16) as g:
             for _ in range(100):
-                reboot(g)
+                g.reboot()
                 assert heartbeat(g) == b"\xb7"
         lines = b.stderr().count("\n")
         assert lines < 11 * (time.monotonic() - started + 2)

@@ -109,14 +109,6 @@ def rude_clients(choose: random.Random, backend: Backend, g: Guest) -> None:
         g.connect(NOBODY)
 
 
-def reboot(g: Guest) -> None:
-    g.front.stop()
-    g.front.fresh()
-    g.forget()
-    g.post()
-    g.front.start()
-
-
 def soak_round(choose: random.Random, backend: Backend, g: Guest, listener: socket.socket) -> None:
     g.listen(SERVED)
     with contextlib.ExitStack() as stack:
@@ -136,7 +128,7 @@ def soak_round(choose: random.Random, backend: Backend, g: Guest, listener: sock
         for s, peer in pairs:
             end(choose, s, peer)
         g.pump()
-        reboot(g)
+        g.reboot()
 
 
 def settled(backend: Backend, g: Guest, fds: int) -> dict[str, int]:

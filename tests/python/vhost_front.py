@@ -917,6 +917,14 @@ class Guest:
         self.wait(lambda: self.listening[port], f"a connection to port {port}")
         return self.listening[port].popleft()
 
+    def reboot(self) -> None:
+        """The VMM stops the device, and a fresh driver starts it."""
+        self.front.stop()
+        self.front.fresh()
+        self.forget()
+        self.post()
+        self.front.start()
+
     def forget(self) -> None:
         """The guest's kernel starts anew."""
         self.streams.clear()
