@@ -53,7 +53,7 @@
 #define DEVICE "/dev/vsock"
 
 static char folder[FOLDER_MAX];
-static int usual_sndbuf;
+static _Atomic int usual_sndbuf;
 
 /* What we stand before: libc's calls, or those of another such library. */
 #define CALLS(X)                                                              \
@@ -314,15 +314,20 @@ static short events_of(int fd, short wanted)
 
 static void connected(int fd, struct address_state *s)
 {
+    int size = usual_sndbuf;
+
     s->stage = STAGE_CONNECTED;
     set_state(fd, s);
-    if (usual_sndbuf) {
-        NEXT(setsockopt)(fd, SOL_SOCKET, SO_SNDBUF, &usual_sndbuf,
-                         sizeof(usual_sndbuf));
+    if (size) {
+        NEXT(setsockopt)(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
     }
 }
 
-/* SO_ERROR, made negative, while the outcome has not been seen. */
+/*
+ * SO_ERROR, made negative, while the outcome has not been seen. A refusal and a
+ * backend that has waited long enough are one error of a unix socket; by now
+ * the time has passed or not.
+ */
 static int take_outcome(int fd, struct address_state *s)
 {
     struct address_pair p;
