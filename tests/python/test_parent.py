@@ -7,6 +7,7 @@ What the library does for a program is test_vsock_preload's; real guests are in 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -251,6 +252,25 @@ def test_ports_in_use_stay(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Non
     vsock.sweep_shared()
     assert ports(bench) == []
     vsock.sweep_shared()
+
+
+def test_a_child_keeps_no_lock(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is forked while the folder of the ports is locked has the locked descriptor as well."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(bench.runtime))
+    end, theirs = os.pipe()
+    with vsock._shared_folder() as folder:
+        if not (child := os.fork()):
+            os.close(theirs)
+            os.read(end, 1)
+            os._exit(0)
+    try:
+        fd = os.open(folder, os.O_RDONLY)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(fd)
+    finally:
+        os.close(theirs)
+        os.close(end)
+        assert os.waitpid(child, 0)[1] == 0
 
 
 def test_it_is_replaced_by_the_program(bench: Bench) -> None:
