@@ -138,6 +138,22 @@ def test_many_first_uses_at_once_agree(home: Path) -> None:
     assert list(home.iterdir()) == [home / "ca"]
 
 
+def test_one_that_was_made_meanwhile_is_taken(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody else makes the CA after we have looked for it."""
+    others: list[pki.Authority] = []
+    load = pki.load
+
+    def look() -> pki.Authority | None:
+        found = load()
+        if not others:
+            others.append(pki.init())
+        return found
+
+    monkeypatch.setattr(pki, "load", look)
+    assert pki.load_or_init().pem == others[0].pem
+    assert list(home.iterdir()) == [home / "ca"]
+
+
 @pytest.mark.parametrize("damage", ["no key", "garbage", "another key"])
 def test_a_damaged_ca_is_said_and_not_replaced(home: Path, damage: str) -> None:
     pki.init()

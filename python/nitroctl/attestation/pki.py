@@ -225,6 +225,11 @@ def init(*, force: bool = False) -> Authority:
             f"there is a local CA in {folder} already",
             hint="use it, or replace it with --force: documents issued under it no longer verify then",
         )
+    return _make(folder, force=force)
+
+
+def _make(folder: Path, *, force: bool) -> Authority:
+    """A new CA in `folder`; without `force`, that of whoever was first."""
     root = make_root()
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -248,7 +253,7 @@ def init(*, force: bool = False) -> Authority:
 
 def load_or_init() -> Authority:
     """The user's CA, made now if there is none."""
-    return load() or init()
+    return load() or _make(ca_dir(), force=False)
 
 
 def write_private(path: Path, data: bytes, mode: int = 0o600) -> None:
