@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import ssl
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import cbor2
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,6 +38,13 @@ def verify(path: Path, *, now: datetime) -> Measurements:
 def certified(pem: bytes) -> bytes:
     """A section that is good but for its certificate."""
     return signer.section(PCR0, certificate_pem=pem)
+
+
+def reversioned(certificate: x509.Certificate) -> bytes:
+    """The certificate in PEM with 4 for its version (RFC 5280, 4.1.2.1), whatever else that makes of it."""
+    der = certificate.public_bytes(Encoding.DER)
+    assert der.count(b"\xa0\3\2\1\2") == 1
+    return ssl.DER_cert_to_PEM_cert(der.replace(b"\xa0\3\2\1\2", b"\xa0\3\2\1\3")).encode()
 
 
 def protected(value: object) -> bytes:
@@ -154,6 +163,7 @@ REFUSED: list[tuple[str, str, Callable[[], bytes]]] = [
     ("signature-malformed", "value of 47", lambda: signer.section(PCR0, value=list(PCR0[:47]))),
     ("signature-malformed", "value of 49", lambda: signer.section(PCR0, value=[*PCR0, 0])),
     ("signature-malformed", "value a byte string", lambda: signer.section(PCR0, value=PCR0)),
+    ("signature-certificate", "version 4", lambda: certified(reversioned(signer.certificate("P-384")))),
     ("signature-certificate", "no PEM", lambda: certified(b"hello")),
     ("signature-certificate", "empty", lambda: certified(b"")),
     ("signature-certificate", "a key instead", lambda: certified(signer.key_pem("P-384"))),

@@ -672,6 +672,11 @@ bool eif_signature_certificate(EifSignature *s, EifError *err)
         if (s->not_before == -1 || s->not_after == -1) {
             ok = eif_fail(err, EIF_ERR_SIGNATURE_CERTIFICATE,
                           "the signing certificate has unreadable dates");
+        } else if (gnutls_x509_crt_get_version(crt) < 1 ||
+                   gnutls_x509_crt_get_version(crt) > 3) {
+            /* RFC 5280, 4.1.2.1 */
+            ok = eif_fail(err, EIF_ERR_SIGNATURE_CERTIFICATE,
+                          "the signing certificate is of no known version");
         } else {
             ok = read_key(s, crt, err) &&
                  eif_measure_buffer(der.data, der.size, s->pcr8, err);

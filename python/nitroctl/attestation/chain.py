@@ -27,9 +27,10 @@ def load(der: bytes, name: str) -> x509.Certificate:
         certificate = x509.load_der_x509_certificate(der)
         key = certificate.public_key()
         _ = certificate.extensions
-        _ = certificate.subject, certificate.issuer
+        _ = certificate.subject.rfc4514_string(), certificate.issuer.rfc4514_string()
+        _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         oid = certificate.signature_algorithm_oid
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as e:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion) as e:
         raise CertificateError(f"the {name} is no X.509 certificate: {e}") from e
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp384r1":
         raise CertificateError(f"the {name}'s key is not on P-384")
@@ -92,7 +93,7 @@ def check(
     if cabundle[0] != root.public_bytes(Encoding.DER):
         try:
             claimed = x509.load_der_x509_certificate(cabundle[0]).subject.rfc4514_string()
-        except ValueError:
+        except (ValueError, TypeError, x509.InvalidVersion):
             claimed = "no certificate"
         raise RootMismatch(
             f"the document's chain begins with ({claimed}), which is not the trusted root "

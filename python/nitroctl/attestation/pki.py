@@ -210,7 +210,7 @@ def load() -> Authority | None:
         key = serialization.load_pem_private_key(key_pem, password=None)
     except OSError as e:
         raise NitroError(f"cannot read the local CA: {e.filename}: {e.strerror}", hint=hint) from e
-    except (ValueError, TypeError) as e:
+    except (ValueError, TypeError, x509.InvalidVersion) as e:
         raise NitroError(f"the local CA in {folder} is damaged: {e}", hint=hint) from e
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
         raise NitroError(f"in the local CA in {folder}, {KEY_FILE} is not the key of {ROOT_FILE}", hint=hint)

@@ -66,8 +66,10 @@ def load_root(source: str | Path | bytes) -> x509.Certificate:
         except OSError as e:
             raise NitroError(f"cannot read the root certificate {source}: {e.strerror}") from e
     try:
-        return x509.load_pem_x509_certificate(data)
-    except ValueError as e:
+        root = x509.load_pem_x509_certificate(data)
+        _ = root.subject.rfc4514_string()  # it is parsed no sooner
+        return root
+    except (ValueError, TypeError, x509.InvalidVersion) as e:
         raise NitroError(f"{name} is no certificate in PEM: {e}") from e
 
 

@@ -8,6 +8,7 @@ cannot be read leave their keys out, with a warning, since nothing in an enclave
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from datetime import datetime
@@ -40,7 +41,9 @@ class SignatureInfo:
 
     def to_json(self) -> dict[str, Any]:
         certificate = self.signer.certificate
-        issuer = {_oid_name(a.oid): str(a.value) for a in certificate.issuer}
+        issuer: dict[str, str] = {}
+        with contextlib.suppress(ValueError, TypeError):  # it is nobody's rule what it consists of
+            issuer = {_oid_name(a.oid): str(a.value) for a in certificate.issuer}
         return {
             "IssuerName": dict(sorted(issuer.items())),
             "Algorithm": _oid_name(certificate.signature_algorithm_oid),
@@ -227,7 +230,7 @@ def table(d: Description) -> RenderableType:
     else:
         certificate = d.signature.signer.certificate
         name = d.signature.signer.curve.alg_name
-        row("Signature", f"{name}, certificate {certificate.subject.rfc4514_string()}")
+        row("Signature", f"{name}, certificate {d.signature.signer.subject}")
         begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         row("", f"valid {begin:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC")
         if d.signature.covers_pcr0:

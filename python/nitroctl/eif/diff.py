@@ -98,7 +98,7 @@ def _signer(d: Description) -> Iterator[tuple[str, str]]:
 
         certificate = d.signature.signer.certificate
         digest = hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
-        yield "signer", f"{certificate.subject.rfc4514_string()}, certificate sha256 {digest[:16]}"
+        yield "signer", f"{d.signature.signer.subject}, certificate sha256 {digest[:16]}"
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:

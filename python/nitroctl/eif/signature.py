@@ -265,6 +265,14 @@ class Signer:
 
         return pcr_of(hashlib.sha384(self.certificate.public_bytes(Encoding.DER)).digest())
 
+    @property
+    def subject(self) -> str:
+        """As RFC 4514 writes names. What a name consists of is nobody's rule: it may be unreadable."""
+        try:
+            return self.certificate.subject.rfc4514_string()
+        except (ValueError, TypeError):
+            return "of an unreadable name"
+
 
 _PEM = re.compile(rb"-----BEGIN (X509 )?CERTIFICATE-----.*?-----END (X509 )?CERTIFICATE-----", re.DOTALL)
 
@@ -306,7 +314,7 @@ def read_certificate(pem: bytes, path: Path | None = None) -> Signer:
         certificate = x509.load_pem_x509_certificate(text[0])
         _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
         key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm) as e:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as e:
         raise refuse(f"cannot be read: {e}") from None
     if not _same_algorithm_twice(certificate):
         raise refuse("names two different signature algorithms")
