@@ -207,7 +207,17 @@ def from_image(path: Path, *, aws_cmd: bool = False) -> Application:
     )
     if not application.cmd:
         raise NitroError(f"{path} says neither CMD nor ENTRYPOINT: there is nothing to run")
-    return application if aws_cmd else _as_in_a_container(application, config, tree)
+    with _about(path):
+        return _checked(application if aws_cmd else _as_in_a_container(application, config, tree))
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Errors of the body name the image or folder."""
+    try:
+        yield
+    except NitroError as e:
+        raise NitroError(f"{path}: {e}", hint=e.hint) from None
 
 
 def _make_mount_points(tree: Tree, what: str) -> None:
@@ -332,7 +342,8 @@ def from_directory(
 
     size = sum(e.content_size for e in found)
     application = Application(write, cmd, env, name=folder.resolve().name, size=size)
-    return _as_in_a_container(application, Config(workdir=cwd, user=user), tree)
+    with _about(folder):
+        return _checked(_as_in_a_container(application, Config(workdir=cwd, user=user), tree))
 
 
 def _tree_of(entries: Iterable[cpio.Entry]) -> Tree:
@@ -403,22 +414,32 @@ def _bootstrap_files(start: Bootstrap) -> Iterator[cpio.Entry]:
     yield from start.kernel.files
 
 
+def _checked(application: Application) -> Application:
+    """Init reads a line for each text."""
+    for what, items in (
+        ("an argument", application.cmd),
+        ("the working directory", (application.cwd,)),
+        ("a variable", application.env),
+    ):
+        for item in items:
+            if "\n" in item or "\0" in item:
+                raise NitroError(f"{what} has a line break, which init cannot be given: {item[:100]!r}")
+    return application
+
+
 def _write_application(sink: Sink, application: Application) -> None:
     archive = cpio.Archive(sink)
-    archive.add(cpio.file("cmd", _lines("an argument", application.cmd)))
+    archive.add(cpio.file("cmd", _lines(application.cmd)))
     if application.cwd:
-        archive.add(cpio.file("cwd", _lines("the working directory", (application.cwd,))))
-    archive.add(cpio.file("env", _lines("a variable", application.env)))
+        archive.add(cpio.file("cwd", _lines((application.cwd,))))
+    archive.add(cpio.file("env", _lines(application.env)))
     application.write(archive)
     if application.user:
-        archive.add(cpio.file("user", _lines("the user", (application.user,))))
+        archive.add(cpio.file("user", _lines((application.user,))))
     archive.finish()
 
 
-def _lines(what: str, items: tuple[str, ...]) -> bytes:
-    for item in items:
-        if "\n" in item or "\0" in item:
-            raise NitroError(f"{what} has a line break, which init cannot be given: {item[:100]!r}")
+def _lines(items: tuple[str, ...]) -> bytes:
     return b"".join(encoded(item) + b"\n" for item in items)
 
 

@@ -39,6 +39,7 @@ ENTRIES_MAX = 2_000_000  # in all layers together
 MEMBERS_MAX = 100_000  # of an archive that holds an image
 PATH_MAX = 4095  # bytes of a name, as Linux has it
 HEADER_MAX = 1 << 20  # bytes of an extended tar header: long names, attributes
+HEADERS_MAX = 4 * HEADER_MAX  # bytes of all headers before one file, and of those that are for all files
 LINKS_MAX = 40  # symbolic links in one name, as Linux has it
 TABLES = (b"etc/passwd", b"etc/group")  # the files whose content is looked at
 SMALL_MAX = 1 << 20  # bytes of them
@@ -198,9 +199,9 @@ class _Folder:
         return {name for name in ("manifest.json", "index.json") if (self._path / name).is_file()}
 
     def blob(self, name: str, digest: str | None = None) -> Blob:
-        path = self._path / name
+        path = self._path / os.path.normpath("/" + name)[1:]
         if not path.is_file():
-            raise NitroError(f"the image {self._path} lacks {name}")
+            raise NitroError(f"the image {self._path} lacks {cpio.readable(encoded(name))}")
         return Blob(path, 0, path.stat().st_size, digest)
 
 
@@ -212,7 +213,10 @@ class _Archive:
         self._members: dict[str, tuple[int, int]] = {}
         links: dict[str, str] = {}
         what = f"the image {path}"
-        size = path.stat().st_size
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise NitroError(f"{what} is not a regular file; an image's parts are read in place")
+        size = status.st_size
         with open(path, "rb") as f, _damage(what):
             head = f.read(8)
             for magic, program in _COMPRESSED.items():
@@ -225,7 +229,7 @@ class _Archive:
             except tarfile.ReadError as e:
                 raise NitroError(f"{path} is neither a tar archive nor a folder: {e}", hint=_MAKE) from None
             f.seek(0)
-            for _, member in _members(f, what):
+            for _, member in _members(f):
                 if len(self._members) + len(links) >= MEMBERS_MAX:
                     raise NitroError(f"{what} has more than {MEMBERS_MAX} files")
                 name = os.path.normpath("/" + member.name)[1:]
@@ -234,7 +238,7 @@ class _Archive:
                     links[name] = os.path.normpath(target)[1:]
                 elif member.isreg() and not member.issparse():
                     if member.offset_data + member.size > size:
-                        raise NitroError(f"{what} ends within {name}")
+                        raise NitroError(f"{what} ends within {cpio.readable(encoded(name))}")
                     self._members[name] = (member.offset_data, member.size)
         # Old versions of Docker link a layer that comes twice.
         for name, target in links.items():
@@ -247,7 +251,7 @@ class _Archive:
     def blob(self, name: str, digest: str | None = None) -> Blob:
         name = os.path.normpath("/" + name)[1:]
         if name not in self._members:
-            raise NitroError(f"the image {self._path} lacks {name}")
+            raise NitroError(f"the image {self._path} lacks {cpio.readable(encoded(name))}")
         return Blob(self._path, *self._members[name], digest)
 
 
@@ -266,13 +270,14 @@ def _docker(path: Path, blobs: _Folder | _Archive) -> Image:
     tags = manifests[0].get("RepoTags")
     name = tags[0] if isinstance(tags, list) and tags and isinstance(tags[0], str) else path.stem
     # Layers are named by their digest, or else are plain tars whose digests the configuration lists.
-    diff_ids = _json(config, f"the configuration of {path}").get("rootfs", {}).get("diff_ids", [])
+    text = f"the configuration of {path}"
+    diff_ids = _get(_get(_json(config, text), "rootfs", dict, text), "diff_ids", list, text)
     found = []
     for i, layer in enumerate(layers):
         digest = "sha256:" + layer.removeprefix("blobs/sha256/")
         if not _DIGEST.fullmatch(digest):
-            digest = diff_ids[i] if i < len(diff_ids) else ""
-        found.append(blobs.blob(layer, digest if _DIGEST.fullmatch(str(digest)) else None))
+            digest = str(diff_ids[i]) if i < len(diff_ids) else ""
+        found.append(blobs.blob(layer, digest if _DIGEST.fullmatch(digest) else None))
     return _image(path, name, config, found)
 
 
@@ -283,7 +288,9 @@ def _oci(path: Path, blobs: _Folder | _Archive) -> Image:
     for _ in range(4):  # an index may name indexes
         found = []
         for item in _get(index, "manifests", list, what):
-            platform = item.get("platform") if isinstance(item, dict) else None
+            if not isinstance(item, dict):
+                raise NitroError(f"{what}: a manifest's descriptor is no object")
+            platform = item.get("platform")
             if not isinstance(platform, dict):
                 platform = {"os": "linux", "architecture": "amd64"}  # not said
             if (platform.get("os"), platform.get("architecture")) == ("linux", "amd64"):
@@ -327,7 +334,8 @@ def _image(path: Path, name: str, config_blob: Blob, layers: list[Blob]) -> Imag
     value = _json(config_blob, what)
     system = f"{_get(value, 'os', str, what)}/{_get(value, 'architecture', str, what)}"
     if system != "linux/amd64":
-        raise NitroError(f"{path} is an image for {system[:100]}; enclaves here are linux/amd64")
+        other = cpio.readable(encoded(system))
+        raise NitroError(f"{path} is an image for {other}; enclaves here are linux/amd64")
     if _get(_get(value, "rootfs", dict, what), "diff_ids", list, what) and not layers:
         raise NitroError(f"{path} has no layers")
     run = value.get("config") or {}
@@ -373,6 +381,8 @@ class _Member(tarfile.TarInfo):
         at = archive.offset
         try:
             return super().fromtarfile(archive)
+        except RecursionError:
+            raise tarfile.ReadError(f"too many extended headers in a row, from {at} on") from None
         except (tarfile.EmptyHeaderError, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
             raise  # the end
         except tarfile.HeaderError as e:
@@ -388,19 +398,60 @@ class _Member(tarfile.TarInfo):
         return member
 
 
-def _members(f: IO[bytes], what: str) -> Iterator[tuple[tarfile.TarFile, _Member]]:
+class _Bounded:
+    """A tar's stream, from which tarfile cannot read more than HEADERS_MAX while it looks for a file: the
+    lists of holes in sparse files are as long as they say."""
+
+    def __init__(self, f: IO[bytes]) -> None:
+        self._f = f
+        self.seek, self.tell = f.seek, f.tell
+        self.left: int | None = HEADERS_MAX  # None: no header is being read
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._f.read(size)
+        if self.left is not None:
+            self.left -= len(data)
+            if self.left < 0:
+                raise tarfile.ReadError(f"a file's headers have more than {HEADERS_MAX} bytes")
+        return data
+
+
+def _members(f: IO[bytes]) -> Iterator[tuple[tarfile.TarFile, _Member]]:
     """The members of a tar one by one; none is kept."""
+    bounded: Any = _Bounded(f)
     with tarfile.open(
-        fileobj=f, mode="r:", tarinfo=_Member, encoding="utf-8", errors="surrogateescape"
+        fileobj=bounded, mode="r:", tarinfo=_Member, encoding="utf-8", errors="surrogateescape"
     ) as tar:
+        at = -1
         while True:
             # tarfile keeps every header that it has seen, for seeking.
             tar.members = []  # type: ignore[attr-defined]
+            bounded.left = HEADERS_MAX
             member = tar.next()
+            bounded.left = None
             if member is None:
                 return
             assert isinstance(member, _Member)
+            _check_member(tar, member, at)
+            at = tar.offset
             yield tar, member
+
+
+def _check_member(tar: tarfile.TarFile, member: _Member, before: int) -> None:
+    """What tarfile takes as it is said: a negative size, which would lead back to where it was `before`;
+    holes that overlap; and headers for all files that pile up."""
+    if member.size < 0 or tar.offset <= before:
+        raise tarfile.ReadError(f"a file of {member.size} bytes, with the header at {member.offset}")
+    end = 0
+    holes: Any = member.sparse or ()  # pairs of offset and size of what is there
+    for offset, size in holes:
+        if offset == size == 0:
+            continue  # an entry that is not used
+        if not (end <= offset and 0 <= size and offset + size <= member.size):
+            raise tarfile.ReadError(f"a sparse file with wrong holes, with the header at {member.offset}")
+        end = offset + size
+    if sum(len(key) + len(value) for key, value in tar.pax_headers.items()) > HEADERS_MAX:
+        raise tarfile.ReadError(f"headers for all files of more than {HEADERS_MAX} bytes")
 
 
 @contextmanager
@@ -443,7 +494,7 @@ class Tree:
         """Replay the next layer; `number` counts from 0. Raises NitroError."""
         seen = 0
         with _damage(what), _layer(replace(blob, digest=None), what) as (f, raw):
-            for index, (tar, member) in enumerate(_members(f, what)):
+            for index, (tar, member) in enumerate(_members(f)):
                 name = encoded(member.name)
                 try:
                     self._count()
@@ -466,6 +517,12 @@ class Tree:
     def _entry(self, member: _Member, name: bytes, layer: int, index: int) -> Node | None:
         if max(len(name), len(member.linkname)) > PATH_MAX:
             raise NitroError(f"a name of more than {PATH_MAX} bytes")
+        numbers = (member.size, member.uid, member.gid, member.devmajor, member.devminor)
+        if not all(0 <= n <= cpio.FIELD_MAX for n in numbers):
+            raise NitroError(
+                f"{member.size} bytes, owner {member.uid}:{member.gid}, device {member.devmajor}:"
+                f"{member.devminor}; a ramdisk takes numbers of 32 bits"
+            )
         parts = _clean(name)
         if not parts:
             if member.isdir():
@@ -702,7 +759,7 @@ def _write_layer(
 ) -> None:
     with _damage(what), _layer(blob, what) as (f, raw):
         written = 0
-        for index, (tar, member) in enumerate(_members(f, what)):
+        for index, (tar, member) in enumerate(_members(f)):
             if index not in files:
                 continue
             node, path = files[index]
