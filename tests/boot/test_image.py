@@ -28,12 +28,13 @@ pytestmark = pytest.mark.boot
 def built(
     lab: Lab, image: Path, *options: str, kernel: bool = True, source: str = "--image"
 ) -> Path:
-    """The EIF of an image or folder, by the command, with the lab's kernel unless `kernel` is false."""
+    """The EIF of an image or folder: `nitroctl eif build --image app.tar -o app.eif`, with the lab's kernel
+    if that is another one, unless `kernel` is false."""
     eif = image.with_suffix(".eif")
     own = lab.kernels["own"]
     argv = [source, str(image)]
-    if kernel:
-        argv += ["--kernel", own if isinstance(own, str) else str(own.bzimage)]
+    if kernel and not isinstance(own, str):
+        argv += ["--kernel", str(own.bzimage)]
     argv = [sys.executable, "-m", "nitroctl", "eif", "build", *argv, "-o", str(eif), *options]
     done = subprocess.run(argv, env=lab.environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

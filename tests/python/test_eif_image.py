@@ -7,13 +7,14 @@ import gzip
 import json
 import lzma
 import os
+import random
 import re
 import stat
 import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from nitroctl.cli import main
 from nitroctl.eif import compose
 from nitroctl.eif.describe import describe
 from nitroctl.eif.extract import extract
+from nitroctl.eif.image import open_image, read_tree
 from nitroctl.eif.verify import verify
 from nitroctl.errors import NitroError
 from test_eif_cpio import Memory
@@ -824,6 +826,26 @@ def sparse_layer(path: Path, size: int) -> None:
     header[483:495] = b"\x80" + (size).to_bytes(11, "big")
     header[148:156] = b"%06o\0 " % (sum(header[:148]) + 8 * 32 + sum(header[156:]))
     path.write_bytes(bytes(header) + b"begin".ljust(512, b"\0") + b"end".rjust(512, b"\0") + bytes(1024))
+
+
+def test_many_files_are_cheap(tmp_path: Path, start: compose.Bootstrap) -> None:
+    """A hundred thousand files, as an image of some gigabytes has them."""
+    names = (f"usr/lib/python3/dist-packages/package{i // 100}/module_{i}.py" for i in range(100_000))
+    image = im.oci(tmp_path / "app.tar", [im.layer(*(im.entry(name, b"pass\n") for name in names))])
+    assert child(tmp_path, image, tmp_path / "o.eif") < 150 << 10
+
+
+@pytest.mark.parametrize("packer", [bytes, lambda data: gzip.compress(data, 1)], ids=["plain", "gzip"])
+def test_progress_within_one_file_of_a_layer(tmp_path: Path, packer: Callable[[bytes], bytes]) -> None:
+    """32 MiB that are one file: bytes are told as they are read."""
+    layer = im.layer(im.entry("app", random.Random(1).randbytes(32 << 20), mode=0o755))
+    opened = open_image(im.oci(tmp_path / "app.tar", [layer], packer=packer))
+    size = sum(blob.size for blob in opened.layers)
+    steps: list[int] = []
+    read_tree(opened, steps.append)
+    assert sum(steps) <= size and sum(steps) > size - (1 << 20)
+    if packer is not bytes:  # else the file is passed over in one step
+        assert len(steps) > 20 and max(steps) < size // 20
 
 
 def test_sparse_files_are_cheap(tmp_path: Path, start: compose.Bootstrap) -> None:

@@ -68,12 +68,15 @@ class Blob:
 
 
 class _Slice(io.RawIOBase):
-    """A blob as a file that can be read and, forwards and backwards, sought in."""
+    """A blob as a file that can be read and, forwards and backwards, sought in. Progress counts how far it
+    was read."""
 
-    def __init__(self, blob: Blob) -> None:
+    def __init__(self, blob: Blob, progress: Progress | None = None) -> None:
         self._fd = os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC)
         self._blob = blob
         self._at = 0
+        self._progress = progress
+        self._told = 0
         self._hash: Any = hashlib.sha256() if blob.digest else None
         self._hashed = 0
 
@@ -99,6 +102,9 @@ class _Slice(io.RawIOBase):
         room = max(0, min(len(buffer), self._blob.size - self._at))
         view = memoryview(buffer)[:room]
         n = os.preadv(self._fd, [view], self._blob.offset + self._at) if room else 0
+        if self._progress and self._at + n > self._told:
+            self._progress(self._at + n - self._told)
+            self._told = self._at + n
         if self._hash and self._at <= self._hashed < self._at + n:
             self._hash.update(view[self._hashed - self._at : n])
             self._hashed = self._at + n
@@ -455,9 +461,11 @@ def _check_member(tar: tarfile.TarFile, member: _Member, before: int) -> None:
 
 
 @contextmanager
-def _layer(blob: Blob, what: str) -> Iterator[tuple[IO[bytes], _Slice]]:
+def _layer(
+    blob: Blob, what: str, progress: Progress | None = None
+) -> Iterator[tuple[IO[bytes], _Slice]]:
     """A layer's tar, unpacked on the way if it is gzip or zstd."""
-    with _Slice(blob) as raw, unpacked(raw) as plain:
+    with _Slice(blob, progress) as raw, unpacked(raw) as plain:
         yield plain, raw
 
 
@@ -492,8 +500,7 @@ class Tree:
 
     def apply(self, blob: Blob, number: int, what: str, progress: Progress | None = None) -> None:
         """Replay the next layer; `number` counts from 0. Raises NitroError."""
-        seen = 0
-        with _damage(what), _layer(replace(blob, digest=None), what) as (f, raw):
+        with _damage(what), _layer(replace(blob, digest=None), what, progress) as (f, _):
             for index, (tar, member) in enumerate(_members(f)):
                 name = encoded(member.name)
                 try:
@@ -504,9 +511,6 @@ class Tree:
                 if node and name.lstrip(b"./") in TABLES and member.isreg():
                     content = tar.extractfile(member)
                     self.small[node] = content.read(SMALL_MAX) if content else b""
-                if progress and raw.tell() > seen:
-                    progress(raw.tell() - seen)
-                    seen = raw.tell()
 
     def _count(self) -> None:
         """One more entry, or folder that nobody named: what the memory depends on."""
