@@ -23,6 +23,7 @@ import nitroctl
 from nitroctl.eif import measure
 from nitroctl.eif.boot import read_kernel
 from nitroctl.eif.build import BuildRequest, Generated, Metadata, Sink, build, parse_build_time
+from nitroctl.eif.output import replacing
 from nitroctl.eif.verify import verify
 from nitroctl.errors import EifError, NitroError, UsageError
 
@@ -325,6 +326,16 @@ def test_killed_while_it_writes(tmp_path: Path, sig: signal.Signals) -> None:
             assert child.wait(60) != 0
     assert left(out) == ["o.eif"]
     assert (out / "o.eif").read_bytes() == b"old"
+
+
+def test_what_is_no_file_cannot_be_the_output(tmp_path: Path) -> None:
+    """A folder, a device, a pipe as /dev/stdout is one."""
+    reader, writer = os.pipe()
+    with open(reader, "rb"), open(writer, "wb"):
+        for path in (tmp_path, Path("/dev/null"), Path(f"/proc/self/fd/{writer}")):
+            with pytest.raises(NitroError, match="it exists and is not a regular file"), replacing(path):
+                pytest.fail("it was opened")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk(tmp_path: Path) -> None:

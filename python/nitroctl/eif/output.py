@@ -27,7 +27,8 @@ def replacing(path: Path) -> Iterator[int]:
     target = Path(os.path.realpath(path))
     aside = target.parent / f".{target.name[:200]}.{secrets.token_hex(6)}"
     try:
-        if target.exists() and not stat.S_ISREG(target.stat().st_mode):
+        # By the name given: that of a pipe in /proc leads to no path.
+        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
             raise NitroError(f"cannot write {path}: it exists and is not a regular file")
         fd, named = _open(target.parent, aside)
     except OSError as e:
