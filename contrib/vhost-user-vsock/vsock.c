@@ -1338,7 +1338,7 @@ static void client_line(struct vsock *v, struct vsock_conn *c)
         if (from >= 0) {
             c->silent = true;
             c->skip = VSOCK_OPEN_SIZE - n;
-            c->give_up = v->now + ms;
+            c->give_up = v->now + ms + 1;   /* never early: now is whole ms */
         }
         client_request(v, c, from >= 0 ? (uint32_t)from : free_port(v, port),
                        port);

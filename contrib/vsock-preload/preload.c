@@ -355,7 +355,7 @@ static int wait_outcome(int fd, struct address_state *s)
         return -ECONNRESET;
     }
     ms = until_ms(pair.until);
-    r = negative(poll(&p, 1, ms > 0 ? ms : 0));
+    r = negative(poll(&p, 1, ms > 0 ? ms + 1 : 0));  /* never early */
     if (r == 0) {
         shutdown(fd, SHUT_RDWR);
         return -ETIMEDOUT;
