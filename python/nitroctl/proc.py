@@ -29,15 +29,32 @@ PARENT_LIBRARY = "vsock-preload.so"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _die_with_parent(parent: int, sig: int) -> Callable[[], None]:
+def _die_with_parent(parent: int, sig: int, mask: set[int]) -> Callable[[], None]:
     """What a child does between fork and exec; `parent` closes the race with a parent already dead."""
 
     def prepare() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         _libc.prctl(PR_SET_PDEATHSIG, sig, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(127)
 
     return prepare
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[set[int]]:
+    """Puts off what would end us; yields the mask of before.
+
+    What a signal's handler raises while Python runs its hooks of a fork is printed and forgotten
+    (os.register_at_fork; logging has such hooks): a Ctrl-C at that moment would have no effect. Handlers run
+    in the main thread whichever takes the signal, so threads that live along with it are started with signals
+    held, too: they inherit that.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+    try:
+        yield set(mask)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _environment() -> dict[str, str]:
@@ -68,21 +85,31 @@ def start(
     caller then owes it an end. With a `death_signal` of 0 it outlives us.
     """
     command = [os.fspath(a) for a in argv]
+    process = None
     try:
-        return subprocess.Popen(
-            command,
-            stdin=stdin,
-            stdout=stdout,
-            stderr=stderr,
-            pass_fds=pass_fds,
-            cwd=cwd,
-            env={**_environment(), **(env or {})},
-            start_new_session=new_session,
-            # Without it no Python runs between fork and exec: safe in a process with threads.
-            preexec_fn=_die_with_parent(os.getpid(), death_signal) if death_signal else None,
-        )
+        with contextlib.ExitStack() as stack:
+            prepare = None
+            # Without a death signal no Python runs between fork and exec: safe in a process with threads.
+            if death_signal:
+                prepare = _die_with_parent(os.getpid(), death_signal, stack.enter_context(signals_held()))
+            process = subprocess.Popen(
+                command,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                pass_fds=pass_fds,
+                cwd=cwd,
+                env={**_environment(), **(env or {})},
+                start_new_session=new_session,
+                preexec_fn=prepare,
+            )
     except OSError as e:
         raise CommandFailed(command, None, output=f"{e.filename or command[0]}: {e.strerror}") from e
+    except BaseException:
+        if process:
+            stop(process)
+        raise
+    return process
 
 
 def stop(process: subprocess.Popen[bytes], *, grace: float = 5.0) -> int:

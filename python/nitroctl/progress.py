@@ -17,6 +17,8 @@ import time
 from collections.abc import Iterator
 from typing import Literal
 
+from nitroctl import proc
+
 Unit = Literal["bytes", "steps", "none"]
 
 PLAIN_INTERVAL = 10.0  # seconds between two plain lines of one task
@@ -110,7 +112,11 @@ def _live(title: str, unit: Unit, total: int | None) -> Iterator[Task]:
     elif unit == "steps":
         columns += [rp.BarColumn(), rp.MofNCompleteColumn()]
     columns += [rp.TimeElapsedColumn(), rp.TextColumn("[dim]{task.fields[note]}")]
-    with rp.Progress(*columns, console=Console(stderr=True), refresh_per_second=8) as bar:
+    bar = rp.Progress(*columns, console=Console(stderr=True), refresh_per_second=8)
+    with contextlib.ExitStack() as stack:
+        stack.callback(bar.stop)
+        with proc.signals_held():
+            bar.start()
         handle = bar.add_task(title, total=total, note="")
 
         class LiveTask(Task):
