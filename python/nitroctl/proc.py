@@ -77,12 +77,14 @@ def start(
     env: Mapping[str, str] | None = None,
     new_session: bool = False,
     death_signal: int = signal.SIGKILL,
+    ignore_sigpipe: bool = False,
 ) -> subprocess.Popen[bytes]:
     """Start a program that dies with us. Raises CommandFailed when it cannot be started.
 
     `env` is added to our environment, from which what `nitroctl parent` has put there is taken: programs of
     ours reach enclaves without it. With `new_session` a Ctrl-C at the terminal does not reach it: the
-    caller then owes it an end. With a `death_signal` of 0 it outlives us.
+    caller then owes it an end. With a `death_signal` of 0 it outlives us. With `ignore_sigpipe` writing to
+    us when we are dead does not kill it before that signal does.
     """
     command = [os.fspath(a) for a in argv]
     process = None
@@ -101,6 +103,7 @@ def start(
                 cwd=cwd,
                 env={**_environment(), **(env or {})},
                 start_new_session=new_session,
+                restore_signals=not ignore_sigpipe,  # Python ignores it
                 preexec_fn=prepare,
             )
     except OSError as e:

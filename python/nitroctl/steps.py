@@ -60,13 +60,13 @@ def toolchain(needs: Sequence[packages.Need]) -> dict[str, str]:
 
 def logged(
     argv: Sequence[str], log: Path, on_line: Callable[[str], None], *, cwd: Path | None = None,
-    lock_fds: Sequence[int] = (),
+    lock_fds: Sequence[int] = (), ignore_sigpipe: bool = False,
 ) -> int:
     """Run a step, its output appended to `log` and given to `on_line`; returns its status.
 
     The children inherit the locks, so a build whose nitroctl was killed still counts as running until its
-    last compiler is gone. They get SIGTERM when we die, on which ninja stops its compilers and removes what
-    they left half-written.
+    last compiler is gone. They get SIGTERM when we die; with `ignore_sigpipe` (see proc.start) nothing ends
+    them before.
     """
     env = {
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
@@ -76,7 +76,7 @@ def logged(
         "LDFLAGS": "",
     }
     process = proc.start(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=cwd, env=env,
-                         pass_fds=lock_fds, death_signal=signal.SIGTERM)
+                         pass_fds=lock_fds, death_signal=signal.SIGTERM, ignore_sigpipe=ignore_sigpipe)
     assert process.stdout is not None
     try:
         with process.stdout, open(log, "ab") as sink:
@@ -158,7 +158,9 @@ def ninja(
             output.feed(line)
             task.set(output.done, total=output.total or None, note=output.doing[:60])
 
-        status = logged([*argv, *targets], log, on_line, lock_fds=locks)
+        # When we die, SIGTERM makes ninja stop its compilers and remove what they left half-written; SIGPIPE,
+        # which comes first where it is just telling us its progress, would leave them running.
+        status = logged([*argv, *targets], log, on_line, lock_fds=locks, ignore_sigpipe=True)
     if status:
         what = f"{title}: {output.failed or 'ninja'}"
         raise BuildFailed(what, [originals(line) for line in output.reasons()], log)

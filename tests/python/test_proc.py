@@ -7,10 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from nitroctl import proc
+from nitroctl import proc, steps
 
 PATIENCE = 60
 
@@ -62,3 +63,10 @@ def test_signals_are_blocked_in_a_child_as_in_us(death_signal: int) -> None:
         assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == {signal.SIGHUP, signal.SIGUSR1}
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def test_sigpipe_is_ignored_where_asked(tmp_path: Path) -> None:
+    argv = ["sh", "-c", "kill -PIPE $$; echo lives"]
+    lines: list[str] = []
+    assert steps.logged(argv, tmp_path / "log", lines.append) == -signal.SIGPIPE and lines == []
+    assert steps.logged(argv, tmp_path / "log", lines.append, ignore_sigpipe=True) == 0 and lines == ["lives"]
