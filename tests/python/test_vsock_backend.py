@@ -54,6 +54,7 @@ from vhost_front import (
     fail_after,
     find_binary,
     guest,
+    linked,
     read_line,
     read_ok,
     running,
@@ -656,16 +657,13 @@ def test_heartbeat_channel_closed_is_no_harm(binary: Path) -> None:
 
 
 def test_guest_connects_to_the_parent(backend: Backend) -> None:
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            s.send(b"hello")
-            assert peer.recv(100) == b"hello"
-            peer.sendall(b"world")
-            assert s.recv() == b"world"
-            s.close()
-            assert peer.recv(100) == b""
+    with linked(backend) as (g, s, peer):
+        s.send(b"hello")
+        assert peer.recv(100) == b"hello"
+        peer.sendall(b"world")
+        assert s.recv() == b"world"
+        s.close()
+        assert peer.recv(100) == b""
 
 
 def test_refusals_come_as_rst(backend: Backend) -> None:
@@ -727,90 +725,81 @@ def test_guest_writes_of_every_size(backend: Backend, layout: str, event_idx: bo
 @pytest.mark.parametrize("event_idx", [True, False])
 @pytest.mark.parametrize("rx", [Guest.MODERN, Guest.OLD, (45,), (20, 30, 1000), (44, 65536)])
 def test_host_writes_of_every_size(backend: Backend, rx: tuple[int, ...], event_idx: bool) -> None:
-    with guest(backend, rx=rx, event_idx=event_idx) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            peer.setblocking(False)
-            for size in (1, 2, 1000) if rx == (45,) else (1, 3732, 3733, 65536, 1 << 20):
-                data = pattern(size, size)
-                got = bytearray()
-                sent = 0
-                patience = fail_after()
-                while len(got) < size:
-                    if sent < size:
-                        with contextlib.suppress(BlockingIOError):
-                            sent += peer.send(data[sent:])
-                    g.pump(0.02)
-                    while more := s.read_some(65536):
-                        got += more
-                    patience(f"{size} bytes")
-                assert bytes(got) == data
+    with linked(backend, rx=rx, event_idx=event_idx) as (g, s, peer):
+        peer.setblocking(False)
+        for size in (1, 2, 1000) if rx == (45,) else (1, 3732, 3733, 65536, 1 << 20):
+            data = pattern(size, size)
+            got = bytearray()
+            sent = 0
+            patience = fail_after()
+            while len(got) < size:
+                if sent < size:
+                    with contextlib.suppress(BlockingIOError):
+                        sent += peer.send(data[sent:])
+                g.pump(0.02)
+                while more := s.read_some(65536):
+                    got += more
+                patience(f"{size} bytes")
+            assert bytes(got) == data
 
 
 def test_a_slow_reader_stops_the_guest_without_loss(backend: Backend) -> None:
     data = pattern(1 << 20)
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            sent = 0
-            # Until the host's socket and the backend's window are full.
-            for _ in range(3):
-                while n := s.send_some(data[sent : sent + 65536]):
-                    sent += n
-                g.flush()
-                g.pump(0.1)
-            assert sent < len(data)
-            assert 262144 <= sent - 0 <= 262144 + 2 * 425984, "buffered without bound"
-            stalled = backend.statistics()
-            assert wakeups_while_idle(backend) <= 2
-            got = bytearray()
-            patience = fail_after()
-            while len(got) < len(data):
-                if select.select([peer], [], [], 0.1)[0]:
-                    got += peer.recv(1 << 16)
-                g.pump()
-                if sent < len(data):
-                    sent += s.send_some(data[sent : sent + 65536])
-                patience("the rest")
-            assert bytes(got) == data
-            assert stalled["connections"] == 1
+    with linked(backend) as (g, s, peer):
+        sent = 0
+        # Until the host's socket and the backend's window are full.
+        for _ in range(3):
+            while n := s.send_some(data[sent : sent + 65536]):
+                sent += n
+            g.flush()
+            g.pump(0.1)
+        assert sent < len(data)
+        assert 262144 <= sent - 0 <= 262144 + 2 * 425984, "buffered without bound"
+        stalled = backend.statistics()
+        assert wakeups_while_idle(backend) <= 2
+        got = bytearray()
+        patience = fail_after()
+        while len(got) < len(data):
+            if select.select([peer], [], [], 0.1)[0]:
+                got += peer.recv(1 << 16)
+            g.pump()
+            if sent < len(data):
+                sent += s.send_some(data[sent : sent + 65536])
+            patience("the rest")
+        assert bytes(got) == data
+        assert stalled["connections"] == 1
 
 
 def test_the_fwd_count_is_what_the_host_took(backend: Backend) -> None:
     """Exactly: bytes in the buffer are not consumed."""
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            sent = 0
+    with linked(backend) as (g, s, peer):
+        sent = 0
+        while True:
+            n = s.send_some(bytes(65536))
+            sent += n
+            g.flush()
+            s.put(CREDIT_REQUEST)
+            count = s.updates
+            g.wait(lambda count=count: s.updates > count, "CREDIT_UPDATE")  # type: ignore[misc]
+            if not n:
+                break
+        in_backend = (s.tx_cnt - s.peer_fwd) & 0xFFFFFFFF
+        assert in_backend == s.peer_buf_alloc
+        in_socket = sent - in_backend
+        peer.setblocking(False)
+        total = 0
+        with contextlib.suppress(BlockingIOError):
             while True:
-                n = s.send_some(bytes(65536))
-                sent += n
-                g.flush()
-                s.put(CREDIT_REQUEST)
-                count = s.updates
-                g.wait(lambda count=count: s.updates > count, "CREDIT_UPDATE")  # type: ignore[misc]
-                if not n:
-                    break
-            in_backend = (s.tx_cnt - s.peer_fwd) & 0xFFFFFFFF
-            assert in_backend == s.peer_buf_alloc
-            in_socket = sent - in_backend
-            peer.setblocking(False)
-            total = 0
+                total += len(peer.recv(1 << 20))
+        assert total >= in_socket
+        patience = fail_after()
+        while s.peer_fwd != sent:
             with contextlib.suppress(BlockingIOError):
-                while True:
-                    total += len(peer.recv(1 << 20))
-            assert total >= in_socket
-            patience = fail_after()
-            while s.peer_fwd != sent:
-                with contextlib.suppress(BlockingIOError):
-                    total += len(peer.recv(1 << 20))
-                s.put(CREDIT_REQUEST)
-                g.pump(0.05)
-                patience("fwd_cnt of all bytes")
-            assert total <= sent
+                total += len(peer.recv(1 << 20))
+            s.put(CREDIT_REQUEST)
+            g.pump(0.05)
+            patience("fwd_cnt of all bytes")
+        assert total <= sent
 
 
 def test_rst_from_the_guest_ends_it(backend: Backend) -> None:
@@ -848,32 +837,26 @@ def test_guest_close_delivers_everything(backend: Backend) -> None:
 
 
 def test_data_after_shutdown_is_a_violation(backend: Backend) -> None:
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            s.shutdown(OFF_SEND)
-            s.send(b"x")
-            s.wait(lambda: s.state == "reset", "RST")
-            assert backend.statistics()["violation"] == 1
+    with linked(backend) as (g, s, peer):
+        s.shutdown(OFF_SEND)
+        s.send(b"x")
+        s.wait(lambda: s.state == "reset", "RST")
+        assert backend.statistics()["violation"] == 1
 
 
 def test_guest_beyond_its_credit_is_reset(backend: Backend) -> None:
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            s.honest = False
-            for _ in range(30):
-                if s.state == "open":
-                    s.tx_cnt += 65536
-                    s.put(RW, bytes(65536))
-                    g.flush()
-                    g.pump()
-            s.wait(lambda: s.state == "reset", "RST")
-            assert backend.statistics()["overrun"] == 1
-            # The same guest may go on with others.
-            assert heartbeat(g) == b"\xb7"
+    with linked(backend) as (g, s, peer):
+        s.honest = False
+        for _ in range(30):
+            if s.state == "open":
+                s.tx_cnt += 65536
+                s.put(RW, bytes(65536))
+                g.flush()
+                g.pump()
+        s.wait(lambda: s.state == "reset", "RST")
+        assert backend.statistics()["overrun"] == 1
+        # The same guest may go on with others.
+        assert heartbeat(g) == b"\xb7"
 
 
 def test_reused_tuple_is_reset(backend: Backend) -> None:
@@ -893,68 +876,56 @@ def test_reused_tuple_is_reset(backend: Backend) -> None:
 
 
 def test_guest_ends_its_half_and_reads_the_answer(backend: Backend) -> None:
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            s.send(b"question")
-            s.shutdown(OFF_SEND)
-            assert read_all(peer, g) == b"question"
-            assert s.state == "open" and not s.peer_off
-            peer.sendall(b"answer")
-            assert s.recv_exactly(6) == b"answer"
-            peer.close()
-            assert s.recv_all() == b""
-            s.wait(lambda: s.state == "reset", "the end")
+    with linked(backend) as (g, s, peer):
+        s.send(b"question")
+        s.shutdown(OFF_SEND)
+        assert read_all(peer, g) == b"question"
+        assert s.state == "open" and not s.peer_off
+        peer.sendall(b"answer")
+        assert s.recv_exactly(6) == b"answer"
+        peer.close()
+        assert s.recv_all() == b""
+        s.wait(lambda: s.state == "reset", "the end")
 
 
 def test_host_ends_its_half_and_reads_the_answer(backend: Backend) -> None:
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            peer.sendall(b"question")
-            peer.shutdown(socket.SHUT_WR)
-            assert s.recv_all() == b"question"
-            assert s.peer_off == OFF_SEND, "only this half"
-            s.send(b"answer")
-            s.shutdown(OFF_SEND)
-            assert read_all(peer, g) == b"answer"
-            # Both halves are done, so it is over without a word of the host's.
-            s.wait(lambda: s.state == "reset", "the end")
+    with linked(backend) as (g, s, peer):
+        peer.sendall(b"question")
+        peer.shutdown(socket.SHUT_WR)
+        assert s.recv_all() == b"question"
+        assert s.peer_off == OFF_SEND, "only this half"
+        s.send(b"answer")
+        s.shutdown(OFF_SEND)
+        assert read_all(peer, g) == b"answer"
+        # Both halves are done, so it is over without a word of the host's.
+        s.wait(lambda: s.state == "reset", "the end")
 
 
 def test_shutdown_send_waits_for_the_buffer(backend: Backend) -> None:
     data = pattern(600_000)
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            sent = 0
-            while n := s.send_some(data[sent : sent + 65536]):
-                sent += n
-                g.flush()
-                g.pump()
-            s.shutdown(OFF_SEND)
+    with linked(backend) as (g, s, peer):
+        sent = 0
+        while n := s.send_some(data[sent : sent + 65536]):
+            sent += n
             g.flush()
-            assert read_all(peer, g) == data[:sent]
+            g.pump()
+        s.shutdown(OFF_SEND)
+        g.flush()
+        assert read_all(peer, g) == data[:sent]
 
 
 def test_guest_reads_no_more(backend: Backend) -> None:
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            s.shutdown(OFF_RECV)
-            g.flush()
-            s.send(b"still writing")
-            assert peer.recv(100) == b"still writing"
-            patience = fail_after()
-            with pytest.raises(BrokenPipeError):
-                while True:
-                    peer.send(b"x")
-                    patience("EPIPE")
-            s.close()
+    with linked(backend) as (g, s, peer):
+        s.shutdown(OFF_RECV)
+        g.flush()
+        s.send(b"still writing")
+        assert peer.recv(100) == b"still writing"
+        patience = fail_after()
+        with pytest.raises(BrokenPipeError):
+            while True:
+                peer.send(b"x")
+                patience("EPIPE")
+        s.close()
 
 
 def test_host_close_is_both_halves(backend: Backend) -> None:
@@ -1671,33 +1642,30 @@ def test_a_handed_in_file_is_no_listener(binary: Path) -> None:
 def test_small_messages_to_a_busy_guest(backend: Backend) -> None:
     """900 messages, each a packet of its own, while the guest's program sleeps. Guest checks the limit."""
     message = [pattern(200, i) for i in range(900)]
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            peer.setblocking(False)
-            left = list(reversed(message))
-            with contextlib.suppress(BlockingIOError):
-                while left:
-                    peer.send(left[-1])
-                    left.pop()
-                    before = len(s.queue)
-                    if before < 256:
-                        g.wait(lambda n=before: len(s.queue) > n, "the message")  # type: ignore[misc]
-            g.pump(0.2)
-            assert len(s.queue) == 256, "the packet limit was reached, and not passed"
-            got = bytearray()
-            patience = fail_after()
-            while len(got) < 180_000:
-                with contextlib.suppress(BlockingIOError, IndexError):
-                    peer.send(left[-1])
-                    left.pop()
-                g.pump(0.0 if left else 0.1)
-                got += s.read_some(2000)
-                patience("all messages")
-            assert bytes(got) == b"".join(message)
-            # Asked at half the limit, and then at intervals that grow from 20 ms.
-            assert s.requests < 20
+    with linked(backend) as (g, s, peer):
+        peer.setblocking(False)
+        left = list(reversed(message))
+        with contextlib.suppress(BlockingIOError):
+            while left:
+                peer.send(left[-1])
+                left.pop()
+                before = len(s.queue)
+                if before < 256:
+                    g.wait(lambda n=before: len(s.queue) > n, "the message")  # type: ignore[misc]
+        g.pump(0.2)
+        assert len(s.queue) == 256, "the packet limit was reached, and not passed"
+        got = bytearray()
+        patience = fail_after()
+        while len(got) < 180_000:
+            with contextlib.suppress(BlockingIOError, IndexError):
+                peer.send(left[-1])
+                left.pop()
+            g.pump(0.0 if left else 0.1)
+            got += s.read_some(2000)
+            patience("all messages")
+        assert bytes(got) == b"".join(message)
+        # Asked at half the limit, and then at intervals that grow from 20 ms.
+        assert s.requests < 20
 
 
 def test_the_packet_limit_follows_a_small_buffer(backend: Backend) -> None:
@@ -1714,122 +1682,104 @@ def test_the_packet_limit_follows_a_small_buffer(backend: Backend) -> None:
 
 def test_an_old_kernel_that_does_not_tell(backend: Backend) -> None:
     """Linux before 6.8 tells of consumed bytes only when little room is left; small packets go on."""
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            got = 0
-            for i in range(700):
-                peer.sendall(bytes([i & 0xFF]) * 10)
-                patience = fail_after()
-                while got < 10 * (i + 1):
-                    g.pump(0.02)
-                    while s.queue:  # consumed, and nothing said
-                        packet = s.queue.popleft()
-                        got += len(packet)
-                        s.fwd_cnt += len(packet)
-                    patience(f"message {i}")
-            assert s.requests <= 700 // 128 + 3
+    with linked(backend) as (g, s, peer):
+        got = 0
+        for i in range(700):
+            peer.sendall(bytes([i & 0xFF]) * 10)
+            patience = fail_after()
+            while got < 10 * (i + 1):
+                g.pump(0.02)
+                while s.queue:  # consumed, and nothing said
+                    packet = s.queue.popleft()
+                    got += len(packet)
+                    s.fwd_cnt += len(packet)
+                patience(f"message {i}")
+        assert s.requests <= 700 // 128 + 3
 
 
 def test_one_credit_request_then_silence(backend: Backend) -> None:
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            peer.setblocking(False)
-            sent = 0
-            patience = fail_after()
-            while not s.requests:
-                with contextlib.suppress(BlockingIOError):
-                    sent += peer.send(bytes(65536))
-                g.pump(0.02)
-                patience("CREDIT_REQUEST")
-            g.pump(0.1)
-            assert s.requests == 1
-            in_flight = s.received
-            assert LINUX_BUFFER - 3732 < in_flight <= LINUX_BUFFER
-            # Answers with nothing new in them are not answered by another question.
-            for _ in range(20):
-                s.put(CREDIT_UPDATE)
-            g.flush()
-            g.pump(0.1)
-            assert s.requests == 1 and s.received == in_flight
-            assert wakeups_while_idle(backend) <= 2
+    with linked(backend) as (g, s, peer):
+        peer.setblocking(False)
+        sent = 0
+        patience = fail_after()
+        while not s.requests:
+            with contextlib.suppress(BlockingIOError):
+                sent += peer.send(bytes(65536))
+            g.pump(0.02)
+            patience("CREDIT_REQUEST")
+        g.pump(0.1)
+        assert s.requests == 1
+        in_flight = s.received
+        assert LINUX_BUFFER - 3732 < in_flight <= LINUX_BUFFER
+        # Answers with nothing new in them are not answered by another question.
+        for _ in range(20):
+            s.put(CREDIT_UPDATE)
+        g.flush()
+        g.pump(0.1)
+        assert s.requests == 1 and s.received == in_flight
+        assert wakeups_while_idle(backend) <= 2
 
 
 def test_no_crumbs(backend: Backend) -> None:
     """A guest that reads 600 bytes at a time gets full packets, and few questions."""
     total = 1 << 20
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            peer.setblocking(False)
-            data = pattern(total)
-            sent, got = 0, bytearray()
-            before = backend.statistics()
-            patience = fail_after()
-            while len(got) < total:
-                with contextlib.suppress(BlockingIOError):
-                    if sent < total:
-                        sent += peer.send(data[sent:])
-                if g.pump(0.0 if s.queue else 0.05) == 0:
-                    got += s.read_some(600)
-                    patience("the rest") if not s.queue else None
-            assert bytes(got) == data
-            after = backend.statistics()
-            packets = after["packets_to_guest"] - before["packets_to_guest"]
-            assert packets < 1.25 * total / 3732 + 20
-            # One for each stretch of a quarter of the buffer, and of what a late host cuts in pieces.
-            assert after["credit_requests"] - before["credit_requests"] <= 4 * total // 65536
-            assert after["wakeups"] - before["wakeups"] < 3000
+    with linked(backend) as (g, s, peer):
+        peer.setblocking(False)
+        data = pattern(total)
+        sent, got = 0, bytearray()
+        before = backend.statistics()
+        patience = fail_after()
+        while len(got) < total:
+            with contextlib.suppress(BlockingIOError):
+                if sent < total:
+                    sent += peer.send(data[sent:])
+            if g.pump(0.0 if s.queue else 0.05) == 0:
+                got += s.read_some(600)
+                patience("the rest") if not s.queue else None
+        assert bytes(got) == data
+        after = backend.statistics()
+        packets = after["packets_to_guest"] - before["packets_to_guest"]
+        assert packets < 1.25 * total / 3732 + 20
+        # One for each stretch of a quarter of the buffer, and of what a late host cuts in pieces.
+        assert after["credit_requests"] - before["credit_requests"] <= 4 * total // 65536
+        assert after["wakeups"] - before["wakeups"] < 3000
 
 
 def test_guest_lowers_its_buffer(backend: Backend) -> None:
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            peer.sendall(bytes(100_000))
-            g.wait(lambda: s.received == 100_000, "bytes")
-            s.buf_alloc = 1000
-            s.put(CREDIT_UPDATE)
-            g.flush()
-            peer.sendall(b"more")
-            g.pump(0.1)
-            assert s.received == 100_000
-            s.buf_alloc = LINUX_BUFFER
-            assert s.recv_exactly(100_004)[-4:] == b"more"
+    with linked(backend) as (g, s, peer):
+        peer.sendall(bytes(100_000))
+        g.wait(lambda: s.received == 100_000, "bytes")
+        s.buf_alloc = 1000
+        s.put(CREDIT_UPDATE)
+        g.flush()
+        peer.sendall(b"more")
+        g.pump(0.1)
+        assert s.received == 100_000
+        s.buf_alloc = LINUX_BUFFER
+        assert s.recv_exactly(100_004)[-4:] == b"more"
 
 
 def test_credit_going_backwards(backend: Backend) -> None:
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            for fwd in (0xFFFFFFFF, 0x80000000, 5, 0, 0x7FFFFFFF):
-                g.put(Packet(g.cid, 3, s.port, PORT, CREDIT_UPDATE, buf_alloc=fwd, fwd_cnt=fwd))
-                peer.sendall(b"x")
-            g.flush()
-            s.put(CREDIT_UPDATE)
-            assert s.recv_exactly(5) == b"xxxxx"
+    with linked(backend) as (g, s, peer):
+        for fwd in (0xFFFFFFFF, 0x80000000, 5, 0, 0x7FFFFFFF):
+            g.put(Packet(g.cid, 3, s.port, PORT, CREDIT_UPDATE, buf_alloc=fwd, fwd_cnt=fwd))
+            peer.sendall(b"x")
+        g.flush()
+        s.put(CREDIT_UPDATE)
+        assert s.recv_exactly(5) == b"xxxxx"
     assert backend.process.poll() is None
 
 
 def test_credit_request_is_answered(backend: Backend) -> None:
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            s.send(b"12345")
-            assert peer.recv(10) == b"12345"
-            for _ in range(100):
-                s.put(CREDIT_REQUEST)
-            g.flush()
-            g.wait(lambda: s.updates >= 1, "CREDIT_UPDATE")
-            g.pump(0.05)
-            assert s.peer_fwd == 5 and s.updates <= 100
+    with linked(backend) as (g, s, peer):
+        s.send(b"12345")
+        assert peer.recv(10) == b"12345"
+        for _ in range(100):
+            s.put(CREDIT_REQUEST)
+        g.flush()
+        g.wait(lambda: s.updates >= 1, "CREDIT_UPDATE")
+        g.pump(0.05)
+        assert s.peer_fwd == 5 and s.updates <= 100
 
 
 def test_tx_goes_on_without_rx_buffers(backend: Backend) -> None:
@@ -1913,32 +1863,29 @@ def test_guest_gives_up_while_waiting(backend: Backend) -> None:
 
 
 def test_hostile_headers(backend: Backend) -> None:
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
+    with linked(backend) as (g, s, peer):
         me, src = g.cid, s.port
-        with peer:
-            # Not the guest's CID: not answered.
-            for cid in (0, 3, 5, me + (1 << 32), 0xFFFFFFFF):
-                g.put(Packet(cid, 3, src, PORT, RW, b"evil"))
-            g.flush()
-            assert g.pump(0.1) == 0
-            # Unknown type: an RST of that type, which is not the stream's.
-            g.streams.pop(s.key)
-            g.put(Packet(me, 3, src, PORT, RW, b"evil", kind=2))
-            g.wait(lambda: g.strays and g.strays[-1].kind == 2, "RST with type 2")
-            g.streams[s.key] = s
-            s.send(b"good")
-            assert peer.recv(100) == b"good"
-            # Unknown operations of strangers.
-            for op in (0, 4, 5, 6, 7, 8, 0xFFFF):
-                n = len(g.strays)
-                g.put(Packet(me, 3, 999, PORT, op))
-                g.wait(lambda n=n: len(g.strays) == n + 1, f"RST for op {op}")  # type: ignore[misc]
-            # A length that is not there.
-            g.put(Packet(me, 3, src, PORT, RW, b"evil", length=5))
-            s.wait(lambda: s.state == "reset", "RST")
-            assert peer.recv(10) == b""
+        # Not the guest's CID: not answered.
+        for cid in (0, 3, 5, me + (1 << 32), 0xFFFFFFFF):
+            g.put(Packet(cid, 3, src, PORT, RW, b"evil"))
+        g.flush()
+        assert g.pump(0.1) == 0
+        # Unknown type: an RST of that type, which is not the stream's.
+        g.streams.pop(s.key)
+        g.put(Packet(me, 3, src, PORT, RW, b"evil", kind=2))
+        g.wait(lambda: g.strays and g.strays[-1].kind == 2, "RST with type 2")
+        g.streams[s.key] = s
+        s.send(b"good")
+        assert peer.recv(100) == b"good"
+        # Unknown operations of strangers.
+        for op in (0, 4, 5, 6, 7, 8, 0xFFFF):
+            n = len(g.strays)
+            g.put(Packet(me, 3, 999, PORT, op))
+            g.wait(lambda n=n: len(g.strays) == n + 1, f"RST for op {op}")  # type: ignore[misc]
+        # A length that is not there.
+        g.put(Packet(me, 3, src, PORT, RW, b"evil", length=5))
+        s.wait(lambda: s.state == "reset", "RST")
+        assert peer.recv(10) == b""
 
 
 @pytest.mark.parametrize(
@@ -1966,29 +1913,23 @@ def test_violations_reset_one_connection(backend: Backend, bad: dict[str, object
 
 
 def test_zero_length_rw_is_ignored(backend: Backend) -> None:
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            s.put(RW)
-            s.send(b"x")
-            assert peer.recv(10) == b"x"
+    with linked(backend) as (g, s, peer):
+        s.put(RW)
+        s.send(b"x")
+        assert peer.recv(10) == b"x"
 
 
 def test_shutdown_twice(backend: Backend) -> None:
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            for flags in (0, OFF_SEND, OFF_SEND, 0xFFFFFFFC, OFF_RECV, OFF_BOTH):
-                s.put(SHUTDOWN, flags=flags)
-            s.wait(lambda: s.state == "reset", "RST")
-            assert peer.recv(1) == b""
-            g.flush()
-            # The last one is a stranger's, unless it came before the RST was out.
-            g.pump(0.05)
-            assert len(g.strays) <= 1
-            assert backend.statistics()["connections"] == 0
+    with linked(backend) as (g, s, peer):
+        for flags in (0, OFF_SEND, OFF_SEND, 0xFFFFFFFC, OFF_RECV, OFF_BOTH):
+            s.put(SHUTDOWN, flags=flags)
+        s.wait(lambda: s.state == "reset", "RST")
+        assert peer.recv(1) == b""
+        g.flush()
+        # The last one is a stranger's, unless it came before the RST was out.
+        g.pump(0.05)
+        assert len(g.strays) <= 1
+        assert backend.statistics()["connections"] == 0
 
 
 # --- hostile rings ----------------------------------------------------------------------------------------
@@ -2126,16 +2067,13 @@ def test_rings_that_change_under_our_hands(backend: Backend) -> None:
 
 
 def test_tiny_rings(backend: Backend) -> None:
-    with guest(backend, queue=4, buffers=4) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            g.layout = "single"
-            for i in range(50):
-                s.send(pattern(1000, i))
-                assert read_exactly(peer, 1000) == pattern(1000, i)
-                peer.sendall(pattern(10_000, i))
-                assert s.recv_exactly(10_000) == pattern(10_000, i)
+    with linked(backend, queue=4, buffers=4) as (g, s, peer):
+        g.layout = "single"
+        for i in range(50):
+            s.send(pattern(1000, i))
+            assert read_exactly(peer, 1000) == pattern(1000, i)
+            peer.sendall(pattern(10_000, i))
+            assert s.recv_exactly(10_000) == pattern(10_000, i)
 
 
 # --- the front end ----------------------------------------------------------------------------------------
@@ -2161,70 +2099,58 @@ def test_guest_reboot_ends_its_connections(backend: Backend) -> None:
 
 
 def test_pause_keeps_connections(backend: Backend) -> None:
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            for i in range(5):
-                s.send(b"before %d" % i)
-                g.flush()
-                assert peer.recv(20) == b"before %d" % i
-                g.front.stop()
-                assert g.front.base[1] == g.front.tx.avail_idx
-                peer.sendall(b"while paused %d" % i)
-                g.front.start()
-                assert s.recv_exactly(14) == b"while paused %d" % i
-            s.close()
-            assert peer.recv(1) == b""
+    with linked(backend) as (g, s, peer):
+        for i in range(5):
+            s.send(b"before %d" % i)
+            g.flush()
+            assert peer.recv(20) == b"before %d" % i
+            g.front.stop()
+            assert g.front.base[1] == g.front.tx.avail_idx
+            peer.sendall(b"while paused %d" % i)
+            g.front.start()
+            assert s.recv_exactly(14) == b"while paused %d" % i
+        s.close()
+        assert peer.recv(1) == b""
 
 
 def test_pause_under_load_loses_nothing(backend: Backend) -> None:
     data = pattern(1 << 20)
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            peer.setblocking(False)
-            sent, got, turn = 0, bytearray(), 0
-            patience = fail_after()
-            while len(got) < len(data):
-                with contextlib.suppress(BlockingIOError):
-                    if sent < len(data):
-                        sent += peer.send(data[sent : sent + 50_000])
-                turn += 1
-                if turn % 5 == 0:
-                    g.front.stop()
-                    g.front.start()
-                g.pump(0.01)
-                got += s.read_some(100_000)
-                patience("the rest")
-            assert bytes(got) == data
+    with linked(backend) as (g, s, peer):
+        peer.setblocking(False)
+        sent, got, turn = 0, bytearray(), 0
+        patience = fail_after()
+        while len(got) < len(data):
+            with contextlib.suppress(BlockingIOError):
+                if sent < len(data):
+                    sent += peer.send(data[sent : sent + 50_000])
+            turn += 1
+            if turn % 5 == 0:
+                g.front.stop()
+                g.front.start()
+            g.pump(0.01)
+            got += s.read_some(100_000)
+            patience("the rest")
+        assert bytes(got) == data
 
 
 def test_last_packets_before_a_stop_are_taken(backend: Backend) -> None:
     """What stands in the ring when the guest resets was sent, even if the kick was not seen."""
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            g.flush()
-            g.front.tx.kick = lambda **kw: None  # type: ignore[method-assign]
-            s.send_some(b"last words")
-            g.reboot()
-            assert read_all(peer) == b"last words"
+    with linked(backend) as (g, s, peer):
+        g.flush()
+        g.front.tx.kick = lambda **kw: None  # type: ignore[method-assign]
+        s.send_some(b"last words")
+        g.reboot()
+        assert read_all(peer) == b"last words"
 
 
 def test_memory_table_may_change_while_running(backend: Backend) -> None:
-    with guest(backend) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            for i in range(10):
-                g.front.set_memory()
-                s.send(pattern(5000, i))
-                assert read_exactly(peer, 5000) == pattern(5000, i)
-                peer.sendall(pattern(5000, i))
-                assert s.recv_exactly(5000) == pattern(5000, i)
+    with linked(backend) as (g, s, peer):
+        for i in range(10):
+            g.front.set_memory()
+            s.send(pattern(5000, i))
+            assert read_exactly(peer, 5000) == pattern(5000, i)
+            peer.sendall(pattern(5000, i))
+            assert s.recv_exactly(5000) == pattern(5000, i)
 
 
 def test_150_front_ends(backend: Backend) -> None:
@@ -2590,18 +2516,15 @@ def test_killed_clients_at_any_moment(backend: Backend) -> None:
 
 
 def test_interrupts_are_batched(backend: Backend) -> None:
-    with guest(backend, buffers=1000) as g, backend.listen(PORT) as listener:
-        s = g.connect(PORT)
-        peer, _ = listener.accept()
-        with peer:
-            g.pump(0.05)
-            drain(g.front.rx.call_fd)
-            before = backend.statistics()
-            peer.setblocking(False)
-            sent = peer.send(bytes(200_000))
-            time.sleep(0.1)
-            g.pump(0.1)
-            after = backend.statistics()
-            packets = after["packets_to_guest"] - before["packets_to_guest"]
-            assert s.received == sent and packets >= sent // 3732
-            assert after["interrupts"] - before["interrupts"] <= 4
+    with linked(backend, buffers=1000) as (g, s, peer):
+        g.pump(0.05)
+        drain(g.front.rx.call_fd)
+        before = backend.statistics()
+        peer.setblocking(False)
+        sent = peer.send(bytes(200_000))
+        time.sleep(0.1)
+        g.pump(0.1)
+        after = backend.statistics()
+        packets = after["packets_to_guest"] - before["packets_to_guest"]
+        assert s.received == sent and packets >= sent // 3732
+        assert after["interrupts"] - before["interrupts"] <= 4

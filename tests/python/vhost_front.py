@@ -32,6 +32,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -948,6 +949,18 @@ def guest(backend: Backend, *, queue: int = 1024, event_idx: bool = True, start:
         yield g
     finally:
         front.close()
+
+
+@contextlib.contextmanager
+def linked(
+    backend: Backend, port: int = 5000, **options: Any
+) -> Iterator[tuple[Guest, Stream, socket.socket]]:
+    """A guest (with guest()'s options) connected to a host program: its end of the stream, and the host's."""
+    with guest(backend, **options) as g, backend.listen(port) as listener:
+        s = g.connect(port)
+        peer, _ = listener.accept()
+        with peer:
+            yield g, s, peer
 
 
 def dial(backend: Backend, g: Guest, port: int, extra: bytes = b"") -> tuple[socket.socket, Stream]:
