@@ -30,7 +30,8 @@ from nitroctl.cli import main
 from nitroctl.eif import compose
 from nitroctl.eif.describe import describe
 from nitroctl.eif.extract import extract
-from nitroctl.eif.image import open_image, read_tree
+from nitroctl.eif.image import open_image
+from nitroctl.eif.layers import read_tree
 from nitroctl.eif.verify import verify
 from nitroctl.errors import NitroError
 from test_eif_cpio import Memory
@@ -260,9 +261,9 @@ def test_a_name_cannot_steer_the_terminal(tmp_path: Path) -> None:
 def test_too_many_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Folders that only names mention count too."""
     image = im.docker(tmp_path / "a.tar", [im.layer(APP, im.entry("a/b/c/d", b""))])
-    monkeypatch.setattr("nitroctl.eif.image.ENTRIES_MAX", 11)  # with the mount points
+    monkeypatch.setattr("nitroctl.eif.layers.ENTRIES_MAX", 11)  # with the mount points
     assert compose.from_image(image)
-    monkeypatch.setattr("nitroctl.eif.image.ENTRIES_MAX", 4)
+    monkeypatch.setattr("nitroctl.eif.layers.ENTRIES_MAX", 4)
     with pytest.raises(NitroError, match="more than 4 entries"):
         compose.from_image(image)
     monkeypatch.setattr("nitroctl.eif.image.MEMBERS_MAX", 2)

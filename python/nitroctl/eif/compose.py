@@ -27,18 +27,10 @@ from nitroctl import proc, progress
 from nitroctl.eif import cpio
 from nitroctl.eif.boot import read_kernel
 from nitroctl.eif.build import BuildRequest, Built, FileSigner, Generated, Metadata, Sink, build
-from nitroctl.eif.image import (
-    SMALL_MAX,
-    TABLES,
-    Config,
-    Node,
-    Tree,
-    encoded,
-    open_image,
-    read_tree,
-    write_root,
-)
+from nitroctl.eif.image import Config, encoded, open_image
+from nitroctl.eif.layers import SMALL_MAX, TABLES, Node, Tree, read_tree
 from nitroctl.eif.measure import shown
+from nitroctl.eif.root import write_root
 from nitroctl.errors import NitroError, UsageError
 
 # nitro-cli's blobs/cmdline for x86_64.

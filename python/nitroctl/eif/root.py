@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: MIT
+"""The file system that layers make, into a cpio archive: the layers are read a second time, and what is left
+of them is sent on. Nothing else is written to disk.
+"""
+
+from __future__ import annotations
+
+import stat
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import IO
+
+from nitroctl.eif import cpio
+from nitroctl.eif.build import Sink
+from nitroctl.eif.image import Blob, Image
+from nitroctl.eif.layers import Node, Tree, layer_name, opened_layer
+from nitroctl.eif.measure import CHUNK
+from nitroctl.eif.tar import damage, members
+from nitroctl.errors import NitroError
+
+
+def write_root(archive: cpio.Archive, image: Image, tree: Tree, prefix: bytes) -> None:
+    """Write the final file system below the folder `prefix`: folders, links and devices sorted, then files in
+    the order in which the layers have them. Raises NitroError, also for a layer with a wrong digest."""
+    root = tree.root
+    archive.add(cpio.Entry(prefix, root.mode, uid=root.uid, gid=root.gid, mtime=root.mtime))
+    special: list[tuple[Node, bytes]] = []  # devices and the like
+    files: list[dict[int, tuple[Node, bytes]]] = [{} for _ in image.layers]
+    also: dict[Node, list[bytes]] = {}  # further names of an inode, which few have
+    linked = {name.linked for _, name in tree.walk() if name.linked}
+    seen: set[Node] = set()  # of those
+    for path, name in tree.walk():
+        path = prefix + b"/" + path
+        node = name.linked or name
+        if stat.S_ISDIR(node.mode) or stat.S_ISLNK(node.mode):
+            archive.add(_entry(path, node))  # the kernel knows no hard links between symbolic ones
+        elif node in seen:
+            also.setdefault(node, []).append(path)
+        else:
+            if node in linked:
+                seen.add(node)
+            if node.index >= 0:
+                files[node.layer][node.index] = (node, path)
+            else:
+                special.append((node, path))
+    for node, path in special:
+        archive.add(_entry(path, node), also.get(node, ()))
+    for number, blob in enumerate(image.layers):
+        _write_layer(archive, blob, layer_name(image, number), files[number], also)
+
+
+def _entry(path: bytes, node: Node) -> cpio.Entry:
+    return cpio.Entry(
+        path, node.mode, node.target, uid=node.uid, gid=node.gid, device=node.device, mtime=node.mtime
+    )
+
+
+def _write_layer(
+    archive: cpio.Archive,
+    blob: Blob,
+    what: str,
+    files: Mapping[int, tuple[Node, bytes]],
+    also: Mapping[Node, Sequence[bytes]],
+) -> None:
+    with damage(what), opened_layer(blob, what) as (f, raw):
+        written = 0
+        for index, (tar, member) in enumerate(members(f)):
+            if index not in files:
+                continue
+            node, path = files[index]
+            content = tar.extractfile(member) if member.isreg() and member.size == node.size else None
+            if content is None:
+                raise NitroError(f"{what} was changed while it was read")
+
+            def fill(sink: Sink, content: IO[bytes] = content, left: int = node.size) -> None:
+                while left:
+                    data = content.read(min(CHUNK, left))
+                    if not data:
+                        raise tarfile.ReadError("it ends within a file")
+                    sink.write(data)
+                    left -= len(data)
+
+            entry = replace(_entry(path, node), filler=fill, size=node.size)
+            archive.add(entry, also.get(node, ()))
+            written += 1
+        if written != len(files):
+            raise NitroError(f"{what} was changed while it was read")
+        raw.check(what)

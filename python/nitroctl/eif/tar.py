@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT
+"""The members of a tar that a stranger made, one by one. What they mean is not known here.
+
+tarfile reads the headers. It is kept from allocating on a header's word, from going back or in circles, and
+from taking damage for the archive's end; what it stumbles over is an error that names the archive.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from nitroctl.errors import NitroError
+
+HEADER_MAX = 1 << 20  # bytes of an extended tar header: long names, attributes
+HEADERS_MAX = 4 * HEADER_MAX  # bytes of all headers before one file, and of those that are for all files
+
+# What tarfile and the decompressors raise for damaged input.
+_DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, KeyError, IndexError)
+
+
+@contextmanager
+def damage(what: str) -> Iterator[None]:
+    try:
+        yield
+    except _DAMAGE as e:
+        raise NitroError(f"{what} is damaged: {e}") from e
+
+
+class Member(tarfile.TarInfo):
+    """A tar header that cannot ask tarfile for more memory than a name or an attribute needs, and that is
+    not taken for the archive's end when it is none."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Member:
+        at = archive.offset
+        try:
+            return super().fromtarfile(archive)
+        except RecursionError:
+            raise tarfile.ReadError(f"too many extended headers in a row, from {at} on") from None
+        except (tarfile.EmptyHeaderError, tarfile.EOFHeaderError):  # type: ignore[attr-defined]
+            raise  # the end
+        except tarfile.HeaderError as e:
+            raise tarfile.ReadError(f"{e}, of the header at {at}") from None
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Member:
+        member = super().frombuf(buf, encoding, errors)
+        extended = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+        if member.type in (*extended, tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK):
+            if not 0 <= member.size <= HEADER_MAX:
+                raise tarfile.ReadError(f"an extended header of {member.size} bytes")
+        return member
+
+
+class _Bounded:
+    """A tar's stream, from which tarfile cannot read more than HEADERS_MAX while it looks for a file: the
+    lists of holes in sparse files are as long as they say."""
+
+    def __init__(self, f: IO[bytes]) -> None:
+        self._f = f
+        self.seek, self.tell = f.seek, f.tell
+        self.left: int | None = HEADERS_MAX  # None: no header is being read
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._f.read(size)
+        if self.left is not None:
+            self.left -= len(data)
+            if self.left < 0:
+                raise tarfile.ReadError(f"a file's headers have more than {HEADERS_MAX} bytes")
+        return data
+
+
+def members(f: IO[bytes]) -> Iterator[tuple[tarfile.TarFile, Member]]:
+    """The members of a tar one by one; none is kept."""
+    bounded: Any = _Bounded(f)
+    with tarfile.open(
+        fileobj=bounded, mode="r:", tarinfo=Member, encoding="utf-8", errors="surrogateescape"
+    ) as tar:
+        at = -1
+        while True:
+            # tarfile keeps every header that it has seen, for seeking.
+            tar.members = []  # type: ignore[attr-defined]
+            bounded.left = HEADERS_MAX
+            member = tar.next()
+            bounded.left = None
+            if member is None:
+                return
+            assert isinstance(member, Member)
+            _check_member(tar, member, at)
+            at = tar.offset
+            yield tar, member
+
+
+def _check_member(tar: tarfile.TarFile, member: Member, before: int) -> None:
+    """What tarfile takes as it is said: a negative size, which would lead back to where it was `before`;
+    holes that overlap; and headers for all files that pile up."""
+    if member.size < 0 or tar.offset <= before:
+        raise tarfile.ReadError(f"a file of {member.size} bytes, with the header at {member.offset}")
+    end = 0
+    holes: Any = member.sparse or ()  # pairs of offset and size of what is there
+    for offset, size in holes:
+        if offset == size == 0:
+            continue  # an entry that is not used
+        if not (end <= offset and 0 <= size and offset + size <= member.size):
+            raise tarfile.ReadError(f"a sparse file with wrong holes, with the header at {member.offset}")
+        end = offset + size
+    if sum(len(key) + len(value) for key, value in tar.pax_headers.items()) > HEADERS_MAX:
+        raise tarfile.ReadError(f"headers for all files of more than {HEADERS_MAX} bytes")
