@@ -6,6 +6,8 @@
  * under /rootfs and its command and environment in /cmd and /env (one entry
  * per line).  Of our own, AWS's knows neither: /cwd, where the application
  * starts, and /user, the numbers of its user, group and further groups.
+ * Before the heartbeat it asks for a second port of the parent, which only a
+ * local one serves: there it says at the end how the application ended.
  *
  * It is no service manager: one application, no shell, no network set-up (as on
  * AWS even the loopback is left down).
@@ -23,6 +25,7 @@
 #include <grp.h>
 #include <limits.h>
 #include <linux/vm_sockets.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -40,6 +43,10 @@
 #define PARENT_CID 3
 #define HEARTBEAT_PORT 9000
 #define HEARTBEAT 0xb7
+
+/* Where the application's status goes; see vhost-user-vsock's app-status.h. */
+#define STATUS_PORT 4294958295u
+#define STATUS_MS 1000 /* for the parent's word that it has it */
 
 /* Where commands are looked up, whatever PATH the application is given. */
 #define DEFAULT_PATH "PATH=/sbin:/usr/sbin:/bin:/usr/bin"
@@ -218,13 +225,19 @@ static void load_modules(void)
 
 /* --- Heartbeat ----------------------------------------------------------- */
 
-static void heartbeat(void)
+static int connect_parent(int fd, unsigned port)
 {
     struct sockaddr_vm parent = {
         .svm_family = AF_VSOCK,
         .svm_cid = PARENT_CID,
-        .svm_port = HEARTBEAT_PORT,
+        .svm_port = port,
     };
+
+    return connect(fd, (struct sockaddr *)&parent, sizeof(parent));
+}
+
+static void heartbeat(void)
+{
     unsigned char byte = HEARTBEAT;
     ssize_t n;
     int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -232,7 +245,7 @@ static void heartbeat(void)
     if (fd < 0) {
         die("socket");
     }
-    if (connect(fd, (struct sockaddr *)&parent, sizeof(parent)) < 0) {
+    if (connect_parent(fd, HEARTBEAT_PORT) < 0) {
         die("connect");
     }
     if (write(fd, &byte, 1) != 1) {
@@ -251,6 +264,49 @@ static void heartbeat(void)
         end();
     }
     close(fd);
+}
+
+/* --- The application's status -------------------------------------------- */
+
+/*
+ * A connection to tell it on, or -1: a parent on AWS refuses it at once.  It is
+ * opened before the heartbeat, since later ones are not believed: they could be
+ * the application's.
+ */
+static int open_status(void)
+{
+    const struct timeval limit = { .tv_usec = STATUS_MS * 500 };
+    int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+    if (fd < 0) {
+        return -1;
+    }
+    setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, &limit,
+               sizeof(limit));
+    if (connect_parent(fd, STATUS_PORT) < 0) {
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+/* @status is waitpid's.  Whoever does not listen any more misses it. */
+static void tell_status(int fd, int status)
+{
+    unsigned char said[2] = { 'E', WEXITSTATUS(status) };
+    struct pollfd p = { .fd = fd, .events = POLLIN };
+
+    if (fd < 0) {
+        return;
+    }
+    if (WIFSIGNALED(status)) {
+        said[0] = 'K';
+        said[1] = WTERMSIG(status);
+    }
+    if (send(fd, said, sizeof(said), MSG_DONTWAIT | MSG_NOSIGNAL) ==
+        sizeof(said)) {
+        poll(&p, 1, STATUS_MS);
+    }
 }
 
 /* --- The application's root ---------------------------------------------- */
@@ -412,8 +468,8 @@ static pid_t launch(char **cmd, char **env, const char *cwd,
     _exit(127);
 }
 
-/* Reap whatever dies in here, until the application does. */
-static void wait_for(pid_t pid)
+/* Reap whatever dies in here, until the application does: its status. */
+static int wait_for(pid_t pid)
 {
     int status;
     pid_t got;
@@ -432,6 +488,7 @@ static void wait_for(pid_t pid)
         fprintf(stderr, "init: child exited by signal: %d (%s)\n",
                 WTERMSIG(status), strsignal(WTERMSIG(status)));
     }
+    return status;
 }
 
 int main(void)
@@ -442,6 +499,7 @@ int main(void)
     size_t cmds, envs;
     sigset_t all;
     pid_t pid;
+    int parent, status;
 
     /* PID 1 has no use for signals; the application gets none blocked. */
     sigfillset(&all);
@@ -450,6 +508,7 @@ int main(void)
     mount_dev();
     open_console();
     load_modules();
+    parent = open_status();
     heartbeat();
 
     env = take_lines("/env", &envs);
@@ -465,10 +524,11 @@ int main(void)
     if (pid < 0) {
         die("fork");
     }
-    wait_for(pid);
+    status = wait_for(pid);
 
     /* A reset ends an enclave, whatever the application's status was. */
     tcdrain(STDERR_FILENO);
+    tell_status(parent, status);
     reboot(RB_AUTOBOOT);
     die("reboot");
 }

@@ -14,6 +14,7 @@
  */
 
 #include "host.h"
+#include "app-status.h"
 #include "listener.h"
 #include "log.h"
 #include "sandbox.h"
@@ -52,7 +53,7 @@ enum {
     ON_LIFELINE,
 };
 
-/* vsock_conn.user: how far a heartbeat on this connection is. */
+/* vsock_conn.user: how far a heartbeat, or a status, on this connection is. */
 enum {
     BEAT_NONE,                  /* an ordinary connection */
     BEAT_RELAY,                 /* to somebody's listener on the port */
@@ -62,6 +63,11 @@ enum {
     BEAT_ANSWER,                /* ours is to be read */
     BEAT_DONE,
     BEAT_WRONG,                 /* it was another byte */
+    /* The status of the application, fd -1 as well: */
+    STATUS_WAIT,                /* for all its bytes */
+    STATUS_ANSWER,              /* ours is to be read */
+    STATUS_DONE,
+    STATUS_WRONG,               /* it was none */
 };
 
 struct host {
@@ -75,6 +81,7 @@ struct host {
     struct vhost_user front;
     bool front_on;
     bool booted;                /* told since the guest's last start */
+    struct app_status app;
     bool front_gone;            /* with --once: end when all is delivered */
     bool end;
     int status;
@@ -137,6 +144,7 @@ static void tell(int fd, const char *line)
 
 static void beat_done(struct host *h)
 {
+    h->app.closed = true;
     if (!h->booted) {
         h->booted = true;
         tell(h->options->booted_fd, "booted\n");
@@ -195,6 +203,52 @@ static void beat_watch(struct host *h, struct vsock_conn *c, uint32_t from,
         c->user = BEAT_NONE;
         beat_done(h);
     }
+}
+
+/* The application's status. */
+
+static bool status_open(struct host *h, struct vsock_conn *c)
+{
+    if (c->parent_port != APP_STATUS_PORT || h->app.closed) {
+        return false;
+    }
+    h->app.closed = true;
+    c->user = STATUS_WAIT;
+    return true;
+}
+
+static ssize_t status_send(struct host *h, struct vsock_conn *c,
+                           const struct iovec *iov, unsigned niov)
+{
+    char line[APP_STATUS_LINE];
+    ssize_t n = 0;
+
+    for (unsigned i = 0; i < niov; i++) {
+        n += iov[i].iov_len;
+    }
+    if (c->user == STATUS_WAIT && app_status_take(&h->app, iov, niov)) {
+        c->user = STATUS_WRONG;
+        if (app_status_line(&h->app, line)) {
+            tell(h->options->booted_fd, line);
+            c->user = STATUS_ANSWER;
+        }
+        c->answer = true;
+    }
+    return n;
+}
+
+static ssize_t status_recv(struct host *h, struct vsock_conn *c,
+                           const struct iovec *iov)
+{
+    if (c->user == STATUS_WRONG) {
+        return -ECONNRESET;
+    }
+    if (c->user != STATUS_ANSWER) {
+        return -EAGAIN;
+    }
+    *(uint8_t *)iov->iov_base = h->app.said[0];
+    c->user = STATUS_DONE;
+    return 1;
 }
 
 /* What the core asks of us. */
@@ -321,6 +375,9 @@ static int host_open(void *opaque, struct vsock_conn *c)
     struct host_address a;
     int r = -ENOENT;
 
+    if (status_open(h, c)) {
+        return 0;
+    }
     if (listed) {
         return host_connect(h, c, listed);
     }
@@ -362,6 +419,9 @@ static ssize_t host_send(void *opaque, struct vsock_conn *c,
 {
     ssize_t r;
 
+    if (c->user >= STATUS_WAIT) {
+        return status_send(opaque, c, iov, niov);
+    }
     if (c->user >= BEAT_WAIT) {
         return beat_send(c, iov, niov);
     }
@@ -375,6 +435,9 @@ static ssize_t host_recv(void *opaque, struct vsock_conn *c,
 {
     ssize_t r;
 
+    if (c->user >= STATUS_WAIT) {
+        return status_recv(opaque, c, iov);
+    }
     if (c->user >= BEAT_WAIT) {
         return beat_recv(opaque, c, iov);
     }
@@ -655,6 +718,7 @@ static void front_accept(struct host *h)
                     &vhost_user_ops, h);
     h->front_on = true;
     h->booted = false;
+    h->app = (struct app_status){ 0 };
     log_rated(LOG_INFO, "front end connected");
 }
 

@@ -189,11 +189,14 @@ def dry_run(lab: Lab) -> None:
 
 @boot_check
 def application_exit(lab: Lab) -> None:
-    """When the application ends, whatever its status, init resets the machine and QEMU ends with status 0."""
+    """When the application ends, whatever its status, init tells it, resets the machine, and QEMU ends with
+    status 0."""
     with lab.agent() as (guest, client):
         client.exit(3)
         guest.expect(rb"child exited with error")
         guest.check_ends()
+        guest.backend.expect("booted")
+        guest.backend.expect("exited 3")
 
 
 @boot_check
@@ -203,6 +206,8 @@ def application_killed(lab: Lab) -> None:
         client.kill(signal.SIGSEGV)
         guest.expect(rb"child exited by signal")
         guest.check_ends()
+        guest.backend.expect("booted")
+        guest.backend.expect(f"killed {signal.SIGSEGV.value}")
 
 
 @boot_check

@@ -653,6 +653,63 @@ def test_heartbeat_channel_closed_is_no_harm(binary: Path) -> None:
             assert heartbeat(g) == b"\xb7"
 
 
+# --- the application's status -----------------------------------------------------------------------------
+
+APP_STATUS_PORT = 4294958295  # app-status.h: 9000 below the last one
+
+
+SAID = {b"E\x00": b"exited 0\n", b"E\x07": b"exited 7\n", b"E\xff": b"exited 255\n", b"K\x0b": b"killed 11\n"}
+
+
+@pytest.mark.parametrize(("said", "told"), SAID.items())
+def test_an_init_tells_how_the_application_ended(backend: Backend, said: bytes, told: bytes) -> None:
+    with guest(backend) as g:
+        s = g.connect(APP_STATUS_PORT)
+        assert heartbeat(g) == b"\xb7"
+        assert read_line(backend.booted) == b"booted\n"
+        s.send(said[:1])
+        assert backend.statistics()["connections"] >= 1  # time to take the first byte alone
+        s.send(said[1:])
+        assert s.recv_exactly(1) == said[:1]
+        # It was told before it was answered: an init may reset the machine at once.
+        assert select.select([backend.booted], [], [], 0)[0]
+        assert read_line(backend.booted) == told
+        s.send(b"E\x00")
+        s.close()
+        assert booted(backend) == 0
+
+
+def test_what_is_no_status_is_reset(backend: Backend) -> None:
+    with guest(backend) as g:
+        s = g.connect(APP_STATUS_PORT)
+        s.send(b"X\x00")
+        s.wait(lambda: s.state == "reset", "RST")
+        assert booted(backend) == 0
+
+
+def test_only_who_comes_before_the_heartbeat_tells_a_status(backend: Backend) -> None:
+    """An application cannot: there is one before it, or it is too late. The port is one like every other."""
+    with guest(backend) as g:
+        g.connect(APP_STATUS_PORT)
+        with pytest.raises(Refused):
+            g.connect(APP_STATUS_PORT)
+    with guest(backend) as g:
+        assert heartbeat(g) == b"\xb7"
+        assert read_line(backend.booted) == b"booted\n"
+        with pytest.raises(Refused):
+            g.connect(APP_STATUS_PORT)
+        g.reboot()  # what rebinds the driver is no new boot
+        with pytest.raises(Refused):
+            g.connect(APP_STATUS_PORT)
+        with backend.listen(APP_STATUS_PORT) as listener:
+            s = g.connect(APP_STATUS_PORT)
+            peer, _ = listener.accept()
+            with peer:
+                s.send(b"E\x00")
+                assert peer.recv(10) == b"E\x00"
+        assert booted(backend) == 0
+
+
 # --- connections from the guest ---------------------------------------------------------------------------
 
 
