@@ -11,12 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nitroctl.api import Enclave, build_eif
-    from nitroctl.errors import BootTimeout, EnclaveError, GuestPanic, NitroError, UsageError
+    from nitroctl.errors import (
+        ApplicationFailed,
+        BootTimeout,
+        EnclaveError,
+        GuestPanic,
+        NitroError,
+        UsageError,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "BootTimeout", "Enclave", "EnclaveError", "GuestPanic", "NitroError", "UsageError", "build_eif",
+    "ApplicationFailed", "BootTimeout", "Enclave", "EnclaveError", "GuestPanic", "NitroError", "UsageError",
+    "build_eif",
 ]  # fmt: skip
 
 _HOMES = {"Enclave": "nitroctl.api", "build_eif": "nitroctl.api"}

@@ -40,7 +40,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from nitroctl import diagnosis, logs, preflight, proc, records, vsock
+from nitroctl import application, diagnosis, logs, preflight, proc, records, vsock
 from nitroctl import qemu as qemu_options
 from nitroctl.attestation import pki
 from nitroctl.console import ConsoleWatch
@@ -435,7 +435,7 @@ class _Child:
 class Result:
     """How it ended: `by` whom first, `message` a sentence, `cause` the name of a likely cause (`diagnosis`),
     `hint` what to do about it, `tail` the console's last lines, `signal` the signal that stopped it, if one
-    did."""
+    did, `app_status` the application's own status, if it is known."""
 
     ending: Ending
     message: str
@@ -445,6 +445,7 @@ class Result:
     cause: str | None = None
     hint: str | None = None
     signal: int | None = None
+    app_status: int | None = None
 
     @property
     def status(self) -> int:
@@ -474,6 +475,8 @@ class Enclave:
         self.plan = plan
         self._clues = diagnosis.Clues()
         self.console = ConsoleWatch(self._clues.line)
+        self._application = application.Watch()
+        self._outcome: application.Outcome | None = None  # told by init
         self.state = State.STARTING
         self._sinks = list(sinks)
         self._on_state = on_state
@@ -489,7 +492,8 @@ class Enclave:
         self._timer: asyncio.TimerHandle | None = None
         self._panic_timer: asyncio.TimerHandle | None = None
         self._booted: float | None = None
-        self._booted_fd = -1
+        self._told_fd = -1
+        self._told = b""
         self._ended: float | None = None
         # QMP's SHUTDOWN event: why QEMU is about to end.
         self._shutdown: dict[str, Any] | None = None
@@ -523,8 +527,9 @@ class Enclave:
             )  # fmt: skip
         result = self._end.result()
         return dataclasses.replace(
-            record, ending=result.ending, ended_by=result.by, status=result.status, message=result.message,
-            cause=result.cause, hint=result.hint, tail=result.tail,
+            record, ending=result.ending, ended_by=result.by, status=result.status,
+            app_status=result.app_status, message=result.message, cause=result.cause, hint=result.hint,
+            tail=result.tail,
         )  # fmt: skip
 
     def stop(self, message: str = "stopped", *, signum: int | None = None) -> None:
@@ -602,8 +607,8 @@ class Enclave:
                 os.close(fd)
         os.set_blocking(booted, False)
         loop = asyncio.get_running_loop()
-        loop.add_reader(booted, self._read_booted, booted)
-        self._booted_fd = booted
+        loop.add_reader(booted, self._read_told, booted)
+        self._told_fd = booted
         self._fds.callback(os.close, booted)
         self._fds.callback(loop.remove_reader, booted)
         self._spawn(self._watch_backend(self._backend))
@@ -682,13 +687,16 @@ class Enclave:
         task.add_done_callback(done)
         return task
 
-    def _read_booted(self, fd: int) -> None:
-        """The backend writes once; EOF means that it is gone, which others notice."""
-        if self._booted is None:
-            with contextlib.suppress(BlockingIOError):
-                if os.read(fd, 16).startswith(b"booted"):
-                    self._on_booted()
-                asyncio.get_running_loop().remove_reader(fd)
+    def _read_told(self, fd: int) -> None:
+        """What the backend tells of the guest, line by line. EOF means that it is gone: others notice."""
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(fd, 4096):
+                *lines, self._told = (self._told + data).split(b"\n")
+                for line in lines:
+                    if line == b"booted" and self._booted is None:
+                        self._on_booted()
+                    self._outcome = application.told(line) or self._outcome
+            asyncio.get_running_loop().remove_reader(fd)
 
     def _on_booted(self) -> None:
         self._booted = time.time()
@@ -716,6 +724,7 @@ class Enclave:
                 if not data:
                     return
                 self.console.feed(data)
+                self._application.feed(data)
                 self._judge_console()
                 for sink in self._sinks:
                     await sink.write(data)
@@ -739,12 +748,17 @@ class Enclave:
         self._explain(Ending.PANIC, Party.GUEST, f"the guest's kernel panicked: {self.console.panic}{before}")
 
     def _finish_by_guest(self, how: str) -> None:
+        outcome = self._outcome
+        if outcome is None and self._application.failed:
+            outcome = application.UNTOLD
         if self._booted is None:
             self._explain(Ending.NO_HEARTBEAT, Party.GUEST, f"{how} without having sent its heartbeat")
-        elif cause := diagnosis.not_started(self._clues):
+        elif application.may_not_have_started(outcome) and (cause := diagnosis.not_started(self._clues)):
             self._finish(Ending.FAILED, Party.GUEST, cause.text, cause=cause.name, hint=cause.hint)
+        elif outcome and outcome.failed:
+            self._finish(Ending.APPLICATION, Party.GUEST, outcome.text, app_status=outcome.status)
         else:
-            self._finish(Ending.ORDERLY, Party.GUEST, how)
+            self._finish(Ending.ORDERLY, Party.GUEST, how, app_status=outcome.status if outcome else None)
 
     def _explain(self, ending: Ending, by: Party, message: str, last: str = "") -> None:
         """Finish, with the likely cause, for which the backend is asked what it saw."""
@@ -840,7 +854,7 @@ class Enclave:
         # What it said last decides, so that comes first. A slow reader of the console may take its time.
         await asyncio.wait((pump,))
         await asyncio.wait((monitor,), timeout=QMP_SECONDS)
-        self._read_booted(self._booted_fd)
+        self._read_told(self._told_fd)
         if self.console.panic is not None:
             self._finish_panic()
         elif status != 0:
@@ -865,12 +879,15 @@ class Enclave:
         cause: str | None = None,
         hint: str | None = None,
         signum: int | None = None,
+        app_status: int | None = None,
     ) -> None:
         """The first cause is the cause; later ones are its consequences."""
         if not self._end.done():
             booted = self._booted is not None
             tail = tuple(self.console.tail())
-            self._end.set_result(Result(ending, message, booted, by, tail, cause, hint, signum))
+            self._end.set_result(
+                Result(ending, message, booted, by, tail, cause, hint, signum, app_status)
+            )
 
     def _set_state(self, state: State) -> None:
         assert self._home

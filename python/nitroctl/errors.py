@@ -7,7 +7,8 @@
     ├── EifError               a broken or refused Enclave Image File: `rule`, file, offset
     └── EnclaveError           an enclave did not run or end as it should
         ├── BootTimeout        no heartbeat in time (status 3)
-        └── GuestPanic         the guest's kernel panicked (status 4)
+        ├── GuestPanic         the guest's kernel panicked (status 4)
+        └── ApplicationFailed  its application ended with another status than 0, or by a signal (status 5)
 
 A message says what was wrong, with the value; the hint says what to do next. The command line prints
 both without a traceback; a traceback means a bug of ours.
@@ -23,6 +24,8 @@ EXIT_FAILURE = 1
 EXIT_USAGE = 2
 EXIT_NO_HEARTBEAT = 3
 EXIT_GUEST_PANIC = 4
+EXIT_APPLICATION = 5
+EXIT_TIMEOUT = 124  # as timeout(1) has it
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
@@ -92,3 +95,7 @@ class BootTimeout(EnclaveError):
 
 class GuestPanic(EnclaveError):
     exit_status = EXIT_GUEST_PANIC
+
+
+class ApplicationFailed(EnclaveError):
+    exit_status = EXIT_APPLICATION

@@ -32,7 +32,7 @@ from typing import Any
 
 from nitroctl import config, logs
 from nitroctl.console import ConsoleWatch
-from nitroctl.errors import BootTimeout, EnclaveError, GuestPanic, NitroError
+from nitroctl.errors import ApplicationFailed, BootTimeout, EnclaveError, GuestPanic, NitroError
 
 # A supervisor that was told to stop an enclave needs its own limits for QEMU and the backend, and some.
 STOP_SECONDS = 20.0
@@ -48,9 +48,11 @@ class State(enum.StrEnum):
 
 
 class Ending(enum.StrEnum):
-    """How an enclave ended. ORDERLY: it had its heartbeat, and the guest reset or halted itself."""
+    """How an enclave ended. ORDERLY: it had its heartbeat, and the guest reset or halted itself; APPLICATION:
+    so it did, after its application had failed."""
 
     ORDERLY = "orderly"
+    APPLICATION = "application failed"
     PANIC = "panic"
     NO_HEARTBEAT = "no heartbeat"
     STOPPED = "stopped"
@@ -68,7 +70,12 @@ class Party(enum.StrEnum):
     TIMEOUT = "boot timeout"
 
 
-_ERRORS = {Ending.PANIC: GuestPanic, Ending.NO_HEARTBEAT: BootTimeout, Ending.FAILED: EnclaveError}
+_ERRORS = {
+    Ending.APPLICATION: ApplicationFailed,
+    Ending.PANIC: GuestPanic,
+    Ending.NO_HEARTBEAT: BootTimeout,
+    Ending.FAILED: EnclaveError,
+}
 
 
 def exit_status(ending: Ending, signum: int | None = None) -> int:
@@ -90,7 +97,8 @@ class Record:
 
     `id` is nitro-cli's EnclaveID, whose number has no leading zeros. `measurements` has nitro-cli's keys, and
     is None until the file has been measured. All from `ending` on is None until the end: `status` is the exit
-    status that `nitroctl run` has for it, `cause` names a likely cause (`diagnosis`), `tail` is the console's
+    status that `nitroctl run` has for it, `app_status` the application's own (128 and the signal that killed
+    it), None where that is not known, `cause` names a likely cause (`diagnosis`), `tail` is the console's
     last lines.
     """
 
@@ -118,6 +126,7 @@ class Record:
     ending: Ending | None = None
     ended_by: Party | None = None
     status: int | None = None
+    app_status: int | None = None
     message: str | None = None
     cause: str | None = None
     hint: str | None = None

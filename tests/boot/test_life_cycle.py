@@ -59,6 +59,7 @@ def test_the_console_of_one_that_ends(lab: Lab) -> None:
     console = nitroctl(lab, "console", "hello", "--follow")
     assert "Hello from the enclave!" in console
     nitroctl(lab, "wait", "hello")
-    assert record(lab, "hello")["ended_by"] == "guest"
+    ended = record(lab, "hello")
+    assert (ended["ending"], ended["ended_by"], ended["app_status"]) == ("orderly", "guest", 0)
     nitroctl(lab, "rm", "hello")
     lab.check_nothing_left()

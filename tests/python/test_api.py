@@ -132,6 +132,14 @@ def test_the_guest_ends_by_itself(make: Make, tmp_path: Path) -> None:
             enclave.connect(5000)
 
 
+def test_how_the_application_ended(make: Make) -> None:
+    with make(HEARTBEAT, ["tell", "exited 7"], RESET) as enclave:
+        record = enclave.wait(HANG)
+        assert record.ending is Ending.APPLICATION and record.app_status == 7
+        with pytest.raises(nitroctl.ApplicationFailed, match="ended with status 7"):
+            record.check()
+
+
 def test_connect(make: Make) -> None:
     with make(ports="5000:0") as enclave, enclave.connect(5000) as sock:
         sock.sendall(b"over and back")

@@ -19,7 +19,14 @@ from enclave_fakes import write_eif
 from nitroctl import enclave
 from nitroctl.console import LINE_MAX, TAIL_LINES, ConsoleWatch
 from nitroctl.enclave import EnclaveConfig, Result
-from nitroctl.errors import BootTimeout, EifError, EnclaveError, GuestPanic, NitroError
+from nitroctl.errors import (
+    ApplicationFailed,
+    BootTimeout,
+    EifError,
+    EnclaveError,
+    GuestPanic,
+    NitroError,
+)
 from nitroctl.folder import release, reserve
 from nitroctl.qemu import Accelerator
 from nitroctl.records import Ending, Party
@@ -344,6 +351,7 @@ def test_a_reader_that_went_away(ends: tuple[int, int]) -> None:
     [
         (Ending.ORDERLY, None, 0, None),
         (Ending.FAILED, None, 1, EnclaveError),
+        (Ending.APPLICATION, None, 5, ApplicationFailed),
         (Ending.NO_HEARTBEAT, None, 3, BootTimeout),
         (Ending.PANIC, None, 4, GuestPanic),
         (Ending.STOPPED, 2, 130, None),

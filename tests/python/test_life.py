@@ -152,6 +152,24 @@ def test_the_guest_ends_by_itself(bench: Bench, life: Life, tmp_path: Path) -> N
     assert record["tail"] == ["up", "bye"]
 
 
+def test_how_the_application_ended_stays_in_the_record(life: Life, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    life.start(**steps(*UP, ["await", str(fifo)], ["tell", "killed 11"], RESET))
+    assert json.loads(life.ok("inspect", "hello"))["app_status"] is None
+    with open(fifo, "wb"):
+        pass
+    done = life("wait", "hello")
+    assert done.returncode == 5
+    assert "the application was killed by SIGSEGV (signal 11)" in done.stderr
+    assert life("wait", "hello", "--app-status").returncode == 128 + 11
+    record = life.ended()
+    assert (record["ending"], record["ended_by"], record["status"], record["app_status"]) == (
+        "application failed", "guest", 5, 139,
+    )  # fmt: skip
+    assert "ended (application failed)" in life.ok("ps", "-a")
+
+
 def test_measurements_are_those_of_the_file(life: Life, bench: Bench) -> None:
     life.start(**steps(*UP))
     described = json.loads(life.ok("eif", "describe", "--json", str(bench.eif)))
@@ -162,7 +180,8 @@ def test_measurements_are_those_of_the_file(life: Life, bench: Bench) -> None:
 def test_wait_has_a_limit(life: Life) -> None:
     life.start(**steps(*UP))
     done = life("wait", "hello", "--timeout", "0.1")
-    assert done.returncode == 1 and "has not ended within 0.1 s" in done.stderr
+    # As timeout(1): no enclave ends with that.
+    assert done.returncode == 124 and "has not ended within 0.1 s" in done.stderr
 
 
 def test_names_are_given_as_nitro_cli_gives_them(life: Life) -> None:

@@ -99,6 +99,19 @@ def test_after_it():
     assert (folder / "supervisor.log").exists()
 
 
+def test_a_failure_shows_how_the_application_ended(session: Any) -> None:
+    result = session(
+        """
+def test_it(nitro_enclave):
+    nitro_enclave(EIF).wait(30).check()
+""",
+        script=[["heartbeat"], ["tell", "exited 7"], ["reset"]],
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*ApplicationFailed: the application ended with status 7*"])
+    result.stdout.fnmatch_lines(["*console of enclave hello, *, ended: the application ended with status 7*"])
+
+
 def test_one_that_does_not_boot(session: Any) -> None:
     script = (["print", "[    0.5] Kernel panic\r\n"],)
     result = session(

@@ -58,6 +58,58 @@ def test_halt_is_an_orderly_end(bench: Bench, text: str) -> None:
     assert_nothing_left(bench)
 
 
+# ---- how the application ended
+
+
+INIT_SAYS = "init: child exited with error: status 7\r\n"
+AWS_SAYS = "child exited with error\n"
+NOT_STARTED = "init: execvpe: /x: Exec format error\r\n"
+RESETS = "[    2.000000] reboot: Restarting system\r\n"
+
+
+@pytest.mark.parametrize(
+    ("script", "status", "own", "said"),
+    [
+        ([["tell", "exited 0"]], 0, 0, "the guest ended"),
+        ([["tell", "exited 7"]], 5, 7, "the application ended with status 7"),
+        ([["tell", "killed 9"]], 5, 137, "the application was killed by SIGKILL (signal 9)"),
+        ([["tell", "killed 40"]], 5, 168, "the application was killed by signal 40"),
+        # Nobody was told: init's line on the console, without a number, if nothing came after it.
+        ([["print", AWS_SAYS]], 5, 5, "the application failed; with what status, "),
+        ([["print", AWS_SAYS + RESETS]], 5, 5, "the application failed; with what status, "),
+        ([["print", f"no newline{AWS_SAYS}"]], 5, 5, "the application failed; with what status, "),
+        ([["print", AWS_SAYS + "by the application\n"]], 0, 0, "the guest ended"),
+        ([["print", AWS_SAYS + "unfinished"]], 0, 0, "the guest ended"),
+        # Who was told does not believe the console.
+        ([["print", INIT_SAYS], ["tell", "exited 0"]], 0, 0, "the guest ended"),
+        ([["print", NOT_STARTED], ["tell", "exited 0"]], 0, 0, "the guest ended"),
+        ([["print", NOT_STARTED], ["tell", "exited 3"]], 5, 3, "the application ended with status 3"),
+        ([["print", NOT_STARTED], ["tell", "exited 127"]], 1, 1, "the application /x could not be started"),
+    ],
+)
+def test_how_the_application_ended(
+    bench: Bench, script: list[list[str]], status: int, own: int, said: str
+) -> None:
+    for option, expected in ((), status), (("--app-status",), own):
+        done = bench.run(*option, **steps(HEARTBEAT, *script, RESET))
+        assert done.returncode == expected, done.stderr
+        assert said in done.stderr
+    assert_nothing_left(bench)
+
+
+def test_one_that_was_stopped_has_not_failed(bench: Bench) -> None:
+    """What the application does about it is nobody's failure."""
+    with bench.start(**steps(HEARTBEAT, ["tell", "exited 7"], ["print", "up"])) as run:
+        run.until("up")
+        run.process.terminate()
+        assert run.wait() == 143
+
+
+def test_the_applications_status_is_for_the_end(bench: Bench) -> None:
+    done = bench.run("--detach", "--app-status", **steps(HEARTBEAT))
+    assert done.returncode == 2 and "`nitroctl wait`" in done.stderr
+
+
 def test_panic_is_seen_at_once(bench: Bench) -> None:
     """The kernel would wait 30 seconds: its announcement to do so ends the enclave."""
     more = "[    1.600000] Rebooting in 30 seconds..\r\n"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nitroctl.errors import EXIT_FAILURE, NitroError, UsageError
+from nitroctl.errors import EXIT_FAILURE, EXIT_TIMEOUT, NitroError, UsageError
 
 if TYPE_CHECKING:
     from nitroctl.records import Record
@@ -147,11 +147,14 @@ def _write_all(fd: int, data: bytes) -> None:
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait no longer than that.")
+@click.option("--app-status", is_flag=True,
+              help="End with the application's own exit status, where it is known, instead of 0 or 5.")
 @_json
-def wait(names: tuple[str, ...], timeout: float | None, as_json: bool) -> int:
+def wait(names: tuple[str, ...], timeout: float | None, app_status: bool, as_json: bool) -> int:
     """Wait for the end of enclaves, and say how it came.
 
     The exit status is the one that `nitroctl run` would have; of several enclaves, the first that is not 0.
+    It is 124 if one has not ended within --timeout.
     """
     from nitroctl import records
 
@@ -162,7 +165,9 @@ def wait(names: tuple[str, ...], timeout: float | None, as_json: bool) -> int:
         try:
             last = records.wait(record, left)
         except TimeoutError:
-            raise NitroError(f"enclave {record.name} has not ended within {timeout:g} s") from None
+            error = NitroError(f"enclave {record.name} has not ended within {timeout:g} s")
+            error.exit_status = EXIT_TIMEOUT
+            raise error from None
         if last is None:
             raise NitroError(f"enclave {record.name} has ended, and its record has been removed")
         ended.append(last)
@@ -170,7 +175,8 @@ def wait(names: tuple[str, ...], timeout: float | None, as_json: bool) -> int:
             click.echo(f"Enclave {last.name}: {last.message}", err=True)
     if as_json:
         _print_json([record.to_json() for record in ended])
-    return next((r.status for r in ended if r.status), 0)
+    statuses = [r.app_status if app_status and r.app_status is not None else r.status for r in ended]
+    return next(filter(None, statuses), 0)
 
 
 def _chosen(names: Iterable[str], everything: bool, every: Callable[[], list[Record]]) -> list[Record]:

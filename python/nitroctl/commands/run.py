@@ -46,6 +46,8 @@ if TYPE_CHECKING:
               help="Ports that nothing else serves are CID's by this host's own AF_VSOCK; 1 is the host.")
 @click.option("--forward-listen", metavar="PORT+PORT...", multiple=True,
               help="Join CID's clients of these ports of this host's AF_VSOCK to the enclave's.")
+@click.option("--app-status", is_flag=True,
+              help="End with the application's own exit status, where it is known, instead of 0 or 5.")
 @click.option("-d", "--detach", is_flag=True,
               help="Leave it running once it has booted, and print its ID; see `nitroctl ps`.")
 @click.option("--json", "as_json", is_flag=True, help="With --detach: print its record in JSON.")
@@ -74,6 +76,7 @@ def run(
     connect_port: tuple[str, ...],
     forward_cid: int | None,
     forward_listen: tuple[str, ...],
+    app_status: bool,
     detach: bool,
     as_json: bool,
     dry_run: bool,
@@ -83,8 +86,9 @@ def run(
 ) -> int:
     """Run the enclave FILE, print its console, and end with it; with --detach only wait for its heartbeat.
 
-    Exit status: 0 after a heartbeat and an orderly end, 3 without a heartbeat, 4 after a panic of the guest's
-    kernel, 130 after Ctrl-C, 143 after SIGTERM, 1 for everything else that went wrong.
+    Exit status: 0 after a heartbeat and an orderly end, 2 for a wrong request, 3 without a heartbeat, 4 after
+    a panic of the guest's kernel, 5 if the application failed, 130 after Ctrl-C, 143 after SIGTERM, 1 for
+    everything else that went wrong.
     """
     from nitroctl import enclave, supervisor
     from nitroctl import qemu as qemu_module
@@ -92,6 +96,8 @@ def run(
 
     if as_json and not detach:
         raise click.UsageError("--json goes with --detach; in the foreground, standard output is the console")
+    if app_status and detach:
+        raise click.UsageError("--app-status is for the end; with --detach, give it to `nitroctl wait`")
     if qemu and qemu_build:
         raise click.UsageError("--qemu-build chooses a QEMU, and so does --qemu")
     chain_days: int | None = ca_days
@@ -134,9 +140,10 @@ def run(
             sinks.append(enclave.FdSink(sys.stdout.fileno()))
             stack.callback(sinks[0].close)
         result = enclave.run(plan, sinks=sinks, on_state=_tell)
-    result.check()
+    if not app_status or result.app_status is None:
+        result.check()
     click.echo(f"Enclave {plan.name}: {result.message}", err=True)
-    return result.status
+    return result.status if not app_status or result.app_status is None else result.app_status
 
 
 def _qemu(kind: Literal["plugin", "tree"] | None) -> Path:

@@ -2,7 +2,8 @@
 """Stands in for vhost-user-vsock in tests of the supervisor: its options and promises, without vhost-user.
 
 It listens on both sockets, says "ready", takes one line "heartbeat" from the fake QEMU, says "booted", and
-answers. It ends on SIGTERM without its sockets, and when the lifeline closes without the folder as well.
+answers; of a line "tell LINE" it says LINE. It ends on SIGTERM without its sockets, and when the lifeline
+closes without the folder as well.
 
 On the parent's socket it refuses `CONNECT N`; a port in FAKE_PORTS, "N:COUNT,...", is an echo service from
 the connection after the first COUNT on.
@@ -97,11 +98,9 @@ def main() -> None:
             elif key.data == "client":
                 client = key.fileobj  # type: ignore[assignment]
                 data = client.recv(64)
-                if data == b"heartbeat\n":
-                    if options.booted_fd is None:
-                        print("booted", flush=True)
-                    else:
-                        os.write(options.booted_fd, b"booted\n")
+                if data == b"heartbeat\n" or data.startswith(b"tell "):
+                    line = b"booted\n" if data == b"heartbeat\n" else data.removeprefix(b"tell ")
+                    os.write(1 if options.booted_fd is None else options.booted_fd, line)
                     client.sendall(b"\xb7")
                 elif not data:
                     selector.unregister(client)

@@ -5,6 +5,7 @@ FAKE_QEMU holds the guest's life, a JSON list of steps:
 
     ["print", TEXT]         on the console
     ["heartbeat"]           through the fake backend, and its answer awaited
+    ["tell", LINE]          what the backend is to tell of the application, as if init had told it
     ["stderr", TEXT]        on standard error
     ["exit", STATUS]        ends at once, without a word on QMP
     ["reset"]               QMP event SHUTDOWN as for a guest's reset, then ends with 0
@@ -119,6 +120,9 @@ def main() -> None:
             os.write(1, arguments[0].encode())
         elif name == "heartbeat":
             device.sendall(b"heartbeat\n")
+            device.recv(1)
+        elif name == "tell":
+            device.sendall(f"tell {arguments[0]}\n".encode())
             device.recv(1)
         elif name == "stderr":
             print(arguments[0], file=sys.stderr, flush=True)
