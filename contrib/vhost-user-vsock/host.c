@@ -1078,12 +1078,13 @@ static bool enter_sandbox(const struct host_options *o)
         sockets.inet |= o->route[i].to.addr.ss_family == AF_INET;
         sockets.inet6 |= o->route[i].to.addr.ss_family == AF_INET6;
     }
-    r = sandbox_enter(&sockets);
-    if (r == -ENOSYS || r == -EINVAL || r == -EPERM) {
+    r = sandbox_available();
+    if (r < 0) {
         log_line(LOG_WARN, "no sandbox: seccomp filters are not to be had "
                  "here: %s", strerror(-r));
         return true;
     }
+    r = sandbox_enter(&sockets);
     if (r < 0) {
         log_line(LOG_ERROR, "cannot enter the sandbox: %s; --no-sandbox goes "
                  "on without", strerror(-r));

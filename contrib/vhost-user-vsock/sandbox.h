@@ -16,10 +16,12 @@ struct sandbox_sockets {
     bool vsock;
 };
 
+/* 0, or -errno where this kernel, or what we run in, has no such filters. */
+int sandbox_available(void);
 /*
  * From here on any other call ends the process by SIGSYS, after a line that
- * names it. 0 or -errno: ENOSYS, EINVAL and EPERM say that this kernel, or
- * what we run in, has no such thing; the process is then as before.
+ * names it. 0 or -errno; where filters are available every error is a fault
+ * of ours, and the process is as before.
  */
 int sandbox_enter(const struct sandbox_sockets *sockets);
 

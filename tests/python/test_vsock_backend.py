@@ -20,7 +20,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -505,28 +505,38 @@ def test_it_serves_in_a_sandbox(binary: Path) -> None:
             assert heartbeat(g) == b"\xb7"
 
 
-def test_a_kernel_without_seccomp(binary: Path) -> None:
-    """One that says so, by a filter of ours; the backend serves all the same, after a word about it."""
+def seccomp_fails(how: int, *, only_with_a_program: bool = False) -> Callable[[], None]:
+    """For a process that is to be: seccomp() fails with this error in it, by a filter of ours."""
     import ctypes
 
     number = {"x86_64": 317, "aarch64": 277}[os.uname().machine]  # seccomp()
-    code = struct.pack("=HBBI", 0x20, 0, 0, 0)  # load the call's number
-    code += struct.pack("=HBBI", 0x15, 0, 1, number)
-    code += struct.pack("=HBBI", 0x06, 0, 0, 0x00050000 | errno.ENOSYS)
-    code += struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
-    filter_code = ctypes.create_string_buffer(code)
-    program = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(filter_code)))
+    load, equal, answer = (struct.Struct("=HBBI"),) * 3
+    refuse, allow = 0x00050000 | how, 0x7FFF0000
+    code = load.pack(0x20, 0, 0, 0)  # the call's number
+    code += equal.pack(0x15, 0, 3 if only_with_a_program else 1, number)
+    if only_with_a_program:
+        code += load.pack(0x20, 0, 0, 32) + equal.pack(0x15, 1, 0, 0)  # the program's address
+    code += answer.pack(0x06, 0, 0, refuse)
+    code += answer.pack(0x06, 0, 0, allow)
     libc = ctypes.CDLL(None, use_errno=True)
 
-    def no_seccomp() -> None:
+    def enter() -> None:
+        there = ctypes.create_string_buffer(code)
+        program = ctypes.create_string_buffer(struct.pack("@HP", len(code) // 8, ctypes.addressof(there)))
         # PR_SET_NO_NEW_PRIVS, and PR_SET_SECCOMP with a filter.
         if libc.prctl(38, 1, 0, 0, 0) or libc.prctl(22, 2, program):
             raise OSError(ctypes.get_errno(), "no filter")
 
+    return enter
+
+
+@pytest.mark.parametrize("how", [errno.ENOSYS, errno.EINVAL, errno.EPERM])
+def test_a_kernel_without_seccomp(binary: Path, how: int) -> None:
+    """One that says so; the backend serves all the same, after a word about it."""
     with Folder() as folder:
         process = subprocess.Popen(
             [binary, "--guest-cid=4", f"--socket-path={folder}/s", f"--uds-path={folder}/u"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=no_seccomp,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=seccomp_fails(how),
         )  # fmt: skip
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
@@ -538,6 +548,21 @@ def test_a_kernel_without_seccomp(binary: Path) -> None:
         _, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0
         assert err.count(b"\n") == 1 and b"no sandbox" in err
+
+
+def test_a_filter_that_the_kernel_refuses_is_an_error(binary: Path) -> None:
+    """EINVAL from a kernel that has filters is what a malformed one gets: not a reason to serve without."""
+    if is_sanitized(binary):
+        pytest.skip("no sandbox in a build with a sanitizer")
+    with Folder() as folder:
+        done = subprocess.run(
+            [binary, "--guest-cid=4", f"--socket-path={folder}/s", f"--uds-path={folder}/u"],
+            capture_output=True, timeout=PATIENCE, check=False,
+            preexec_fn=seccomp_fails(errno.EINVAL, only_with_a_program=True),
+        )  # fmt: skip
+        assert done.returncode == 1 and done.stdout == b""
+        assert done.stderr.count(b"\n") == 1 and b"cannot enter the sandbox: Invalid argument" in done.stderr
+        assert list(folder.iterdir()) == []
 
 
 # --- heartbeat --------------------------------------------------------------------------------------------

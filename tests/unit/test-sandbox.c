@@ -197,6 +197,20 @@ static bool change_a_socket(void)
                       sizeof(one)) == 0;
 }
 
+/* The level is one that is let through, the option is not. */
+static bool change_tcp(void)
+{
+    return setsockopt(tcp, IPPROTO_TCP, TCP_CONGESTION, "reno", 4) == 0;
+}
+
+static bool look_at_a_peer(void)
+{
+    struct ucred who;
+    socklen_t len = sizeof(who);
+
+    return getsockopt(listener, SOL_SOCKET, SO_PEERCRED, &who, &len) == 0;
+}
+
 static bool map_code(void)
 {
     return mmap(NULL, 4096, PROT_READ | PROT_EXEC,
@@ -434,6 +448,8 @@ static const struct row {
     { "listen", listen_again, SYS_listen },
     { "pass-descriptor", pass_a_descriptor, SYS_sendmsg },
     { "change-socket", change_a_socket, SYS_setsockopt },
+    { "change-tcp", change_tcp, SYS_setsockopt },
+    { "look-at-peer", look_at_a_peer, SYS_getsockopt },
     { "map-code", map_code, SYS_mmap },
     { "make-code", make_code, SYS_mprotect },
     { "kill", kill_another, SYS_kill },
@@ -491,7 +507,7 @@ int main(int argc, char **argv)
     g_assert_cmpint(r, ==, 0);
     g_assert_cmpint(listen(listener, 1), ==, 0);
 
-    if (prctl(PR_GET_SECCOMP, 0, 0, 0, 0) < 0) {
+    if (sandbox_available() < 0) {
         puts("1..0 # SKIP this kernel has no seccomp");
         return 0;
     }
