@@ -333,7 +333,7 @@ static int host_connect(struct host *h, struct vsock_conn *c,
 
     if (fd < 0) {
         err = errno;
-        log_rated(LOG_WARN, "no socket for %s: %s", a->text, strerror(err));
+        log_own(LOG_WARN, "no socket for %s: %s", a->text, strerror(err));
         return -err;
     }
     if (a->addr.ss_family == AF_UNIX) {
@@ -355,7 +355,7 @@ static int host_connect(struct host *h, struct vsock_conn *c,
     }
     close(fd);
     if (err != ENOENT && err != ECONNREFUSED && err != EAGAIN) {
-        log_rated(LOG_WARN, "cannot connect to %s: %s", a->text,
+        log_own(LOG_WARN, "cannot connect to %s: %s", a->text,
                   strerror(err));
     }
     return -err;
@@ -491,9 +491,18 @@ static enum log_level note_level(enum vsock_note what)
     }
 }
 
+/* What a lack of ours has caused: the guest's noise must not hide it. */
+static bool is_lack(enum vsock_note what)
+{
+    return what == VSOCK_NOTE_NO_MEMORY || what == VSOCK_NOTE_TABLE_FULL ||
+           what == VSOCK_NOTE_BACKLOG || what == VSOCK_NOTE_HOST_ERROR;
+}
+
 static void host_note(void *opaque, enum vsock_note what,
                       const struct vsock_conn *c, const struct vsock_hdr *h)
 {
+    static struct log_rate lacks[VSOCK_NOTES];
+    struct log_rate *rate = is_lack(what) ? &lacks[what] : &log_noise;
     const char *text = vsock_note_text(what);
     struct host *host = opaque;
 
@@ -505,15 +514,15 @@ static void host_note(void *opaque, enum vsock_note what,
         host->refused_port = c->parent_port;
     }
     if (h) {
-        log_rated(note_level(what), "%s (op %u, from %llu:%u to %llu:%u, "
-                  "length %u)", text, h->op, (unsigned long long)h->src_cid,
-                  h->src_port, (unsigned long long)h->dst_cid, h->dst_port,
-                  h->len);
+        log_rated_by(rate, note_level(what), "%s (op %u, from %llu:%u to "
+                     "%llu:%u, length %u)", text, h->op,
+                     (unsigned long long)h->src_cid, h->src_port,
+                     (unsigned long long)h->dst_cid, h->dst_port, h->len);
     } else if (c && c->hashed) {
-        log_rated(note_level(what), "%s (guest port %u, parent port %u)", text,
-                  c->guest_port, c->parent_port);
+        log_rated_by(rate, note_level(what), "%s (guest port %u, parent port "
+                     "%u)", text, c->guest_port, c->parent_port);
     } else {
-        log_rated(note_level(what), "%s", text);
+        log_rated_by(rate, note_level(what), "%s", text);
     }
 }
 
@@ -565,7 +574,7 @@ static void host_watch(void *opaque, unsigned queue, int fd)
 {
     (void)queue;
     if (!watch(opaque, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLET, ON_KICK)) {
-        log_rated(LOG_ERROR, "cannot watch a kick descriptor: %s",
+        log_own(LOG_ERROR, "cannot watch a kick descriptor: %s",
                   strerror(errno));
     }
 }
@@ -620,7 +629,7 @@ static int listener_accept(struct host *h, struct listener *l)
                      SOCK_NONBLOCK | SOCK_CLOEXEC);
 
     if (fd < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
-        log_rated(LOG_WARN, "cannot accept on %s: %s",
+        log_own(LOG_WARN, "cannot accept on %s: %s",
                   l->path ? l->path : "a socket", strerror(errno));
         listener_watch(h, l, false);
         l->rest = h->now + HOST_MS_REST;
@@ -664,7 +673,7 @@ static bool client_accept(struct host *h, struct listener *l)
     }
     if (!watch(h, EPOLL_CTL_ADD, fd,
                EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, conn_tag(c))) {
-        log_rated(LOG_WARN, "cannot watch a client: %s", strerror(errno));
+        log_own(LOG_WARN, "cannot watch a client: %s", strerror(errno));
         vsock_event(h->vsock, c, VSOCK_EV_HUP);
     }
     return true;
@@ -709,7 +718,7 @@ static void front_accept(struct host *h)
         return;
     }
     if (!watch(h, EPOLL_CTL_ADD, fd, EPOLLIN, ON_FRONT)) {
-        log_rated(LOG_ERROR, "cannot watch the front end: %s",
+        log_own(LOG_ERROR, "cannot watch the front end: %s",
                   strerror(errno));
         close(fd);
         return;

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 enum log_level log_threshold = LOG_WARN;
+struct log_rate log_noise;
 
 static const char *const names[] = { "error", "warning", "info", "debug" };
 
@@ -64,10 +65,9 @@ void log_line(enum log_level level, const char *fmt, ...)
     }
 }
 
-void log_rated(enum log_level level, const char *fmt, ...)
+void log_rated_by(struct log_rate *rate, enum log_level level,
+                  const char *fmt, ...)
 {
-    static time_t second;
-    static unsigned count, dropped;
     struct timespec now;
     va_list ap;
 
@@ -75,16 +75,15 @@ void log_rated(enum log_level level, const char *fmt, ...)
         return;
     }
     clock_gettime(CLOCK_MONOTONIC, &now);
-    if (now.tv_sec != second) {
-        if (dropped) {
-            log_line(level, "%u more lines like these were dropped", dropped);
+    if (now.tv_sec != rate->second) {
+        if (rate->dropped) {
+            log_line(level, "%u more lines like these were dropped",
+                     rate->dropped);
         }
-        second = now.tv_sec;
-        count = 0;
-        dropped = 0;
+        *rate = (struct log_rate) { .second = now.tv_sec };
     }
-    if (count++ >= LOG_RATE) {
-        dropped++;
+    if (rate->count++ >= LOG_RATE) {
+        rate->dropped++;
         return;
     }
     va_start(ap, fmt);

@@ -2,7 +2,8 @@
  * SPDX-License-Identifier: MIT
  *
  * log.h: lines on stderr, by level. Whatever a guest or a client can provoke
- * goes through log_rated(), which drops what exceeds LOG_RATE and says so.
+ * goes through log_rated() or log_own(), which drop what exceeds LOG_RATE and
+ * say so.
  */
 
 #ifndef LOG_H
@@ -10,6 +11,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <time.h>
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
 
@@ -24,7 +26,29 @@ bool log_set_level(const char *name);
 void log_write(const char *text, size_t size);
 void log_line(enum log_level level, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
-void log_rated(enum log_level level, const char *fmt, ...)
-    __attribute__((format(printf, 2, 3)));
+
+struct log_rate {
+    time_t second;
+    unsigned count;
+    unsigned dropped;
+};
+
+void log_rated_by(struct log_rate *rate, enum log_level level,
+                  const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+
+/* What guests and clients do: all of it together has one rate. */
+extern struct log_rate log_noise;
+#define log_rated(level, ...) log_rated_by(&log_noise, level, __VA_ARGS__)
+
+/*
+ * What fails on this host: each such place has a rate of its own, so that no
+ * noise, and no other failure, can hide it.
+ */
+#define log_own(level, ...)                                             \
+    do {                                                                \
+        static struct log_rate rate_;                                   \
+                                                                        \
+        log_rated_by(&rate_, level, __VA_ARGS__);                       \
+    } while (0)
 
 #endif

@@ -2478,6 +2478,17 @@ def test_logs_are_limited(binary: Path) -> None:
         assert "unknown connection" in b.stderr()
 
 
+def test_the_guests_noise_hides_no_error_of_the_host(backend: Backend) -> None:
+    with guest(backend) as g, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wrong:
+        wrong.bind(os.fspath(backend.port(PORT)))
+        for _ in range(50):
+            g.put(Packet(g.cid + 1, 3, 1000, 9, RW))
+        with pytest.raises(Refused):
+            g.connect(PORT)
+        assert "foreign source" in backend.stderr()
+        assert f"cannot connect to {backend.port(PORT)}: Protocol wrong type" in backend.stderr()
+
+
 def test_what_others_do_over_and_over_is_no_flood(binary: Path) -> None:
     """Front ends that come and go, drivers that start again, heartbeats that nobody is told of."""
     started = time.monotonic()
