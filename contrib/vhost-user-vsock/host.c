@@ -33,6 +33,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
@@ -1112,6 +1113,11 @@ static bool host_start(struct host *h)
     };
     sigset_t set;
 
+    if (getrandom(config.hash_key, sizeof(config.hash_key), 0) !=
+        sizeof(config.hash_key)) {
+        log_line(LOG_ERROR, "no random numbers: %s", strerror(errno));
+        return false;
+    }
     h->vsock = vsock_new(&config, &vsock_ops, h);
     if (!h->vsock) {
         log_line(LOG_ERROR, "no memory");

@@ -315,12 +315,18 @@ static void conn_deadline(struct vsock *v, struct vsock_conn *c, int64_t when)
     }
 }
 
+/*
+ * Multiply and shift by random keys: whoever does not know them cannot choose
+ * ports that fall into one bucket (Dietzfelbinger, "Universal hashing ... via
+ * integer arithmetic without primes", 1996).
+ */
 static uint32_t *bucket(const struct vsock *v, uint32_t cid,
                         uint32_t parent_port, uint32_t guest_port)
 {
-    uint32_t h = guest_port * 0x9E3779B1u ^ (parent_port + cid) * 0x85EBCA77u;
+    const uint64_t *key = v->config.hash_key;
+    uint64_t h = key[0] * guest_port + key[1] * parent_port + key[2] * cid;
 
-    return &v->buckets[(h ^ h >> 15) & v->bucket_mask];
+    return &v->buckets[h >> 32 & v->bucket_mask];
 }
 
 static struct vsock_conn *lookup(const struct vsock *v, uint64_t cid,

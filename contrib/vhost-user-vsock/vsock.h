@@ -252,6 +252,7 @@ struct vsock_config {
     bool serve_cid2;
     uint32_t max_conns;         /* at most VSOCK_MAX_CONNS_LIMIT */
     int64_t driver_ms;          /* VSOCK_MS_DRIVER unless told otherwise */
+    uint64_t hash_key[3];       /* random: the guest chooses what is hashed */
 };
 
 struct vsock_stats {
