@@ -550,7 +550,11 @@ static void host_interrupt(void *opaque, unsigned queue)
 
 static void host_bad_ring(void *opaque, unsigned queue, enum ring_result what)
 {
-    (void)opaque;
+    struct host *h = opaque;
+
+    if (what == RING_BROKEN) {
+        vhost_user_error(&h->front, queue);
+    }
     log_rated(LOG_WARN, what == RING_BROKEN ?
               "ring %u: the guest's index ran away, ring stopped" :
               "ring %u: bad descriptor chain given back", queue);

@@ -131,16 +131,26 @@ void vhost_user_close(struct vhost_user *u)
     close_fd(&u->fd);
 }
 
-void vhost_user_interrupt(struct vhost_user *u, unsigned queue)
+static void raise_event(int fd)
 {
     const uint64_t one = 1;
     ssize_t unused;
 
-    if (u->call[queue] >= 0) {
+    if (fd >= 0) {
         /* It can fail only when it is full, and then it is raised already. */
-        unused = write(u->call[queue], &one, sizeof(one));
+        unused = write(fd, &one, sizeof(one));
         (void)unused;
     }
+}
+
+void vhost_user_interrupt(struct vhost_user *u, unsigned queue)
+{
+    raise_event(u->call[queue]);
+}
+
+void vhost_user_error(struct vhost_user *u, unsigned queue)
+{
+    raise_event(u->err[queue]);
 }
 
 /* Answers. */

@@ -55,6 +55,11 @@ void vhost_user_init(struct vhost_user *u, int fd, uint64_t guest_cid,
 bool vhost_user_input(struct vhost_user *u);
 /* Interrupts the guest. */
 void vhost_user_interrupt(struct vhost_user *u, unsigned queue);
+/*
+ * Tells the front end that the queue has stopped. Not what the guest can do
+ * over and over: QEMU makes a line of each.
+ */
+void vhost_user_error(struct vhost_user *u, unsigned queue);
 /* Resets the device and closes all descriptors. */
 void vhost_user_close(struct vhost_user *u);
 

@@ -2124,7 +2124,10 @@ def test_an_index_that_runs_away_stops_the_ring(backend: Backend, ring_index: in
         patience = fail_after()
         while backend.statistics()["bad_chains"] == 0:
             patience("it was seen")
+        # The front end is told of this ring, once.
+        assert [drain(r.err_fd) for r in g.front.rings] == [ring_index == 0, ring_index == 1]
         assert wakeups_while_idle(backend) <= 2
+        assert not drain(ring.err_fd)
         # Until the next reset of the guest.
         g.reboot()
         still_serving(g)

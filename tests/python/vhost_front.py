@@ -284,6 +284,7 @@ class Ring:
         self.used = memory.alloc(6 + 8 * num)
         self.kick_fd = eventfd()
         self.call_fd = eventfd()
+        self.err_fd = eventfd()
         self.kicks = 0
         self.fence = threading.Lock()  # locked instructions order memory
         self.reset()
@@ -365,6 +366,7 @@ class Ring:
     def close(self) -> None:
         os.close(self.kick_fd)
         os.close(self.call_fd)
+        os.close(self.err_fd)
 
 
 class Front:
@@ -439,11 +441,11 @@ class Front:
         assert self.ask_u64(17) >= 2
         self.send(3)
         self.ask_u64(1)
-        for i in range(2):
+        for i, ring in enumerate(self.rings):
             dummy = eventfd()
             self.send(13, struct.pack("=Q", i), (dummy,))
-            self.send(14, struct.pack("=Q", i), (dummy,))
             os.close(dummy)
+            self.send(14, struct.pack("=Q", i), (ring.err_fd,))
         config = self.ask(24, struct.pack("=III", 0, 8, 0) + bytes(8))
         assert len(config) == 20
         (self.cid,) = struct.unpack("<Q", config[12:])
