@@ -1033,7 +1033,7 @@ static bool listener_start(struct host *h, struct listener *l, uint64_t tag)
 static bool open_or_take(struct host *h, struct listener *l, uint64_t tag,
                          const char *path, int fd, const char *option)
 {
-    return (fd < 0 ? listener_open_unix(l, path, h->options->cleanup_dir) :
+    return (fd < 0 ? listener_open_unix(l, path) :
                      listener_take(l, fd, option)) &&
            listener_start(h, l, tag);
 }
@@ -1069,7 +1069,7 @@ static bool published_open(struct host *h, unsigned i)
 
     l->port = p->port;
     return (p->to.addr.ss_family == AF_UNIX ?
-            listener_open_unix(l, p->to.text, h->options->cleanup_dir) :
+            listener_open_unix(l, p->to.text) :
             listener_open(l, &p->to)) &&
            listener_start(h, l, i << 8 | ON_PUBLISHED);
 }

@@ -45,28 +45,38 @@ static int open_folder(const char *path, const char **name)
     return fd;
 }
 
-/* Against others that make sockets in the same folder. */
-static bool lock_folder(int fd, const char *path)
+/*
+ * Takes the lock of a socket's path, a file beside it: against others of this
+ * user who find the same socket stale. The folder would not do, since in /tmp
+ * everybody could hold its lock. Returns the file, or -1.
+ */
+static int take_lock(int folder, const char *name)
 {
-    for (unsigned i = 0; flock(fd, LOCK_EX | LOCK_NB) < 0; i++) {
-        if (errno != EWOULDBLOCK || i == LISTENER_LOCK_TRIES) {
-            log_line(LOG_ERROR, "cannot lock the folder of %s: %s", path,
-                     strerror(errno));
-            return false;
+    for (unsigned i = 0;; i++) {
+        struct stat ours, there;
+        int err = EWOULDBLOCK;
+        int fd = openat(folder, name, O_RDWR | O_CREAT | O_NOFOLLOW |
+                                      O_NONBLOCK | O_CLOEXEC, 0600);
+
+        if (fd < 0 || fstat(fd, &ours) < 0) {
+            return -1;
+        }
+        if (!S_ISREG(ours.st_mode) || ours.st_uid != geteuid()) {
+            err = EPERM;
+        } else if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
+            err = errno;
+        } else if (fstatat(folder, name, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
+                   there.st_dev == ours.st_dev &&
+                   there.st_ino == ours.st_ino) {
+            return fd;          /* and not removed by who had it before */
+        }
+        close(fd);
+        if (err != EWOULDBLOCK || i == LISTENER_LOCK_TRIES) {
+            errno = err;
+            return -1;
         }
         usleep(LISTENER_MS_LOCK * 1000);
     }
-    return true;
-}
-
-/* Whether the path names something right in this folder. */
-static bool is_in(const char *path, const char *folder)
-{
-    const char *slash = strrchr(path, '/');
-    size_t len = folder ? strlen(folder) : 0;
-
-    return len && slash && (size_t)(slash - path) == len &&
-           strncmp(path, folder, len) == 0;
 }
 
 /* Removes what is left of a dead process; false: the path is taken. */
@@ -145,15 +155,14 @@ bool listener_open(struct listener *l, const struct host_address *a)
     return true;
 }
 
-static bool make_unix(struct listener *l, const char *path, bool lock)
+/* With its path's lock held, from the look at what is there to the end. */
+static bool make_unix(struct listener *l, const char *path)
 {
     struct sockaddr_un a = { .sun_family = AF_UNIX };
     struct stat st;
 
     strcpy(a.sun_path, path);
-    l->folder = open_folder(path, &l->name);
-    if (l->folder < 0 || (lock && !lock_folder(l->folder, path)) ||
-        !clear_path(l, path, &a)) {
+    if (!clear_path(l, path, &a)) {
         return false;
     }
     l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
@@ -174,21 +183,33 @@ static bool make_unix(struct listener *l, const char *path, bool lock)
     return true;
 }
 
-bool listener_open_unix(struct listener *l, const char *path,
-                        const char *cleanup_dir)
+bool listener_open_unix(struct listener *l, const char *path)
 {
-    bool lock = !is_in(path, cleanup_dir), made;
+    char lock_name[HOST_MAX_PATH + sizeof(LISTENER_LOCK)];
+    bool made = false;
+    int lock = -1;
 
     if (strlen(path) > HOST_MAX_PATH) {
         log_line(LOG_ERROR, "%s has more than %d bytes", path, HOST_MAX_PATH);
         return false;
     }
-    made = make_unix(l, path, lock);
+    l->folder = open_folder(path, &l->name);
+    if (l->folder >= 0) {
+        snprintf(lock_name, sizeof(lock_name), "%s" LISTENER_LOCK, l->name);
+        lock = take_lock(l->folder, lock_name);
+        if (lock < 0) {
+            log_line(LOG_ERROR, "cannot lock %s" LISTENER_LOCK ": %s", path,
+                     strerror(errno));
+        }
+    }
+    if (lock >= 0) {
+        made = make_unix(l, path);
+        unlinkat(l->folder, lock_name, 0);
+        close(lock);
+    }
     if (!made) {
         close_fd(&l->fd);
         close_fd(&l->folder);
-    } else if (lock) {
-        flock(l->folder, LOCK_UN);
     }
     return made;
 }

@@ -13,7 +13,9 @@
 
 #include <sys/stat.h>
 
-/* Tries to lock the folder of a socket: 5 s, far longer than any start. */
+/* Beside a socket while it is made: the file that is locked. */
+#define LISTENER_LOCK ".lock"
+/* Tries to lock it: 5 s, far longer than any start. */
 #define LISTENER_LOCK_TRIES 500
 #define LISTENER_MS_LOCK 10
 
@@ -35,13 +37,8 @@ struct listener {
 void listener_init(struct listener *l);
 /* One that listens already, handed in. */
 bool listener_take(struct listener *l, int fd, const char *option);
-/*
- * Makes a unix socket. cleanup_dir, if not NULL, is a supervisor's own: nobody
- * else makes sockets there, and the supervisor may itself hold a lock on it, as
- * long as we have not cleaned up.
- */
-bool listener_open_unix(struct listener *l, const char *path,
-                        const char *cleanup_dir);
+/* Makes a unix socket; one that a dead process has left is replaced. */
+bool listener_open_unix(struct listener *l, const char *path);
 /* Any other address. */
 bool listener_open(struct listener *l, const struct host_address *a);
 /* Removes the socket, if it is still ours. */

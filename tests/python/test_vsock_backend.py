@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import random
 import select
@@ -361,6 +362,38 @@ def test_a_file_in_the_way_is_left_alone(binary: Path) -> None:
         result = run(binary, "--guest-cid=5", f"--socket-path={folder}/s", f"--uds-path={folder}/u")
         assert result.returncode == 1 and "not a socket" in result.stderr
         assert (folder / "u").read_text() == "precious" and not (folder / "s").exists()
+
+
+def test_nobody_else_holds_up_the_start(binary: Path) -> None:
+    """A lock on the folder, which anybody may hold on /tmp, and what a starter left that was killed."""
+    with Folder() as folder:
+        (folder / "s.lock").touch()
+        folder_fd = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(folder_fd, fcntl.LOCK_EX)
+            started = time.monotonic()
+            process = subprocess.Popen(
+                [binary, "--guest-cid=4", f"--socket-path={folder}/s", f"--uds-path={folder}/u"],
+                stdout=subprocess.PIPE,
+            )
+            assert process.stdout is not None
+            with process.stdout:
+                assert process.stdout.readline() == b"ready\n"
+            assert time.monotonic() - started < 4, "it has waited for the lock"
+            assert {p.name for p in folder.iterdir()} == {"s", "u"}
+            process.terminate()
+            assert process.wait(PATIENCE) == 0
+        finally:
+            os.close(folder_fd)
+
+
+def test_a_lock_that_is_no_file_of_ours_is_an_error(binary: Path) -> None:
+    with Folder() as folder:
+        (folder / "s.lock").symlink_to(folder / "precious")
+        result = run(binary, "--guest-cid=5", f"--socket-path={folder}/s", f"--uds-path={folder}/u")
+        assert result.returncode == 1 and result.stderr.count("\n") == 1
+        assert f"cannot lock {folder}/s.lock: " in result.stderr
+        assert [p.name for p in folder.iterdir()] == ["s.lock"]
 
 
 def test_of_two_starters_one_wins(binary: Path) -> None:
