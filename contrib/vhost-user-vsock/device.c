@@ -17,7 +17,11 @@
 void device_init(struct device *d, struct vsock *v,
                  const struct device_ops *ops, void *opaque)
 {
-    memset(d, 0, sizeof(*d));
+    memset(d, 0, offsetof(struct device, hand_iov));
+    for (unsigned i = 0; i < DEVICE_HAND; i++) {
+        d->hand[i].iov = d->hand_iov[i];
+        d->hand[i].max = DEVICE_PIECES;
+    }
     d->vsock = v;
     d->ops = ops;
     d->opaque = opaque;
@@ -45,6 +49,10 @@ static void bad_ring(struct device *d, unsigned queue, enum ring_result what)
 
 /* From the guest. */
 
+/*
+ * What could be read of a chain: of a bad one perhaps a part, and if that ends
+ * within the payload, the core resets the connection.
+ */
 static void tx_chain(struct device *d, struct ring_chain *c)
 {
     struct iovec *iov = c->iov;
@@ -52,6 +60,10 @@ static void tx_chain(struct device *d, struct ring_chain *c)
     uint8_t raw[VSOCK_HDR_SIZE];
     size_t got = 0;
 
+    if (c->len < sizeof(raw)) {
+        vsock_tx_lost(d->vsock);
+        return;
+    }
     while (got < sizeof(raw)) {
         size_t n = iov->iov_len;
 
@@ -73,7 +85,10 @@ static void tx_chain(struct device *d, struct ring_chain *c)
 static bool device_tx(struct device *d, unsigned budget)
 {
     struct ring *r = &d->queue[QUEUE_TX].ring;
-    struct ring_chain c;
+    struct ring_chain c = {
+        .iov = d->tx_iov,
+        .max = sizeof(d->tx_iov) / sizeof(d->tx_iov[0]),
+    };
 
     if (!device_usable(d, QUEUE_TX)) {
         return false;
@@ -104,6 +119,7 @@ static bool device_tx(struct device *d, unsigned budget)
             ring_disarm(r);
             break;
         case RING_BAD:
+            tx_chain(d, &c);
             bad_ring(d, QUEUE_TX, got);
             break;
         case RING_BROKEN:

@@ -24,6 +24,8 @@ enum {
  */
 #define DEVICE_HAND 64
 #define DEVICE_HAND_LOW 20
+/* Pieces of each that are used; Linux posts one or two. */
+#define DEVICE_PIECES 64
 /* Chains from the guest, turns to the guest, before other events are seen. */
 #define DEVICE_TX_BUDGET 64
 #define DEVICE_RX_BUDGET 64
@@ -56,6 +58,10 @@ struct device {
     unsigned hand_count;
     struct ring_chain hand[DEVICE_HAND];
     struct vsock_buf bufs[2 * DEVICE_HAND];
+    struct iovec hand_iov[DEVICE_HAND][DEVICE_PIECES];
+
+    /* The packet that is being read. Untouched where chains are short. */
+    struct iovec tx_iov[RING_MAX_SIZE + MEM_MAX_REGIONS];
 };
 
 void device_init(struct device *d, struct vsock *v,

@@ -426,7 +426,7 @@ static ssize_t host_send(void *opaque, struct vsock_conn *c,
     if (c->user >= BEAT_WAIT) {
         return beat_send(c, iov, niov);
     }
-    r = writev(c->fd, iov, niov);
+    r = writev(c->fd, iov, niov < IOV_MAX ? niov : IOV_MAX);
     beat_watch(opaque, c, BEAT_RELAY, r, iov->iov_base);
     return r < 0 ? (errno == EINTR ? -EAGAIN : -errno) : r;
 }

@@ -101,13 +101,14 @@ void mem_clear(struct mem *m)
     m->count = 0;
 }
 
-void *mem_guest(const struct mem *m, uint64_t addr, uint64_t len)
+void *mem_guest(const struct mem *m, uint64_t addr, uint64_t *len)
 {
     for (unsigned i = 0; i < m->count; i++) {
         const struct mem_region *g = &m->region[i];
         uint64_t at = addr - g->guest;
 
-        if (addr >= g->guest && at < g->size && len <= g->size - at) {
+        if (addr >= g->guest && at < g->size) {
+            *len = *len < g->size - at ? *len : g->size - at;
             return g->host + at;
         }
     }
@@ -167,31 +168,49 @@ void ring_unmap(struct ring *r)
     r->used = NULL;
 }
 
+/* A descriptor's memory, cut where regions meet. */
+static bool chain_add(struct ring_chain *c, const struct mem *m,
+                      uint64_t addr, uint64_t len, bool writable)
+{
+    uint64_t last, n;
+
+    if (!len || __builtin_add_overflow(addr, len - 1, &last)) {
+        return false;
+    }
+    for (; len; addr += n, len -= n) {
+        void *p;
+
+        n = len;
+        p = mem_guest(m, addr, &n);
+        if (!p) {
+            return false;
+        }
+        if (c->niov < c->max) {
+            c->iov[c->niov].iov_base = p;
+            c->iov[c->niov++].iov_len = n;
+            c->len += n;
+        } else if (!writable) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static bool chain_read(struct ring *r, const struct mem *m, bool writable,
                        struct ring_chain *c)
 {
     unsigned i = c->head;
 
-    c->niov = 0;
-    c->len = 0;
     for (unsigned steps = 0; steps < r->num; steps++) {
         struct ring_desc *d = &r->desc[i];
         uint64_t addr = LOAD(d->addr);
         uint32_t len = LOAD(d->len);
         uint16_t flags = LOAD(d->flags);
-        void *p;
 
-        if ((flags & DESC_INDIRECT) || !len || c->niov == RING_MAX_PIECES ||
-            !!(flags & DESC_WRITE) != writable) {
+        if ((flags & DESC_INDIRECT) || !!(flags & DESC_WRITE) != writable ||
+            !chain_add(c, m, addr, len, writable)) {
             return false;
         }
-        p = mem_guest(m, addr, len);
-        if (!p) {
-            return false;
-        }
-        c->iov[c->niov].iov_base = p;
-        c->iov[c->niov++].iov_len = len;
-        c->len += len;
         if (!(flags & DESC_NEXT)) {
             return true;
         }
@@ -208,6 +227,8 @@ enum ring_result ring_pop(struct ring *r, const struct mem *m, bool writable,
 {
     uint16_t waiting;
 
+    c->niov = 0;
+    c->len = 0;
     if (r->broken) {
         return RING_BROKEN;
     }

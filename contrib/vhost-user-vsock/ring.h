@@ -23,9 +23,6 @@
 #define MEM_MAX_REGIONS 8
 /* virtio's own limit. */
 #define RING_MAX_SIZE 32768
-/* Pieces of one chain; Linux needs up to 18 (one per page of 64 KiB). */
-#define RING_MAX_PIECES 64
-
 struct mem_region {
     uint64_t guest;             /* guest-physical address */
     uint64_t user;              /* the front end's own address */
@@ -47,8 +44,9 @@ struct mem {
 int mem_add(struct mem *m, int fd, uint64_t guest, uint64_t user,
             uint64_t size, uint64_t offset);
 void mem_clear(struct mem *m);
+/* Where *len > 0 bytes begin, or NULL; no more than the region has of them. */
+void *mem_guest(const struct mem *m, uint64_t addr, uint64_t *len);
 /* len > 0 bytes that lie in one region, or NULL. */
-void *mem_guest(const struct mem *m, uint64_t addr, uint64_t len);
 void *mem_user(const struct mem *m, uint64_t addr, uint64_t len);
 
 struct ring_desc;
@@ -77,12 +75,19 @@ struct ring {
     bool broken;                /* the guest's index ran away */
 };
 
-/* A chain as an array of pieces of our memory. */
+/*
+ * A chain as an array of pieces of our memory: one for each descriptor, more
+ * where a buffer crosses from one region into the next. The array is the
+ * caller's. A writable chain that has more pieces is used as far as they go;
+ * one that is to be read, which virtio allows to be as long as the queue, wants
+ * num + MEM_MAX_REGIONS of them.
+ */
 struct ring_chain {
     uint16_t head;
     unsigned niov;
     size_t len;
-    struct iovec iov[RING_MAX_PIECES];
+    unsigned max;
+    struct iovec *iov;
 };
 
 /*
@@ -95,7 +100,8 @@ void ring_unmap(struct ring *r);
 enum ring_result {
     RING_EMPTY,
     RING_CHAIN,
-    RING_BAD,           /* a bad chain, given back; ask again */
+    /* A bad chain, given back, with what could be read of it; ask again. */
+    RING_BAD,
     RING_BROKEN,        /* nothing will come until broken is reset */
 };
 

@@ -115,6 +115,9 @@ static const struct {
         "bad-source", "packet with a foreign source CID" },
     [VSOCK_NOTE_BAD_LENGTH] = {
         "bad-length", "packet with an impossible length" },
+    [VSOCK_NOTE_LOST] = {
+        "lost", "packet that cannot be read; its connection is reset, "
+        "whichever it is" },
     [VSOCK_NOTE_BAD_TYPE] = {
         "bad-type", "packet that is not of a stream socket" },
     [VSOCK_NOTE_BAD_PORT] = {
@@ -956,6 +959,18 @@ void vsock_tx(struct vsock *v, const uint8_t raw[VSOCK_HDR_SIZE],
     } else if (h.op != VSOCK_OP_RST) {
         note(v, VSOCK_NOTE_UNKNOWN_TUPLE, NULL, &h);
         stray_rst(v, &h);
+    }
+}
+
+void vsock_tx_lost(struct vsock *v)
+{
+    note(v, VSOCK_NOTE_LOST, NULL, NULL);
+    for (uint32_t i = 0; i < v->used_slots; i++) {
+        struct vsock_conn *c = &v->slots[i];
+
+        if (c->state == VSOCK_OPEN && !(c->guest_off & VSOCK_OFF_SEND)) {
+            conn_reset(v, c);
+        }
     }
 }
 

@@ -194,6 +194,7 @@ struct vsock_conn {
 enum vsock_note {
     VSOCK_NOTE_BAD_SOURCE,
     VSOCK_NOTE_BAD_LENGTH,
+    VSOCK_NOTE_LOST,
     VSOCK_NOTE_BAD_TYPE,
     VSOCK_NOTE_BAD_PORT,
     VSOCK_NOTE_NOT_SERVED,
@@ -283,6 +284,11 @@ void vsock_free(struct vsock *v);
  */
 void vsock_tx(struct vsock *v, const uint8_t raw[VSOCK_HDR_SIZE],
               struct iovec *iov, unsigned niov, size_t room);
+/*
+ * A packet whose header cannot be read. Any stream may have a hole there, so
+ * all on which the guest sends are reset.
+ */
+void vsock_tx_lost(struct vsock *v);
 /* False: answers wait for RX buffers, give no packet before some went. */
 bool vsock_tx_ready(const struct vsock *v);
 

@@ -25,6 +25,8 @@
 #define AVAIL 128
 #define USED 192
 #define BUFFERS 1024
+/* Between two regions, within the last packet. */
+#define BORDER 8211
 
 #define CHECK(claim)                                                    \
     do {                                                                \
@@ -253,7 +255,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     };
     struct vsock *v = vsock_new(&config, &ops, NULL);
     struct device *d = malloc(sizeof(*d));
-    struct mem mem = { .count = 1 };
+    struct mem mem = { .count = 2 };
 
     memory = calloc(1, MEMORY);
     CHECK(v && d && memory);
@@ -261,9 +263,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     input_size = size;
     vsock_set_now(v, 1);
     device_init(d, v, &device_ops, NULL);
-    /* Two regions with a hole, over one block. */
+    /* Two regions that meet, over one block. */
     mem.region[0] = (struct mem_region) {
-        .guest = GUEST, .user = USER, .size = MEMORY, .host = memory,
+        .guest = GUEST, .user = USER, .size = BORDER, .host = memory,
+    };
+    mem.region[1] = (struct mem_region) {
+        .guest = GUEST + BORDER, .user = USER + MEMORY,
+        .size = MEMORY - BORDER, .host = memory + BORDER,
     };
     d->mem = mem;
     d->queue[0].ring.event_idx = d->queue[1].ring.event_idx = byte() & 1;

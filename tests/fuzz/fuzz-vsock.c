@@ -568,6 +568,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             case 1:
                 vsock_disconnect(f.v);
                 break;
+            case 2:
+                vsock_tx_lost(f.v);
+                break;
             default:
                 vsock_driver_seen(f.v);
             }

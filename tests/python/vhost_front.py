@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import itertools
 import json
 import mmap
 import os
@@ -244,8 +245,9 @@ class Memory:
     HOLE, HIGH = 0xF0000, 0x100000
     USER = 0x7F1200000000
 
-    def __init__(self, size: int = 32 << 20) -> None:
+    def __init__(self, size: int = 32 << 20, border: int = 0) -> None:
         self.size = size
+        self.border = border  # a guest address where one region ends and the next begins
         self.fd = os.memfd_create("guest-ram", os.MFD_CLOEXEC)
         os.ftruncate(self.fd, size)
         self.map = mmap.mmap(self.fd, size)
@@ -262,10 +264,9 @@ class Memory:
 
     def regions(self) -> list[tuple[int, int, int, int]]:
         """(guest address, size, front end's address, offset in the file)"""
-        return [
-            (0, self.HOLE, self.USER, 0),
-            (self.HIGH, self.size - self.HIGH, self.USER + self.HIGH, self.HIGH),
-        ]
+        cuts = [self.HIGH, *([self.border] if self.border else []), self.size]
+        high = [(a, b - a, self.USER + a, a) for a, b in itertools.pairwise(cuts)]
+        return [(0, self.HOLE, self.USER, 0), *high]
 
     def close(self) -> None:
         self.u16.release()
@@ -373,11 +374,17 @@ class Front:
     """A vhost-user front end, in the order and form of QEMU's messages."""
 
     def __init__(
-        self, path: Path, *, queue: int = 1024, event_idx: bool = True, memory: int = 32 << 20
+        self,
+        path: Path,
+        *,
+        queue: int = 1024,
+        event_idx: bool = True,
+        memory: int = 32 << 20,
+        border: int = 0,
     ) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
         self.socket.settimeout(PATIENCE)
-        self.memory = Memory(memory)
+        self.memory = Memory(memory, border)
         self.event_idx = event_idx
         self.rx = Ring(self.memory, queue)
         self.tx = Ring(self.memory, queue)
@@ -939,10 +946,10 @@ class Guest:
 
 
 @contextlib.contextmanager
-def guest(backend: Backend, *, queue: int = 1024, event_idx: bool = True, start: bool = True,
+def guest(backend: Backend, *, queue: int = 1024, event_idx: bool = True, start: bool = True, border: int = 0,
           rx: tuple[int, ...] = Guest.MODERN, buffers: int = 256) -> Iterator[Guest]:  # fmt: skip
     """A running guest on this backend."""
-    front = Front(backend.socket_path, queue=queue, event_idx=event_idx)
+    front = Front(backend.socket_path, queue=queue, event_idx=event_idx, border=border)
     try:
         assert front.cid == backend.cid
         g = Guest(front, rx=rx, buffers=buffers, post=start)
