@@ -212,7 +212,7 @@ bool eif_check_placement(const EifKernel *k, uint64_t cmdline_len,
                          uint64_t initramfs_size, uint64_t lowmem,
                          EifError *err);
 
-/* ---- Signature section: eif-signature.c ---- */
+/* ---- Signature section: eif-signature.c, eif-certificate.c ---- */
 
 /*
  * A decoded signature section and its certificate.  Pointers lead into memory
@@ -238,6 +238,7 @@ typedef struct EifSignature {
     /* Set by eif_signature_certificate() */
     uint8_t *der;
     size_t der_len;
+    const uint8_t *point;       /* the key: x || y */
     int key_alg;                /* the alg that the key's curve asks for */
     int64_t not_before;         /* seconds since 1970, both inclusive */
     int64_t not_after;
@@ -268,7 +269,10 @@ typedef struct EifSignature {
 bool eif_signature_parse(EifSignature *s, const uint8_t *buf, size_t len,
                          EifError *err);
 bool eif_signature_cose(EifSignature *s, EifError *err);
-/* Read the first certificate of the PEM text: key, dates, PCR8. */
+/*
+ * Read the first certificate of the PEM text: key, dates, PCR8.  Which texts
+ * and certificates are good is in docs/eif.md.
+ */
 bool eif_signature_certificate(EifSignature *s, EifError *err);
 /*
  * After both of the above: is it signed with the certificate's key, does it

@@ -3,10 +3,11 @@
  * Fuzz target: EIF files and signature sections.
  *
  * The input goes through the whole pipeline as it is; then with its CRC put
- * right, since no mutation would ever guess that; and then as the data of a
- * signature section.  Beyond not crashing: a refusal has a rule and a text,
- * the file rules pass whatever all rules pass, and the lenient policy differs
- * from the strict one in the signature alone.
+ * right, since no mutation would ever guess that; then as the data of a
+ * signature section; and as the PEM text of a certificate.  Beyond not
+ * crashing: a refusal has a rule and a text, the file rules pass whatever all
+ * rules pass, and the lenient policy differs from the strict one in the
+ * signature alone.
  */
 
 #include <stdlib.h>
@@ -99,10 +100,26 @@ static void signature(const uint8_t *data, size_t size)
     eif_signature_clear(&s);
 }
 
+/* A certificate lies in its text, and its key in the certificate. */
+static void certificate(const uint8_t *data, size_t size)
+{
+    EifSignature s = { .pem = data, .pem_len = size };
+    EifError err = { EIF_OK, "" };
+
+    if (eif_signature_certificate(&s, &err)) {
+        CHECK(s.der_len > 0 && s.der_len < size);
+        CHECK(s.point > s.der && s.point < s.der + s.der_len);
+    } else {
+        CHECK(err.rule == EIF_ERR_SIGNATURE_CERTIFICATE && err.text[0]);
+    }
+    eif_signature_clear(&s);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     file(data, size);
     with_crc(data, size);
     signature(data, size);
+    certificate(data, size);
     return 0;
 }

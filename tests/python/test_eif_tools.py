@@ -16,7 +16,10 @@ from typing import Any
 
 import cbor2
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.serialization import Encoding
 
 import eifmodel as model
 import eifsigner as signer
@@ -192,7 +195,7 @@ def test_signers_that_fail(image: Path, keys: Path, command: str, what: str) -> 
     ],
 )  # fmt: skip
 def test_keys_that_do_not_do(keys: Path, certificate: str, key: str, what: str) -> None:
-    from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+    from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, PrivateFormat
 
     lock = BestAvailableEncryption(b"x")
     locked = signer.key("P-384").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, lock)
@@ -227,10 +230,61 @@ def test_a_damaged_file_is_not_signed(tmp_path: Path, keys: Path) -> None:
         assert path.read_bytes() == data
 
 
-def test_a_chain_that_is_too_long(image: Path, keys: Path) -> None:
-    (keys / "chain.pem").write_bytes(signer.pem() * 40)
+def certificate_of(path: Path) -> bytes:
+    """The text in a signed file, as bytes."""
+    (pair,) = cbor2.loads(sections(path)[-1][1])
+    return bytes(pair["signing_certificate"])
+
+
+def test_the_certificate_is_written_as_it_is(image: Path, keys: Path) -> None:
+    """Byte for byte, as AWS does it, where the file is one certificate as everybody's tools write it."""
+    signing.sign(image, load(keys), image)
+    assert certificate_of(image) == (keys / "P-384.pem").read_bytes()
+
+
+@pytest.mark.parametrize("key_first", [True, False])
+@pytest.mark.parametrize("way", ["sign", "build", "nitro-cli sign-eif"])
+def test_a_key_beside_the_certificate_stays_at_home(
+    image: Path, keys: Path, capsys: pytest.CaptureFixture[str], way: str, key_first: bool
+) -> None:
+    """One file for both: the certificate alone goes into the image, and a warning says so."""
+    certificate, key = (keys / "P-384.pem").read_bytes(), (keys / "P-384.key").read_bytes()
+    both = keys / "both.pem"
+    both.write_bytes(key + certificate if key_first else certificate + key)
+    options: list[str | Path] = ["--signing-certificate", both, "--private-key", both]
+    if way == "sign":
+        status, _, err = run(capsys, "sign", image, *options)
+    elif way == "build":
+        (keys / "k").write_bytes(model.bzimage())
+        parts: list[str | Path] = ["--kernel", keys / "k", "--cmdline", "c", "-o", image]
+        status, _, err = run(capsys, "build", *parts, *options)
+    else:
+        from nitroctl import nitro_cli
+
+        with pytest.raises(SystemExit) as e:
+            nitro_cli.main(["sign-eif", "--eif-path", str(image), *map(str, options)])
+        status, err = int(e.value.code or 0), capsys.readouterr().err
+    assert (status, err.count("private key")) == (0, 1), err
+    assert certificate_of(image) == certificate
+    assert b"PRIVATE" not in certificate_of(image) and verify(image).pcr8
+
+
+def test_of_a_chain_the_first_is_written(image: Path, keys: Path) -> None:
+    certificate = (keys / "P-384.pem").read_bytes()
+    windows = b"subject=a\r\n" + certificate.replace(b"\n", b"\r\n")
+    (keys / "chain.pem").write_bytes(windows + signer.pem() * 40)
+    signing.sign(image, signing.load(keys / "chain.pem", key=keys / "P-384.key"), image)
+    assert certificate_of(image) == certificate
+
+
+def test_a_certificate_that_is_too_large(image: Path, keys: Path) -> None:
+    name, key = x509.Name([]), signer.key("P-384")
+    builder = x509.CertificateBuilder(name, name, key.public_key(), 1, NOW, NOW + timedelta(days=1))
+    filling = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3"), bytes(20000))
+    big = builder.add_extension(filling, critical=False).sign(key, hashes.SHA384())
+    (keys / "big.pem").write_bytes(big.public_bytes(Encoding.PEM))
     with pytest.raises(NitroError, match="32768"):
-        signing.sign(image, signing.load(keys / "chain.pem", key=keys / "P-384.key"), image)
+        signing.sign(image, signing.load(keys / "big.pem", key=keys / "P-384.key"), image)
 
 
 def test_sign_command(image: Path, keys: Path, capsys: pytest.CaptureFixture[str]) -> None:

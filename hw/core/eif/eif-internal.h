@@ -86,6 +86,23 @@ bool eif_boot_measure_pcr1(const EifBootMeasure *m,
                            uint8_t pcr[EIF_DIGEST_SIZE], EifError *err);
 void eif_boot_measure_free(EifBootMeasure *m);
 
+/* ---- eif-signature.c, for eif-certificate.c ---- */
+
+typedef struct EifCurve {
+    const uint8_t *oid;         /* DER, without tag and length */
+    size_t oid_len;
+    gnutls_ecc_curve_t curve;
+    int alg;                    /* COSE */
+    const char *alg_name;
+    gnutls_sign_algorithm_t sign;
+    size_t half;                /* bytes of r, of s, of a coordinate */
+} EifCurve;
+
+/* NULL if it is none that may sign. */
+const EifCurve *eif_curve_of_oid(const uint8_t *oid, size_t len);
+/* The key at s->point; gnutls's code.  *@key may be there after an error. */
+int eif_curve_key(const EifSignature *s, gnutls_pubkey_t *key);
+
 /* ---- eif-check.c ---- */
 
 /* The CRC-32 of a file's header without the CRC field itself. */

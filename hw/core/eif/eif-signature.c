@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
  * EIF core: the signature section.  Decodes the envelope and the COSE_Sign1
- * in it, reads the certificate, verifies.  What a bad signature leads to is
- * decided in eif-check.c.
+ * in it, and verifies.  The certificate is read in eif-certificate.c; what a
+ * bad signature leads to is decided in eif-check.c.
  *
  * The bytes are an adversary's.  CBOR is read item by item through next_item()
  * alone, which asks libcbor's streaming decoder for one head at a time; there
@@ -10,7 +10,7 @@
  * the number of bytes that are left (an element takes one byte at least).
  *
  * RFC 8949 (CBOR), RFC 9052 section 4.2 and 4.4 (COSE_Sign1), RFC 9053 section
- * 2.1 (ECDSA), RFC 5280 (certificate).
+ * 2.1 (ECDSA).
  */
 
 #include <inttypes.h>
@@ -18,13 +18,11 @@
 #include <time.h>
 #include <cbor.h>
 #include <gnutls/abstract.h>
-#include <gnutls/x509.h>
 
 #include "eif-internal.h"
 
 #define COSE_TAG_SIGN1  18
 #define COSE_LABEL_ALG  1
-#define RAW_HALF_MAX    66      /* bytes of r, and of s, on P-521 */
 
 /* ---- One guarded way into CBOR ---- */
 
@@ -553,26 +551,34 @@ bool eif_signature_cose(EifSignature *s, EifError *err)
     return at_end(&r) && parse_protected(s, err) && parse_payload(s, err);
 }
 
-/* ---- Certificate ---- */
+/* ---- Keys ---- */
 
-typedef struct Curve {
-    gnutls_ecc_curve_t curve;
-    int alg;
-    const char *alg_name;
-    gnutls_sign_algorithm_t sign;
-    size_t half;                /* bytes of r, and of s */
-} Curve;
+static const uint8_t oid_p256[] = {
+    0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07
+};
+static const uint8_t oid_p384[] = { 0x2b, 0x81, 0x04, 0x00, 0x22 };
+static const uint8_t oid_p521[] = { 0x2b, 0x81, 0x04, 0x00, 0x23 };
 
-static const Curve curves[] = {
-    { GNUTLS_ECC_CURVE_SECP256R1, -7, "ES256",
+static const EifCurve curves[] = {
+    { oid_p256, sizeof(oid_p256), GNUTLS_ECC_CURVE_SECP256R1, -7, "ES256",
       GNUTLS_SIGN_ECDSA_SHA256, 32 },
-    { GNUTLS_ECC_CURVE_SECP384R1, -35, "ES384",
+    { oid_p384, sizeof(oid_p384), GNUTLS_ECC_CURVE_SECP384R1, -35, "ES384",
       GNUTLS_SIGN_ECDSA_SHA384, 48 },
-    { GNUTLS_ECC_CURVE_SECP521R1, -36, "ES512",
-      GNUTLS_SIGN_ECDSA_SHA512, RAW_HALF_MAX },
+    { oid_p521, sizeof(oid_p521), GNUTLS_ECC_CURVE_SECP521R1, -36, "ES512",
+      GNUTLS_SIGN_ECDSA_SHA512, 66 },
 };
 
-static const Curve *curve_of_alg(int alg)
+const EifCurve *eif_curve_of_oid(const uint8_t *oid, size_t len)
+{
+    for (size_t i = 0; i < G_N_ELEMENTS(curves); i++) {
+        if (curves[i].oid_len == len && memcmp(curves[i].oid, oid, len) == 0) {
+            return &curves[i];
+        }
+    }
+    return NULL;
+}
+
+static const EifCurve *curve_of_alg(int alg)
 {
     for (size_t i = 0; i < G_N_ELEMENTS(curves); i++) {
         if (curves[i].alg == alg) {
@@ -582,113 +588,16 @@ static const Curve *curve_of_alg(int alg)
     return NULL;
 }
 
-static bool bad_certificate(EifError *err, const char *what, int rc)
+int eif_curve_key(const EifSignature *s, gnutls_pubkey_t *key)
 {
-    return eif_fail(err, EIF_ERR_SIGNATURE_CERTIFICATE,
-                    "the signing certificate %s: %s", what,
-                    gnutls_strerror(rc));
-}
+    const EifCurve *curve = curve_of_alg(s->key_alg);
+    gnutls_datum_t x = { (unsigned char *)s->point, curve->half };
+    gnutls_datum_t y = { (unsigned char *)s->point + curve->half,
+                         curve->half };
+    int rc = gnutls_pubkey_init(key);
 
-/* The first certificate of a PEM text as DER; the caller frees with gnutls. */
-static int pem_to_der(const EifSignature *s, gnutls_datum_t *der)
-{
-    gnutls_datum_t pem = { (unsigned char *)s->pem, s->pem_len };
-    int rc = gnutls_pem_base64_decode2("CERTIFICATE", &pem, der);
-
-    if (rc < 0) {
-        rc = gnutls_pem_base64_decode2("X509 CERTIFICATE", &pem, der);
-    }
-    return rc;
-}
-
-static bool read_key(EifSignature *s, gnutls_x509_crt_t crt, EifError *err)
-{
-    gnutls_datum_t x = { NULL, 0 }, y = { NULL, 0 };
-    gnutls_ecc_curve_t curve = GNUTLS_ECC_CURVE_INVALID;
-    gnutls_pubkey_t key;
-    int pk = GNUTLS_PK_UNKNOWN;
-    int rc;
-
-    rc = gnutls_pubkey_init(&key);
-    if (rc < 0) {
-        return bad_certificate(err, "cannot be read", rc);
-    }
-    rc = gnutls_pubkey_import_x509(key, crt, 0);
-    if (rc >= 0) {
-        pk = gnutls_pubkey_get_pk_algorithm(key, NULL);
-    }
-    if (pk == GNUTLS_PK_ECDSA &&
-        gnutls_pubkey_export_ecc_raw2(key, &curve, &x, &y, 0) >= 0) {
-        gnutls_free(x.data);
-        gnutls_free(y.data);
-    }
-    gnutls_pubkey_deinit(key);
-    if (rc < 0) {
-        return bad_certificate(err, "has a key that cannot be read", rc);
-    }
-    for (size_t i = 0; i < G_N_ELEMENTS(curves); i++) {
-        if (curves[i].curve == curve) {
-            s->key_alg = curves[i].alg;
-            return true;
-        }
-    }
-    if (pk == GNUTLS_PK_ECDSA) {
-        const char *name = gnutls_ecc_curve_get_name(curve);
-
-        return eif_fail(err, EIF_ERR_SIGNATURE_CERTIFICATE,
-                        "the signing certificate has a key on curve %s,"
-                        " usable are P-256, P-384 and P-521",
-                        name ? name : "unknown");
-    }
-    return eif_fail(err, EIF_ERR_SIGNATURE_CERTIFICATE,
-                    "the signing certificate has a key of type %s, usable"
-                    " are EC keys on P-256, P-384 and P-521",
-                    gnutls_pk_get_name(pk));
-}
-
-bool eif_signature_certificate(EifSignature *s, EifError *err)
-{
-    gnutls_x509_crt_t crt;
-    gnutls_datum_t der = { NULL, 0 };
-    bool ok;
-    int rc;
-
-    rc = pem_to_der(s, &der);
-    if (rc < 0) {
-        return bad_certificate(err, "is not PEM text", rc);
-    }
-    rc = gnutls_x509_crt_init(&crt);
-    if (rc < 0) {
-        gnutls_free(der.data);
-        return bad_certificate(err, "cannot be read", rc);
-    }
-
-    rc = gnutls_x509_crt_import(crt, &der, GNUTLS_X509_FMT_DER);
-    if (rc < 0) {
-        ok = bad_certificate(err, "cannot be read", rc);
-    } else {
-        s->not_before = gnutls_x509_crt_get_activation_time(crt);
-        s->not_after = gnutls_x509_crt_get_expiration_time(crt);
-        if (s->not_before == -1 || s->not_after == -1) {
-            ok = eif_fail(err, EIF_ERR_SIGNATURE_CERTIFICATE,
-                          "the signing certificate has unreadable dates");
-        } else if (gnutls_x509_crt_get_version(crt) < 1 ||
-                   gnutls_x509_crt_get_version(crt) > 3) {
-            /* RFC 5280, 4.1.2.1 */
-            ok = eif_fail(err, EIF_ERR_SIGNATURE_CERTIFICATE,
-                          "the signing certificate is of no known version");
-        } else {
-            ok = read_key(s, crt, err) &&
-                 eif_measure_buffer(der.data, der.size, s->pcr8, err);
-        }
-    }
-    if (ok) {
-        s->der = g_memdup2(der.data, der.size);
-        s->der_len = der.size;
-    }
-    gnutls_x509_crt_deinit(crt);
-    gnutls_free(der.data);
-    return ok;
+    return rc < 0 ? rc : gnutls_pubkey_import_ecc_raw(*key, curve->curve, &x,
+                                                      &y);
 }
 
 /* ---- Verification ---- */
@@ -720,41 +629,27 @@ static GByteArray *sig_structure(const EifSignature *s)
     return out;
 }
 
-static int verify_ecdsa(const EifSignature *s, const Curve *curve)
+static int verify_ecdsa(const EifSignature *s, const EifCurve *curve)
 {
     g_autoptr(GByteArray) tbs = sig_structure(s);
     gnutls_datum_t data = { tbs->data, tbs->len };
-    gnutls_datum_t der = { s->der, s->der_len };
     gnutls_datum_t rs[2] = {
         { (unsigned char *)s->raw, curve->half },
         { (unsigned char *)s->raw + curve->half, curve->half },
     };
     gnutls_datum_t sig = { NULL, 0 };
-    gnutls_x509_crt_t crt = NULL;
     gnutls_pubkey_t key = NULL;
     int rc;
 
     rc = gnutls_encode_rs_value(&sig, &rs[0], &rs[1]);
     if (rc >= 0) {
-        rc = gnutls_x509_crt_init(&crt);
-    }
-    if (rc >= 0) {
-        rc = gnutls_x509_crt_import(crt, &der, GNUTLS_X509_FMT_DER);
-    }
-    if (rc >= 0) {
-        rc = gnutls_pubkey_init(&key);
-    }
-    if (rc >= 0) {
-        rc = gnutls_pubkey_import_x509(key, crt, 0);
+        rc = eif_curve_key(s, &key);
     }
     if (rc >= 0) {
         rc = gnutls_pubkey_verify_data2(key, curve->sign, 0, &data, &sig);
     }
     if (key) {
         gnutls_pubkey_deinit(key);
-    }
-    if (crt) {
-        gnutls_x509_crt_deinit(crt);
     }
     gnutls_free(sig.data);
     return rc;
@@ -783,7 +678,7 @@ bool eif_signature_verify(const EifSignature *s,
                           const uint8_t pcr0[EIF_DIGEST_SIZE],
                           int64_t now, EifError *err)
 {
-    const Curve *curve = curve_of_alg(s->alg);
+    const EifCurve *curve = curve_of_alg(s->alg);
     char then_text[32], now_text[32];
     int rc;
 

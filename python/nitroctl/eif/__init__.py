@@ -3,6 +3,7 @@
 
     format      the file's layout and the rules that it must keep
     measure     one pass over the data: PCRs and checksum
+    certificate the signing certificate: read it, by the machine's own grammar
     signature   the signature section: decode, verify
     boot        whether kernel and command line can be booted
     verify      all rules at once, as the machine asks them

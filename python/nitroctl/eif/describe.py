@@ -8,7 +8,6 @@ cannot be read leave their keys out, with a warning, since nothing in an enclave
 
 from __future__ import annotations
 
-import contextlib
 import json
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +21,8 @@ from nitroctl.eif.measure import METADATA_KEPT, Measurements
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from nitroctl.eif.signature import Signature, Signer
+    from nitroctl.eif.certificate import Signer
+    from nitroctl.eif.signature import Signature
 
 # Keys of the metadata section's BuildMetadata, in AWS's order.
 BUILD_KEYS = ("BuildTime", "BuildTool", "BuildToolVersion", "OperatingSystem", "KernelVersion")
@@ -40,16 +40,14 @@ class SignatureInfo:
     covers_pcr0: bool
 
     def to_json(self) -> dict[str, Any]:
-        certificate = self.signer.certificate
-        issuer: dict[str, str] = {}
-        with contextlib.suppress(ValueError, TypeError):  # it is nobody's rule what it consists of
-            issuer = {_oid_name(a.oid): str(a.value) for a in certificate.issuer}
+        signer = self.signer
+        issuer = dict(signer.issuer)
         return {
             "IssuerName": dict(sorted(issuer.items())),
-            "Algorithm": _oid_name(certificate.signature_algorithm_oid),
-            "NotBefore": _openssl_time(certificate.not_valid_before_utc),
-            "NotAfter": _openssl_time(certificate.not_valid_after_utc),
-            "Signature": certificate.signature.hex(":").upper(),
+            "Algorithm": signer.algorithm_name,
+            "NotBefore": _openssl_time(signer.not_before),
+            "NotAfter": _openssl_time(signer.not_after),
+            "Signature": signer.signature.hex(":").upper(),
         }
 
 
@@ -87,12 +85,6 @@ class Description:
         if self.metadata:
             value.update(metadata_json(self.metadata))
         return value
-
-
-def _oid_name(oid: Any) -> str:
-    """OpenSSL's long name of an object identifier; dotted numbers where there is none."""
-    name = str(oid._name)
-    return oid.dotted_string if name == "Unknown OID" else name
 
 
 def _openssl_time(t: datetime) -> str:
@@ -228,10 +220,9 @@ def table(d: Description) -> RenderableType:
     if d.signature is None:
         row("Signature", "none")
     else:
-        certificate = d.signature.signer.certificate
-        name = d.signature.signer.curve.alg_name
-        row("Signature", f"{name}, certificate {d.signature.signer.subject}")
-        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        signer = d.signature.signer
+        row("Signature", f"{signer.curve.alg_name}, certificate {signer.subject}")
+        begin, end = signer.not_before, signer.not_after
         row("", f"valid {begin:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC")
         if d.signature.covers_pcr0:
             row("", "covers this image's PCR0", "green")

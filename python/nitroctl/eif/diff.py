@@ -94,10 +94,7 @@ def _unmeasured(d: Description) -> Iterator[tuple[str, str]]:
 
 def _signer(d: Description) -> Iterator[tuple[str, str]]:
     if d.signature:
-        from cryptography.hazmat.primitives.serialization import Encoding
-
-        certificate = d.signature.signer.certificate
-        digest = hashlib.sha256(certificate.public_bytes(Encoding.DER)).hexdigest()
+        digest = hashlib.sha256(d.signature.signer.der).hexdigest()
         yield "signer", f"{d.signature.signer.subject}, certificate sha256 {digest[:16]}"
 
 

@@ -19,8 +19,10 @@ from pathlib import Path
 from isal.isal_zlib import crc32
 
 from nitroctl import proc
+from nitroctl.eif import certificate as certificates
 from nitroctl.eif import signature
 from nitroctl.eif.build import Built, Writer, crc32_combine
+from nitroctl.eif.certificate import Signer, holds_private_key
 from nitroctl.eif.format import (
     CRC_OFFSET,
     MAX_SECTIONS,
@@ -34,7 +36,7 @@ from nitroctl.eif.format import (
 )
 from nitroctl.eif.measure import CHUNK, Digests, Measurements, cmdline_nul, crc_mismatch, shown
 from nitroctl.eif.output import replacing
-from nitroctl.eif.signature import Signature, Signer
+from nitroctl.eif.signature import Signature
 from nitroctl.errors import EifError, NitroError
 
 PEM_MAX = 1 << 20  # bytes of a key or certificate file
@@ -42,11 +44,12 @@ PEM_MAX = 1 << 20  # bytes of a key or certificate file
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A certificate, and who can sign for it: `sign` makes r || s over a message."""
+    """A certificate, and who can sign for it: `sign` makes r || s over a message. `notes` are warnings about
+    the certificate's file."""
 
-    pem: bytes
     signer: Signer
     sign: Callable[[bytes], bytes]
+    notes: tuple[str, ...] = ()
 
     def section(self, pcr0: bytes) -> bytes:
         """The data of a signature section. Raises NitroError if what comes back is no good signature."""
@@ -55,7 +58,9 @@ class SigningKey:
         curve = self.signer.curve
         protected = cbor2.dumps({signature.ALG: curve.alg})
         payload = cbor2.dumps({"register_index": 0, "register_value": list(pcr0)})
-        unsigned = Signature(self.pem, protected, payload, b"", curve.alg, 0, pcr0)
+        # The certificate alone, whatever else its file has: an image is public.
+        pem = self.signer.pem
+        unsigned = Signature(pem, protected, payload, b"", curve.alg, 0, pcr0)
         made = replace(unsigned, raw=self.sign(unsigned.signed_bytes))
         try:
             signature.check_cose(made, self.signer)
@@ -65,11 +70,11 @@ class SigningKey:
                 hint=f"does the key belong to it, and is the digest {curve.hash_algorithm().name}?",
             ) from None
         cose = cbor2.dumps([protected, {}, payload, made.raw])
-        data = cbor2.dumps([{"signing_certificate": list(self.pem), "signature": list(cose)}])
+        data = cbor2.dumps([{"signing_certificate": list(pem), "signature": list(cose)}])
         if len(data) > SIGNATURE_MAX:
             raise NitroError(
                 f"the signature section would have {len(data)} bytes; {SIGNATURE_MAX} are allowed",
-                hint="give a file with the signing certificate alone, not a chain",
+                hint="take a smaller signing certificate",
             )
         return data
 
@@ -80,20 +85,25 @@ class SigningKey:
         return replace(measurements, pcr8=self.signer.pcr8)
 
     def warnings(self) -> list[str]:
-        """The certificate's dates: an enclave does not start outside of them."""
-        begin, end = self.signer.certificate.not_valid_before_utc, self.signer.certificate.not_valid_after_utc
+        """`notes`, and the certificate's dates: an enclave does not start outside of them."""
+        begin, end = self.signer.not_before, self.signer.not_after
         now = datetime.now(UTC)
+        found = list(self.notes)
         if now > end:
-            return [f"the signing certificate expired at {end}: the image will not start"]
+            found.append(f"the signing certificate expired at {end}: the image will not start")
         if now < begin:
-            return [f"the signing certificate is valid from {begin} on: the image will not start before"]
-        return []
+            found.append(f"the signing certificate is valid from {begin} on: the image will not start before")
+        return found
 
 
 def read_certificate(path: Path) -> Signer:
     """The first certificate of a PEM file; raises NitroError."""
+    return _signer(_read(path), path)
+
+
+def _signer(pem: bytes, path: Path) -> Signer:
     try:
-        return signature.read_certificate(_read(path))
+        return certificates.read_certificate(pem)
     except EifError as e:
         raise NitroError(f"{path}: {e}") from None
 
@@ -106,9 +116,12 @@ def load(certificate: Path, *, key: Path | None = None, command: str | None = No
     """
     assert (key is None) != (command is None)
     pem = _read(certificate)
-    signer = read_certificate(certificate)
+    signer = _signer(pem, certificate)
+    notes: tuple[str, ...] = ()
+    if holds_private_key(pem):
+        notes = (f"{certificate} has a private key beside the certificate: only the certificate is written",)
     if key is not None:
-        return SigningKey(pem, signer, _with_key(key, certificate, signer))
+        return SigningKey(signer, _with_key(key, certificate, signer), notes)
     assert command is not None
     try:
         argv = shlex.split(command)
@@ -116,7 +129,7 @@ def load(certificate: Path, *, key: Path | None = None, command: str | None = No
         raise NitroError(f"the signing command {command!r} cannot be split into words: {e}") from None
     if not argv:
         raise NitroError("the signing command is empty")
-    return SigningKey(pem, signer, lambda message: _raw(_run(argv, message), signer, argv[0]))
+    return SigningKey(signer, lambda message: _raw(_run(argv, message), signer, argv[0]), notes)
 
 
 def _run(argv: list[str], message: bytes) -> bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The signature section: decode it, read its certificate, verify it. What is signed is PCR0.
+"""The signature section: decode it, verify it. What is signed is PCR0; `certificate` reads who signed.
 
 The section is CBOR (RFC 8949), an array whose first element is a map of two arrays of integers below 256:
 "signing_certificate", the bytes of a PEM text, and "signature", those of a COSE_Sign1 (RFC 9052) whose
@@ -15,20 +15,14 @@ which is why CBOR is read here item by item and not with `nitroctl.cbor`, which 
 
 from __future__ import annotations
 
-import hashlib
-import re
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-from nitroctl.eif.measure import DIGEST_SIZE, Measurements, pcr_of
+from nitroctl.eif.certificate import CURVES, Signer, read_certificate
+from nitroctl.eif.measure import DIGEST_SIZE, Measurements
 from nitroctl.errors import EifError
-
-if TYPE_CHECKING:
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes
-    from cryptography.hazmat.primitives.asymmetric import ec
 
 # CBOR's major types (RFC 8949, section 3.1).
 UINT, NEGINT, BYTES, TEXT, ARRAY, MAP, TAG, SIMPLE = range(8)
@@ -39,28 +33,6 @@ _KINDS = (
 
 COSE_SIGN1_TAG = 18
 ALG = 1  # label of the algorithm in a COSE header
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A curve that may sign: cryptography's name of it, COSE's of the algorithm, bytes of r and of s."""
-
-    name: str
-    alg: int
-    alg_name: str
-    half: int
-
-    def hash_algorithm(self) -> hashes.HashAlgorithm:
-        from cryptography.hazmat.primitives import hashes
-
-        return {-7: hashes.SHA256(), -35: hashes.SHA384(), -36: hashes.SHA512()}[self.alg]
-
-
-CURVES = (
-    Curve("secp256r1", -7, "ES256", 32),
-    Curve("secp384r1", -35, "ES384", 48),
-    Curve("secp521r1", -36, "ES512", 66),
-)
 
 
 @dataclass(frozen=True)
@@ -251,81 +223,6 @@ def decode(section: bytes, path: Path | None = None) -> Signature:
     return Signature(pem, protected, payload, raw, alg, index, register)
 
 
-@dataclass(frozen=True)
-class Signer:
-    """The certificate of a signature and what it must be good for: an EC key on a known curve."""
-
-    certificate: x509.Certificate
-    key: ec.EllipticCurvePublicKey
-    curve: Curve
-
-    @property
-    def pcr8(self) -> bytes:
-        from cryptography.hazmat.primitives.serialization import Encoding
-
-        return pcr_of(hashlib.sha384(self.certificate.public_bytes(Encoding.DER)).digest())
-
-    @property
-    def subject(self) -> str:
-        """As RFC 4514 writes names. What a name consists of is nobody's rule: it may be unreadable."""
-        try:
-            return self.certificate.subject.rfc4514_string()
-        except (ValueError, TypeError):
-            return "of an unreadable name"
-
-
-_PEM = re.compile(rb"-----BEGIN (X509 )?CERTIFICATE-----.*?-----END (X509 )?CERTIFICATE-----", re.DOTALL)
-
-
-def _same_algorithm_twice(certificate: x509.Certificate) -> bool:
-    """RFC 5280, section 4.1.1.2: the algorithm within what is signed is the one beside the signature."""
-    from cryptography.hazmat.primitives.serialization import Encoding
-
-    def element(der: bytes, at: int) -> tuple[int, int]:
-        """(where the content of the DER element at `at` begins, where it ends)"""
-        size, begin = der[at + 1], at + 2
-        if size > 127:
-            begin += size & 127
-            size = int.from_bytes(der[at + 2 : begin], "big")
-        return begin, begin + size
-
-    der = certificate.public_bytes(Encoding.DER)
-    tbs, _ = element(der, 0)
-    at, outer = element(der, tbs)
-    if der[at] == 0xA0:  # version
-        _, at = element(der, at)
-    _, inner = element(der, at)  # serial number
-    return der[inner : element(der, inner)[1]] == der[outer : element(der, outer)[1]]
-
-
-def read_certificate(pem: bytes, path: Path | None = None) -> Signer:
-    """The first certificate of a PEM text. Raises EifError signature-certificate."""
-    from cryptography import x509
-    from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    def refuse(message: str) -> EifError:
-        return EifError("signature-certificate", f"the signing certificate {message}", path=path)
-
-    text = _PEM.search(pem)
-    if text is None:
-        raise refuse("is no certificate in PEM")
-    try:
-        certificate = x509.load_pem_x509_certificate(text[0])
-        _ = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        key = certificate.public_key()
-    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as e:
-        raise refuse(f"cannot be read: {e}") from None
-    if not _same_algorithm_twice(certificate):
-        raise refuse("names two different signature algorithms")
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        raise refuse(f"has a {type(key).__name__}; usable are EC keys on P-256, P-384 and P-521")
-    for curve in CURVES:
-        if curve.name == key.curve.name:
-            return Signer(certificate, key, curve)
-    raise refuse(f"has a key on {key.curve.name}; usable are P-256, P-384 and P-521")
-
-
 def check_cose(signature: Signature, signer: Signer, path: Path | None = None) -> None:
     """Was it made with this certificate's key? Raises EifError signature-invalid."""
     from cryptography.exceptions import InvalidSignature
@@ -370,7 +267,7 @@ def check(signature: Signature, pcr0: bytes | None, now: datetime, path: Path | 
             path=path,
             hint="the image was changed after it was signed; sign it again",
         )
-    begin, end = signer.certificate.not_valid_before_utc, signer.certificate.not_valid_after_utc
+    begin, end = signer.not_before, signer.not_after
     at = now.astimezone(UTC).replace(microsecond=0)
     if at < begin:
         message = f"the signing certificate is valid from {begin}, now is {at}"
