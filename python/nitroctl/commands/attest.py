@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from nitroctl.commands import NEW_FILE, PATH
 from nitroctl.errors import NitroError, UsageError
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def ca_show(as_json: bool) -> None:
 
 
 @ca.command("export")
-@click.argument("output", type=click.Path(dir_okay=False, path_type=Path), required=False)
+@click.argument("output", type=NEW_FILE, required=False)
 def ca_export(output: Path | None) -> None:
     """Write the local root certificate as PEM to OUTPUT, or to stdout. The key is never exported."""
     pem: bytes = _authority().pem
@@ -218,7 +219,7 @@ def _report(document: Document, path: list[x509.Certificate], root: str) -> None
 @click.option("--nonce", metavar="HEX", callback=_hex, help="Nonce to put into it.")
 @click.option("--user-data", metavar="HEX", callback=_hex, help="User data to put into it.")
 @click.option("--public-key", metavar="HEX", callback=_hex, help="Public key to put into it.")
-@click.option("-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write it there, raw.")
+@click.option("-o", "--output", type=NEW_FILE, help="Write it there, raw.")
 def get(
     name: str, nonce: bytes | None, user_data: bytes | None, public_key: bytes | None, output: Path | None
 ) -> None:
@@ -244,10 +245,10 @@ def get(
 
 
 @attest.command()
-@click.argument("document", type=click.Path(dir_okay=False, allow_dash=True))
+@click.argument("document", type=click.Path(readable=False, allow_dash=True))
 @click.option("--root", metavar="PEM|aws", help="Trusted root: a PEM file, or AWS's. Default: the local CA.")
 @click.option("--pcr", "pcrs", multiple=True, metavar="N=HEX", callback=_pcrs, help="Expected PCR.")
-@click.option("--eif", type=click.Path(dir_okay=False, path_type=Path), help="Expect the PCRs of this EIF.")
+@click.option("--eif", type=PATH, help="Expect the PCRs of this EIF.")
 @click.option("--nonce", metavar="HEX", callback=_hex, help="Expected nonce.")
 @click.option("--user-data", metavar="HEX", callback=_hex, help="Expected user data.")
 @click.option("--public-key", metavar="HEX", callback=_hex, help="Expected public key.")

@@ -7,20 +7,22 @@ from pathlib import Path
 
 import click
 
+from nitroctl.commands import PATH
+
 
 @click.command()
-@click.option("--source", type=click.Path(path_type=Path), metavar="DIR|TARBALL|DSC",
+@click.option("--source", type=PATH, metavar="DIR|TARBALL|DSC",
               help="QEMU's source. Default: Debian's source package, through a private apt root.")
 @click.option("--series", metavar="X.Y", help="QEMU release series. Default: 10.0, or what --source is.")
 @click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N",
               help="Compilers at once. Default: ninja's.")
-@click.option("--prefix", type=click.Path(path_type=Path, file_okay=False), metavar="DIR",
+@click.option("--prefix", type=click.Path(path_type=Path, readable=False, file_okay=False), metavar="DIR",
               help="Link the programs into DIR/bin. Default: the virtual environment, else ~/.local.")
 @click.option("--sanitize", is_flag=True,
               help="Also build QEMU with ASan and UBSan, for tests; it is not linked.")
 @click.option("--plugin", is_flag=True,
               help="Build for the QEMU that is installed, and not a QEMU.")
-@click.option("--qemu", type=click.Path(path_type=Path), metavar="PATH",
+@click.option("--qemu", type=PATH, metavar="PATH",
               help="The QEMU that the plugin is for. Default: the distribution's in PATH.")
 @click.option("--update", is_flag=True, help="Look for a newer source package first.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import click
 
+from nitroctl.commands import NEW_FILE
 from nitroctl.errors import EXIT_FAILURE
 
 
 @click.command()
-@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), default=Path("hello.eif"),
+@click.option("-o", "--output", type=NEW_FILE, default=Path("hello.eif"),
               show_default=True, help="Where to write the image.")
 @click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Compilers at once.")
 def demo(output: Path, jobs: int | None) -> int:

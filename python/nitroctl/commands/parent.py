@@ -11,11 +11,12 @@ from typing import NoReturn
 
 import click
 
+from nitroctl.commands import PATH
 from nitroctl.errors import NitroError
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--library", type=click.Path(path_type=Path), help="The vsock-preload.so to use.")
+@click.option("--library", type=PATH, help="The vsock-preload.so to use.")
 @click.argument("program")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGUMENT]...")
 def parent(library: Path | None, program: str, arguments: tuple[str, ...]) -> NoReturn:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
+from nitroctl.commands import PATH
+
 if TYPE_CHECKING:
     from nitroctl.records import Record
 
 
 @click.command()
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PATH)
 @click.option("--memory", metavar="SIZE", help="Memory: 512, 512M, 4G (bare numbers are MiB). "
               "Default: four times the EIF, at least 512M.")  # fmt: skip
 @click.option("--no-memory-check", is_flag=True, help="Allow less memory than four times the EIF.")
@@ -52,10 +54,10 @@ if TYPE_CHECKING:
               help="Leave it running once it has booted, and print its ID; see `nitroctl ps`.")
 @click.option("--json", "as_json", is_flag=True, help="With --detach: print its record in JSON.")
 @click.option("--dry-run", is_flag=True, help="Print the command lines of backend and QEMU, start nothing.")
-@click.option("--qemu", type=click.Path(path_type=Path), help="The QEMU to use.")
+@click.option("--qemu", type=PATH, help="The QEMU to use.")
 @click.option("--qemu-build", type=click.Choice(["plugin", "tree"]),
               help="Which QEMU of `nitroctl build`. Default: the plugin, if there is one, else the tree.")
-@click.option("--vsock-backend", type=click.Path(path_type=Path), help="The vhost-user-vsock to use.")
+@click.option("--vsock-backend", type=PATH, help="The vhost-user-vsock to use.")
 def run(
     file: Path,
     memory: str | None,
