@@ -187,6 +187,13 @@ def _heartbeat_astray(e: Evidence) -> Cause | None:
         return _wrong_answer()
     if port := e.statistics.get("refused_port"):
         cid = e.statistics.get("refused_cid")
+        if (cid, port) == (PARENT_CID, HEARTBEAT_PORT):
+            # Without somebody else on it, the backend takes it itself.
+            return Cause(
+                "heartbeat-answer",
+                f"what is to serve the parent's port {HEARTBEAT_PORT} on this host does not take connections",
+                "let it answer the heartbeat, or leave that port out of --proxy and --listen-port",
+            )
         return Cause(
             "heartbeat-port",
             f"the guest knocked at port {port} of CID {cid}, where nobody listens",

@@ -113,7 +113,8 @@ def _owner(path: Path) -> str | None:
 def _in_path() -> list[Path]:
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
     paths = [(Path(folder) / QEMU).absolute() for folder in (*folders, "/usr/bin") if folder]
-    return [path for path in dict.fromkeys(paths) if path.is_file() and os.access(path, os.X_OK)]
+    # A folder that may not be looked into is no error, as for a shell.
+    return [path for path in dict.fromkeys(paths) if os.path.isfile(path) and os.access(path, os.X_OK)]
 
 
 def installed(qemu: Path | None = None) -> Installed:
@@ -351,6 +352,16 @@ def locate() -> Path:
     return built.launcher
 
 
+def any_qemu() -> Path:
+    """The QEMU of the tree's build, else the plugin's launcher. Raises NitroError with what makes them."""
+    try:
+        return build.locate("qemu")
+    except NitroError:
+        if manifest() is None:
+            raise
+    return locate()
+
+
 def choose(kind: Kind | None = None) -> Path:
     """The QEMU to run: the plugin's launcher if there is one, else the tree build's; or as `kind` says.
 
@@ -359,7 +370,14 @@ def choose(kind: Kind | None = None) -> Path:
     """
     built = manifest() if kind != "tree" else None
     if built is None:
-        return locate() if kind == "plugin" else build.locate("qemu")
+        if kind == "plugin":
+            return locate()
+        try:
+            return build.locate("qemu")
+        except NitroError as e:
+            if kind is None:
+                e.hint = f"{e.hint}, or, for the QEMU that is installed, nitroctl build --plugin"
+            raise
     reason = misfit(built)
     if reason is None:
         return built.launcher

@@ -74,6 +74,9 @@ def test_a_panic(lines: list[str], expected: str) -> None:
         ({"wrong_heartbeats": 1}, "heartbeat-byte"),
         ({"relayed_heartbeats": 1}, "heartbeat-answer"),
         ({"refused_cid": 3, "refused_port": 9001}, "heartbeat-port"),
+        # A --proxy of that port whose service is not there: the guest has done nothing wrong.
+        ({"refused_cid": 3, "refused_port": 9000}, "heartbeat-answer"),
+        ({"refused_cid": 5, "refused_port": 9000}, "heartbeat-port"),
         ({"opened_by_guest": 0}, "no-heartbeat"),
         ({"drivers": 0, "opened_by_guest": 0}, "no-vsock-driver"),
         ({}, None),  # it knocked, was answered, and the time was over

@@ -10,6 +10,7 @@ import re
 import stat
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -17,6 +18,7 @@ from click.testing import CliRunner
 from nitroctl import build, cache, packages, plugin
 from nitroctl.commands.build import build as build_command
 from nitroctl.commands.run import run as run_command
+from nitroctl.commands.which import which as which_command
 from nitroctl.errors import NitroError
 from nitroctl.plugin import Installed, Manifest
 
@@ -205,6 +207,23 @@ def test_a_package_of_another_source(dpkg: Stage, monkeypatch: pytest.MonkeyPatc
         plugin.installed(dpkg.qemu)
 
 
+def test_a_folder_on_path_that_may_not_be_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_stat = os.stat
+
+    def refusing(path: Any, *more: Any, **others: Any) -> os.stat_result:
+        if os.fspath(path).startswith("/locked/"):
+            raise PermissionError(13, os.strerror(13), path)
+        return really_stat(path, *more, **others)
+
+    program = tmp_path / build.QEMU
+    program.touch(0o755)
+    monkeypatch.setattr(os, "stat", refusing)  # root may look everywhere
+    monkeypatch.setenv("PATH", f"/locked{os.pathsep}{tmp_path}")
+    assert program in plugin._in_path()
+
+
 def test_no_qemu_at_all(tmp_path: Path) -> None:
     with pytest.raises(NitroError, match="no such file") as caught:
         plugin.installed(tmp_path / "qemu")
@@ -332,7 +351,8 @@ def built(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Built:
 
 
 def test_nothing_is_built(built: Built) -> None:
-    for kind, command in ((None, "nitroctl build"), ("tree", "nitroctl build"),
+    either = "nitroctl build, or, for the QEMU that is installed, nitroctl build --plugin"
+    for kind, command in ((None, either), ("tree", "nitroctl build"),
                           ("plugin", "nitroctl build --plugin")):  # fmt: skip
         with pytest.raises(NitroError) as caught:
             plugin.choose(kind)  # type: ignore[arg-type]
@@ -346,6 +366,17 @@ def test_the_plugin_comes_first(built: Built) -> None:
     assert plugin.choose() == plugin.choose("plugin") == plugin.locate() == launcher
     assert plugin.choose("tree") == tree
     assert built.rebuilt == []
+
+
+def test_any_qemu_will_do(built: Built) -> None:
+    with pytest.raises(NitroError):
+        plugin.any_qemu()
+    launcher = built.make_plugin().launcher
+    assert plugin.any_qemu() == launcher
+    result = CliRunner().invoke(which_command, ["qemu"])
+    assert result.output == f"{launcher}\n"
+    tree = built.make_tree()
+    assert plugin.any_qemu() == tree
 
 
 def test_an_updated_qemu_is_noticed_and_the_plugin_built_again(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nitroctl import jsontext
+from nitroctl.commands import PATH
 from nitroctl.errors import EXIT_USAGE, NitroError
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from nitroctl.eif.measure import Measurements
     from nitroctl.eif.sign import SigningKey
 
-_FILE = click.Path(path_type=Path)  # existence is judged where the file is opened, with the reason
 
 
 @click.group()
@@ -66,27 +66,28 @@ def _size(text: str) -> int:
 
 
 @eif.command()
-@click.option("--kernel", help="An x86 bzImage; with an application also own or prebuilt.  [default: own]")
+@click.option("--kernel", help="An x86 bzImage; with an application also own or prebuilt.  [default: own "
+              "if it was built, else prebuilt]")  # fmt: skip
 @click.option("--cmdline", help="The kernel's command line.  [default with an application: AWS's]")
-@click.option("--ramdisk", "ramdisks", type=_FILE, multiple=True, help="A cpio archive; may be repeated.")
+@click.option("--ramdisk", "ramdisks", type=PATH, multiple=True, help="A cpio archive; may be repeated.")
 @click.option("--image", help="A container image: OCI layout, oci-archive, `docker save`; or docker://NAME.")
-@click.option("--directory", type=_FILE, help="A folder that becomes the root file system.")
+@click.option("--directory", type=PATH, help="A folder that becomes the root file system.")
 @click.option("--cmd", multiple=True, help="With --directory: program and arguments, one each.")
 @click.option("--env", multiple=True, metavar="NAME=VALUE", help="With --directory: a variable.")
 @click.option("--workdir", default="", help="With --directory: where the program starts.")
 @click.option("--user", default="", metavar="USER[:GROUP]", help="With --directory: who it runs as.")
 @click.option("--aws-cmd", is_flag=True, help="Start the image as AWS does: CMD alone, as root, in /.")
-@click.option("--blobs", type=_FILE, help="Folder of AWS's bzImage, init, nsm.ko and cmdline to start with.")
+@click.option("--blobs", type=PATH, help="Folder of AWS's bzImage, init, nsm.ko and cmdline to start with.")
 @click.option("--compress", is_flag=True, help="Compress the ramdisks (gzip), the same bytes every time.")
-@click.option("-o", "--output", type=_FILE, required=True, help="The file to make.")
+@click.option("-o", "--output", type=PATH, required=True, help="The file to make.")
 @click.option("--name", help="The image's name in its metadata.  [default: that of kernel or application]")
 @click.option("--version", help="The image's version in its metadata.  [default: 1.0, or the image's id]")
-@click.option("--metadata", type=_FILE, help="JSON file (up to 4 KiB) for the image's custom metadata.")
+@click.option("--metadata", type=PATH, help="JSON file (up to 4 KiB) for the image's custom metadata.")
 @click.option(
     "--build-time", help='RFC 3339 or "now".  [default: SOURCE_DATE_EPOCH, else 1970, so that builds repeat]'
 )
-@click.option("--signing-certificate", type=_FILE, help="PEM certificate, to sign the image with.")
-@click.option("--private-key", type=_FILE, help="PEM key of that certificate.")
+@click.option("--signing-certificate", type=PATH, help="PEM certificate, to sign the image with.")
+@click.option("--private-key", type=PATH, help="PEM key of that certificate.")
 @click.option("--signer", help="Command that signs its standard input, in place of a key.")
 @click.option("--no-kernel-check", is_flag=True, help="Take any file for the kernel.")
 @click.option("--json", "as_json", is_flag=True, help="Print the measurements as nitro-cli does.")
@@ -168,6 +169,7 @@ def _build_parts(given: dict[str, Any]) -> Built:
 def _build_application(given: dict[str, Any]) -> Built:
     from contextlib import ExitStack
 
+    from nitroctl import guest
     from nitroctl.eif import compose
 
     _refuse(given, ("no_kernel_check",), "is for a kernel given with --ramdisk")
@@ -186,7 +188,7 @@ def _build_application(given: dict[str, Any]) -> Built:
         if given["blobs"]:
             start = compose.from_blobs(given["blobs"], given["cmdline"])
         else:
-            start = compose.bootstrap(given["kernel"] or "own", given["cmdline"])
+            start = compose.bootstrap(given["kernel"] or guest.default_kernel(), given["cmdline"])
         options = compose.Options(
             name=given["name"],
             version=given["version"],
@@ -199,7 +201,7 @@ def _build_application(given: dict[str, Any]) -> Built:
 
 
 @eif.command()
-@click.argument("file", type=_FILE)
+@click.argument("file", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print what `nitro-cli describe-eif` prints.")
 def describe(file: Path, as_json: bool) -> None:
     """Say what an EIF is: sections, metadata, checksum, signature, PCRs."""
@@ -223,11 +225,11 @@ def describe(file: Path, as_json: bool) -> None:
 
 
 @eif.command()
-@click.argument("file", type=_FILE)
-@click.option("--signing-certificate", type=_FILE, required=True, help="PEM certificate with an EC key.")
-@click.option("--private-key", type=_FILE, help="Its PEM key, on P-256, P-384 or P-521.")
+@click.argument("file", type=PATH)
+@click.option("--signing-certificate", type=PATH, required=True, help="PEM certificate with an EC key.")
+@click.option("--private-key", type=PATH, help="Its PEM key, on P-256, P-384 or P-521.")
 @click.option("--signer", help="Command that signs its standard input, in place of a key.")
-@click.option("-o", "--output", type=_FILE, help="The file to make.  [default: FILE itself]")
+@click.option("-o", "--output", type=PATH, help="The file to make.  [default: FILE itself]")
 @click.option("--json", "as_json", is_flag=True, help="Print the measurements as nitro-cli does.")
 def sign(
     file: Path,
@@ -269,7 +271,7 @@ def _pcr_values(ctx: click.Context, param: click.Parameter, values: tuple[str, .
 
 
 @eif.command()
-@click.argument("file", type=_FILE)
+@click.argument("file", type=PATH)
 @click.option("--pcr", "pcrs", multiple=True, callback=_pcr_values, metavar="N=HEX", help="Expected value.")
 @click.option("--at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="Date of the check.")
 @click.option("--file-rules-only", is_flag=True, help="Do not ask whether the kernel can be booted.")
@@ -294,8 +296,8 @@ def verify(
 
 
 @eif.command()
-@click.argument("file", type=_FILE)
-@click.option("-C", "--directory", type=_FILE, required=True, help="Folder to make, or an empty one.")
+@click.argument("file", type=PATH)
+@click.option("-C", "--directory", type=PATH, required=True, help="Folder to make, or an empty one.")
 @click.option("--json", "as_json", is_flag=True, help="Print an array of the files' paths.")
 def extract(file: Path, directory: Path, as_json: bool) -> None:
     """Write kernel, command line, metadata, ramdisks and signature of an EIF into a folder."""
@@ -312,8 +314,8 @@ def extract(file: Path, directory: Path, as_json: bool) -> None:
 
 
 @eif.command()
-@click.argument("a", type=_FILE)
-@click.argument("b", type=_FILE)
+@click.argument("a", type=PATH)
+@click.argument("b", type=PATH)
 @click.option("--json", "as_json", is_flag=True, help="Print an array of {Where, A, B, PCRs}.")
 def diff(a: Path, b: Path, as_json: bool) -> int:
     """Say what differs between two EIFs: registers, sections, files in ramdisks; and which registers each
@@ -343,8 +345,8 @@ def diff(a: Path, b: Path, as_json: bool) -> int:
 
 
 @eif.command()
-@click.option("--input", "file", type=_FILE, help="Any file: SHA384(48 zeros || SHA384(content)).")
-@click.option("--signing-certificate", type=_FILE, help="PEM certificate: PCR8.")
+@click.option("--input", "file", type=PATH, help="Any file: SHA384(48 zeros || SHA384(content)).")
+@click.option("--signing-certificate", type=PATH, help="PEM certificate: PCR8.")
 @click.option("--role", help="ARN of an IAM role: PCR3.")
 @click.option("--instance-id", help="Id of a parent instance: PCR4.")
 def pcr(
@@ -371,14 +373,21 @@ def pcr(
 
 @eif.command("test-image")
 @click.argument("kind")
-@click.option("-o", "--output", type=_FILE, required=True, help="The file to make.")
-@click.option("--kernel", default="own", show_default=True, help="own, prebuilt, or the path of a bzImage.")
-@click.option("--programs", type=_FILE, help="Folder with static init, hello and agent.  [default: ours]")
+@click.option("-o", "--output", type=PATH, required=True, help="The file to make.")
+@click.option("--kernel", help="own, prebuilt, or the path of a bzImage.  [default: own if it was built, "
+              "else prebuilt]")  # fmt: skip
+@click.option("--programs", type=PATH, help="Folder with static init, hello and agent.  [default: ours]")
 @click.option("--cmdline", help="The kernel's command line.  [default: AWS's, but panic=1]")
 @click.option("--size", default="400M", show_default=True, help="Size of the kind big.")
 @click.option("--json", "as_json", is_flag=True, help="Print the measurements as nitro-cli does.")
 def test_image(
-    kind: str, output: Path, kernel: str, programs: Path | None, cmdline: str | None, size: str, as_json: bool
+    kind: str,
+    output: Path,
+    kernel: str | None,
+    programs: Path | None,
+    cmdline: str | None,
+    size: str,
+    as_json: bool,
 ) -> None:
     """Make one of the EIFs that the demo and the tests boot.
 
@@ -394,14 +403,14 @@ def test_image(
       no-init       has no init: the kernel panics
       no-app        names an application that is not there
     """
-    from nitroctl import progress
+    from nitroctl import guest, progress
     from nitroctl.eif import testimage
 
     progress.set_quiet(as_json)
     built = testimage.make(
         kind,
         output,
-        kernel=kernel,
+        kernel=kernel or guest.default_kernel(),
         programs=testimage.Programs.in_folder(programs) if programs else None,
         cmdline=testimage.CMDLINE if cmdline is None else cmdline,
         size=_size(size),

@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from nitroctl.commands import PATH
 from nitroctl.errors import EXIT_FAILURE, NitroError, UsageError
 
 PARTS = ("qtest", "boot")
@@ -45,9 +46,9 @@ class Line:
 
 @click.command()
 @click.argument("part", type=click.Choice(PARTS), required=False)
-@click.option("--qemu", type=click.Path(path_type=Path), help="The QEMU to check (boot checks only).")
-@click.option("--vsock-backend", type=click.Path(path_type=Path), help="The vhost-user-vsock to check with.")
-@click.option("--eif", type=click.Path(path_type=Path), help="Check this image instead of ours; only what "
+@click.option("--qemu", type=PATH, help="The QEMU to check (boot checks only).")
+@click.option("--vsock-backend", type=PATH, help="The vhost-user-vsock to check with.")
+@click.option("--eif", type=PATH, help="Check this image instead of ours; only what "
               "is true of any image is checked.")  # fmt: skip
 @click.option("-k", "only", metavar="TEXT", help="Only checks with TEXT in their name.")
 @click.option("--sanitize", is_flag=True, help="Use the QEMU that was built with sanitizers.")
@@ -143,7 +144,7 @@ def _shower(as_json: bool) -> Any:
 def _boot_checks(
     qemu: Path | None, backend: Path | None, eif: Path | None, only: str | None, sanitize: bool
 ) -> Iterator[Line]:
-    from nitroctl import build, checks
+    from nitroctl import build, checks, plugin
     from nitroctl.lab import Lab
 
     if eif is not None:
@@ -155,7 +156,10 @@ def _boot_checks(
     chosen = [c for c in checks.selected(user_eif=eif is not None) if not only or only in c.name]
     if not chosen:
         return
-    program = _program(qemu) if qemu else build.locate("qemu", sanitize=sanitize)
+    if qemu:
+        program = _program(qemu)
+    else:
+        program = build.locate("qemu", sanitize=True) if sanitize else plugin.any_qemu()
     with Lab(program, _program(backend) if backend else build.locate("vsock"), eif) as lab:
         for check in chosen:
             outcome = checks.perform(check, lab)

@@ -14,11 +14,15 @@ WHAT = ("qemu", "plugin", "vsock", "preload", "kernel", "prebuilt", "init")
 @click.argument("what", type=click.Choice(WHAT))
 @click.option("--sanitize", is_flag=True, help="The QEMU built with ASan and UBSan.")
 def which(what: str, sanitize: bool) -> None:
-    """Print the path of QEMU, the plugin's QEMU, the vsock backend, the library of `nitroctl parent`, a guest
-    kernel or the guests' init."""
+    """Print the path of QEMU (the plugin's, if no other was built), the plugin's QEMU, the vsock backend, the
+    library of `nitroctl parent`, a guest kernel or the guests' init."""
     if sanitize and what != "qemu":
         raise click.UsageError(f"there is no sanitized {what}")
-    if what in ("qemu", "vsock"):
+    if what == "qemu" and not sanitize:
+        from nitroctl import plugin
+
+        path = plugin.any_qemu()
+    elif what in ("qemu", "vsock"):
         from nitroctl import build
 
         path = build.locate(what, sanitize=sanitize)
