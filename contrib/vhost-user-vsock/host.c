@@ -464,10 +464,20 @@ static void host_shutdown(void *opaque, struct vsock_conn *c, int how)
     }
 }
 
-static void host_close(void *opaque, struct vsock_conn *c)
+static void host_close(void *opaque, struct vsock_conn *c, bool cut)
 {
+    const struct sockaddr nobody = { .sa_family = AF_UNSPEC };
+
     (void)opaque;
     if (c->fd >= 0) {
+        /*
+         * A TCP connection is reset by this. A unix socket's other end has an
+         * error only if it has sent what was not read; it does not know what
+         * this is, and the kernel has no other way.
+         */
+        if (cut) {
+            connect(c->fd, &nobody, sizeof(nobody));
+        }
         close(c->fd);
         c->fd = -1;
     }
@@ -496,7 +506,8 @@ static enum log_level note_level(enum vsock_note what)
 static bool is_lack(enum vsock_note what)
 {
     return what == VSOCK_NOTE_NO_MEMORY || what == VSOCK_NOTE_TABLE_FULL ||
-           what == VSOCK_NOTE_BACKLOG || what == VSOCK_NOTE_HOST_ERROR;
+           what == VSOCK_NOTE_BACKLOG || what == VSOCK_NOTE_HOST_ERROR ||
+           what == VSOCK_NOTE_EVICTED;
 }
 
 static void host_note(void *opaque, enum vsock_note what,
@@ -519,7 +530,7 @@ static void host_note(void *opaque, enum vsock_note what,
                      "%llu:%u, length %u)", text, h->op,
                      (unsigned long long)h->src_cid, h->src_port,
                      (unsigned long long)h->dst_cid, h->dst_port, h->len);
-    } else if (c && c->hashed) {
+    } else if (c && c->state != VSOCK_CLIENT) {
         log_rated_by(rate, note_level(what), "%s (guest port %u, parent port "
                      "%u)", text, c->guest_port, c->parent_port);
     } else {
@@ -703,6 +714,7 @@ static void front_close(struct host *h)
     /* Who only looked whether we are alive was none. */
     if (h->options->once && h->front.spoke) {
         h->front_gone = true;
+        vsock_finish(h->vsock);
         listeners_close(h);
     }
 }

@@ -90,6 +90,8 @@ struct vsock {
     struct conn_list free;
     struct conn_list ready;
     struct conn_list later;
+    struct conn_list drains;    /* draining, who took bytes last at the end */
+    bool finishing;             /* drains have deadlines */
 
     uint32_t *buckets;          /* slot + 1; 0: empty */
     uint32_t bucket_mask;
@@ -152,6 +154,8 @@ static const struct {
         "host-error", "host end failed" },
     [VSOCK_NOTE_UNDELIVERED] = {
         "undelivered", "host end left bytes of the guest untaken" },
+    [VSOCK_NOTE_EVICTED] = {
+        "evicted", "host end is cut before it has the guest's last bytes" },
 };
 
 const char *vsock_note_name(enum vsock_note note)
@@ -363,12 +367,32 @@ static bool is_draining(const struct vsock_conn *c)
 static void conn_state(struct vsock *v, struct vsock_conn *c,
                        enum vsock_state state, bool host)
 {
+    bool drained = is_draining(c);
+
     v->clients -= is_client(c);
-    v->draining -= is_draining(c);
     c->state = state;
     c->host = host;
     v->clients += is_client(c);
-    v->draining += is_draining(c);
+    if (drained && !is_draining(c)) {
+        TAILQ_REMOVE(&v->drains, c, drain);
+        v->draining--;
+    } else if (!drained && is_draining(c)) {
+        TAILQ_INSERT_TAIL(&v->drains, c, drain);
+        v->draining++;
+    }
+}
+
+/* Another size for its window; 0 gives it back. */
+static void conn_window(struct vsock *v, struct vsock_conn *c, uint32_t size)
+{
+    v->reserved += size - (size_t)c->window;
+    if (c->window > v->small_window) {
+        v->extra -= c->window - v->small_window;
+    }
+    if (size > v->small_window) {
+        v->extra += size - v->small_window;
+    }
+    c->window = size;
 }
 
 /* Enters the table, and gets its window. */
@@ -388,9 +412,7 @@ static void conn_hash(struct vsock *v, struct vsock_conn *c, uint32_t cid,
     if (extra > v->extra_max - v->extra) {
         extra = 0;
     }
-    v->extra += extra;
-    c->window = v->small_window + extra;
-    v->reserved += c->window;
+    conn_window(v, c, v->small_window + extra);
 }
 
 static void conn_unhash(struct vsock *v, struct vsock_conn *c)
@@ -408,11 +430,62 @@ static void conn_unhash(struct vsock *v, struct vsock_conn *c)
     c->hashed = false;
 }
 
+static void host_close(struct vsock *v, struct vsock_conn *c)
+{
+    bool cut = c->buf_len;
+
+    if (cut) {
+        note(v, VSOCK_NOTE_EVICTED, c, NULL);
+        c->buf_len = 0;
+    }
+    if (c->host) {
+        v->ops->close(v->opaque, c, cut);
+        conn_state(v, c, c->state, false);
+    }
+}
+
+static void conn_free(struct vsock *v, struct vsock_conn *c)
+{
+    host_close(v, c);
+    conn_unqueue(v, c);
+    conn_unhash(v, c);
+    conn_window(v, c, 0);
+    free(c->buf);
+    c->buf = NULL;
+    conn_state(v, c, VSOCK_FREE, false);
+    c->gen++;
+    v->count--;
+    TAILQ_INSERT_HEAD(&v->free, c, link);
+}
+
+/*
+ * The one to be cut where there is no room for a new connection, of those that
+ * only wait for their host end: who took nothing for the longest time.
+ */
+static struct vsock_conn *oldest_drain(const struct vsock *v)
+{
+    struct vsock_conn *c;
+
+    TAILQ_FOREACH(c, &v->drains, drain) {
+        if (c->state == VSOCK_DRAIN) {
+            return c;
+        }
+    }
+    return NULL;
+}
+
 static struct vsock_conn *conn_new(struct vsock *v)
 {
-    struct vsock_conn *c = TAILQ_FIRST(&v->free);
+    struct vsock_conn *c;
     uint32_t slot, gen;
 
+    if (v->count == v->config.max_conns) {
+        c = oldest_drain(v);
+        if (c) {
+            conn_free(v, c);
+        }
+    }
+    c = TAILQ_FIRST(&v->free);
     if (c) {
         TAILQ_REMOVE(&v->free, c, link);
         slot = c->slot;
@@ -432,38 +505,40 @@ static struct vsock_conn *conn_new(struct vsock *v)
     return c;
 }
 
-static void host_close(struct vsock *v, struct vsock_conn *c)
+/* The host has taken bytes, or may begin to: it has time again. */
+static void drain_renew(struct vsock *v, struct vsock_conn *c)
 {
-    if (c->buf_len) {
-        note(v, VSOCK_NOTE_UNDELIVERED, c, NULL);
-        c->buf_len = 0;
-    }
-    if (c->host) {
-        v->ops->close(v->opaque, c);
-        conn_state(v, c, c->state, false);
-    }
+    TAILQ_REMOVE(&v->drains, c, drain);
+    TAILQ_INSERT_TAIL(&v->drains, c, drain);
+    conn_deadline(v, c, v->finishing ? v->now + VSOCK_MS_DRAIN : 0);
 }
 
-static void conn_free(struct vsock *v, struct vsock_conn *c)
+/*
+ * From here on nothing is added to what the host has still to take, however
+ * long it takes. Memory is kept for no more than that.
+ */
+static void drain_begin(struct vsock *v, struct vsock_conn *c)
 {
-    host_close(v, c);
-    conn_unqueue(v, c);
-    conn_unhash(v, c);
-    if (c->window > v->small_window) {
-        v->extra -= c->window - v->small_window;
+    uint32_t first = c->window - c->buf_head;
+    uint8_t *rest = malloc(c->buf_len);
+
+    if (rest) {
+        first = first < c->buf_len ? first : c->buf_len;
+        memcpy(rest, c->buf + c->buf_head, first);
+        memcpy(rest + first, c->buf, c->buf_len - first);
+        free(c->buf);
+        c->buf = rest;
+        c->buf_head = 0;
+        conn_window(v, c, c->buf_len);
     }
-    v->reserved -= c->window;
-    free(c->buf);
-    c->buf = NULL;
-    conn_state(v, c, VSOCK_FREE, false);
-    c->gen++;
-    v->count--;
-    TAILQ_INSERT_HEAD(&v->free, c, link);
+    drain_renew(v, c);
 }
 
 /* The guest and we have forgotten it; the host gets what it has not taken. */
 static void conn_forget(struct vsock *v, struct vsock_conn *c)
 {
+    bool drained = is_draining(c);
+
     if (!c->host || !c->buf_len) {
         conn_free(v, c);
         return;
@@ -471,10 +546,10 @@ static void conn_forget(struct vsock *v, struct vsock_conn *c)
     conn_unqueue(v, c);
     conn_unhash(v, c);
     c->pending = 0;
-    if (c->state != VSOCK_RESET) {
-        conn_deadline(v, c, v->now + VSOCK_MS_DRAIN);
-    }
     conn_state(v, c, VSOCK_DRAIN, true);
+    if (!drained) {
+        drain_begin(v, c);
+    }
 }
 
 /* Ends it by an RST to the guest. */
@@ -491,7 +566,7 @@ static void conn_reset(struct vsock *v, struct vsock_conn *c)
     conn_deadline(v, c, 0);
     if (c->buf_len) {
         conn_state(v, c, VSOCK_RESET, c->host);
-        conn_deadline(v, c, v->now + VSOCK_MS_DRAIN);
+        drain_begin(v, c);
     } else {
         host_close(v, c);
         conn_state(v, c, VSOCK_RESET, false);
@@ -577,10 +652,15 @@ static void conn_flush(struct vsock *v, struct vsock_conn *c)
         if (r >= 0) {
             c->buf_len -= r;
             c->buf_head = c->buf_len ? (c->buf_head + r) % c->window : 0;
+            if (is_draining(c)) {
+                drain_renew(v, c);
+            }
         } else if (r != -EAGAIN) {
             if (c->state == VSOCK_OPEN) {
                 host_deaf(v, c, r);
             } else {
+                note(v, VSOCK_NOTE_UNDELIVERED, c, NULL);
+                c->buf_len = 0;
                 host_close(v, c);
             }
         }
@@ -1279,11 +1359,22 @@ void vsock_disconnect(struct vsock *v)
     }
 }
 
+void vsock_finish(struct vsock *v)
+{
+    struct vsock_conn *c;
+
+    v->finishing = true;
+    TAILQ_FOREACH(c, &v->drains, drain) {
+        conn_deadline(v, c, v->now + VSOCK_MS_DRAIN);
+    }
+}
+
 /* The host's side. */
 
 bool vsock_client_room(const struct vsock *v)
 {
-    return v->clients < VSOCK_MAX_CLIENTS && v->count < v->config.max_conns;
+    return v->clients < VSOCK_MAX_CLIENTS &&
+           (v->count < v->config.max_conns || oldest_drain(v));
 }
 
 static uint32_t free_port(struct vsock *v, uint32_t guest_port)
@@ -1554,6 +1645,7 @@ struct vsock *vsock_new(const struct vsock_config *config,
     TAILQ_INIT(&v->free);
     TAILQ_INIT(&v->ready);
     TAILQ_INIT(&v->later);
+    TAILQ_INIT(&v->drains);
     /* Half of the memory is everybody's share, half for who comes first. */
     share = VSOCK_WINDOW_TOTAL / 2 / (v->config.max_conns ?: 1);
     v->small_window = share < VSOCK_WINDOW ? share : VSOCK_WINDOW;

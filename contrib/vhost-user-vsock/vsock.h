@@ -99,7 +99,7 @@ enum vsock_op {
 #define VSOCK_MS_RETRY 20           /* between two tries at a full backlog */
 #define VSOCK_MS_OPEN 1800          /* a connect in progress; guest: 2 s */
 #define VSOCK_MS_RST 10000          /* the guest answers SHUTDOWN with RST */
-#define VSOCK_MS_DRAIN 30000        /* a host application takes the rest */
+#define VSOCK_MS_DRAIN 30000        /* a host application takes some more */
 #define VSOCK_MS_ASK 20             /* first repeated CREDIT_REQUEST ... */
 #define VSOCK_MS_ASK_MAX 1000       /* ... and the longest pause, see vsock.c */
 #define VSOCK_MS_TICK 10            /* deadlines are rounded up to these */
@@ -186,6 +186,7 @@ struct vsock_conn {
     int64_t give_up;            /* 0: never; the deadline may be renewed */
     uint32_t hash_next;
     TAILQ_ENTRY(vsock_conn) link;
+    TAILQ_ENTRY(vsock_conn) drain;
 
     uint32_t ends[VSOCK_MAX_PACKETS]; /* tx_cnt after each such packet */
 };
@@ -212,6 +213,7 @@ enum vsock_note {
     VSOCK_NOTE_CLIENT_GONE,
     VSOCK_NOTE_HOST_ERROR,
     VSOCK_NOTE_UNDELIVERED,
+    VSOCK_NOTE_EVICTED,
     VSOCK_NOTES
 };
 
@@ -242,7 +244,8 @@ struct vsock_ops {
     ssize_t (*peek)(void *opaque, struct vsock_conn *c, void *buf, size_t n);
     /* how: VSOCK_OFF_RECV or VSOCK_OFF_SEND, seen from us. */
     void (*shutdown)(void *opaque, struct vsock_conn *c, int how);
-    void (*close)(void *opaque, struct vsock_conn *c);
+    /* cut: it has not got all; its socket should say so, if it can. */
+    void (*close)(void *opaque, struct vsock_conn *c, bool cut);
     /* h is NULL where no packet was the cause. */
     void (*note)(void *opaque, enum vsock_note note,
                  const struct vsock_conn *c, const struct vsock_hdr *h);
@@ -319,6 +322,8 @@ void vsock_driver_seen(struct vsock *v);
 void vsock_fresh_driver(struct vsock *v);
 /* There is no guest any more. */
 void vsock_disconnect(struct vsock *v);
+/* Nor will there be one: who takes nothing for VSOCK_MS_DRAIN is cut. */
+void vsock_finish(struct vsock *v);
 
 /* The host's side. */
 

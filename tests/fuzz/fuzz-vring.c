@@ -107,9 +107,10 @@ static void op_shutdown(void *opaque, struct vsock_conn *c, int how)
     (void)how;
 }
 
-static void op_close(void *opaque, struct vsock_conn *c)
+static void op_close(void *opaque, struct vsock_conn *c, bool cut)
 {
     (void)opaque;
+    (void)cut;
     c->fd = -1;
 }
 

@@ -269,8 +269,9 @@ static void op_shutdown(void *opaque, struct vsock_conn *c, int how)
     }
 }
 
-static void op_close(void *opaque, struct vsock_conn *c)
+static void op_close(void *opaque, struct vsock_conn *c, bool cut)
 {
+    CHECK(!cut || f.notes);
     CHECK(opaque == &f);
     end_of(c)->open = false;
     c->fd = -1;
@@ -570,6 +571,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                 break;
             case 2:
                 vsock_tx_lost(f.v);
+                break;
+            case 3:
+                vsock_finish(f.v);
                 break;
             default:
                 vsock_driver_seen(f.v);

@@ -1,0 +1,273 @@
+/*
+ * vsock backend: the connection core, with a clock and a host of our own
+ *
+ * SPDX-License-Identifier: MIT
+ *
+ * What takes longer than a test may, or depends on which of many comes first.
+ * Whatever the guest and the host do in any order is fuzz-vsock's.
+ */
+#include <glib.h>
+#include <errno.h>
+#include <string.h>
+
+#include "vsock.h"
+
+#define CID 4
+#define PORT 5000
+#define MAX_CONNS 4
+#define NOW 1000
+#define HOUR (3600 * 1000)
+
+/* Host ends, by the guest's port. */
+static struct {
+    struct vsock_conn *c;
+    size_t room;            /* bytes that it takes */
+    size_t got;
+    bool closed;
+    bool cut;
+} ends[16];
+
+static struct vsock *v;
+static unsigned notes[VSOCK_NOTES];
+
+static int op_open(void *opaque, struct vsock_conn *c)
+{
+    c->fd = c->guest_port;
+    ends[c->fd].c = c;
+    return 0;
+}
+
+static ssize_t op_send(void *opaque, struct vsock_conn *c,
+                       const struct iovec *iov, unsigned niov)
+{
+    size_t n = iov->iov_len;
+
+    n = n < ends[c->fd].room ? n : ends[c->fd].room;
+    ends[c->fd].room -= n;
+    ends[c->fd].got += n;
+    return n ? (ssize_t)n : -EAGAIN;
+}
+
+static ssize_t op_recv(void *opaque, struct vsock_conn *c,
+                       const struct iovec *iov, unsigned niov)
+{
+    return -EAGAIN;
+}
+
+static void op_shutdown(void *opaque, struct vsock_conn *c, int how)
+{
+}
+
+static void op_close(void *opaque, struct vsock_conn *c, bool cut)
+{
+    ends[c->fd].closed = true;
+    ends[c->fd].cut = cut;
+}
+
+static void op_note(void *opaque, enum vsock_note note,
+                    const struct vsock_conn *c, const struct vsock_hdr *h)
+{
+    notes[note]++;
+}
+
+static const struct vsock_ops ops = {
+    .open = op_open,
+    .send = op_send,
+    .recv = op_recv,
+    .shutdown = op_shutdown,
+    .close = op_close,
+    .note = op_note,
+};
+
+static void begin(void)
+{
+    const struct vsock_config config = {
+        .guest_cid = CID,
+        .max_conns = MAX_CONNS,
+        .hash_key = { 1, 2, 3 },
+    };
+
+    memset(ends, 0, sizeof(ends));
+    memset(notes, 0, sizeof(notes));
+    v = vsock_new(&config, &ops, NULL);
+    vsock_set_now(v, NOW);
+}
+
+static void pass(int64_t now)
+{
+    vsock_set_now(v, now);
+    vsock_tick(v);
+}
+
+static void packet(uint32_t port, enum vsock_op op, uint32_t flags,
+                   uint32_t len)
+{
+    static uint8_t payload[VSOCK_MAX_PAYLOAD];
+    struct iovec iov = { payload, len };
+    struct vsock_hdr h = {
+        .src_cid = CID, .dst_cid = VSOCK_CID_PARENT, .src_port = port,
+        .dst_port = PORT, .len = len, .type = VSOCK_TYPE_STREAM, .op = op,
+        .flags = flags, .buf_alloc = 262144,
+    };
+    uint8_t raw[VSOCK_HDR_SIZE];
+
+    vsock_hdr_encode(&h, raw);
+    vsock_tx(v, raw, &iov, 1, len);
+}
+
+/* The op of what the guest gets next. */
+static unsigned answer(void)
+{
+    uint8_t memory[4096];
+    struct iovec iov = { memory, sizeof(memory) };
+    struct vsock_buf b = { &iov, 1, sizeof(memory), 0 };
+    struct vsock_hdr h;
+
+    g_assert_cmpuint(vsock_rx(v, &b, 1), ==, 1);
+    vsock_hdr_decode(&h, memory);
+    return h.op;
+}
+
+/* A stream that the guest has closed, with so much left for the host. */
+static void leave(uint32_t port, uint32_t len)
+{
+    packet(port, VSOCK_OP_REQUEST, 0, 0);
+    g_assert_cmpuint(answer(), ==, VSOCK_OP_RESPONSE);
+    packet(port, VSOCK_OP_RW, 0, len);
+    packet(port, VSOCK_OP_SHUTDOWN, VSOCK_OFF_BOTH, 0);
+    g_assert_cmpuint(answer(), ==, VSOCK_OP_RST);
+    g_assert_false(ends[port].closed);
+}
+
+static void takes(uint32_t port, size_t n)
+{
+    ends[port].room = n;
+    vsock_event(v, ends[port].c, VSOCK_EV_OUT);
+}
+
+static void test_a_paused_host_has_time(void)
+{
+    begin();
+    leave(1, 10000);
+    g_assert_cmpuint(vsock_draining(v), ==, 1);
+    pass(NOW + HOUR);
+    g_assert_false(ends[1].closed);
+    takes(1, 100);
+    pass(NOW + 2 * HOUR);
+    takes(1, 10000);
+    g_assert_cmpuint(ends[1].got, ==, 10000);
+    g_assert_true(ends[1].closed);
+    g_assert_false(ends[1].cut);
+    g_assert_cmpuint(vsock_count(v), ==, 0);
+    g_assert_cmpuint(notes[VSOCK_NOTE_EVICTED], ==, 0);
+    vsock_free(v);
+}
+
+/* Where the guest takes no RST the host end has the same rights. */
+static void test_a_paused_host_of_a_paused_guest(void)
+{
+    begin();
+    packet(1, VSOCK_OP_REQUEST, 0, 0);
+    g_assert_cmpuint(answer(), ==, VSOCK_OP_RESPONSE);
+    packet(1, VSOCK_OP_RW, 0, 5000);
+    packet(1, VSOCK_OP_SHUTDOWN, VSOCK_OFF_BOTH, 0);
+    pass(NOW + HOUR);
+    g_assert_false(ends[1].closed);
+    takes(1, 5000);
+    g_assert_true(ends[1].closed);
+    g_assert_false(ends[1].cut);
+    g_assert_cmpuint(answer(), ==, VSOCK_OP_RST);
+    vsock_free(v);
+}
+
+static void test_memory_is_kept_for_the_rest_alone(void)
+{
+    begin();
+    leave(1, 10000);
+    g_assert_cmpuint(vsock_reserved(v), ==, 10000);
+    packet(2, VSOCK_OP_REQUEST, 0, 0);
+    g_assert_cmpuint(vsock_reserved(v), ==, 10000 + VSOCK_WINDOW);
+    takes(1, 10000);
+    g_assert_cmpuint(vsock_reserved(v), ==, VSOCK_WINDOW);
+    vsock_free(v);
+}
+
+static void test_the_oldest_makes_room(void)
+{
+    begin();
+    for (uint32_t port = 1; port <= MAX_CONNS; port++) {
+        leave(port, 1000);
+    }
+    takes(1, 10);               /* so that it is the youngest now */
+    for (uint32_t i = 0; i < MAX_CONNS; i++) {
+        uint32_t gone = i + 2 <= MAX_CONNS ? i + 2 : 1;
+
+        g_assert_false(ends[gone].closed);
+        packet(8 + i, VSOCK_OP_REQUEST, 0, 0);
+        g_assert_cmpuint(answer(), ==, VSOCK_OP_RESPONSE);
+        g_assert_true(ends[gone].cut);
+        g_assert_cmpuint(notes[VSOCK_NOTE_EVICTED], ==, i + 1);
+    }
+    /* Who is connected stays so. */
+    packet(15, VSOCK_OP_REQUEST, 0, 0);
+    g_assert_cmpuint(answer(), ==, VSOCK_OP_RST);
+    g_assert_cmpuint(notes[VSOCK_NOTE_TABLE_FULL], ==, 1);
+    vsock_free(v);
+}
+
+static void test_clients_get_room_too(void)
+{
+    begin();
+    for (uint32_t port = 1; port <= MAX_CONNS; port++) {
+        leave(port, 1000);
+    }
+    g_assert_true(vsock_client_room(v));
+    g_assert_nonnull(vsock_client(v, 14, -1));
+    g_assert_true(ends[1].cut);
+    vsock_free(v);
+}
+
+static void test_at_our_end_progress_gives_time(void)
+{
+    begin();
+    leave(1, 1000);
+    leave(2, 1000);
+    pass(NOW + HOUR);
+    vsock_finish(v);
+    pass(NOW + HOUR + VSOCK_MS_DRAIN - 10);
+    g_assert_cmpuint(vsock_draining(v), ==, 2);
+    takes(2, 10);
+    pass(NOW + HOUR + VSOCK_MS_DRAIN);
+    g_assert_true(ends[1].cut);
+    g_assert_false(ends[2].closed);
+    pass(NOW + HOUR + 2 * VSOCK_MS_DRAIN - 20);
+    g_assert_false(ends[2].closed);
+    pass(NOW + HOUR + 2 * VSOCK_MS_DRAIN);
+    g_assert_true(ends[2].cut);
+    g_assert_cmpuint(notes[VSOCK_NOTE_EVICTED], ==, 2);
+    vsock_free(v);
+}
+
+static void test_the_end_of_all_is_a_cut(void)
+{
+    begin();
+    leave(1, 1000);
+    vsock_free(v);
+    g_assert_true(ends[1].cut);
+    g_assert_cmpuint(notes[VSOCK_NOTE_EVICTED], ==, 1);
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+    g_test_add_func("/vsock/paused-host", test_a_paused_host_has_time);
+    g_test_add_func("/vsock/paused-host-and-guest",
+                    test_a_paused_host_of_a_paused_guest);
+    g_test_add_func("/vsock/memory-of-the-rest",
+                    test_memory_is_kept_for_the_rest_alone);
+    g_test_add_func("/vsock/oldest-makes-room", test_the_oldest_makes_room);
+    g_test_add_func("/vsock/clients-get-room", test_clients_get_room_too);
+    g_test_add_func("/vsock/finish", test_at_our_end_progress_gives_time);
+    g_test_add_func("/vsock/end", test_the_end_of_all_is_a_cut);
+    return g_test_run();
+}
