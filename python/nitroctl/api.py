@@ -451,6 +451,7 @@ def build_eif(
     workdir: str = "",
     user: str = "",
     aws_cmd: bool = False,
+    platform: str | None = None,
     kernel: str | None = None,
     cmdline: str | None = None,
     name: str | None = None,
@@ -459,23 +460,26 @@ def build_eif(
     signer: FileSigner | None = None,
 ) -> Path:
     """Make an EIF of a container image (a path, or a reference for skopeo) or of a folder, as `nitroctl eif
-    build` does, and return its path.
+    build` does, and return its path. Of several images in one place, "PATH:NAME" says which; `platform`
+    which variant of linux/amd64.
 
     `cmd`, `env`, `workdir` and `user` belong to a folder; an image says them itself. `kernel` is "own",
     "prebuilt" or a bzImage's path; by default the first where it was built, else the second. `signer` is
     what `nitroctl.eif.sign.load` gives.
     """
     from nitroctl import guest
-    from nitroctl.eif import build, compose
+    from nitroctl.eif import build, compose, reference
 
     if (image is None) == (directory is None):
         raise UsageError("give either an image or a directory")
     if image is not None and (cmd or env or workdir or user):
         raise UsageError("cmd, env, workdir and user are for a directory: an image says them itself")
+    if image is None and platform is not None:
+        raise UsageError("platform is for an image")
     with contextlib.ExitStack() as stack:
         if image is not None:
-            path = stack.enter_context(compose.fetched(os.fspath(image)))
-            application = compose.from_image(path, aws_cmd=aws_cmd)
+            found = stack.enter_context(reference.fetched(os.fspath(image), platform=platform))
+            application = compose.from_image(found.path, name=found.name, platform=platform, aws_cmd=aws_cmd)
         else:
             assert directory is not None
             pairs = tuple(f"{key}={value}" for key, value in (env or {}).items())

@@ -134,6 +134,7 @@ class MakeEif(Protocol):
         workdir: str = "",
         user: str = "",
         aws_cmd: bool = False,
+        platform: str | None = None,
         kernel: str | None = None,
         cmdline: str | None = None,
         name: str | None = None,

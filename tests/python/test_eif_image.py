@@ -27,7 +27,7 @@ import cpiomodel
 import eifmodel as model
 import imagemodel as im
 from nitroctl.cli import main
-from nitroctl.eif import compose
+from nitroctl.eif import compose, reference
 from nitroctl.eif.describe import describe
 from nitroctl.eif.extract import extract
 from nitroctl.eif.image import open_image
@@ -266,7 +266,7 @@ def test_too_many_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr("nitroctl.eif.layers.ENTRIES_MAX", 4)
     with pytest.raises(NitroError, match="more than 4 entries"):
         compose.from_image(image)
-    monkeypatch.setattr("nitroctl.eif.image.MEMBERS_MAX", 2)
+    monkeypatch.setattr("nitroctl.eif.blobs.MEMBERS_MAX", 2)
     with pytest.raises(NitroError, match="more than 2 files"):
         compose.from_image(image)
 
@@ -375,7 +375,6 @@ def bad_archives(folder: Path) -> list[tuple[str, Path]]:
     manifest = next(n for n, d in oci.items() if b'"layers"' in d and b"diff_ids" not in d)
     blob = next(n for n in oci if n.endswith(im.digest(layer)))
     index = json.loads(oci["index.json"])
-    two = json.dumps(index | {"manifests": index["manifests"] * 2}).encode()
     arm = [m | {"platform": {"os": "linux", "architecture": "arm64"}} for m in index["manifests"]]
     deep = b"[" * 100000
 
@@ -393,8 +392,8 @@ def bad_archives(folder: Path) -> list[tuple[str, Path]]:
         ("lacks blobs", tar("b.tar", {n: d for n, d in oci.items() if n != manifest})),
         ("there are", tar("c.tar", oci | {blob: layer[:-1]})),
         ("digest", tar("d.tar", oci | {manifest: oci[manifest].replace(b"2", b"3", 1)})),
-        ("names 2 images", tar("e.tar", oci | {"index.json": two})),
-        ("names 0 images", tar("f.tar", oci | {"index.json": json.dumps({"manifests": arm}).encode()})),
+        ("linux/arm64", tar("f.tar", oci | {"index.json": json.dumps({"manifests": arm}).encode()})),
+        ("holds no image", tar("e.tar", oci | {"index.json": b'{"manifests":[]}'})),
         ("not JSON", tar("g.tar", oci | {"index.json": deep})),
         ("not JSON", tar("h.tar", {"manifest.json": b"\xff"})),
         ("no manifests", tar("i.tar", {"index.json": b"{}"})),
@@ -454,19 +453,18 @@ def skopeo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    "reference, name",
+    "text, name",
     [
         ("docker://alpine", "alpine"), ("docker://localhost:5000/team/app:1.2", "localhost:5000/team/app"),
         ("docker://a/b@sha256:" + "0" * 64, "a/b"), ("docker-daemon:app:latest", "app"),
-        ("containers-storage:localhost/app", "localhost/app"), ("dir:somewhere", "image"),
-        ("oci:somewhere:1.2", "image"),
+        ("containers-storage:localhost/app", "localhost/app"),
     ],
 )  # fmt: skip
-def test_images_by_reference(skopeo: Path, reference: str, name: str) -> None:
-    with compose.fetched(reference, skopeo) as path:
-        application = compose.from_image(path)
+def test_images_by_reference(skopeo: Path, text: str, name: str) -> None:
+    with reference.fetched(text, skopeo) as found:
+        application = compose.from_image(found.path)
         assert (application.name, files(application)) == (name, {"app": b"binary"})
-        assert skopeo in path.parents
+        assert skopeo in found.path.parents
     assert not list(skopeo.iterdir())
 
 
@@ -474,12 +472,12 @@ def test_references_that_are_paths(skopeo: Path, tmp_path: Path) -> None:
     """Those need no skopeo."""
     layout = tmp_path / "layout"
     for text in (str(layout), f"oci:{layout}", f"oci-archive:{layout}", f"docker-archive:{layout}"):
-        with compose.fetched(text, skopeo) as path:
-            assert path == layout
+        with reference.fetched(text, skopeo) as found:
+            assert found == reference.Located(layout)
 
 
 def test_what_skopeo_cannot_fetch(skopeo: Path) -> None:
-    with pytest.raises(NitroError, match="manifest unknown") as e, compose.fetched("docker://gone", skopeo):
+    with pytest.raises(NitroError, match="manifest unknown") as e, reference.fetched("docker://gone", skopeo):
         pass
     assert "skopeo login" in str(e.value.hint)
     assert not list(skopeo.iterdir())
@@ -487,7 +485,7 @@ def test_what_skopeo_cannot_fetch(skopeo: Path) -> None:
 
 def test_without_skopeo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(NitroError, match="takes skopeo") as e, compose.fetched("docker://alpine"):
+    with pytest.raises(NitroError, match="takes skopeo") as e, reference.fetched("docker://alpine"):
         pass
     assert "apt-get install skopeo" in str(e.value.hint)
     with pytest.raises(NitroError, match="cannot read") as e:
@@ -722,7 +720,7 @@ CHILD = r"""
 import os, re, sys
 from pathlib import Path
 from nitroctl import progress
-from nitroctl.eif import compose
+from nitroctl.eif import compose, reference
 progress.set_quiet(True)
 folder, given, out = map(Path, sys.argv[1:4])
 

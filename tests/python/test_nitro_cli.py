@@ -381,6 +381,23 @@ def test_build_enclave_with_docker(world: Path, blobs: Path, capfd: pytest.Captu
     assert calls(world) == ["version", "build", "save"]
 
 
+def test_build_enclave_from_one_of_several_images(
+    world: Path, blobs: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a file, by the name behind its path. In Docker a name without a tag is one image; a program of the
+    image's name is not its archive."""
+    fake_docker(world)
+    archive(world / "app.tar")
+    assert build(capfd, world, f"{world}/app.tar:latest")[0] == 0
+    check_failure(build(capfd, world, f"{world}/app.tar:2"), "E48", "it holds app:latest")
+    assert not (world / "calls").exists()
+    monkeypatch.chdir(world)
+    (world / "hello").write_bytes(b"\x7fELF")
+    for uri, saved in (("hello:1", "hello:1"), ("team/hello", "team/hello:latest"), ("0123456789ab",) * 2):
+        assert build(capfd, world, uri)[0] == 0
+        assert (world / "calls").read_text().splitlines()[-1].split()[-1] == saved
+
+
 def test_build_enclave_pulls(world: Path, blobs: Path, capfd: pytest.CaptureFixture[str]) -> None:
     fake_docker(world, local=1)
     status, _, err = build(capfd, world, "hello:latest")

@@ -71,6 +71,7 @@ def _size(text: str) -> int:
 @click.option("--cmdline", help="The kernel's command line.  [default with an application: AWS's]")
 @click.option("--ramdisk", "ramdisks", type=PATH, multiple=True, help="A cpio archive; may be repeated.")
 @click.option("--image", help="A container image: OCI layout, oci-archive, `docker save`; or docker://NAME.")
+@click.option("--platform", help="With --image: linux/amd64/v3, for instance, where there are several.")
 @click.option("--directory", type=PATH, help="A folder that becomes the root file system.")
 @click.option("--cmd", multiple=True, help="With --directory: program and arguments, one each.")
 @click.option("--env", multiple=True, metavar="NAME=VALUE", help="With --directory: a variable.")
@@ -96,7 +97,7 @@ def build(as_json: bool, **given: Any) -> None:
 
     \b
     From parts:            --kernel K --cmdline S --ramdisk R [--ramdisk R]...
-    From a container image: --image app.tar
+    From a container image: --image app.tar     (of several: --image app.tar:NAME)
     From a folder:          --directory DIR --cmd /app
 
     Of ramdisks, the first is the bootstrap's (PCR1), the others are the application's (PCR2). An application
@@ -144,7 +145,7 @@ def _build_parts(given: dict[str, Any]) -> Built:
     from nitroctl.eif import boot
     from nitroctl.eif import build as building
 
-    application = ("cmd", "env", "workdir", "user", "aws_cmd", "blobs", "compress")
+    application = ("cmd", "env", "workdir", "user", "aws_cmd", "platform", "blobs", "compress")
     _refuse(given, application, "is for an application: give --image or --directory")
     if given["kernel"] is None or given["cmdline"] is None:
         raise click.UsageError("give --kernel and --cmdline, or an application with --image or --directory")
@@ -170,7 +171,7 @@ def _build_application(given: dict[str, Any]) -> Built:
     from contextlib import ExitStack
 
     from nitroctl import guest
-    from nitroctl.eif import compose
+    from nitroctl.eif import compose, reference
 
     _refuse(given, ("no_kernel_check",), "is for a kernel given with --ramdisk")
     if given["blobs"] and given["kernel"]:
@@ -178,10 +179,13 @@ def _build_application(given: dict[str, Any]) -> Built:
     with ExitStack() as stack:
         if given["image"]:
             _refuse(given, ("cmd", "env", "workdir", "user"), "is for --directory: an image says it itself")
-            path = stack.enter_context(compose.fetched(given["image"]))
-            application = compose.from_image(path, aws_cmd=given["aws_cmd"])
+            platform = given["platform"]
+            found = stack.enter_context(reference.fetched(given["image"], platform=platform))
+            application = compose.from_image(
+                found.path, name=found.name, platform=platform, aws_cmd=given["aws_cmd"]
+            )
         else:
-            _refuse(given, ("aws_cmd",), "is for --image")
+            _refuse(given, ("aws_cmd", "platform"), "is for --image")
             application = compose.from_directory(
                 given["directory"], given["cmd"], env=given["env"], cwd=given["workdir"], user=given["user"]
             )

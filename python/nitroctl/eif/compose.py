@@ -12,10 +12,7 @@ asks for AWS's way. The files cwd and user are read by our init alone.
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import stat
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -23,11 +20,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nitroctl import proc, progress
 from nitroctl.eif import cpio
+from nitroctl.eif.blobs import encoded
 from nitroctl.eif.boot import read_kernel
 from nitroctl.eif.build import BuildRequest, Built, FileSigner, Generated, Metadata, Sink, build
-from nitroctl.eif.image import Config, encoded, open_image
+from nitroctl.eif.image import Config, open_image
 from nitroctl.eif.layers import SMALL_MAX, TABLES, Node, Tree, read_tree
 from nitroctl.eif.measure import shown
 from nitroctl.eif.root import write_root
@@ -124,59 +121,13 @@ def from_blobs(folder: Path, cmdline: str | None = None) -> Bootstrap:
 # ---- applications ----
 
 
-# Transports of containers-transports(5): those whose reference can be a path alone, and the others.
-_PATHS = re.compile(r"(?:oci|oci-archive|docker-archive):(.+)")
-_REFERENCE = re.compile(
-    r"[a-z-]+://|(?:containers-storage|dir|docker-archive|docker-daemon|oci|oci-archive):"
-)
-
-
-def is_reference(name: str) -> bool:
-    """Does it begin with a transport that skopeo knows?"""
-    return bool(_REFERENCE.match(name))
-
-
-@contextmanager
-def fetched(name: str, scratch: Path | None = None) -> Iterator[Path]:
-    """The path of an image: given as one (also behind oci:, oci-archive: or docker-archive:), or, where it is
-    a reference that skopeo knows, fetched for the time of the body into a folder below `scratch`."""
-    path = _PATHS.fullmatch(name)
-    if path and os.path.exists(path[1]):
-        yield Path(path[1])
-        return
-    if not is_reference(name):
-        yield Path(name)
-        return
-    if not shutil.which("skopeo"):
-        raise NitroError(
-            f"to fetch {name} takes skopeo", hint="apt-get install skopeo, or save the image to a file"
-        )
-    hint = None
-    if name.startswith("docker://"):
-        hint = "for a registry without TLS see registries.conf(5), for a password `skopeo login`"
-    with tempfile.TemporaryDirectory(prefix="nitroctl-", dir=scratch) as folder:
-        layout = Path(folder) / "image"
-        copy = ["skopeo", "copy", "--override-os=linux", "--override-arch=amd64", name]
-        with progress.task(f"Fetching {name}") as task:
-            argv = [*copy, f"oci:{layout}:{_tagged(name)}"]
-            proc.run(argv, on_line=lambda line: task.set(task.done, note=line), hint=hint)
-        yield layout
-
-
-def _tagged(reference: str) -> str:
-    """The image's own name in a reference, for the layout that it is copied to: NAME:TAG, or "image"."""
-    name = reference.partition("@")[0]
-    for transport in ("docker://", "docker-daemon:", "containers-storage:"):
-        if name.startswith(transport):
-            name = name.removeprefix(transport)
-            return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
-    return "image"
-
-
-def from_image(path: Path, *, aws_cmd: bool = False) -> Application:
-    """A container image in a file or folder; see `image`. With `aws_cmd` its ENTRYPOINT counts only where
-    there is no CMD, and WORKDIR, USER and PATH's default do not."""
-    image = open_image(path)
+def from_image(
+    path: Path, *, name: str | None = None, platform: str | None = None, aws_cmd: bool = False
+) -> Application:
+    """A container image in a file or folder; `name` and `platform` choose among several, see `open_image`.
+    With `aws_cmd` its ENTRYPOINT counts only where there is no CMD, and WORKDIR, USER and PATH's default do
+    not."""
+    image = open_image(path, name=name, platform=platform)
     with shown(f"Reading {path.name}", sum(b.size for b in image.layers)) as advance:
         tree = read_tree(image, advance)
     _make_mount_points(tree, str(path))

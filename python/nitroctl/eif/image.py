@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Container images, by path: find their parts in a file or folder.
+"""Container images, by path: which there are in a file or folder, and the parts of the one that is meant.
 
-An image is an OCI layout (a folder, or a tar of it: "oci-archive") or what `docker save` writes.
-`open_image` reads manifests and configuration (OCI image specification, image-layout.md, manifest.md,
-config.md; Docker image specification v1.2). Layers are only found here; `layers` merges them, `root` writes
-what is left.
+    OCI layout           index.json; a folder, or a tar of it ("oci-archive"); also as cosign writes it
+    docker-archive       manifest.json, a list: `docker save`, and crane, kaniko, ko, jib, rules_oci
+    skopeo's dir:        manifest.json, one manifest; blobs beside it
+
+`docker save` writes the first two into one archive, and they need not name the same images. Specifications:
+OCI image-layout.md, image-index.md, manifest.md, config.md; Docker image specification v1.2; cosign's
+annotations. Layers are only found here; `layers` merges them, `root` writes what is left.
 
 All of it is input from strangers: JSON is bounded, and no name leads out of the image.
 """
@@ -12,129 +15,36 @@ All of it is input from strangers: JSON is bounded, and no name leads out of the
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
 import re
-import stat
-import tarfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nitroctl.eif import cpio
-from nitroctl.eif.measure import CHUNK, Progress
-from nitroctl.eif.tar import Member, damage, members
-from nitroctl.eif.unpack import GZIP_MAGIC, ZSTD_MAGIC
-from nitroctl.errors import NitroError
+from nitroctl.eif.blobs import MAKE, Archive, Blob, Folder, Slice, encoded
+from nitroctl.errors import NitroError, UsageError
 
 JSON_MAX = 4 << 20  # bytes of a manifest or configuration; registries take 4 MiB
-MEMBERS_MAX = 100_000  # of an archive that holds an image
+JSON_TOTAL_MAX = 16 * JSON_MAX  # bytes of all that are read of one file or folder
+INDEXES_MAX = 4  # an index may name indexes, so deep
+MANIFESTS_MAX = 10_000
+NAMES_SHOWN = 8
+
+PLATFORM = "linux/amd64"
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_MAKE = "make one: `docker save -o app.tar IMAGE`, or `skopeo copy docker://IMAGE oci-archive:app.tar`"
-# What a whole archive may be compressed with, which cannot be read in place.
-_COMPRESSED = {GZIP_MAGIC: "gzip", ZSTD_MAGIC: "zstd", b"\xfd7zXZ": "xz", b"BZh": "bzip2"}
+_PLATFORM = re.compile(r"(?:linux/)?(?:amd64|x86_64|x86-64)(?:/(v[1-9]))?")
+_ID = re.compile(r"(?:sha256:)?([0-9a-f]{12,64})")
+# Docker leaves these out of names.
+_HUB = re.compile(r"(?:docker\.io/(?:library/)?)")
 
-
-# ---- where things are ----
-
-
-@dataclass(frozen=True)
-class Blob:
-    """A run of bytes in a file. `digest` ("sha256:...") and `size` are checked when all of it is read."""
-
-    path: Path
-    offset: int
-    size: int
-    digest: str | None = None
-
-
-class Slice(io.RawIOBase):
-    """A blob as a file that can be read and, forwards and backwards, sought in. Progress counts how far it
-    was read."""
-
-    def __init__(self, blob: Blob, progress: Progress | None = None) -> None:
-        self._fd = os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC)
-        self._blob = blob
-        self._at = 0
-        self._progress = progress
-        self._told = 0
-        self._hash: Any = hashlib.sha256() if blob.digest else None
-        self._hashed = 0
-
-    def close(self) -> None:
-        if not self.closed:
-            os.close(self._fd)
-        super().close()
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._blob.size}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        room = max(0, min(len(buffer), self._blob.size - self._at))
-        view = memoryview(buffer)[:room]
-        n = os.preadv(self._fd, [view], self._blob.offset + self._at) if room else 0
-        if self._progress and self._at + n > self._told:
-            self._progress(self._at + n - self._told)
-            self._told = self._at + n
-        if self._hash and self._at <= self._hashed < self._at + n:
-            self._hash.update(view[self._hashed - self._at : n])
-            self._hashed = self._at + n
-        self._at += n
-        return n
-
-    def check(self, what: str) -> None:
-        """Read what is left, and compare the digest."""
-        if not self._hash:
-            return
-        self.seek(self._hashed)
-        buffer = bytearray(CHUNK)
-        while self.readinto(buffer):
-            pass
-        found = "sha256:" + self._hash.hexdigest()
-        if found != self._blob.digest:
-            raise NitroError(f"{what} is damaged: its digest is {found}, not {self._blob.digest}")
-
-
-def encoded(text: str) -> bytes:
-    """An image's text in bytes: UTF-8 in every locale, and what was not UTF-8 as it was."""
-    return text.encode("utf-8", "surrogateescape")
-
-
-def _json(blob: Blob, what: str) -> Any:
-    if blob.size > JSON_MAX:
-        raise NitroError(f"{what} has {blob.size} bytes; more than {JSON_MAX} are not read")
-    with Slice(blob) as f:
-        data = f.read(blob.size) or b""
-        f.check(what)
-    try:
-        value = json.loads(data)
-        json.dumps(value, ensure_ascii=False).encode()  # escapes can say what is not Unicode
-        return value
-    except (ValueError, RecursionError) as e:
-        raise NitroError(f"{what} is not JSON: {e}") from None
-
-
-def _get(value: Any, key: str, kind: type, what: str) -> Any:
-    """A key of a JSON object that must be there and be of that kind."""
-    if not isinstance(value, dict) or not isinstance(value.get(key), kind):
-        raise NitroError(f"{what} has no {key} that is a {kind.__name__}")
-    return value[key]
-
-
-# ---- manifests ----
+# What a name of an image is given in. The second has a tag alone where people keep to the specification.
+_NAME_KEYS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
+_CONFIGS = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
+# What lies beside images: signatures and the like of cosign, provenance of BuildKit.
+_COSIGN = re.compile(r"dev\.cosignproject\.cosign/(?:sigs|atts|sboms)")
 
 
 @dataclass(frozen=True)
@@ -160,174 +70,345 @@ class Image:
     info: Mapping[str, Any]
 
 
-def open_image(path: Path) -> Image:
-    """Find an image in a folder or archive. Raises NitroError."""
+@dataclass
+class _Found:
+    """An image for this machine that the file or folder holds; `variant`: v2, ... of amd64, or empty."""
+
+    id: str
+    variant: str
+    config: Blob
+    layers: list[Blob]
+    names: list[str] = field(default_factory=list)
+
+    def is_named(self, name: str) -> bool:
+        """Its name, with or without Docker's registry; its tag alone; its id, or the first 12 digits."""
+        if (match := _ID.fullmatch(name)) and self.id.startswith(match[1]):
+            return True
+        return any(
+            name == known.rpartition("/")[2].rpartition(":")[2] or _familiar(name) == _familiar(known)
+            for known in self.names
+        )
+
+    @property
+    def label(self) -> str:
+        return _familiar(self.names[0]) if self.names else self.id[:12]
+
+
+def _familiar(name: str) -> str:
+    return _HUB.sub("", name, count=1) if _HUB.match(name) else name
+
+
+def open_image(path: Path, *, name: str | None = None, platform: str | None = None) -> Image:
+    """Find an image in a folder or archive. Where there are several, `name` says which (a tag, a whole name,
+    an id), and `platform` which of several variants of linux/amd64. Raises NitroError."""
+    variant = _variant(platform)
     try:
-        blobs = _Folder(path) if path.is_dir() else _Archive(path)
-        names = blobs.names()
-        if "manifest.json" in names:
-            return _docker(path, blobs)
-        if "index.json" in names:
-            return _oci(path, blobs)
+        parts = _Parts(path)
+        images = _all_images(parts, everything=variant is not None)
+        one = _choose(parts, images, name, variant)
+        return _image(parts, one, name)
     except OSError as e:
         reference = isinstance(e, FileNotFoundError) and path.suffix not in (".tar", ".oci", ".gz")
         hint = f"one in a registry is docker://{path}" if reference else None
         raise NitroError(f"cannot read the image {path}: {e.strerror or e}", hint=hint) from e
-    raise NitroError(
-        f"{path} is no container image: there is neither index.json (OCI) nor manifest.json (docker save)",
-        hint=_MAKE,
+
+
+def _variant(platform: str | None) -> str | None:
+    """That of --platform; None where nobody asks for one. The first variant has no name."""
+    if platform is None:
+        return None
+    match = _PLATFORM.fullmatch(platform)
+    if not match:
+        raise UsageError(
+            f"the platform {platform!r}: enclaves here are {PLATFORM}",
+            hint=f"give {PLATFORM}, or one of its variants, such as {PLATFORM}/v3",
+        )
+    return "" if match[1] in (None, "v1") else match[1]
+
+
+# ---- reading ----
+
+
+class _Parts:
+    """An image's file or folder, of which no more is read than JSON_TOTAL_MAX. `others` collects the
+    platforms of images that are not for this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.store = Folder(path) if path.is_dir() else Archive(path)
+        self.others: set[str] = set()
+        self._left = JSON_TOTAL_MAX
+
+    def read(self, blob: Blob, what: str) -> bytes:
+        if blob.size > JSON_MAX:
+            raise NitroError(f"{what} has {blob.size} bytes; more than {JSON_MAX} are not read")
+        self._left -= blob.size
+        if self._left < 0:
+            raise NitroError(f"the manifests of {self.path} have more than {JSON_TOTAL_MAX} bytes")
+        with Slice(blob) as f:
+            data = f.read(blob.size) or b""
+            f.check(what)
+            return data
+
+    def json(self, blob: Blob, what: str) -> Any:
+        return _json(self.read(blob, what), what)
+
+    def described(self, descriptor: Any, what: str, *, beside: str | None = None) -> Blob:
+        """The blob that an OCI descriptor names; its size must be the one said there. With `beside` it is no
+        layout's, but lies beside the manifest, under its digest and that ending."""
+        digest = _get(descriptor, "digest", str, what)
+        size = _get(descriptor, "size", int, what)
+        if not _DIGEST.fullmatch(digest):
+            raise NitroError(f"{what} has a digest that is not sha256:HEX: {digest[:100]!r}")
+        hex = digest.removeprefix("sha256:")
+        blob = self.store.blob(f"blobs/sha256/{hex}" if beside is None else f"{hex}{beside}", digest)
+        if blob.size != size:
+            raise NitroError(f"{what} says {size} bytes for {digest}; there are {blob.size}")
+        return blob
+
+
+def _json(data: bytes, what: str) -> Any:
+    try:
+        value = json.loads(data)
+        json.dumps(value, ensure_ascii=False).encode()  # escapes can say what is not Unicode
+        return value
+    except (ValueError, RecursionError) as e:
+        raise NitroError(f"{what} is not JSON: {e}") from None
+
+
+def _get(value: Any, key: str, kind: type, what: str) -> Any:
+    """A key of a JSON object that must be there and be of that kind."""
+    if not isinstance(value, dict) or not isinstance(value.get(key), kind):
+        raise NitroError(f"{what} has no {key} that is a {kind.__name__}")
+    return value[key]
+
+
+def _platform_of(value: Any, what: str) -> str:
+    """OS/ARCHITECTURE[/VARIANT] of a configuration or a descriptor's platform; the first variant of amd64 is
+    not named."""
+    architecture = _get(value, "architecture", str, what)
+    architecture = "amd64" if architecture in ("x86_64", "x86-64") else architecture
+    text = f"{_get(value, 'os', str, what)}/{architecture}"
+    variant = value.get("variant")
+    if variant and isinstance(variant, str) and (text, variant) != (PLATFORM, "v1"):
+        text += f"/{variant}"
+    return text
+
+
+# ---- which there are ----
+
+
+def _all_images(parts: _Parts, *, everything: bool) -> list[_Found]:
+    """Every image for this machine, once, with all its names. Where manifest.json and index.json are both
+    there, the first is enough, as before there was the second; it is not where it names images for another
+    machine, as a Docker on such a one writes it, nor for one who wants `everything`."""
+    names = parts.store.names()
+    if not names & {"manifest.json", "index.json"}:
+        raise NitroError(
+            f"{parts.path} is no container image: there is neither index.json (OCI) nor manifest.json "
+            "(docker save)",
+            hint=MAKE,
+        )
+    found: dict[str, _Found] = {}
+    for kind in ("manifest.json", "index.json"):
+        if kind not in names or (found and not parts.others and not everything):
+            continue
+        what = f"{kind} of {parts.path}"
+        value = parts.json(parts.store.blob(kind), what)
+        for image in _images_of(parts, kind, value, what):
+            known = found.setdefault(image.id, image)
+            known.names += [name for name in image.names if name not in known.names]
+    return list(found.values())
+
+
+def _images_of(parts: _Parts, kind: str, value: Any, what: str) -> Iterator[_Found]:
+    if kind == "index.json":
+        yield from _oci_images(parts, value, what, beside=False)
+    elif isinstance(value, list) and value:
+        for manifest in value:
+            yield from _docker_image(parts, manifest, what)
+    elif isinstance(value, dict) and "manifests" in value:
+        yield from _oci_images(parts, value, what, beside=True)
+    elif isinstance(value, dict) and "layers" in value:
+        yield from _oci_image(parts, value, None, (), what, beside=True)
+    else:
+        raise NitroError(f"{what} lists no image")
+
+
+def _docker_image(parts: _Parts, manifest: Any, what: str) -> Iterator[_Found]:
+    """Of an entry of manifest.json. Its layers may be packed, and are named as their maker likes; all have a
+    configuration with the digests of the plain ones."""
+    blob = parts.store.blob(_get(manifest, "Config", str, what))
+    text = f"the configuration of {parts.path}"
+    data = parts.read(blob, text)
+    config = _json(data, text)
+    variant = _ours(parts, _platform_of(config, text))
+    if variant is None:
+        return
+    layers = _get(manifest, "Layers", list, what)
+    if not all(isinstance(name, str) for name in layers):
+        raise NitroError(f"{what}: a layer's name is no text")
+    diff_ids = _get(_get(config, "rootfs", dict, text), "diff_ids", list, text)
+    if len(diff_ids) != len(layers):
+        raise NitroError(f"{what} lists {len(layers)} layers, the configuration {len(diff_ids)}")
+    found = []
+    for name, diff_id in zip(layers, diff_ids, strict=True):
+        if not isinstance(diff_id, str) or not _DIGEST.fullmatch(diff_id):
+            raise NitroError(f"{text} has a digest that is not sha256:HEX: {str(diff_id)[:100]!r}")
+        found.append(parts.store.blob(name, content=diff_id))
+    tags = manifest.get("RepoTags")
+    names = [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else []
+    yield _Found(hashlib.sha256(data).hexdigest(), variant, blob, found, names)
+
+
+def _oci_images(parts: _Parts, index: Any, what: str, *, beside: bool) -> Iterator[_Found]:
+    """Of an index and the indexes that it names."""
+    count = 0
+    todo: list[tuple[Any, str, tuple[str, ...], int]] = [(index, what, (), 0)]
+    while todo:
+        value, what, names, depth = todo.pop()
+        if depth >= INDEXES_MAX:
+            raise NitroError(f"{parts.path}: an index of indexes, {INDEXES_MAX} deep")
+        below = []
+        for item in _get(value, "manifests", list, what):
+            count += 1
+            if count > MANIFESTS_MAX:
+                raise NitroError(f"{parts.path} names more than {MANIFESTS_MAX} manifests")
+            if not isinstance(item, dict):
+                raise NitroError(f"{what}: a manifest's descriptor is no object")
+            notes = item.get("annotations")
+            notes = notes if isinstance(notes, dict) else {}
+            platform = item.get("platform")
+            if _is_no_image(item, notes, platform):
+                continue
+            variant = None
+            if isinstance(platform, dict):
+                variant = _ours(parts, _platform_of(platform, what))
+                if variant is None:
+                    continue
+            text = f"a manifest of {parts.path}"
+            manifest = parts.json(
+                parts.described(item, text, beside=".manifest.json" if beside else None), text
+            )
+            own = next((str(notes[key]) for key in _NAME_KEYS if notes.get(key)), None)
+            called = (own,) if own else names
+            if isinstance(manifest, dict) and "manifests" in manifest:
+                below.append((manifest, text, called, depth + 1))
+            else:
+                yield from _oci_image(parts, manifest, variant, called, text, beside=beside)
+        todo += reversed(below)
+
+
+def _is_no_image(descriptor: Mapping[str, Any], notes: Mapping[str, Any], platform: Any) -> bool:
+    """A signature, a provenance and the like, which lie beside images."""
+    return (
+        "vnd.docker.reference.type" in notes
+        or _COSIGN.fullmatch(str(notes.get("kind", ""))) is not None
+        or ("artifactType" in descriptor and not isinstance(platform, dict))
     )
 
 
-class _Folder:
-    """The files of an OCI layout."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def names(self) -> set[str]:
-        return {name for name in ("manifest.json", "index.json") if (self._path / name).is_file()}
-
-    def blob(self, name: str, digest: str | None = None) -> Blob:
-        path = self._path / os.path.normpath("/" + name)[1:]
-        if not path.is_file():
-            raise NitroError(f"the image {self._path} lacks {cpio.readable(encoded(name))}")
-        return Blob(path, 0, path.stat().st_size, digest)
-
-
-class _Archive:
-    """The members of an image's tar."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._members: dict[str, tuple[int, int]] = {}
-        links: dict[str, str] = {}
-        what = f"the image {path}"
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise NitroError(f"{what} is not a regular file; an image's parts are read in place")
-        size = status.st_size
-        with open(path, "rb") as f, damage(what):
-            head = f.read(8)
-            for magic, program in _COMPRESSED.items():
-                if head.startswith(magic):
-                    hint = f"its parts are read in place; unpack it first: {program} -dc {path} > app.tar"
-                    raise NitroError(f"{what} is compressed as a whole ({program})", hint=hint)
-            f.seek(0)
-            try:
-                tarfile.open(fileobj=f, mode="r:", tarinfo=Member).close()
-            except tarfile.ReadError as e:
-                raise NitroError(f"{path} is neither a tar archive nor a folder: {e}", hint=_MAKE) from None
-            f.seek(0)
-            for _, member in members(f):
-                if len(self._members) + len(links) >= MEMBERS_MAX:
-                    raise NitroError(f"{what} has more than {MEMBERS_MAX} files")
-                name = os.path.normpath("/" + member.name)[1:]
-                if member.issym():
-                    target = os.path.join("/", os.path.dirname(name), member.linkname)
-                    links[name] = os.path.normpath(target)[1:]
-                elif member.isreg() and not member.issparse():
-                    if member.offset_data + member.size > size:
-                        raise NitroError(f"{what} ends within {cpio.readable(encoded(name))}")
-                    self._members[name] = (member.offset_data, member.size)
-        # Old versions of Docker link a layer that comes twice.
-        for name, target in links.items():
-            if target in self._members:
-                self._members.setdefault(name, self._members[target])
-
-    def names(self) -> set[str]:
-        return set(self._members)
-
-    def blob(self, name: str, digest: str | None = None) -> Blob:
-        name = os.path.normpath("/" + name)[1:]
-        if name not in self._members:
-            raise NitroError(f"the image {self._path} lacks {cpio.readable(encoded(name))}")
-        return Blob(self._path, *self._members[name], digest)
+def _oci_image(
+    parts: _Parts, manifest: Any, variant: str | None, names: Iterable[str], what: str, *, beside: bool
+) -> Iterator[_Found]:
+    """Of a manifest; `variant` is None where nobody has said yet what machine it is for."""
+    ending = "" if beside else None
+    descriptor = _get(manifest, "config", dict, what)
+    if descriptor.get("mediaType", _CONFIGS[0]) not in _CONFIGS:
+        return  # a chart, a module: what registries hold besides images
+    config = parts.described(descriptor, what, beside=ending)
+    text = f"the configuration of {parts.path}"
+    data = parts.read(config, text)
+    if variant is None:
+        variant = _ours(parts, _platform_of(_json(data, text), text))
+        if variant is None:
+            return
+    layers = [parts.described(item, what, beside=ending) for item in _get(manifest, "layers", list, what)]
+    yield _Found(hashlib.sha256(data).hexdigest(), variant, config, layers, list(names))
 
 
-def _docker(path: Path, blobs: _Folder | _Archive) -> Image:
-    what = f"manifest.json of {path}"
-    manifests = _json(blobs.blob("manifest.json"), what)
-    if not isinstance(manifests, list) or not manifests:
-        raise NitroError(f"{what} lists no image")
-    if len(manifests) > 1:
-        hint = "save one: docker save -o app.tar IMAGE"
-        raise NitroError(f"{path} holds {len(manifests)} images", hint=hint)
-    config = blobs.blob(_get(manifests[0], "Config", str, what))
-    layers = _get(manifests[0], "Layers", list, what)
-    if not all(isinstance(name, str) for name in layers):
-        raise NitroError(f"{what}: a layer's name is no text")
-    tags = manifests[0].get("RepoTags")
-    name = tags[0] if isinstance(tags, list) and tags and isinstance(tags[0], str) else path.stem
-    # Layers are named by their digest, or else are plain tars whose digests the configuration lists.
-    text = f"the configuration of {path}"
-    diff_ids = _get(_get(_json(config, text), "rootfs", dict, text), "diff_ids", list, text)
-    found = []
-    for i, layer in enumerate(layers):
-        digest = "sha256:" + layer.removeprefix("blobs/sha256/")
-        if not _DIGEST.fullmatch(digest):
-            digest = str(diff_ids[i]) if i < len(diff_ids) else ""
-        found.append(blobs.blob(layer, digest if _DIGEST.fullmatch(digest) else None))
-    return _image(path, name, config, found)
+def _ours(parts: _Parts, platform: str) -> str | None:
+    """The variant, if that platform is this machine's; else it is noted."""
+    if platform == PLATFORM or platform.startswith(PLATFORM + "/"):
+        return platform.removeprefix(PLATFORM).removeprefix("/")
+    if platform.strip("/") and not platform.startswith("unknown/"):
+        parts.others.add(platform)
+    return None
 
 
-def _oci(path: Path, blobs: _Folder | _Archive) -> Image:
-    what = f"index.json of {path}"
-    index = _json(blobs.blob("index.json"), what)
-    name = path.stem
-    for _ in range(4):  # an index may name indexes
-        found = []
-        for item in _get(index, "manifests", list, what):
-            if not isinstance(item, dict):
-                raise NitroError(f"{what}: a manifest's descriptor is no object")
-            platform = item.get("platform")
-            if not isinstance(platform, dict):
-                platform = {"os": "linux", "architecture": "amd64"}  # not said
-            if (platform.get("os"), platform.get("architecture")) == ("linux", "amd64"):
-                found.append(item)
-        if len(found) != 1:
-            raise NitroError(
-                f"{what} names {len(found)} images for linux/amd64; one is needed",
-                hint="copy the one that you want: skopeo copy oci:DIR:TAG oci-archive:app.tar",
-            )
-        notes = found[0].get("annotations")
-        if isinstance(notes, dict):
-            keys = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
-            names = [str(notes[key]) for key in keys if notes.get(key)]
-            # The second key's value is a tag alone where people keep to the specification.
-            name = next((n for n in names if re.search("[:/]", n)), name)
-        what = f"a manifest of {path}"
-        manifest = _json(_described(found[0], blobs, what), what)
-        if isinstance(manifest, dict) and "manifests" in manifest:
-            index = manifest
-            continue
-        config = _described(_get(manifest, "config", dict, what), blobs, what)
-        layers = [_described(item, blobs, what) for item in _get(manifest, "layers", list, what)]
-        return _image(path, name, config, layers)
-    raise NitroError(f"{path}: an index of indexes, four deep")
+# ---- which is meant ----
 
 
-def _described(descriptor: Any, blobs: _Folder | _Archive, what: str) -> Blob:
-    """The blob that an OCI descriptor names; its size must be the one said there."""
-    digest = _get(descriptor, "digest", str, what)
-    size = _get(descriptor, "size", int, what)
-    if not _DIGEST.fullmatch(digest):
-        raise NitroError(f"{what} has a digest that is not sha256:HEX: {digest[:100]!r}")
-    blob = blobs.blob("blobs/sha256/" + digest.removeprefix("sha256:"), digest)
-    if blob.size != size:
-        raise NitroError(f"{what} says {size} bytes for {digest}; there are {blob.size}")
-    return blob
+def _choose(parts: _Parts, images: list[_Found], name: str | None, variant: str | None) -> _Found:
+    path = parts.path
+    left = images
+    if name is not None:
+        left = [image for image in images if image.is_named(name)]
+        if images and not left:
+            raise NitroError(f"{path} holds no image {_safe(name)}: it holds {_list(images)}")
+    if variant is not None:
+        have = left
+        left = [image for image in have if image.variant == variant]
+        if have and not left:
+            raise NitroError(f"{path} holds no image for {_platform(variant)}: it holds {_list(have)}")
+    else:
+        # What runs on every amd64 goes before a variant of the same image.
+        plain = [set(image.names) for image in left if not image.variant]
+        left = [
+            image
+            for image in left
+            if not image.variant or not any(names & set(image.names) or not image.names for names in plain)
+        ]
+    if len(left) == 1:
+        return left[0]
+    if not left and not parts.others:
+        raise NitroError(f"{path} holds no image", hint=MAKE)
+    if not left:
+        others = ", ".join(sorted(_safe(other) for other in parts.others)[:NAMES_SHOWN])
+        raise NitroError(
+            f"{path} is an image for {others}; enclaves here are {PLATFORM}",
+            hint=f"build or pull it with --platform {PLATFORM}, and save it again",
+        )
+    if len({image.label for image in left}) == len(left):
+        hint = f"choose one by its name: {path}:{_safe(left[0].label)}"
+    elif len({image.variant for image in left}) == len(left):
+        hint = f"choose one: nitroctl eif build --platform {_platform(left[0].variant)}"
+    else:
+        hint = f"choose one by its id: {path}:{left[0].id[:12]}"
+    raise NitroError(f"{path} holds {len(left)} images for {PLATFORM}: {_list(left)}", hint=hint)
 
 
-def _image(path: Path, name: str, config_blob: Blob, layers: list[Blob]) -> Image:
-    what = f"the configuration of {path}"
-    value = _json(config_blob, what)
-    system = f"{_get(value, 'os', str, what)}/{_get(value, 'architecture', str, what)}"
-    if system != "linux/amd64":
-        other = cpio.readable(encoded(system))
-        raise NitroError(f"{path} is an image for {other}; enclaves here are linux/amd64")
-    if _get(_get(value, "rootfs", dict, what), "diff_ids", list, what) and not layers:
-        raise NitroError(f"{path} has no layers")
+def _platform(variant: str) -> str:
+    return f"{PLATFORM}/{variant}" if variant else PLATFORM
+
+
+def _list(images: list[_Found]) -> str:
+    """Names, and where they do not tell apart, variants or ids."""
+    labels = [image.label for image in images]
+    pairs = [(image.label, image.variant) for image in images]
+    shown = []
+    for image in images[:NAMES_SHOWN]:
+        names = " = ".join(_safe(_familiar(name)) for name in image.names[:NAMES_SHOWN]) or image.id[:12]
+        if pairs.count((image.label, image.variant)) > 1:
+            names += f" ({image.id[:12]})"
+        elif image.variant or labels.count(image.label) > 1:
+            names += f" ({_platform(image.variant)})"
+        shown.append(names)
+    return ", ".join(shown) + (", ..." if len(images) > NAMES_SHOWN else "")
+
+
+def _safe(text: str) -> str:
+    return cpio.readable(encoded(text))
+
+
+def _image(parts: _Parts, found: _Found, asked: str | None) -> Image:
+    what = f"the configuration of {parts.path}"
+    value = parts.json(found.config, what)
+    system = _platform_of(value, what)
+    if system.split("/")[:2] != PLATFORM.split("/"):
+        raise NitroError(f"{parts.path} is an image for {_safe(system)}; enclaves here are {PLATFORM}")
+    if _get(_get(value, "rootfs", dict, what), "diff_ids", list, what) and not found.layers:
+        raise NitroError(f"{parts.path} has no layers")
     run = value.get("config") or {}
 
     def texts(key: str) -> tuple[str, ...]:
@@ -345,7 +426,7 @@ def _image(path: Path, name: str, config_blob: Blob, layers: list[Blob]) -> Imag
     if not isinstance(run, dict):
         raise NitroError(f"{what}: config is no object")
     config = Config(texts("Entrypoint"), texts("Cmd"), texts("Env"), text("WorkingDir"), text("User"))
-    with Slice(config_blob) as f:
-        id = hashlib.sha256(f.read(config_blob.size) or b"").hexdigest()
-    info = {"Id": f"sha256:{id}", "Architecture": "amd64", "Os": "linux", "Config": run}
-    return Image(path, name, id, config, tuple(layers), info)
+    names = [name for name in found.names if re.search("[:/]", name)] or [parts.path.stem]
+    name = next((n for n in names if asked and _familiar(asked) == _familiar(n)), names[0])
+    info = {"Id": f"sha256:{found.id}", "Architecture": "amd64", "Os": "linux", "Config": run}
+    return Image(parts.path, name, found.id, config, tuple(found.layers), info)

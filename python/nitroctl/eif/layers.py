@@ -11,17 +11,19 @@ nobody allocate, and an error names layer and entry.
 
 from __future__ import annotations
 
+import hashlib
 import stat
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import IO
 
 from nitroctl.eif import cpio
+from nitroctl.eif.blobs import Blob, Slice, check_digest, encoded
 from nitroctl.eif.cpio import readable
-from nitroctl.eif.image import Blob, Image, Slice, encoded
-from nitroctl.eif.measure import Progress
+from nitroctl.eif.image import Image
+from nitroctl.eif.measure import CHUNK, Progress
 from nitroctl.eif.tar import Member, damage, members
 from nitroctl.eif.unpack import unpacked
 from nitroctl.errors import NitroError
@@ -38,10 +40,20 @@ _WHITEOUT, _OPAQUE, _AUFS = b".wh.", b".wh..wh..opq", b".wh..wh."
 @contextmanager
 def opened_layer(
     blob: Blob, what: str, progress: Progress | None = None
-) -> Iterator[tuple[IO[bytes], Slice]]:
-    """A layer's tar, unpacked on the way if it is gzip or zstd."""
-    with Slice(blob, progress) as raw, unpacked(raw) as plain:
-        yield plain, raw
+) -> Iterator[tuple[IO[bytes], Callable[[], None]]]:
+    """A layer's tar, unpacked on the way if it is gzip or zstd; and what reads the rest and compares the
+    digests."""
+    hash = hashlib.sha256() if blob.content else None
+    with Slice(blob, progress) as raw, unpacked(raw, hash) as plain:
+
+        def check() -> None:
+            while hash and plain.read(CHUNK):
+                pass
+            if hash:
+                check_digest(what, hash, blob.content)
+            raw.check(what)
+
+        yield plain, check
 
 
 class Node:
@@ -75,7 +87,7 @@ class Tree:
 
     def apply(self, blob: Blob, number: int, what: str, progress: Progress | None = None) -> None:
         """Replay the next layer; `number` counts from 0. Raises NitroError."""
-        with damage(what), opened_layer(replace(blob, digest=None), what, progress) as (f, _):
+        with damage(what), opened_layer(replace(blob, digest=None, content=None), what, progress) as (f, _):
             for index, (tar, member) in enumerate(members(f)):
                 name = encoded(member.name)
                 try:

@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import IO
 
 from nitroctl.eif import cpio
+from nitroctl.eif.blobs import Blob
 from nitroctl.eif.build import Sink
-from nitroctl.eif.image import Blob, Image
+from nitroctl.eif.image import Image
 from nitroctl.eif.layers import Node, Tree, layer_name, opened_layer
 from nitroctl.eif.measure import CHUNK
 from nitroctl.eif.tar import damage, members
@@ -63,7 +64,7 @@ def _write_layer(
     files: Mapping[int, tuple[Node, bytes]],
     also: Mapping[Node, Sequence[bytes]],
 ) -> None:
-    with damage(what), opened_layer(blob, what) as (f, raw):
+    with damage(what), opened_layer(blob, what) as (f, check):
         written = 0
         for index, (tar, member) in enumerate(members(f)):
             if index not in files:
@@ -86,4 +87,4 @@ def _write_layer(
             written += 1
         if written != len(files):
             raise NitroError(f"{what} was changed while it was read")
-        raw.check(what)
+        check()

@@ -25,9 +25,10 @@ class Damaged(OSError):
     """The stream is no good gzip or zstd."""
 
 
-def unpacked(raw: io.RawIOBase) -> BinaryIO:
+def unpacked(raw: io.RawIOBase, hash: Any = None) -> BinaryIO:
     """The plain bytes of a stream that is gzip, zstd or neither, told by its first bytes. A packed one can be
-    sought in forwards; reading raises Damaged, but a zstd stream that is cut short just ends."""
+    sought in forwards; reading raises Damaged, but a zstd stream that is cut short just ends. `hash` is fed
+    with all plain bytes that are read or passed over, and then a plain stream is sought in forwards only."""
     packed = io.BufferedReader(raw, CHUNK)
     head = packed.peek(4)[:4]
     if head.startswith(GZIP_MAGIC):
@@ -39,16 +40,19 @@ def unpacked(raw: io.RawIOBase) -> BinaryIO:
 
         unpacker = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
         stream = unpacker.stream_reader(packed, read_across_frames=True, read_size=CHUNK)
-    else:
+    elif hash is None:
         return packed
-    return io.BufferedReader(_Forward(stream), CHUNK)
+    else:
+        stream = packed
+    return io.BufferedReader(_Forward(stream, hash), CHUNK)
 
 
 class _Forward(io.RawIOBase):
-    """A decompressing stream that can be sought in, forwards."""
+    """A decompressing stream that can be sought in, forwards. Feeds a hash, if there is one."""
 
-    def __init__(self, stream: Any) -> None:
+    def __init__(self, stream: Any, hash: Any) -> None:
         self._stream = stream
+        self._hash = hash
         self._at = 0
 
     def readable(self) -> bool:
@@ -64,6 +68,8 @@ class _Forward(io.RawIOBase):
             raise
         except Exception as e:  # each library has errors of its own
             raise Damaged(str(e)) from None
+        if self._hash is not None:
+            self._hash.update(memoryview(buffer)[:n])
         self._at += n
         return n
 

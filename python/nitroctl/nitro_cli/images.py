@@ -19,6 +19,7 @@ from nitroctl.nitro_cli.errors import CliError, file_error, told
 
 if TYPE_CHECKING:
     from nitroctl.eif.compose import Bootstrap
+    from nitroctl.eif.reference import Located
     from nitroctl.eif.sign import SigningKey
 
 # Where AWS's package has the kernel and init that all images are made with.
@@ -129,9 +130,9 @@ def build_enclave(options: dict[str, Any]) -> int:
     try:
         custom = building.read_custom_metadata(Path(options["metadata"])) if options["metadata"] else None
         start = _bootstrap()
-        with _image(options["docker_uri"], options["docker_dir"]) as path:
+        with _image(options["docker_uri"], options["docker_dir"]) as found:
             # AWS's way: ENTRYPOINT counts only where there is no CMD; WORKDIR and USER do not.
-            application = compose.from_image(path, aws_cmd=True)
+            application = compose.from_image(found.path, name=found.name, aws_cmd=True)
             settings = compose.Options(
                 name=options["name"],
                 version=options["version"],
@@ -166,18 +167,19 @@ def _bootstrap() -> Bootstrap:
 
 
 @contextmanager
-def _image(uri: str, folder: str | None) -> Iterator[Path]:
-    """The path of an image: built from `folder`, or given as one; or Docker has it or pulls it; or, where
+def _image(uri: str, folder: str | None) -> Iterator[Located]:
+    """Where an image is: built from `folder`, or given as one; or Docker has it or pulls it; or, where
     there is no Docker, skopeo fetches it."""
-    from nitroctl.eif import compose
+    from nitroctl.eif import reference
 
-    if folder is None and _is_image(Path(uri)):
+    found = reference.located(uri)
+    if folder is None and _is_image(found.path):
         say(LOCAL)
-        yield Path(uri)
+        yield found
         return
     if folder is None and uri.startswith(("/", "./", "../", "~")):  # no name of an image begins so
         raise file_error(Path(uri), "Open", "There is no image archive or OCI layout.")
-    docker = None if folder is None and compose.is_reference(uri) else _docker()
+    docker = None if folder is None and reference.is_reference(uri) else _docker()
     with ExitStack() as stack:
         if docker is None:
             if folder is not None:
@@ -186,7 +188,7 @@ def _image(uri: str, folder: str | None) -> Iterator[Path]:
                     f"--docker-dir {folder}: to build it takes Docker (or Podman), and none answers here.\n"
                     "Build it elsewhere, and give --docker-uri the path of its archive (`docker save`).",
                 )
-            path = _fetched(uri, stack)
+            found = _fetched(uri, stack)
         else:
             if folder is not None:
                 _call(docker, "build", "-t", uri, folder, code="E49")
@@ -195,20 +197,27 @@ def _image(uri: str, folder: str | None) -> Iterator[Path]:
             else:
                 say(LOCAL)
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="image-", dir=_artifacts()))
-            path = Path(scratch) / "image.tar"
-            _call(docker, "save", "-o", str(path), uri, code="E50")
-        yield path
+            found = reference.Located(Path(scratch) / "image.tar")
+            _call(docker, "save", "-o", str(found.path), _tagged(uri), code="E50")
+        yield found
 
 
-def _fetched(uri: str, stack: ExitStack) -> Path:
-    from nitroctl.eif import compose
+def _tagged(uri: str) -> str:
+    """One image: of a name alone Docker would save all that have it, whatever their tag."""
+    if re.search("[:@]", uri.rpartition("/")[2]) or re.fullmatch("[0-9a-f]{12,64}", uri):
+        return uri
+    return f"{uri}:latest"
 
-    reference, more = uri, ""
-    if not compose.is_reference(uri):
-        reference = f"docker://{uri}"
+
+def _fetched(uri: str, stack: ExitStack) -> Located:
+    from nitroctl.eif import reference
+
+    name, more = uri, ""
+    if not reference.is_reference(uri):
+        name = f"docker://{uri}"
         more = f"There is no file {uri}, and no Docker (or Podman) answers that could have such an image.\n"
     try:
-        return stack.enter_context(compose.fetched(reference, _artifacts()))
+        return stack.enter_context(reference.fetched(name, _artifacts()))
     except NitroError as e:
         more += "Or give --docker-uri the path of an image archive (`docker save`) or OCI layout."
         raise CliError("E50", f"{told(e)}\n{more}") from None

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: MIT
+"""Where a container image is, as a user writes it: a path, perhaps with a name behind it, or a reference.
+
+app.tar, oci:DIR, dir:DIR are read where they are; app.tar:1.2, oci-archive:FILE:NAME say which of several is
+meant; docker://NAME and the like are fetched by skopeo first (containers-transports(5)).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from nitroctl import proc, progress
+from nitroctl.errors import NitroError
+
+# Transports whose reference is a path, which are read without skopeo.
+_PATHS = re.compile(r"(?:dir|docker-archive|oci|oci-archive):(.+)")
+_REMOTE = re.compile(r"[a-z-]+://|(?:containers-storage|docker-daemon):")
+
+
+@dataclass(frozen=True)
+class Located:
+    """An image's file or folder, and which of several in it."""
+
+    path: Path
+    name: str | None = None
+
+
+def is_reference(text: str) -> bool:
+    """Does it begin with a transport that skopeo knows?"""
+    return bool(_PATHS.match(text) or _REMOTE.match(text))
+
+
+def located(text: str) -> Located:
+    """A path, perhaps behind a transport, perhaps followed by :NAME. Raises NitroError where nothing is
+    behind a transport; a path alone need not be there."""
+    if os.path.exists(text):
+        return Located(Path(text))
+    match = _PATHS.fullmatch(text)
+    rest = match[1] if match else text
+    if match and os.path.exists(rest):
+        return Located(Path(rest))
+    for colon in re.finditer(":", rest):
+        path = Path(rest[: colon.start()])
+        if colon.start() and (path.exists() if match else _holds_images(path)):
+            return Located(path, rest[colon.end() :] or None)
+    if match:
+        raise NitroError(f"cannot read the image {text}: there is no file or folder {rest}")
+    return Located(Path(text))
+
+
+def _holds_images(path: Path) -> bool:
+    """Is it an OCI layout or a tar? Else app:1.2 is the name of an image, and app a program."""
+    if path.is_dir():
+        return (path / "oci-layout").is_file() or (path / "index.json").is_file()
+    if not path.is_file():
+        return False  # opening a pipe would wait
+    try:
+        with open(path, "rb") as f:
+            return f.read(262)[257:] == b"ustar"
+    except OSError:
+        return False
+
+
+@contextmanager
+def fetched(text: str, scratch: Path | None = None, *, platform: str | None = None) -> Iterator[Located]:
+    """Where the image is; one that skopeo has to fetch is below `scratch` for the time of the body."""
+    if not _REMOTE.match(text) or os.path.exists(text):
+        yield located(text)
+        return
+    if not shutil.which("skopeo"):
+        raise NitroError(
+            f"to fetch {text} takes skopeo", hint="apt-get install skopeo, or save the image to a file"
+        )
+    hint = None
+    if text.startswith("docker://"):
+        hint = "for a registry without TLS see registries.conf(5), for a password `skopeo login`"
+    copy = ["skopeo", "copy", "--override-os=linux", "--override-arch=amd64"]
+    if platform and platform.count("/") == 2:
+        copy.append(f"--override-variant={platform.rpartition('/')[2]}")
+    with tempfile.TemporaryDirectory(prefix="nitroctl-", dir=scratch) as folder:
+        layout = Path(folder) / "image"
+        with progress.task(f"Fetching {text}") as task:
+            argv = [*copy, text, f"oci:{layout}:{_tagged(text)}"]
+            proc.run(argv, on_line=lambda line: task.set(task.done, note=line), hint=hint)
+        yield Located(layout)
+
+
+def _tagged(reference: str) -> str:
+    """The image's own name in a reference, for the layout that it is copied to: NAME:TAG, or "image"."""
+    name = reference.partition("@")[0]
+    for transport in ("docker://", "docker-daemon:", "containers-storage:"):
+        if name.startswith(transport):
+            name = name.removeprefix(transport)
+            return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
+    return "image"
