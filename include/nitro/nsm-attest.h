@@ -47,6 +47,8 @@ typedef enum NsmSignerFault {
     NSM_SIGNER_CHAIN_MALFORMED, /* not a list of X.509 certificates in PEM */
     NSM_SIGNER_CHAIN_LENGTH,    /* too many of them, or too long together */
     NSM_SIGNER_CERT_TOO_LARGE,  /* one longer than NSM_CERT_MAX */
+    NSM_SIGNER_CERT_MALFORMED,  /* one that is read in more than one way */
+    NSM_SIGNER_CERT_EXTENSION,  /* an unknown critical one, or limits names */
     NSM_SIGNER_CERT_KEY,        /* one whose key is not on P-384 */
     NSM_SIGNER_CERT_ALGORITHM,  /* one not signed by ecdsa-with-SHA384 */
     NSM_SIGNER_CERT_ISSUER,     /* not issued by the one before it (itself) */

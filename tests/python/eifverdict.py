@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The C core's verdict on EIFs, through the program eif-verdict (tests/unit/eif-verdict.c).
 
-The program is the one named by EIF_VERDICT, or is built by the top-level meson.build into the cache.
+A program is the one that its variable names, such as EIF_VERDICT, or is built by the top-level meson.build
+into the cache.
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ import pytest
 
 from nitroctl.config import cache_dir, source_root
 
-COMMAND = "meson setup b && meson compile -C b eif-verdict; export EIF_VERDICT=$PWD/b/tests/unit/eif-verdict"
 
-
-def program() -> Path:
+def program(name: str = "eif-verdict") -> Path:
     """The program's path; fails the test with what provides it."""
-    named = os.environ.get("EIF_VERDICT")
+    variable = name.upper().replace("-", "_")
+    command = f"meson setup b && meson compile -C b {name}; export {variable}=$PWD/b/tests/unit/{name}"
+    named = os.environ.get(variable)
     if named:
         if not os.access(named, os.X_OK):
-            pytest.fail(f"EIF_VERDICT={named} is no program; make one: {COMMAND}")
+            pytest.fail(f"{variable}={named} is no program; make one: {command}")
         return Path(named)
     root = source_root()
     build = cache_dir() / "unit" / hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
@@ -37,7 +38,7 @@ def program() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)  # parallel test processes
         # meson and ninja are dependencies of the package's: they are beside the interpreter, in PATH or not.
         path = os.path.dirname(sys.executable) + os.pathsep + os.environ.get("PATH", os.defpath)
-        steps = [["setup", str(build), str(root)], ["compile", "-C", str(build), "eif-verdict"]]
+        steps = [["setup", str(build), str(root)], ["compile", "-C", str(build), name]]
         for step in steps[(build / "build.ninja").exists() :]:
             done = subprocess.run(
                 [sys.executable, "-m", "mesonbuild.mesonmain", *step],
@@ -48,8 +49,8 @@ def program() -> Path:
             )
             if done.returncode:
                 tail = "\n".join(done.stdout.splitlines()[-15:])
-                pytest.fail(f"cannot build eif-verdict ({COMMAND}):\n{tail}")
-    return build / "tests" / "unit" / "eif-verdict"
+                pytest.fail(f"cannot build {name} ({command}):\n{tail}")
+    return build / "tests" / "unit" / name
 
 
 class Core:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from hypothesis import strategies as st
 from documents import NOW, PROTECTED, Level, Maker, raw_signature
 from nitroctl.attestation import Policy, decode, load_root, verify
 from nitroctl.attestation import errors as why
+from nitroctl.attestation.text import undress
+from nitroctl.errors import UsageError
 
 # A real document, published as test data in capeprivacy/cape-js (packages/cape-js, 2022).
 GENUINE = Path(__file__).parent / "data" / "aws-document-2022-09-15.b64"
@@ -91,6 +93,16 @@ def test_optional_fields_may_be_missing(maker: Maker) -> None:
     assert verify(cbor2.dumps(maker.envelope(payload)), maker.root, AT).nonce is None
 
 
+def headers(maker: Maker, protected: dict[Any, Any], unprotected: dict[Any, Any] | None = None) -> bytes:
+    encoded, _, payload, signature = maker.envelope(protected=cbor2.dumps(protected))
+    return cbor2.dumps([encoded, unprotected or {}, payload, signature])
+
+
+def test_headers_that_nobody_needs_are_accepted(maker: Maker) -> None:
+    assert verify(headers(maker, {1: -35, 4: b"key", "note": 1}, {33: b"", "x": None}), maker.root, AT)
+    assert verify(headers(maker, {1: -35, 2: [1]}), maker.root, AT)
+
+
 ENVELOPES: list[tuple[str, Callable[[Maker], bytes], str]] = [
     ("empty", lambda m: b"", "not CBOR"),
     ("trailing byte", lambda m: m.document() + b"\0", "1 bytes follow"),
@@ -107,6 +119,18 @@ ENVELOPES: list[tuple[str, Callable[[Maker], bytes], str]] = [
     ("empty protected", lambda m: cbor2.dumps(m.envelope(protected=b"")), "protected header is not CBOR"),
     ("ES256", lambda m: cbor2.dumps(m.envelope(protected=bytes.fromhex("a10126"))), "-7, not -35"),
     ("no algorithm", lambda m: cbor2.dumps(m.envelope(protected=b"\xa0")), "None, not -35"),
+    ("the key true", lambda m: headers(m, {True: -35}), "the label True"),
+    ("the key 1.0", lambda m: headers(m, {1.0: -35}), "the label 1.0"),
+    ("the algorithm as float", lambda m: headers(m, {1: -35.0}), "-35.0, not -35"),
+    ("critical and unknown", lambda m: headers(m, {1: -35, 2: [5], 5: b""}), "parameter 5 is critical"),
+    ("critical by name", lambda m: headers(m, {1: -35, 2: [1, "x"], "x": 0}), "parameter 'x' is critical"),
+    ("critical is true", lambda m: headers(m, {1: -35, 2: [True]}), "parameter True is critical"),
+    ("critical and absent", lambda m: headers(m, {1: -35, 2: [33]}), "parameter 33 is critical"),
+    ("crit is empty", lambda m: headers(m, {1: -35, 2: []}), "crit .* no array"),
+    ("crit is no array", lambda m: headers(m, {1: -35, 2: 1}), "crit .* no array"),
+    ("crit unprotected", lambda m: headers(m, {1: -35}, {2: [1]}), "crit .* unprotected"),
+    ("algorithm twice", lambda m: headers(m, {1: -35}, {1: -7}), "label 1 is in both"),
+    ("unprotected by true", lambda m: headers(m, {1: -35}, {True: -7}), "the label True"),
     ("short signature", lambda m: cbor2.dumps([*m.envelope()[:3], bytes(95)]), "95 bytes, not 96"),
     ("empty payload", lambda m: cbor2.dumps(m.envelope(b"")), "0 bytes"),
     ("payload too long", lambda m: cbor2.dumps(m.envelope(bytes(16385))), "16385 bytes"),
@@ -140,15 +164,18 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("pcrs", MISSING, "missing"), ("pcrs", {}, "0 entries"), ("pcrs", [PCR], "not a map"),
     ("pcrs", {32: PCR}, "index 32"), ("pcrs", {-1: PCR}, "index -1"), ("pcrs", {"0": PCR}, "index '0'"),
     ("pcrs", {0: PCR[:-1]}, "47 bytes"), ("pcrs", {0: None}, "null"),
+    ("pcrs", {0: PCR, 1: bytes(32)}, "32 bytes at index 1"), ("pcrs", {0: bytes(64)}, "64 bytes at index 0"),
+    ("pcrs", {False: PCR}, "index False"), ("pcrs", {0.0: PCR}, "index 0.0"),
+    ("pcrs", {i: PCR for i in range(1, 16)}, "no PCR0"),
     ("pcrs", {i: PCR for i in range(33)}, "33 entries"),
     ("certificate", MISSING, "missing"), ("certificate", b"", "0 bytes"),
     ("certificate", bytes(1025), "1025 bytes"),
     ("certificate", "PEM", "text"), ("cabundle", MISSING, "missing"), ("cabundle", [], "empty array"),
     ("cabundle", b"der", "a byte string"), ("cabundle[0]", [b""], "0 bytes"),
     ("cabundle[1]", [b"a", 1], "an integer"),
-    ("public_key", b"", "0 bytes"), ("public_key", bytes(1025), "1025 bytes"), ("public_key", "k", "text"),
-    ("user_data", bytes(1025), "1025 bytes"), ("user_data", 1, "an integer"),
-    ("nonce", bytes(1025), "1025 bytes"), ("nonce", [1], "an array"),
+    ("public_key", b"", "0 bytes"), ("public_key", bytes(4097), "4097 bytes"), ("public_key", "k", "text"),
+    ("user_data", bytes(4097), "4097 bytes"), ("user_data", 1, "an integer"),
+    ("nonce", bytes(4097), "4097 bytes"), ("nonce", [1], "an array"),
 ]  # fmt: skip
 
 
@@ -163,6 +190,38 @@ def test_a_bad_field_is_refused_by_name(maker: Maker, field: str, value: Any, te
     with pytest.raises(why.FieldError, match=text) as caught:
         verify(cbor2.dumps(maker.envelope(payload)), maker.root, AT)
     assert caught.value.field == field
+
+
+def test_fields_as_long_as_a_request_and_the_limit_as_a_policy(maker: Maker) -> None:
+    # The largest key in use, ML-KEM-1024's, and the nonce of a genuine document that others met.
+    data = maker.document(public_key=bytes(1568), nonce=bytes(1025), user_data=bytes(4050))
+    assert len(verify(data, maker.root, AT).public_key or b"") == 1568
+    with pytest.raises(why.FieldError, match="public_key has 1568 bytes, allowed are 1 to 1024"):
+        verify(data, maker.root, Policy(at=NOW, field_max=1024))
+
+
+@pytest.mark.parametrize(("begin", "end"), [(1, 9), (-9, -1)])
+def test_a_document_from_outside_of_its_certificate_is_refused(begin: int, end: int) -> None:
+    """The leaf is valid when it is checked, and was not when the document says that it was made."""
+    maker = Maker(set_level(4, begin=NOW + timedelta(hours=begin), end=NOW + timedelta(hours=end)))
+    with pytest.raises(why.FieldError, match="timestamp is 2026-05-04 12:00:00 UTC, and the enclave's cert"):
+        verify(maker.document(), maker.root, Policy(at=NOW + timedelta(hours=(begin + end) / 2)))
+
+
+def test_times_are_aware_and_shown_as_utc(maker: Maker) -> None:
+    east = datetime.fromisoformat("2026-05-04T17:00:00+05:00")
+    assert verify(maker.document(), maker.root, Policy(at=east))
+    with pytest.raises(why.CertificateExpired, match="checked for 2026-05-05 17:00:00 UTC"):
+        verify(maker.document(), maker.root, Policy(at=east + timedelta(days=1, hours=5)))
+    for wrong in (
+        lambda: Policy(at=datetime(2026, 5, 4)),
+        lambda: Policy(at=datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))),
+        lambda: Policy(at="now"),  # type: ignore[arg-type]
+        lambda: Policy(at="document", max_age=timedelta(1)),
+        lambda: Policy(max_age=-timedelta(1)),
+    ):
+        with pytest.raises(UsageError):
+            wrong()
 
 
 def set_level(index: int, **changes: Any) -> Callable[[list[Level]], None]:
@@ -336,6 +395,43 @@ def test_the_command_accepts_base64_and_raw_and_prints_json() -> None:
     result = nitroctl("attest", "verify", "-", "--root", "aws", "--at", "document", input=genuine())
     assert result.returncode == 0
     assert report["PCRs"]["0"] in result.stdout.decode()
+
+
+def test_every_text_of_a_document_is_recognised() -> None:
+    raw = genuine()
+    plain = base64.b64encode(raw)
+    for text in (
+        raw, b"\xd2" + raw, plain, plain.rstrip(b"="), base64.urlsafe_b64encode(raw), raw.hex().encode(),
+        raw.hex().upper().encode(), b" \n" + base64.encodebytes(raw), raw.hex(" ").encode() + b"\r\n",
+    ):  # fmt: skip
+        assert undress(text) in (raw, b"\xd2" + raw)
+    for other in (b"", b"\n", b"no document!", b"84!", raw[:1], b"{}"):
+        assert undress(other) == other
+    for text in (raw.hex().encode(), base64.urlsafe_b64encode(raw)):
+        done = nitroctl("attest", "verify", "-", "--root", "aws", "--at", "document", input=text)
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_command_refuses_what_cannot_be_meant() -> None:
+    for arguments, text in (
+        (["--max-age", "nan"], "nan is not a number of seconds"),
+        (["--max-age", "inf"], "inf is not a number of seconds"),
+        (["--max-age", "1e300"], "1e+300 is not a number of seconds"),
+        (["--max-age", "-1"], "-1.0 is not a number of seconds"),
+        (["--at", "document", "--max-age", "5"], "contradict each other"),
+        (["--at", "0001-01-01T00:00+05:00"], "years 1 to 9999"),
+    ):
+        done = nitroctl("attest", "verify", str(GENUINE), "--root", "aws", *arguments)
+        said = " ".join(done.stderr.decode().replace("\u2502", "").split())
+        assert (done.returncode, text in said) == (2, True), said
+
+
+def test_the_command_knows_awss_root_by_its_bytes(tmp_path: Path) -> None:
+    root = tmp_path / "root.pem"
+    root.write_bytes(load_root("aws").public_bytes(Encoding.PEM))
+    done = nitroctl("attest", "verify", str(GENUINE), "--root", str(root), "--at", "document")
+    assert done.returncode == 0
+    assert b"local root" not in done.stdout
 
 
 def test_the_command_fails_in_one_line_and_no_traceback(maker: Maker, tmp_path: Path) -> None:

@@ -848,6 +848,7 @@ typedef struct Level {
     bool no_constraints;
     bool not_critical;
     bool no_usage;
+    const char *extension;      /* identifier of a critical one */
     int usage;
     int path_length;
     int64_t begin;
@@ -912,6 +913,10 @@ static gnutls_x509_crt_t new_certificate(const Level *level, size_t i,
     }
     if (!level->no_usage) {
         gnutls_x509_crt_set_key_usage(cert, level->usage);
+    }
+    if (level->extension) {
+        gnutls_x509_crt_set_extension_by_oid(cert, level->extension, "\5", 2,
+                                             1);
     }
     return cert;
 }
@@ -1100,6 +1105,11 @@ static void test_certificate_faults(void)
           "certificate 1 of 4 (CN=level 0) expired at 2026-01-31 12:00:00" },
         { NSM_SIGNER_CERT_EXPIRED, 3, { .end = NOW - 1 },
           "certificate 4 of 4 (CN=level 3) expired" },
+        { NSM_SIGNER_CERT_EXTENSION, 2, { .extension = "1.3.6.1.4.1.99999.1" },
+          "certificate 3 of 4 (CN=level 2) has a critical extension that is "
+          "not known here: 1.3.6.1.4.1.99999.1" },
+        { NSM_SIGNER_CERT_EXTENSION, 0, { .extension = "2.5.29.30" },
+          "has name constraints (2.5.29.30)" },
         { NSM_SIGNER_CERT_TOO_LARGE, 3, { .padding = 700 },
           "bytes of DER; a document takes at most 1024" },
         { NSM_SIGNER_LEAF_TOO_LARGE, 3, { .padding = 480 },
@@ -1128,6 +1138,7 @@ static void test_certificate_faults(void)
         level->begin = change->begin ? change->begin : level->begin;
         level->end = change->end ? change->end : level->end;
         level->padding = change->padding;
+        level->extension = change->extension;
         chain_write(folder, levels, 4);
         if (rows[i].fault == NSM_SIGNER_LEAF_TOO_LARGE) {
             /* It is not a file's fault alone, and names none. */

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <glib.h>
 
+#include "nsm-cert.h"
 #include "nsm-chain.h"
 
 /* No chain of 8 certificates with comments is longer. */
@@ -137,6 +138,10 @@ static bool G_GNUC_PRINTF(4, 5) fail_at(const Where *at, NsmSignerError *err,
     if (gnutls_x509_crt_get_dn3(at->chain->cert[at->index], &dn, 0) < 0) {
         dn.data = NULL;
     }
+    for (unsigned i = 0; dn.data && i < dn.size; i++) {
+        /* A name may hold anything, and ends on somebody's terminal. */
+        dn.data[i] = g_ascii_isprint(dn.data[i]) ? dn.data[i] : '?';
+    }
     nsm_fail(err, fault, "cert-chain %s: certificate %zu of %zu (%.100s) %s",
              at->file, at->index + 1, at->chain->count,
              dn.data ? (char *)dn.data : "without a readable name", what);
@@ -144,61 +149,15 @@ static bool G_GNUC_PRINTF(4, 5) fail_at(const Where *at, NsmSignerError *err,
     return false;
 }
 
-/* Is @cert's issuer, byte for byte, @issuer's subject? */
-static bool names_match(gnutls_x509_crt_t cert, gnutls_x509_crt_t issuer)
-{
-    gnutls_datum_t want = { NULL, 0 }, have = { NULL, 0 };
-    bool match = gnutls_x509_crt_get_raw_issuer_dn(cert, &want) >= 0 &&
-        gnutls_x509_crt_get_raw_dn(issuer, &have) >= 0 &&
-        want.size == have.size && !memcmp(want.data, have.data, want.size);
-
-    gnutls_free(want.data);
-    gnutls_free(have.data);
-    return match;
-}
-
-/*
- * The signed part of a certificate: the first element of the outer SEQUENCE,
- * with its own head (RFC 5280, section 4.1; X.690, section 8.1.3).
- */
-static bool signed_part(const gnutls_datum_t *der, gnutls_datum_t *out)
-{
-    const uint8_t *p = der->data, *end = p + der->size;
-    size_t len = 0;
-
-    for (int level = 0; level < 2; level++) {
-        out->data = (uint8_t *)p;
-        if (end - p < 2 || *p++ != 0x30) {
-            return false;
-        }
-        len = *p++;
-        if (len & 0x80) {
-            size_t bytes = len & 0x7f;
-
-            if (bytes > 2 || bytes > (size_t)(end - p)) {
-                return false;
-            }
-            for (len = 0; bytes > 0; bytes--) {
-                len = len << 8 | *p++;
-            }
-        }
-        if (len > (size_t)(end - p)) {
-            return false;
-        }
-    }
-    out->size = p + len - out->data;
-    return true;
-}
-
-static bool signature_good(gnutls_x509_crt_t cert, const gnutls_datum_t *der,
+static bool signature_good(gnutls_x509_crt_t cert, const NsmDer *tbs,
                            gnutls_pubkey_t issuer)
 {
     uint8_t bytes[2 * NSM_P384_SIZE + 16];      /* DER of two integers */
     size_t size = sizeof(bytes);
-    gnutls_datum_t signature = { bytes, 0 }, part;
+    gnutls_datum_t signature = { bytes, 0 };
+    const gnutls_datum_t part = { (uint8_t *)tbs->data, tbs->len };
 
-    if (gnutls_x509_crt_get_signature(cert, (char *)bytes, &size) < 0 ||
-        !signed_part(der, &part)) {
+    if (gnutls_x509_crt_get_signature(cert, (char *)bytes, &size) < 0) {
         return false;
     }
     signature.size = size;
@@ -207,75 +166,64 @@ static bool signature_good(gnutls_x509_crt_t cert, const gnutls_datum_t *der,
 }
 
 /*
- * Checks certificate @at->index, and takes its point. @issuer is the key of
- * the one before it, or its own for the root.
+ * Checks certificate @at->index, read into @own, and takes its point. @key is
+ * its key; @issuer and @issuer_key are those of the one before it, or its own
+ * for the root.
  */
-static bool check_certificate(const Where *at, gnutls_pubkey_t own,
-                              gnutls_pubkey_t issuer, int64_t now,
+static bool check_certificate(const Where *at, const NsmCert *own,
+                              gnutls_pubkey_t key, const NsmCert *issuer,
+                              gnutls_pubkey_t issuer_key, int64_t now,
                               uint8_t point[2 * NSM_P384_SIZE],
                               NsmSignerError *err)
 {
     const NsmChain *chain = at->chain;
     size_t i = at->index, below = chain->count - 1 - i;
-    gnutls_x509_crt_t cert = chain->cert[i];
-    unsigned critical, is_ca, usage;
-    int64_t begin = gnutls_x509_crt_get_activation_time(cert);
-    int64_t end = gnutls_x509_crt_get_expiration_time(cert);
     char text[2][NSM_TIME_TEXT];
-    int path_length;
 
-    if (chain->der[i].size > NSM_CERT_MAX) {
-        return fail_at(at, err, NSM_SIGNER_CERT_TOO_LARGE,
-                       "has %u bytes of DER; a document takes at most %d",
-                       chain->der[i].size, NSM_CERT_MAX);
-    }
-    if (!point_of(own, point)) {
+    if (!own->p384 || !point_of(key, point)) {
         return fail_at(at, err, NSM_SIGNER_CERT_KEY,
                        "has a key that is not on P-384 (secp384r1)");
     }
-    if (gnutls_x509_crt_get_signature_algorithm(cert) !=
-        GNUTLS_SIGN_ECDSA_SHA384) {
+    if (!own->ecdsa_sha384) {
         return fail_at(at, err, NSM_SIGNER_CERT_ALGORITHM,
                        "is not signed with ecdsa-with-SHA384");
     }
-    if (!names_match(cert, chain->cert[i ? i - 1 : 0])) {
+    if (own->issuer.len != issuer->subject.len ||
+        memcmp(own->issuer.data, issuer->subject.data, own->issuer.len)) {
         return fail_at(at, err, NSM_SIGNER_CERT_ISSUER, i ?
                        "was not issued by the one before it: the root comes "
                        "first, the instance's certificate last" :
                        "comes first, but is no root: it was issued by "
                        "another");
     }
-    if (!signature_good(cert, &chain->der[i], issuer)) {
+    if (!signature_good(chain->cert[i], &own->tbs, issuer_key)) {
         return fail_at(at, err, NSM_SIGNER_CERT_SIGNATURE,
                        "is not signed by %s",
                        i ? "the key of the one before it" : "its own key");
     }
-    if (gnutls_x509_crt_get_basic_constraints(cert, &critical, &is_ca,
-                                              &path_length) < 0 ||
-        !is_ca || !critical) {
+    if (!own->has_constraints || !own->ca || !own->constraints_critical) {
         return fail_at(at, err, NSM_SIGNER_CERT_NOT_CA,
                        "is no CA: it needs critical BasicConstraints CA:TRUE");
     }
-    if (gnutls_x509_crt_get_key_usage(cert, &usage, &critical) < 0 ||
-        !(usage & GNUTLS_KEY_KEY_CERT_SIGN)) {
+    if (!own->has_usage || !own->cert_sign) {
         return fail_at(at, err, NSM_SIGNER_CERT_KEY_USAGE,
                        "may not sign certificates: no keyCertSign in KeyUsage");
     }
-    if (path_length >= 0 && (size_t)path_length < below) {
+    if (own->path_length >= 0 && (size_t)own->path_length < below) {
         return fail_at(at, err, NSM_SIGNER_CERT_PATH_LENGTH,
                        "allows %d CA certificates below it; there are %zu",
-                       path_length, below);
+                       (int)own->path_length, below);
     }
-    if (now < begin) {
+    if (now < own->begin) {
         return fail_at(at, err, NSM_SIGNER_CERT_NOT_YET_VALID,
                        "is valid from %s on; it is %s",
-                       nsm_time_text(begin, text[0]),
+                       nsm_time_text(own->begin, text[0]),
                        nsm_time_text(now, text[1]));
     }
-    if (now >= end) {
+    if (now >= own->end) {
         return fail_at(at, err, NSM_SIGNER_CERT_EXPIRED,
                        "expired at %s; it is %s",
-                       nsm_time_text(end, text[0]),
+                       nsm_time_text(own->end, text[0]),
                        nsm_time_text(now, text[1]));
     }
     return true;
@@ -287,30 +235,51 @@ static void limit_validity(NsmChain *chain, int64_t begin, int64_t end)
     chain->end = MIN(chain->end, end);
 }
 
+/* Size and shape: what is known without any other certificate */
+static bool read_certificate(const Where *at, NsmCert *cert,
+                             NsmSignerError *err)
+{
+    const gnutls_datum_t *der = &at->chain->der[at->index];
+    NsmCertFault fault;
+
+    if (der->size > NSM_CERT_MAX) {
+        return fail_at(at, err, NSM_SIGNER_CERT_TOO_LARGE,
+                       "has %u bytes of DER; a document takes at most %d",
+                       der->size, NSM_CERT_MAX);
+    }
+    if (!nsm_cert_parse(cert, der->data, der->size, &fault)) {
+        return fail_at(at, err, fault.extension ? NSM_SIGNER_CERT_EXTENSION :
+                       NSM_SIGNER_CERT_MALFORMED, "%s", fault.text);
+    }
+    return true;
+}
+
 static bool check_chain(NsmChain *chain, const char *file, int64_t now,
                         uint8_t point[2 * NSM_P384_SIZE], NsmSignerError *err)
 {
     gnutls_pubkey_t key[NSM_CHAIN_MAX] = { NULL };
+    NsmCert cert[NSM_CHAIN_MAX];
     bool good = true;
 
     chain->begin = INT64_MIN;
     chain->end = INT64_MAX;
     for (size_t i = 0; good && i < chain->count; i++) {
         const Where at = { .file = file, .chain = chain, .index = i };
+        size_t above = i ? i - 1 : 0;
         int ret = gnutls_pubkey_init(&key[i]);
 
         if (ret < 0) {
             good = nsm_fail_crypto(err, "hold a public key", ret);
+        } else if (!read_certificate(&at, &cert[i], err)) {
+            good = false;
         } else if (gnutls_pubkey_import_x509(key[i], chain->cert[i], 0) < 0) {
             good = fail_at(&at, err, NSM_SIGNER_CERT_KEY,
                            "has a key that is not on P-384 (secp384r1)");
         } else {
-            good = check_certificate(&at, key[i], key[i ? i - 1 : 0], now,
-                                     point, err);
+            good = check_certificate(&at, &cert[i], key[i], &cert[above],
+                                     key[above], now, point, err);
+            limit_validity(chain, cert[i].begin, cert[i].end);
         }
-        limit_validity(chain,
-                       gnutls_x509_crt_get_activation_time(chain->cert[i]),
-                       gnutls_x509_crt_get_expiration_time(chain->cert[i]));
     }
     for (size_t i = 0; i < chain->count; i++) {
         gnutls_pubkey_deinit(key[i]);

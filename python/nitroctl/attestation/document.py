@@ -20,12 +20,15 @@ ES384 = -35  # RFC 9053, section 2.1
 SIGNATURE_SIZE = 96  # r and s of P-384, 48 bytes each
 PAYLOAD_MAX = 16384  # AWS: size of the payload, 1..16384
 CERTIFICATE_MAX = 1024  # AWS: size of each certificate, 1..1024
-FIELD_MAX = 1024  # AWS's CDDL for public_key, user_data and nonce; its text says 512 for the latter two
+# public_key, user_data and nonce. AWS's text says 512 or 1024, its hypervisor has no limit but that of the
+# request that brings them; a key of ML-KEM-1024 has 1568 bytes.
+FIELD_MAX = 4096
 # Payload, signature and heads; anything longer cannot be a document and is not looked at.
 DOCUMENT_MAX = PAYLOAD_MAX + 256
 TIME_MAX = 253402300800000  # the year 10000, in milliseconds since 1970
 PCR_COUNT = 32
-PCR_SIZES = (32, 48, 64)
+PCR_SIZE = 48  # of SHA384, the only digest
+ALGORITHM, CRITICAL = 1, 2  # labels of header parameters (RFC 9052, section 3.1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +56,7 @@ class Document:
     @property
     def debug(self) -> bool:
         """True for an enclave in debug mode, whose PCR0 reads as zeros."""
-        return not any(self.pcrs.get(0, b"\1"))
+        return not any(self.pcrs[0])
 
     def signed_bytes(self) -> bytes:
         """The Sig_structure that the signature covers (RFC 9052, section 4.4), with no external data."""
@@ -71,8 +74,8 @@ def _bytes(payload: dict[Any, Any], field: str, low: int, high: int) -> bytes:
     return value
 
 
-def _optional(payload: dict[Any, Any], field: str, low: int) -> bytes | None:
-    return None if payload.get(field) is None else _bytes(payload, field, low, FIELD_MAX)
+def _optional(payload: dict[Any, Any], field: str, low: int, high: int) -> bytes | None:
+    return None if payload.get(field) is None else _bytes(payload, field, low, high)
 
 
 def _kind(value: object) -> str:
@@ -92,13 +95,15 @@ def _pcrs(value: object) -> dict[int, bytes]:
     for index, pcr in value.items():
         if not _integer(index) or not 0 <= index < PCR_COUNT:
             raise FieldError("pcrs", f"has the index {index!r}, allowed are 0 to {PCR_COUNT - 1}")
-        if not isinstance(pcr, bytes) or len(pcr) not in PCR_SIZES:
+        if not isinstance(pcr, bytes) or len(pcr) != PCR_SIZE:
             size = f"{len(pcr)} bytes" if isinstance(pcr, bytes) else _kind(pcr)
-            raise FieldError("pcrs", f"has {size} at index {index}, allowed are byte strings of 32, 48 or 64")
+            raise FieldError("pcrs", f"has {size} at index {index}, not the {PCR_SIZE} bytes of a SHA384")
+    if 0 not in value:
+        raise FieldError("pcrs", "has no PCR0, which tells the image, and debug mode")
     return dict(sorted(value.items()))
 
 
-def _payload(payload: dict[Any, Any]) -> dict[str, Any]:
+def _payload(payload: dict[Any, Any], field_max: int) -> dict[str, Any]:
     for field in ("module_id", "digest", "timestamp", "pcrs", "certificate", "cabundle"):
         if payload.get(field) is None:
             raise FieldError(field, "is missing")
@@ -120,14 +125,45 @@ def _payload(payload: dict[Any, Any]) -> dict[str, Any]:
         "pcrs": _pcrs(payload["pcrs"]),
         "certificate": _bytes(payload, "certificate", 1, CERTIFICATE_MAX),
         "cabundle": tuple(_bytes(named, name, 1, CERTIFICATE_MAX) for name in named),
-        "public_key": _optional(payload, "public_key", 1),
-        "user_data": _optional(payload, "user_data", 0),
-        "nonce": _optional(payload, "nonce", 0),
+        "public_key": _optional(payload, "public_key", 1, field_max),
+        "user_data": _optional(payload, "user_data", 0, field_max),
+        "nonce": _optional(payload, "nonce", 0, field_max),
     }
 
 
-def decode(data: bytes) -> Document:
-    """Decode a document and check every rule of its shape; raises MalformedDocument or FieldError."""
+def _label(value: object) -> bool:
+    """A label of a header parameter: an integer or a text, and not what Python takes for the same key."""
+    return isinstance(value, str) or _integer(value)
+
+
+def _check_headers(protected: object, unprotected: dict[Any, Any]) -> None:
+    """RFC 9052, sections 3 and 3.1: ES384 by the protected header, nothing critical that we do not know."""
+    if not isinstance(protected, dict):
+        raise MalformedDocument(f"the protected header is {_kind(protected)}, not a map")
+    for label in (*protected, *unprotected):
+        if not _label(label):
+            raise MalformedDocument(f"a header has the label {label!r}, allowed are integers and texts")
+    if both := protected.keys() & unprotected.keys():
+        raise MalformedDocument(f"the label {min(both, key=str)!r} is in both headers")
+    algorithm = protected.get(ALGORITHM)
+    if not _integer(algorithm) or algorithm != ES384:
+        raise MalformedDocument(f"the protected header's algorithm is {algorithm!r}, not {ES384} (ES384)")
+    if CRITICAL in unprotected:
+        raise MalformedDocument("crit (label 2) is in the unprotected header, where nobody protects it")
+    if CRITICAL in protected:
+        critical = protected[CRITICAL]
+        if not isinstance(critical, list) or not critical:
+            raise MalformedDocument("crit (label 2) is no array of one label or more")
+        for label in critical:
+            if not _label(label) or label != ALGORITHM:
+                raise MalformedDocument(f"the header parameter {label!r} is critical, and not known here")
+
+
+def decode(data: bytes, field_max: int = FIELD_MAX) -> Document:
+    """Decode a document and check every rule of its shape; raises MalformedDocument or FieldError.
+
+    `field_max` is the most bytes that public_key, user_data and nonce may each have.
+    """
     if len(data) > DOCUMENT_MAX:
         raise MalformedDocument(f"{len(data)} bytes are no attestation document: at most {DOCUMENT_MAX}")
     try:
@@ -150,9 +186,7 @@ def decode(data: bytes) -> Document:
         header = cbor.loads(protected)
     except cbor.CborError as e:
         raise MalformedDocument(f"the protected header is not CBOR: {e}") from e
-    if not isinstance(header, dict) or not _integer(header.get(1)) or header[1] != ES384:
-        alg = header.get(1) if isinstance(header, dict) else _kind(header)
-        raise MalformedDocument(f"the protected header's algorithm is {alg!r}, not {ES384} (ES384)")
+    _check_headers(header, unprotected)
     if len(signature) != SIGNATURE_SIZE:
         raise MalformedDocument(f"the signature has {len(signature)} bytes, not {SIGNATURE_SIZE}")
     if not 1 <= len(payload) <= PAYLOAD_MAX:
@@ -163,4 +197,4 @@ def decode(data: bytes) -> Document:
         raise MalformedDocument(f"the payload is not CBOR as we accept it: {e}") from e
     if not isinstance(fields, dict):
         raise MalformedDocument(f"the payload is {_kind(fields)}, not a map")
-    return Document(protected=protected, payload=payload, signature=signature, **_payload(fields))
+    return Document(protected=protected, payload=payload, signature=signature, **_payload(fields, field_max))

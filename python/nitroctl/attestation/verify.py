@@ -8,6 +8,7 @@ those of AWS's attestation guide: shape, path to a pinned root, COSE signature, 
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from importlib import resources
@@ -15,9 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nitroctl.attestation import chain
-from nitroctl.attestation.document import SIGNATURE_SIZE, Document, decode
+from nitroctl.attestation.document import FIELD_MAX, SIGNATURE_SIZE, Document, decode
 from nitroctl.attestation.errors import (
     DebugEnclave,
+    FieldError,
     NonceMismatch,
     PcrMismatch,
     PublicKeyMismatch,
@@ -25,7 +27,7 @@ from nitroctl.attestation.errors import (
     StaleDocument,
     UserDataMismatch,
 )
-from nitroctl.errors import NitroError
+from nitroctl.errors import NitroError, UsageError
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -39,7 +41,9 @@ class Policy:
     """What a caller expects of a genuine document; None leaves a field unchecked.
 
     `at` is the time for which certificates must be valid: an aware datetime, "document" for the document's
-    own timestamp (archived documents), None for now. `max_age` is counted from the timestamp to `at`.
+    own timestamp (archived documents), None for now. `max_age` is counted from the timestamp to `at`, so that
+    it says nothing together with "document". `field_max` is the most bytes that public key, user data and
+    nonce may each have; AWS's guide says 1024. Raises UsageError for what cannot be meant.
     """
 
     at: datetime | Literal["document"] | None = None
@@ -49,6 +53,28 @@ class Policy:
     public_key: bytes | None = None
     max_age: timedelta | None = None
     allow_debug: bool = False
+    field_max: int = FIELD_MAX
+
+    def __post_init__(self) -> None:
+        if isinstance(self.at, datetime):
+            if self.at.utcoffset() is None:
+                raise UsageError(
+                    f"the time {self.at} has no time zone", hint="for UTC: at.replace(tzinfo=datetime.UTC)"
+                )
+            try:
+                object.__setattr__(self, "at", self.at.astimezone(UTC))
+            except OverflowError as e:
+                raise UsageError(f"the time {self.at} is not in the years 1 to 9999 of UTC") from e
+        elif self.at not in (None, "document"):
+            raise UsageError(f'the time {self.at!r} is neither a datetime nor "document" nor None')
+        if self.max_age is not None:
+            if self.max_age < timedelta():
+                raise UsageError(f"a greatest age of {self.max_age.total_seconds():.0f} s is less than none")
+            if self.at == "document":
+                raise UsageError(
+                    "at its own time a document has no age: the two contradict each other",
+                    hint="for a fresh document leave the time out; for an archived one, the age",
+                )
 
 
 def load_root(source: str | Path | bytes) -> x509.Certificate:
@@ -66,7 +92,10 @@ def load_root(source: str | Path | bytes) -> x509.Certificate:
         except OSError as e:
             raise NitroError(f"cannot read the root certificate {source}: {e.strerror}") from e
     try:
-        root = x509.load_pem_x509_certificate(data)
+        with warnings.catch_warnings():
+            # What it only warns of, such as a serial number below zero, is refused with the document.
+            warnings.simplefilter("ignore")
+            root = x509.load_pem_x509_certificate(data)
         _ = root.subject.rfc4514_string()  # it is parsed no sooner
         return root
     except (ValueError, TypeError, x509.InvalidVersion) as e:
@@ -86,6 +115,17 @@ def _check_signature(document: Document, leaf: x509.Certificate) -> None:
         key.verify(utils.encode_dss_signature(r, s), document.signed_bytes(), ec.ECDSA(hashes.SHA384()))
     except InvalidSignature as e:
         raise SignatureMismatch("the signature is not the enclave's key's over this content") from e
+
+
+def _check_time(document: Document, leaf: x509.Certificate) -> None:
+    """The key that signs documents is valid when it does; whole seconds, as certificates have them."""
+    time = document.time.replace(microsecond=0)
+    begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    if not begin <= time <= end:
+        raise FieldError(
+            "timestamp",
+            f"is {time:%F %T} UTC, and the enclave's certificate valid from {begin:%F %T} to {end:%F %T} UTC",
+        )
 
 
 def _check_policy(document: Document, policy: Policy, at: datetime) -> None:
@@ -124,10 +164,11 @@ def verify_chain(
 
     if not isinstance(root, x509.Certificate):
         root = load_root(root)
-    document = decode(data)
-    at = document.time if policy.at == "document" else policy.at or datetime.now(UTC)
+    document = decode(data, policy.field_max)
+    at = policy.at if isinstance(policy.at, datetime) else document.time if policy.at else datetime.now(UTC)
     path = chain.check(document.certificate, document.cabundle, root, at)
     _check_signature(document, path[-1])
+    _check_time(document, path[-1])
     _check_policy(document, policy, at)
     return document, path
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from nitroctl.attestation import Document
 
 
+MAX_AGE_SECONDS = 100 * 365 * 24 * 3600  # no document is older
+
+
 @click.group()
 def attest() -> None:
     """Attestation documents and the local CA that stands behind them.
@@ -131,14 +134,20 @@ def _at(_: click.Context, __: click.Parameter, value: str | None) -> datetime | 
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
+def _seconds(_: click.Context, __: click.Parameter, value: float | None) -> timedelta | None:
+    if value is None:
+        return None
+    if not 0 <= value <= MAX_AGE_SECONDS:  # nor is nan
+        raise click.BadParameter(f"{value} is not a number of seconds from 0 to {MAX_AGE_SECONDS}")
+    return timedelta(seconds=value)
+
+
 def _read_document(path: str) -> bytes:
-    """The document's bytes, from a file or stdin; base64, as documents travel in JSON and logs, is undone."""
-    import base64
-    import binascii
-
+    """The document's bytes, from a file or stdin, as they are or as text."""
     from nitroctl.attestation.document import DOCUMENT_MAX
+    from nitroctl.attestation.text import undress
 
-    limit = 2 * DOCUMENT_MAX
+    limit = 3 * DOCUMENT_MAX  # hexadecimal, with line breaks
     try:
         with click.open_file(path, "rb") as f:
             data: bytes = f.read(limit + 1)
@@ -146,12 +155,7 @@ def _read_document(path: str) -> bytes:
         raise NitroError(f"cannot read the document {path}: {e.strerror}") from e
     if len(data) > limit:
         raise NitroError(f"{path} is no attestation document: it has more than {limit} bytes")
-    if data[:1] and 0x20 < data[0] < 0x7F:
-        try:
-            return base64.b64decode(b"".join(data.split()), validate=True)
-        except binascii.Error:
-            pass
-    return data
+    return undress(data)
 
 
 def _report_json(document: Document, path: list[x509.Certificate], root: str) -> dict[str, Any]:
@@ -182,13 +186,13 @@ PCR_MEANINGS = {
 }
 
 
-def _report(document: Document, path: list[x509.Certificate], root: str) -> None:
+def _report(document: Document, path: list[x509.Certificate], *, local: bool) -> None:
     from cryptography.x509.oid import NameOID
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
     console.print("[bold green]The attestation document is valid.[/]")
-    if root != "aws":
+    if local:
         console.print("It was issued under a local root: it proves what was measured, not isolation.")
     if document.debug:
         console.print("[bold yellow]The enclave runs in debug mode: its code is not attested.[/]")
@@ -256,7 +260,11 @@ def get(
     "--at", metavar="TIME|document", callback=_at,
     help="Check the dates for this time (ISO 8601, UTC), or for the document's own. Default: now.",
 )  # fmt: skip
-@click.option("--max-age", type=click.FloatRange(min=0), metavar="S", help="Refuse older documents.")
+@click.option("--max-age", type=float, callback=_seconds, metavar="S", help="Refuse older documents.")
+@click.option(
+    "--field-max", type=click.IntRange(0), default=4096, show_default=True, metavar="BYTES",
+    help="Refuse longer public keys, user data, nonces; AWS's guide says 1024.",
+)  # fmt: skip
 @click.option("--allow-debug", is_flag=True, help="Accept enclaves in debug mode.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 def verify(
@@ -268,13 +276,16 @@ def verify(
     user_data: bytes | None,
     public_key: bytes | None,
     at: datetime | Literal["document"] | None,
-    max_age: float | None,
+    max_age: timedelta | None,
+    field_max: int,
     allow_debug: bool,
     as_json: bool,
 ) -> None:
-    """Verify an attestation document (a file, or - for stdin; raw or base64) and show what it says."""
-    from nitroctl.attestation.verify import Policy, verify_chain
+    """Verify an attestation document (a file, or - for stdin; raw, base64 or hex) and show what it says."""
+    from nitroctl.attestation.verify import Policy, load_root, verify_chain
 
+    if at == "document" and max_age is not None:
+        raise UsageError("--at document and --max-age contradict each other: at its own time it has no age")
     expected = dict(pcrs)
     if eif is not None:
         from nitroctl.eif import measure
@@ -291,8 +302,9 @@ def verify(
         nonce=nonce,
         user_data=user_data,
         public_key=public_key,
-        max_age=None if max_age is None else timedelta(seconds=max_age),
+        max_age=max_age,
         allow_debug=allow_debug,
+        field_max=field_max,
     )
     data = _read_document(document)
     found, path = verify_chain(data, _authority().certificate if root is None else root, policy)
@@ -300,4 +312,4 @@ def verify(
         json.dump(_report_json(found, path, root or "local"), sys.stdout, indent=2)
         click.echo()
     else:
-        _report(found, path, root or "local")
+        _report(found, path, local=path[0] != load_root("aws"))
