@@ -78,6 +78,7 @@ struct host {
     struct listener front_listener;
     struct listener clients;
     struct listener published[HOST_MAX_ROUTES];
+    unsigned begin[HOST_MAX_ROUTES]; /* with this address of a route */
     struct cleanup cleanup;
     struct vhost_user front;
     bool front_on;
@@ -282,18 +283,17 @@ void host_vsock_address(struct host_address *a, uint32_t cid, uint32_t port)
     a->len = sizeof(*vm);
 }
 
-/* What the user said about this port of the parent, or NULL. */
-static const struct host_address *listed_address(const struct host *h,
-                                                 uint32_t port)
+/* The number of what the user said about this port of the parent, or -1. */
+static int listed(const struct host *h, uint32_t port)
 {
     const struct host_options *o = h->options;
 
     for (unsigned i = 0; i < o->routes; i++) {
         if (o->route[i].port == port) {
-            return &o->route[i].to;
+            return i;
         }
     }
-    return NULL;
+    return -1;
 }
 
 static void no_delay(int fd, int family)
@@ -367,11 +367,46 @@ static bool nobody(int r)
     return r == -ENOENT || r == -ECONNREFUSED;
 }
 
+/*
+ * Tries the addresses of a listed port in turn, from the one that was good, or
+ * was not tried, the last time. The guest waits for two seconds, so each that
+ * does not answer has its part of that.
+ */
+static int listed_connect(struct host *h, struct vsock_conn *c, int route)
+{
+    const struct host_address *first = &h->options->route[route].to, *a;
+    unsigned count = 0;
+    int r = -ECONNREFUSED;
+
+    for (a = first; a; a = a->next) {
+        count++;
+    }
+    c->open_ms = VSOCK_MS_OPEN / count > VSOCK_MS_TRY ? VSOCK_MS_OPEN / count
+                                                      : VSOCK_MS_TRY;
+    while (c->tries < count) {
+        unsigned n = h->begin[route] % count;
+
+        for (a = first; n; n--) {
+            a = a->next;
+        }
+        r = host_connect(h, c, a);
+        if (r == -EAGAIN) {
+            break;              /* a path, whose backlog is full */
+        }
+        c->tries++;
+        if (r == 0 || r == -EINPROGRESS) {
+            break;
+        }
+        h->begin[route]++;
+    }
+    return r;
+}
+
 static int host_open(void *opaque, struct vsock_conn *c)
 {
     struct host *h = opaque;
     const struct host_options *o = h->options;
-    const struct host_address *listed = listed_address(h, c->parent_port);
+    int route = listed(h, c->parent_port);
     const char *const paths[] = { o->uds_path, o->fallback_path };
     struct host_address a;
     int r = -ENOENT;
@@ -379,8 +414,8 @@ static int host_open(void *opaque, struct vsock_conn *c)
     if (status_open(h, c)) {
         return 0;
     }
-    if (listed) {
-        return host_connect(h, c, listed);
+    if (route >= 0) {
+        return listed_connect(h, c, route);
     }
     for (unsigned i = 0; i < sizeof(paths) / sizeof(paths[0]); i++) {
         if (paths[i] && nobody(r)) {
@@ -402,17 +437,31 @@ static int host_open(void *opaque, struct vsock_conn *c)
     return r;
 }
 
-/* A heartbeat by AF_VSOCK that nobody takes is ours to answer. */
-static bool host_instead(void *opaque, struct vsock_conn *c)
+/*
+ * The next address of a name; and a heartbeat by AF_VSOCK that nobody takes is
+ * ours to answer.
+ */
+static int host_instead(void *opaque, struct vsock_conn *c)
 {
-    if (c->parent_port != HOST_HEARTBEAT_PORT ||
-        listed_address(opaque, c->parent_port)) {
-        return false;
+    struct host *h = opaque;
+    int route = listed(h, c->parent_port);
+
+    if (route < 0 && c->parent_port != HOST_HEARTBEAT_PORT) {
+        return -ECONNREFUSED;
+    }
+    if (route >= 0) {
+        h->begin[route]++;      /* not again with this one */
+        if (h->now >= c->give_up) {
+            return -ETIMEDOUT;
+        }
     }
     close(c->fd);
     c->fd = -1;
+    if (route >= 0) {
+        return listed_connect(h, c, route);
+    }
     c->user = BEAT_WAIT;
-    return true;
+    return 0;
 }
 
 static ssize_t host_send(void *opaque, struct vsock_conn *c,
@@ -841,16 +890,21 @@ static void on_signal(struct host *h)
 
 /* The loop. */
 
-/* A connect in progress has ended, if it has. */
-static void on_opening(struct host *h, struct vsock_conn *c, uint32_t events)
+/*
+ * A connect in progress has ended, if it has. True: well, and the events are
+ * those of a connection.
+ */
+static bool on_opening(struct host *h, struct vsock_conn *c, uint32_t events)
 {
     int err = 0;
     socklen_t len = sizeof(err);
 
-    if (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) {
-        getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &err, &len);
-        vsock_opened(h->vsock, c, -err);
+    if (!(events & (EPOLLOUT | EPOLLHUP | EPOLLERR))) {
+        return false;
     }
+    getsockopt(c->fd, SOL_SOCKET, SO_ERROR, &err, &len);
+    vsock_opened(h->vsock, c, -err);
+    return !err;
 }
 
 static void on_conn(struct host *h, uint64_t tag, uint32_t events)
@@ -861,8 +915,8 @@ static void on_conn(struct host *h, uint64_t tag, uint32_t events)
     if (!c) {
         return;                 /* gone earlier in this batch */
     }
-    if (c->state == VSOCK_OPENING) {
-        on_opening(h, c, events);
+    if (c->state == VSOCK_OPENING && !on_opening(h, c, events)) {
+        return;
     }
     if (events & (EPOLLIN | EPOLLRDHUP)) {
         e |= VSOCK_EV_IN;
@@ -1074,16 +1128,45 @@ static bool has_vsock(uint32_t cid)
     return true;
 }
 
+/* Whether another address of the same name is served, or may be still. */
+static bool name_served(const struct host *h, unsigned i)
+{
+    const struct host_options *o = h->options;
+    const char *name = o->publish[i].to.text;
+
+    /* They stand side by side. */
+    for (unsigned j = i; j-- && o->publish[j].to.text == name; ) {
+        if (h->published[j].fd >= 0) {
+            return true;
+        }
+    }
+    return i + 1 < o->published && o->publish[i + 1].to.text == name;
+}
+
+/* This host may lack some of a name's addresses, ::1 most often. */
 static bool published_open(struct host *h, unsigned i)
 {
     const struct host_route *p = &h->options->publish[i];
     struct listener *l = &h->published[i];
+    int r;
 
+    if (p->to.addr.ss_family == AF_UNIX) {
+        if (!listener_open_unix(l, p->to.text)) {
+            return false;
+        }
+    } else {
+        r = listener_open(l, &p->to);
+        if ((r == -EAFNOSUPPORT || r == -EADDRNOTAVAIL) && name_served(h, i)) {
+            return true;
+        }
+        if (r < 0) {
+            log_line(LOG_ERROR, "cannot listen on %s: %s", p->to.text,
+                     strerror(-r));
+            return false;
+        }
+    }
     l->port = p->port;
-    return (p->to.addr.ss_family == AF_UNIX ?
-            listener_open_unix(l, p->to.text) :
-            listener_open(l, &p->to)) &&
-           listener_start(h, l, i << 8 | ON_PUBLISHED);
+    return listener_start(h, l, i << 8 | ON_PUBLISHED);
 }
 
 static bool enter_sandbox(const struct host_options *o)
@@ -1101,8 +1184,10 @@ static bool enter_sandbox(const struct host_options *o)
     return true;
 #endif
     for (unsigned i = 0; i < o->routes; i++) {
-        sockets.inet |= o->route[i].to.addr.ss_family == AF_INET;
-        sockets.inet6 |= o->route[i].to.addr.ss_family == AF_INET6;
+        for (const struct host_address *a = &o->route[i].to; a; a = a->next) {
+            sockets.inet |= a->addr.ss_family == AF_INET;
+            sockets.inet6 |= a->addr.ss_family == AF_INET6;
+        }
     }
     r = sandbox_available();
     if (r < 0) {

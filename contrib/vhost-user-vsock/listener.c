@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/file.h>
@@ -138,7 +139,7 @@ bool listener_take(struct listener *l, int fd, const char *option)
     return true;
 }
 
-bool listener_open(struct listener *l, const struct host_address *a)
+int listener_open(struct listener *l, const struct host_address *a)
 {
     const int one = 1;
 
@@ -146,13 +147,17 @@ bool listener_open(struct listener *l, const struct host_address *a)
     l->fd = socket(l->family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (l->fd < 0 ||
         setsockopt(l->fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0 ||
+        (a->shared && l->family == AF_INET6 &&
+         setsockopt(l->fd, IPPROTO_IPV6, IPV6_V6ONLY, &one,
+                    sizeof(one)) < 0) ||
         bind(l->fd, (const struct sockaddr *)&a->addr, a->len) < 0 ||
         listen(l->fd, SOMAXCONN) < 0) {
-        log_line(LOG_ERROR, "cannot listen on %s: %s", a->text,
-                 strerror(errno));
-        return false;
+        int err = errno;
+
+        close_fd(&l->fd);
+        return -err;
     }
-    return true;
+    return 0;
 }
 
 /* With its path's lock held, from the look at what is there to the end. */

@@ -39,8 +39,8 @@ void listener_init(struct listener *l);
 bool listener_take(struct listener *l, int fd, const char *option);
 /* Makes a unix socket; one that a dead process has left is replaced. */
 bool listener_open_unix(struct listener *l, const char *path);
-/* Any other address. */
-bool listener_open(struct listener *l, const struct host_address *a);
+/* Any other address; 0 or -errno. */
+int listener_open(struct listener *l, const struct host_address *a);
 /* Removes the socket, if it is still ours. */
 void listener_close(struct listener *l);
 

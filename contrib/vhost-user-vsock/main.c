@@ -40,7 +40,8 @@ static const char help[] =
 "  --vm KEY=VALUE,...   the three above, forward-cid and forward-listen, as\n"
 "                       vhost-device-vsock spells them\n"
 "  --proxy=PORT=HOST:PORT  the parent's PORT is that TCP service; HOST is looked\n"
-"                       up once, at the start; [HOST] for IPv6\n"
+"                       up once, at the start, and its addresses are tried in\n"
+"                       turn; [HOST] for IPv6\n"
 "  --listen-port=PORT=PATH   the parent's PORT is the unix socket PATH\n"
 "  --publish=ADDR=PORT  clients of ADDR, HOST:PORT or a path with a slash, are\n"
 "                       joined to the guest's PORT without a word; is created\n"
@@ -234,15 +235,15 @@ static void unix_address(struct host_address *a, const char *option,
     a->len = sizeof(*un);
 }
 
-/* HOST:PORT or [HOST]:PORT, looked up now. */
-static void tcp_address(struct host_address *a, const char *option,
-                        const char *text, bool passive)
+/* HOST:PORT or [HOST]:PORT, looked up now: all its addresses. */
+static struct addrinfo *tcp_addresses(const char *option, const char *text,
+                                      bool passive)
 {
     const struct addrinfo hints = {
         .ai_socktype = SOCK_STREAM,
         .ai_flags = AI_NUMERICSERV | (passive ? AI_PASSIVE : 0),
     };
-    const char *colon = strrchr(text, ':'), *whole = text;
+    const char *colon = strrchr(text, ':');
     char host[256];
     struct addrinfo *found;
     int len, r;
@@ -261,9 +262,45 @@ static void tcp_address(struct host_address *a, const char *option,
     if (r) {
         wrong("%s: %s: %s", option, host, gai_strerror(r));
     }
+    return found;
+}
+
+/* Two lines of /etc/hosts may say the same. */
+static bool is_new(const struct addrinfo *all, const struct addrinfo *a)
+{
+    for (; all != a; all = all->ai_next) {
+        if (all->ai_addrlen == a->ai_addrlen &&
+            !memcmp(all->ai_addr, a->ai_addr, a->ai_addrlen)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void tcp_address(struct host_address *a, const struct addrinfo *found,
+                        const char *text)
+{
     memcpy(&a->addr, found->ai_addr, found->ai_addrlen);
     a->len = found->ai_addrlen;
-    a->text = whole;
+    a->text = text;
+}
+
+static void proxy_address(struct host_address *a, const char *text)
+{
+    struct addrinfo *found = tcp_addresses("--proxy", text, false);
+
+    tcp_address(a, found, text);
+    for (const struct addrinfo *f = found->ai_next; f; f = f->ai_next) {
+        if (!is_new(found, f)) {
+            continue;
+        }
+        a->next = calloc(1, sizeof(*a));
+        if (!a->next) {
+            wrong("--proxy: no memory");
+        }
+        a = a->next;
+        tcp_address(a, f, text);
+    }
     freeaddrinfo(found);
 }
 
@@ -296,19 +333,33 @@ static struct host_route *parent_route(struct host_options *o,
 
 static void publish_option(struct host_options *o, char *text)
 {
-    struct host_route *r = new_route(o->publish, &o->published, "--publish");
     char *equals = strrchr(text, '=');
+    struct addrinfo *found;
+    struct host_route *r;
+    uint32_t port;
 
     if (!equals) {
         wrong("--publish=%s is not ADDR=PORT", text);
     }
     *equals = 0;
-    r->port = number("--publish", equals + 1, 0, VSOCK_PORT_ANY - 1);
+    port = number("--publish", equals + 1, 0, VSOCK_PORT_ANY - 1);
     if (strchr(text, '/')) {
+        r = new_route(o->publish, &o->published, "--publish");
+        r->port = port;
         unix_address(&r->to, "--publish", text);
-    } else {
-        tcp_address(&r->to, "--publish", text, true);
+        return;
     }
+    found = tcp_addresses("--publish", text, true);
+    for (const struct addrinfo *f = found; f; f = f->ai_next) {
+        if (!is_new(found, f)) {
+            continue;
+        }
+        r = new_route(o->publish, &o->published, "--publish");
+        r->port = port;
+        r->to.shared = found->ai_next;
+        tcp_address(&r->to, f, text);
+    }
+    freeaddrinfo(found);
 }
 
 static void check_path(const char *option, const char *path, unsigned suffix)
@@ -414,7 +465,7 @@ int main(int argc, char **argv)
         case PROXY:
             text = optarg;
             route = parent_route(&o, "--proxy", &text);
-            tcp_address(&route->to, "--proxy", text, false);
+            proxy_address(&route->to, text);
             break;
         case LISTEN_PORT:
             text = optarg;

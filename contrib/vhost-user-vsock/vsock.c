@@ -779,6 +779,13 @@ static void conn_open(struct vsock *v, struct vsock_conn *c)
     conn_pend(v, c, P_RESPONSE);
 }
 
+/* The host end is not connected yet; vsock_opened() will tell. */
+static void conn_opening(struct vsock *v, struct vsock_conn *c)
+{
+    conn_state(v, c, VSOCK_OPENING, true);
+    conn_deadline(v, c, v->now + (c->open_ms ?: VSOCK_MS_OPEN));
+}
+
 /* One try to reach the host end; true unless it is to be refused. */
 static bool conn_try(struct vsock *v, struct vsock_conn *c)
 {
@@ -790,8 +797,7 @@ static bool conn_try(struct vsock *v, struct vsock_conn *c)
         conn_state(v, c, VSOCK_OPENING, false);
         conn_deadline(v, c, v->now + VSOCK_MS_RETRY);
     } else if (r == -EINPROGRESS) {
-        conn_state(v, c, VSOCK_OPENING, true);
-        conn_deadline(v, c, v->now + VSOCK_MS_OPEN);
+        conn_opening(v, c);
     } else {
         note(v, r == -EAGAIN ? VSOCK_NOTE_BACKLOG : VSOCK_NOTE_NO_LISTENER, c,
              NULL);
@@ -1504,8 +1510,11 @@ void vsock_opened(struct vsock *v, struct vsock_conn *c, int err)
     if (c->state != VSOCK_OPENING || !c->host) {
         return;
     }
-    if (!err || v->ops->instead(v->opaque, c)) {
+    err = err ? v->ops->instead(v->opaque, c) : 0;
+    if (!err) {
         conn_open(v, c);
+    } else if (err == -EINPROGRESS) {
+        conn_opening(v, c);
     } else {
         note(v, VSOCK_NOTE_NO_LISTENER, c, NULL);
         conn_reset(v, c);

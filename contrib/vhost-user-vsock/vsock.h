@@ -98,6 +98,7 @@ enum vsock_op {
 #define VSOCK_MS_BACKLOG 1500       /* a full backlog; the guest waits 2 s */
 #define VSOCK_MS_RETRY 20           /* between two tries at a full backlog */
 #define VSOCK_MS_OPEN 1800          /* a connect in progress; guest: 2 s */
+#define VSOCK_MS_TRY 450            /* at least, before the next address */
 #define VSOCK_MS_RST 10000          /* the guest answers SHUTDOWN with RST */
 #define VSOCK_MS_DRAIN 30000        /* a host application takes some more */
 #define VSOCK_MS_ASK 20             /* first repeated CREDIT_REQUEST ... */
@@ -133,13 +134,15 @@ enum vsock_state {
 };
 
 /*
- * One connection. The first three belong to the host side; it may read all
+ * One connection. The first five belong to the host side; it may read all
  * else and write nothing.
  */
 struct vsock_conn {
     int fd;
     uint32_t user;
     bool answer;                /* set in send(): there is something to read */
+    uint16_t tries;             /* addresses that open() has tried */
+    uint16_t open_ms;           /* for the one in progress; 0: VSOCK_MS_OPEN */
 
     uint32_t slot;              /* index in the table */
     uint32_t gen;               /* differs each time the slot is used */
@@ -232,10 +235,11 @@ struct vsock_ops {
      */
     int (*open)(void *opaque, struct vsock_conn *c);
     /*
-     * What was in progress has failed, or takes too long. True: c has another
-     * host end now, which is connected; false: refuse.
+     * What was in progress has failed, or takes too long. 0: c has another
+     * host end now, which is connected; -EINPROGRESS: another one, of which
+     * vsock_opened() will tell; else refuse.
      */
-    bool (*instead)(void *opaque, struct vsock_conn *c);
+    int (*instead)(void *opaque, struct vsock_conn *c);
     ssize_t (*send)(void *opaque, struct vsock_conn *c,
                     const struct iovec *iov, unsigned niov);
     ssize_t (*recv)(void *opaque, struct vsock_conn *c,

@@ -155,10 +155,11 @@ static int op_open(void *opaque, struct vsock_conn *c)
     return r;
 }
 
-static bool op_instead(void *opaque, struct vsock_conn *c)
+static int op_instead(void *opaque, struct vsock_conn *c)
 {
     CHECK(c->host && c->state == VSOCK_OPENING);
-    return f.open_result & 8;
+    return f.open_result & 8 ? 0 : f.open_result & 16 ? -EINPROGRESS
+                                                      : -ECONNREFUSED;
 }
 
 static ssize_t op_send(void *opaque, struct vsock_conn *c,

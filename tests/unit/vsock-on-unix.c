@@ -1,5 +1,6 @@
 /*
- * vsock backend: AF_VSOCK on a host that has none, for tests
+ * vsock backend: AF_VSOCK on a host that has none, and names with several
+ * addresses, for tests
  *
  * SPDX-License-Identifier: MIT
  *
@@ -9,9 +10,12 @@
  * progress, and its end, ECONNRESET where nobody listens, comes by SO_ERROR;
  * CID 77 is no device. A client's own CID is what its name, which ends in
  * "_CID", says, else that of the loopback.
+ *
+ * The name many.test has the addresses that $MANY_TEST lists, with commas.
  */
 #include <errno.h>
 #include <linux/vm_sockets.h>
+#include <netdb.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -117,5 +121,26 @@ int __wrap_getsockopt(int fd, int level, int option, void *value,
     if (r == 0 && level == SOL_SOCKET && option == SO_ERROR && refused[fd]) {
         *(int *)value = ECONNRESET;
     }
+    return r;
+}
+
+int __wrap_getaddrinfo(const char *name, const char *service,
+                       const struct addrinfo *hints, struct addrinfo **found)
+{
+    const char *list = getenv("MANY_TEST");
+    struct addrinfo **end = found;
+    char *text, *rest, *one;
+    int r = 0;
+
+    if (!list || strcmp(name, "many.test")) {
+        return __real_getaddrinfo(name, service, hints, found);
+    }
+    rest = text = strdup(list);
+    while (!r && (one = strsep(&rest, ","))) {
+        r = __real_getaddrinfo(one, service, hints, end);
+        /* The C library frees a list one by one. */
+        end = r ? end : &(*end)->ai_next;
+    }
+    free(text);
     return r;
 }
