@@ -1960,6 +1960,30 @@ def test_listener_that_does_not_accept(backend: Backend) -> None:
             assert backend.statistics()["backlog"] == 9
 
 
+def test_thousands_that_wait_for_one_listener(backend: Backend) -> None:
+    """It is asked for all of them together: asking for each took a quarter of a processor, in bursts."""
+    with guest(backend, buffers=900) as g, backend.listen(PORT, backlog=0), backend.listen(PORT + 1) as busy:
+        filler = socket.socket(socket.AF_UNIX)
+        filler.setblocking(False)
+        with filler:
+            filler.connect(os.fspath(backend.port(PORT)))
+            s = g.connect(PORT + 1)
+            peer, _ = busy.accept()
+            with peer:
+                waiting = [g.connect_start(PORT) for _ in range(4000)]
+                g.flush()
+                before = backend.cpu()
+                patience = fail_after()
+                while all(w.state == "connecting" for w in waiting[-10:]):
+                    s.send(b"x")
+                    assert peer.recv(1) == b"x"
+                    g.pump(0.05)
+                    patience("the refusals")
+                assert backend.cpu() - before < 0.15
+            g.wait(lambda: all(w.state == "reset" for w in waiting), "4000 refusals")
+            assert backend.statistics()["backlog"] == 4000
+
+
 def test_guest_gives_up_while_waiting(backend: Backend) -> None:
     with guest(backend) as g, backend.listen(PORT, backlog=0):
         filler = socket.socket(socket.AF_UNIX)
