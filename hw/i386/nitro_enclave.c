@@ -269,6 +269,11 @@ static void nitro_enclave_load_eif(NitroEnclaveMachineState *nems,
         error_setg(&error_fatal, "%s: %s (%s)", machine->kernel_filename,
                    err.text, eif_rule_name(err.rule));
     }
+    if (image->layout.gap_bytes) {
+        warn_report("%s: %" PRIu64 " bytes of it lie between its sections:"
+                    " they are in no PCR", machine->kernel_filename,
+                    image->layout.gap_bytes);
+    }
     if (image->signature_warning.rule != EIF_OK) {
         warn_report("%s: %s (%s): ignored, as eif-signature asks",
                     machine->kernel_filename, image->signature_warning.text,

@@ -93,7 +93,7 @@ typedef enum EifRule {
     EIF_ERR_BAD_VERSION,
     EIF_ERR_BAD_ARCH,
     EIF_ERR_SECTION_COUNT,
-    EIF_ERR_SECTION_OFFSET,         /* not where the previous one ends */
+    EIF_ERR_SECTION_OFFSET,         /* before the previous one ends */
     EIF_ERR_SECTION_BEYOND_FILE,    /* or beyond 64 bits */
     EIF_ERR_TRAILING_BYTES,
     EIF_ERR_SECTION_SIZE_MISMATCH,  /* header's array against section header */
@@ -154,7 +154,8 @@ typedef struct EifLayout {
     uint64_t default_cpus;
     uint32_t crc32;             /* as the header has it */
     unsigned n_sections;
-    EifSection section[EIF_MAX_SECTIONS];
+    EifSection section[EIF_MAX_SECTIONS];       /* in file order */
+    uint64_t gap_bytes;         /* before and between them, in no PCR */
     /* Filled by eif_parse_section(); index into @section, -1: none. */
     int kernel;
     int cmdline;

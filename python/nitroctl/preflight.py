@@ -78,7 +78,7 @@ def check(request: EnclaveConfig, *, now: datetime | None = None, host: Host | N
     _check_memory(memory, eif.size, ratio=request.memory_check)
     _check_program("QEMU", request.qemu)
     _check_program("the vsock backend", request.backend)
-    return Checked(eif, memory, tuple(_notes(request, memory, host)))
+    return Checked(eif, memory, tuple(_notes(request, eif, memory, host)))
 
 
 def _check_values(request: EnclaveConfig) -> None:
@@ -150,8 +150,10 @@ def _check_program(what: str, path: Path) -> None:
     raise EnclaveError(f"cannot start {what}: {path}: {why}", hint=hint)
 
 
-def _notes(request: EnclaveConfig, memory: int, host: Host) -> list[str]:
+def _notes(request: EnclaveConfig, eif: Peek, memory: int, host: Host) -> list[str]:
     notes = []
+    if gap := eif.layout.gap_size:
+        notes.append(f"{gap} bytes of {eif.path} lie between its sections: they are in no PCR")
     if host.available_mib is not None and memory > host.available_mib:
         notes.append(
             f"the enclave may come to use {memory} MiB of memory, and this host has {host.available_mib} MiB "

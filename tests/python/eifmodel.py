@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 KERNEL, CMDLINE, RAMDISK, SIGNATURE, METADATA = 1, 2, 3, 4, 5
 
@@ -50,12 +50,16 @@ def with_crc(data: bytes) -> bytes:
     return data[:544] + struct.pack(">I", zlib.crc32(data[:544] + data[548:])) + data[548:]
 
 
-def pack(sections: Sections, *, version: int = 4, flags: int = 0, mem: int = 1 << 30, cpus: int = 2) -> bytes:
-    """A good file, if the sections are good ones."""
+def pack(
+    sections: Sections, *, version: int = 4, flags: int = 0, mem: int = 1 << 30, cpus: int = 2,
+    gaps: Mapping[int, bytes] = {},
+) -> bytes:  # fmt: skip
+    """A good file, if the sections are good ones. `gaps`: what lies before the section of that number."""
     header = bytearray(548)
     struct.pack_into(">4sHHQQHH", header, 0, b".eif", version, flags, mem, cpus, 0, len(sections))
     body = b""
     for i, (type, data) in enumerate(sections):
+        body += gaps.get(i, b"")
         if i < 32:
             struct.pack_into(">Q", header, 28 + 8 * i, 548 + len(body))
             struct.pack_into(">Q", header, 284 + 8 * i, len(data))
@@ -110,9 +114,9 @@ def verdict(data: bytes) -> str:
     sizes = struct.unpack_from(f">{count}Q", data, 284)
     at = 548
     for offset, size in zip(offsets, sizes, strict=True):
-        if offset != at:
+        if offset < at:
             return "section-offset"
-        at += 12 + size
+        at = offset + 12 + size
         if at > len(data):
             return "section-beyond-file"
     if at != len(data):

@@ -69,6 +69,24 @@ def test_good_files(core: Core) -> None:
     assert core.ask(GOOD)[1:4] == list(model.TINY_PCRS)
 
 
+def test_gaps(core: Core) -> None:
+    """Between any sections, with any bytes in them, and damaged."""
+    for at in range(len(model.TINY)):
+        for gap in (b"\0", bytes(64), b".eif" * 99):
+            data = model.pack(model.TINY, gaps={at: gap})
+            assert agree(core, data) == "ok" and core.ask(data)[1:4] == list(model.TINY_PCRS)
+    for data in damaged_files(model.pack(model.TINY, gaps={0: bytes(64), 2: bytes(9)}), 8):
+        rule = agree(core, data)
+        if not rule.startswith("signature-"):
+            assert rule == model.verdict(data)
+    with Core("--structure", "--load") as loader:
+        assert agree(loader, test_eif_format.GAPPED) == "ok"
+        for at in (548, len(test_eif_format.GAPPED) - 100):
+            damaged = bytearray(test_eif_format.GAPPED)
+            damaged[at] ^= 1
+            assert agree(loader, bytes(damaged)) == "crc-mismatch"
+
+
 def test_each_rule(core: Core) -> None:
     for rule, what, damage in test_eif_format.DAMAGES:
         assert agree(core, damage()) == rule, what

@@ -53,6 +53,13 @@ def sections(*items: tuple[int, bytes], version: int = 4) -> Callable[[], bytes]
 
 
 # rule -> files that break it first. Offsets of the good file: sections at 548, 576, 589, 827, 847.
+def swapped_slots(data: bytes) -> bytes:
+    """The last two sections with each other's offset and size in the header."""
+    slots = [data[at : at + 8] for at in (52, 60, 308, 316)]
+    data = data[:52] + slots[1] + slots[0] + data[68:308] + slots[3] + slots[2] + data[324:]
+    return model.with_crc(data)
+
+
 DAMAGES: list[tuple[str, str, Callable[[], bytes]]] = [
     ("file-too-short", "empty", lambda: b""),
     ("file-too-short", "547 bytes", lambda: GOOD[:547]),
@@ -69,10 +76,11 @@ DAMAGES: list[tuple[str, str, Callable[[], bytes]]] = [
     ("section-count", "33", put(26, ">H", 33)),
     ("section-count", "65535", put(26, ">H", 65535)),
     ("section-offset", "first too early", put(28, ">Q", 547)),
-    ("section-offset", "first too late", put(28, ">Q", 549)),
+    ("section-offset", "first runs into the second", put(28, ">Q", 549)),
     ("section-offset", "overlap", put(36, ">Q", 575)),
-    ("section-offset", "gap", put(36, ">Q", 577)),
-    ("section-offset", "beyond 64 bits with its size", put(36, ">Q", 2**64 - 1)),
+    ("section-offset", "order of offsets", lambda: swapped_slots(GOOD)),
+    ("section-beyond-file", "beyond 64 bits with its size", put(36, ">Q", 2**64 - 1)),
+    ("section-beyond-file", "behind a gap that is larger than the file", put(60, ">Q", 872)),
     ("section-beyond-file", "last by one", put(284 + 32, ">Q", 13)),
     ("section-beyond-file", "first by far", put(284, ">Q", 2**40)),
     ("section-beyond-file", "wraps around 64 bits", put(284, ">Q", 2**64 - 560)),
@@ -133,11 +141,29 @@ def test_the_rules_are_all_there() -> None:
         pytest.param(model.pack((K, (model.CMDLINE, b""), (5, b""), (3, b""))), id="empty sections"),
         pytest.param(model.pack((K, C, M, *[R] * 29)), id="32 sections"),
         pytest.param(model.pack((K, R, C, M, R)), id="cmdline between ramdisks"),
+        pytest.param(model.pack(model.TINY, gaps={0: bytes(64)}), id="64 bytes behind the header"),
+        pytest.param(model.pack(model.TINY, gaps={i: b"x" * (i + 1) for i in range(5)}), id="gaps"),
     ],
 )
 def test_good_files(data: bytes) -> None:
     assert model.verdict(data) == "ok"
     assert verdict(data) == "ok"
+
+
+GAPPED = model.pack(model.TINY, gaps={0: bytes(64), 3: b"between" * 400_000})
+
+
+def test_what_lies_between_sections_is_summed_and_not_measured(tmp_path: Path) -> None:
+    """As Nitro does it: in the checksum, in no PCR; and told."""
+    path = tmp_path / "gaps.eif"
+    path.write_bytes(GAPPED)
+    found = scan(path)
+    found.check(path)
+    assert tuple(value for _, value in found.measurements.items()) == model.TINY_PCRS
+    assert found.layout.gap_size == 64 + 7 * 400_000
+    for at in (548, 548 + 63, len(GAPPED) - 100):
+        path.write_bytes(GAPPED[:at] + bytes([GAPPED[at] ^ 1]) + GAPPED[at + 1 :])
+        assert not scan(path).crc_matches
 
 
 def test_the_vector_is_the_published_file() -> None:
@@ -162,11 +188,11 @@ def test_layout_of_the_vector(tmp_path: Path) -> None:
 
 def test_an_error_says_where_and_what(tmp_path: Path) -> None:
     path = tmp_path / "broken.eif"
-    path.write_bytes(put(36, ">Q", 577)())
+    path.write_bytes(put(36, ">Q", 575)())
     with pytest.raises(EifError) as e:
         scan(path)
     assert e.value.path == path and e.value.offset == 36
-    for part in (str(path), "577", "576", "[section-offset]"):
+    for part in (str(path), "575", "576", "[section-offset]"):
         assert part in str(e.value)
 
 

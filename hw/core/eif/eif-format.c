@@ -3,11 +3,11 @@
  * EIF core: the file's layout.  Header, section headers, and which sections
  * there must be.  Looks at no section's data, allocates nothing, does no I/O.
  *
- * AWS's rules ask that sections do not overlap and lie in the file.  This
- * asks for more: each begins where the one before it ends, the first right
- * after the header, and the file ends with the last.  That is what AWS's own
- * tools write, and it leaves no byte of a file that the CRC covers but nobody
- * has looked at.
+ * AWS's rules ask that sections do not overlap and lie in the file, and Nitro
+ * boots files with gaps behind the header and between sections.  So here: the
+ * sections are in the order of their offsets, what lies between them is in
+ * the CRC and in no PCR, and its size is told.  The file ends with the last
+ * section: what would become of bytes behind it is nowhere said.
  */
 
 #include <inttypes.h>
@@ -80,14 +80,14 @@ bool eif_parse_header(EifLayout *l, const uint8_t *buf, size_t len,
 
         s->offset = eif_be64(buf + OFF_OFFSETS + 8 * i);
         s->size = eif_be64(buf + OFF_SIZES + 8 * i);
-        if (s->offset != end) {
+        if (s->offset < end) {
             return eif_fail(err, EIF_ERR_SECTION_OFFSET,
                             "section %u is at offset %" PRIu64 ", but what"
-                            " precedes it ends at %" PRIu64 " (%s)",
-                            i, s->offset, end,
-                            s->offset < end ? "they overlap" : "a gap");
+                            " precedes it ends at %" PRIu64 " (they overlap)",
+                            i, s->offset, end);
         }
-        if (__builtin_add_overflow(end, EIF_SECTION_HEADER_SIZE, &next) ||
+        if (__builtin_add_overflow(s->offset, EIF_SECTION_HEADER_SIZE,
+                                   &next) ||
             __builtin_add_overflow(next, s->size, &next) ||
             next > file_size) {
             return eif_fail(err, EIF_ERR_SECTION_BEYOND_FILE,
@@ -95,6 +95,7 @@ bool eif_parse_header(EifLayout *l, const uint8_t *buf, size_t len,
                             " bytes, but the file ends at %" PRIu64,
                             i, s->offset, s->size, file_size);
         }
+        l->gap_bytes += s->offset - end;
         end = next;
     }
     if (end != file_size) {

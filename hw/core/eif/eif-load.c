@@ -463,14 +463,36 @@ static bool check_boot(Loader *ld, EifError *err)
                                image->initramfs_size, opt->lowmem, err);
 }
 
+/* What no section has: in the checksum, and nowhere else. */
+static bool sum_gap(Loader *ld, uint64_t from, uint64_t to, EifError *err)
+{
+    while (from < to) {
+        size_t n = MIN(to - from, CHUNK);
+
+        if (!read_all(ld->fd, ld->chunk, n, from, err)) {
+            return false;
+        }
+        ld->crc = crc32_z(ld->crc, ld->chunk, n);
+        from += n;
+    }
+    return true;
+}
+
 /* Steps 5 to 7, the added initrd in between. */
 static bool read_and_check(Loader *ld, EifError *err)
 {
     EifImage *image = ld->image;
     const EifLayout *l = ld->layout;
+    uint64_t end = EIF_HEADER_SIZE;
 
     ld->crc = eif_crc_header(ld->header);
     for (unsigned i = 0; i < l->n_sections; i++) {
+        const EifSection *s = &l->section[i];
+
+        if (!sum_gap(ld, end, s->offset, err)) {
+            return false;
+        }
+        end = s->offset + EIF_SECTION_HEADER_SIZE + s->size;
         ld->crc = crc32(ld->crc, ld->section_header[i],
                         EIF_SECTION_HEADER_SIZE);
         if (!stream(ld, &ld->pieces[i], err)) {

@@ -88,6 +88,7 @@ def _unmeasured(d: Description) -> Iterator[tuple[str, str]]:
     yield "flags", f"{header.flags:#06x}"
     yield "default memory", f"{header.default_mem} bytes"
     yield "default CPUs", str(header.default_cpus)
+    yield "gaps between sections", f"{d.layout.gap_size} bytes"
     yield "order of sections", " ".join(s.type.name.lower() for s in d.layout.sections)
     yield from _flat("metadata", d.metadata)
 

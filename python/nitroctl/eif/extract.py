@@ -19,7 +19,7 @@ from isal.isal_zlib import crc32
 
 from nitroctl.eif import signature
 from nitroctl.eif.format import CRC_OFFSET, Layout, Section, SectionType, open_eif, read_layout
-from nitroctl.eif.measure import CHUNK, Progress, crc_mismatch, shown
+from nitroctl.eif.measure import CHUNK, Progress, crc_mismatch, crc_of_gap, shown
 from nitroctl.errors import EifError, NitroError
 
 # First bytes of what a kernel can unpack (lib/decompress.c) -> suffix.
@@ -78,9 +78,9 @@ def extract(path: Path, folder: Path) -> list[Path]:
 def _write(fd: int, layout: Layout, folder: Path, path: Path, advance: Progress | None) -> list[str]:
     names: list[str] = []
     crc = crc32(layout.header.raw[:CRC_OFFSET])
-    for section in layout.sections:
+    for section, gap in zip(layout.sections, layout.gaps, strict=True):
         names.append(_name(fd, section, sum(n.startswith("ramdisk") for n in names)))
-        crc = crc32(section.header, crc)
+        crc = crc32(section.header, crc_of_gap(crc, fd, gap, path))
         with open(folder / names[-1], "xb") as out:
             for data in read_section(fd, section, path):
                 crc = crc32(data, crc)

@@ -202,8 +202,23 @@ class Scan:
         """The two rules of the data: crc-mismatch, cmdline-nul."""
         if not self.crc_matches:
             raise crc_mismatch(self.crc32, self.layout.header.crc32, path)
+        self.check_cmdline(path)
+
+    def check_cmdline(self, path: Path | None = None) -> None:
         if self.nul_offset is not None:
             raise cmdline_nul(self.nul_offset, path)
+
+
+def crc_of_gap(crc: int, fd: int, gap: tuple[int, int], path: Path | None = None) -> int:
+    """`crc` with what lies between two sections (`Layout.gaps`)."""
+    at, end = gap
+    while at < end:
+        data = os.pread(fd, min(CHUNK, end - at), at)
+        if not data:
+            raise EifError("io", "the file became shorter while it was read", path=path, offset=at)
+        crc = crc32(data, crc)
+        at += len(data)
+    return crc
 
 
 _KEPT = {
@@ -223,8 +238,8 @@ def scan_fd(fd: int, file_size: int, path: Path | None = None, progress: Progres
     nul_offset: int | None = None
     ring = Ring(min(CHUNK, file_size))
     with Digests() as digests:
-        for section in layout.sections:
-            crc = crc32(section.header, crc)
+        for section, gap in zip(layout.sections, layout.gaps, strict=True):
+            crc = crc32(section.header, crc_of_gap(crc, fd, gap, path))
             digests.begin(section.type)
             at = section.data_offset
             while at < section.end:

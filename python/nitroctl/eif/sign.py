@@ -34,7 +34,7 @@ from nitroctl.eif.format import (
     open_eif,
     read_layout,
 )
-from nitroctl.eif.measure import CHUNK, Digests, Measurements, cmdline_nul, crc_mismatch, shown
+from nitroctl.eif.measure import CHUNK, Digests, Measurements, cmdline_nul, crc_mismatch, crc_of_gap, shown
 from nitroctl.eif.output import replacing
 from nitroctl.eif.signature import Signature
 from nitroctl.errors import EifError, NitroError
@@ -190,8 +190,8 @@ def _check_data(fd: int, layout: Layout, writer: Writer, path: Path) -> None:
     make it look whole."""
     crc = crc32(layout.header.raw[:CRC_OFFSET])
     copied = iter(writer.parts)
-    for section in layout.sections:
-        crc = crc32(section.header, crc)
+    for section, gap in zip(layout.sections, layout.gaps, strict=True):
+        crc = crc32(section.header, crc_of_gap(crc, fd, gap, path))
         if section.type is SectionType.SIGNATURE:
             crc = crc32(os.pread(fd, section.size, section.data_offset), crc)
         else:
@@ -232,4 +232,7 @@ def sign(path: Path, key: SigningKey, output: Path) -> Built:
         # Signatures came with version 3, whose layout is that of 2.
         version = max(3, header.version)
         total = writer.finish(Hints(version, header.flags, header.default_mem, header.default_cpus))
-    return Built(output, total, measurements, tuple(key.warnings()))
+    warnings = key.warnings()
+    if layout.gap_size:
+        warnings.append(f"{layout.gap_size} bytes between the sections of {path} were left out")
+    return Built(output, total, measurements, tuple(warnings))
