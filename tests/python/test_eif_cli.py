@@ -39,6 +39,10 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> tuple[int, str
     return e.value.code, out, err
 
 
+# The vector with what passes for a kernel.
+BOOTABLE = [(model.KERNEL, model.bzimage()), *model.TINY[1:]]
+
+
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.eif"
@@ -52,7 +56,7 @@ def tiny(tmp_path: Path) -> Path:
 def test_describe_json_as_nitro_cli_prints_it(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The whole text: keys, order, indentation. (nitro-cli, describe-eif.)"""
     pcr0, pcr1, pcr2 = model.TINY_PCRS
-    assert run(capsys, "describe", "--json", tiny) == (
+    assert run(capsys, "describe", "--file-rules-only", "--json", tiny) == (
         0,
         f"""{{
   "EifVersion": 4,
@@ -82,7 +86,7 @@ def test_describe_json_as_nitro_cli_prints_it(tiny: Path, capsys: pytest.Capture
 
 def with_metadata(folder: Path, metadata: bytes) -> Path:
     path = folder / "m.eif"
-    path.write_bytes(model.pack([*model.TINY[:2], (model.METADATA, metadata), *model.TINY[3:]]))
+    path.write_bytes(model.pack([*BOOTABLE[:2], (model.METADATA, metadata), *BOOTABLE[3:]]))
     return path
 
 
@@ -95,7 +99,7 @@ def test_custom_metadata_are_flattened(tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_without_metadata(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "v3.eif"
-    path.write_bytes(model.pack([*model.TINY[:2], *model.TINY[3:]], version=3))
+    path.write_bytes(model.pack([*BOOTABLE[:2], *BOOTABLE[3:]], version=3))
     _, out, err = run(capsys, "describe", "--json", path)
     assert list(json.loads(out)) == ["EifVersion", "Measurements", "IsSigned", "CheckCRC"]
     assert err == ""
@@ -136,7 +140,7 @@ def test_half_a_surrogate_pair_is_printed_escaped(tmp_path: Path, capsys: pytest
 
 
 def test_describe_for_people(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status, out, err = run(capsys, "describe", tiny)
+    status, out, err = run(capsys, "describe", "--file-rules-only", tiny)
     assert (status, err) == (0, "")
     for part in ("tiny 1.0", "EIF version 4", "1d8f97aa, matches", *model.TINY_PCRS):
         assert part in out
@@ -146,11 +150,53 @@ def test_describe_for_people(tiny: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_describe_shows_a_damaged_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """As nitro-cli: the wrong checksum is reported, not refused."""
     path = tmp_path / "d.eif"
-    path.write_bytes(model.pack(model.TINY)[:-1] + b"X")
+    path.write_bytes(model.pack(BOOTABLE)[:-1] + b"X")
     status, out, _ = run(capsys, "describe", path)
     assert status == 0 and "DOES NOT MATCH" in out
     _, out, _ = run(capsys, "describe", "--json", path)
     assert json.loads(out)["CheckCRC"] is False
+
+
+UNBOOTABLE = [
+    ("cmdline-nul", [BOOTABLE[0], (model.CMDLINE, b"console=ttyS0\0"), *BOOTABLE[2:]]),
+    ("kernel-not-bzimage", list(model.TINY)),
+    ("kernel-setup-size", [(model.KERNEL, model.bzimage()[:0x400]), *BOOTABLE[1:]]),
+    ("cmdline-too-long", [BOOTABLE[0], (model.CMDLINE, b"x" * 2048), *BOOTABLE[2:]]),
+]
+
+
+@pytest.mark.parametrize("rule, sections", UNBOOTABLE, ids=[rule for rule, _ in UNBOOTABLE])
+def test_one_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], rule: str, sections: list[tuple[int, bytes]]
+) -> None:
+    """What the machine refuses, describe and verify refuse, whoever asks; and it is still described."""
+    from eifverdict import Core
+    from nitroctl import nitro_cli
+
+    path = tmp_path / "o.eif"
+    data = model.pack(sections)
+    path.write_bytes(data)
+    with Core() as core:
+        assert core.ask(data)[0] == rule
+    for command in (["describe"], ["describe", "--json"], ["verify"]):
+        status, out, err = run(capsys, *command, path)
+        assert status == 1 and f"[{rule}]" in err
+        assert ("PCR0" in out) == ("describe" in command)
+    assert "REFUSES" in run(capsys, "describe", path)[1]
+    with pytest.raises(SystemExit) as e:
+        nitro_cli.main(["describe-eif", "--eif-path", str(path)])
+    out, err = capsys.readouterr()
+    assert e.value.code not in (0, None) and out == "" and "E35" in err and f"[{rule}]" in err
+
+
+def test_gaps_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "o.eif"
+    path.write_bytes(model.pack(BOOTABLE, gaps={0: bytes(64)}))
+    status, out, _ = run(capsys, "describe", path)
+    assert status == 0 and "64 bytes lie between the sections" in out
+    status, out, err = run(capsys, "describe", "--json", path)
+    assert status == 0 and json.loads(out)["CheckCRC"] is True and "64 bytes" in err
+    assert run(capsys, "verify", path)[0] == 0
 
 
 def test_a_file_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from nitroctl.errors import EXIT_USAGE, NitroError
 
 if TYPE_CHECKING:
     from nitroctl.eif.build import Built
+    from nitroctl.eif.describe import Description
     from nitroctl.eif.measure import Measurements
     from nitroctl.eif.sign import SigningKey
 
@@ -206,22 +207,37 @@ def _build_application(given: dict[str, Any]) -> Built:
 
 @eif.command()
 @click.argument("file", type=PATH)
+@click.option("--file-rules-only", is_flag=True, help="Do not ask whether the kernel can be booted.")
 @click.option("--json", "as_json", is_flag=True, help="Print what `nitro-cli describe-eif` prints.")
-def describe(file: Path, as_json: bool) -> None:
-    """Say what an EIF is: sections, metadata, checksum, signature, PCRs."""
+def describe(file: Path, file_rules_only: bool, as_json: bool) -> None:
+    """Say what an EIF is: sections, metadata, checksum, signature, PCRs.
+
+    A wrong checksum or signature is shown. Whatever else the machine refuses the file for ends in an error
+    behind the description, and in status 1.
+    """
     from nitroctl import progress
-    from nitroctl.eif.describe import describe, table
+    from nitroctl.eif.describe import describe
 
     progress.set_quiet(as_json)
-    description = describe(file)
+    description = describe(file, file_rules_only=file_rules_only)
     if as_json:
+        for note in description.notes:
+            click.echo(f"warning: {note}", err=True)
         if description.metadata_error:
             click.echo(f"warning: the metadata are not readable: {description.metadata_error}", err=True)
         _show_json(description.to_json())
-        return
+    else:
+        _show_description(description)
+    if description.refusal:
+        raise description.refusal
+
+
+def _show_description(description: Description) -> None:
     import sys
 
     from rich.console import Console
+
+    from nitroctl.eif.describe import table
 
     # The PCRs are longer than a terminal is wide; printed plainly they can still be copied.
     Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table(description))

@@ -2,21 +2,25 @@
 """What an EIF is: a table for people, the JSON of `nitro-cli describe-eif` for programs. Changes nothing.
 
 Structure is judged strictly. What nitro-cli reports instead of refusing is reported here too: a checksum that
-does not match ("CheckCRC": false) and a signature over another PCR0 ("SignatureCheck": false). Metadata that
-cannot be read leave their keys out, with a warning, since nothing in an enclave depends on them.
+does not match ("CheckCRC": false) and a signature over another PCR0 ("SignatureCheck": false). What else the
+machine refuses the file for is `Description.refusal`. Metadata that cannot be read leave their keys out, with
+a warning, since nothing in an enclave depends on them.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from nitroctl.eif import measure as measuring
+from nitroctl.eif import verify
+from nitroctl.eif.certificate import holds_private_key
 from nitroctl.eif.format import Layout
 from nitroctl.eif.measure import METADATA_KEPT, Measurements
+from nitroctl.errors import EifError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -65,6 +69,17 @@ class Description:
     metadata: dict[str, Any] | None
     metadata_error: str | None
     signature: SignatureInfo | None
+    refusal: EifError | None
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about what is accepted, and odd."""
+        found = []
+        if gap := self.layout.gap_size:
+            found.append(f"{gap} bytes lie between the sections: in the checksum, in no PCR")
+        if self.signature and holds_private_key(self.signature.signature.pem):
+            found.append("the signature's certificate has a PRIVATE KEY beside it: the image gives it away")
+        return found
 
     @property
     def needs_acpi(self) -> bool:
@@ -92,8 +107,9 @@ def _openssl_time(t: datetime) -> str:
     return f"{_MONTHS[t.month - 1]} {t.day:2} {t:%H:%M:%S} {t.year} GMT"
 
 
-def describe(path: Path) -> Description:
-    """Read a file once and say what it is. Raises EifError for a broken file and for a signature that cannot
+def describe(path: Path, *, file_rules_only: bool = False) -> Description:
+    """Read a file once and say what it is; with `file_rules_only`, without asking whether its kernel can be
+    booted. Raises EifError for a broken file and for a signature that cannot
     be read or was not made with its certificate's key, as nitro-cli does."""
     scan = measuring.scan(path)
     metadata, problem = parse_metadata(scan.metadata) if scan.metadata is not None else (None, None)
@@ -118,6 +134,7 @@ def describe(path: Path) -> Description:
         metadata=metadata,
         metadata_error=problem,
         signature=info,
+        refusal=verify.refusal(scan, path, file_rules_only=file_rules_only),
     )
 
 
@@ -223,9 +240,15 @@ def table(d: Description) -> RenderableType:
         signer = d.signature.signer
         row("Signature", f"{signer.curve.alg_name}, certificate {signer.subject}")
         begin, end = signer.not_before, signer.not_after
-        row("", f"valid {begin:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC")
+        valid = begin <= datetime.now(UTC) <= end
+        dates = f"valid {begin:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC"
+        row("", dates if valid else f"{dates}, NOT NOW: it does not start", "" if valid else "bold red")
         if d.signature.covers_pcr0:
             row("", "covers this image's PCR0", "green")
         else:
             row("", "DOES NOT COVER this image's PCR0: changed after signing", "bold red")
+    for note in d.notes:
+        row("Note", note, "yellow")
+    if d.refusal:
+        row("Verdict", "the machine REFUSES it", "bold red")
     return result

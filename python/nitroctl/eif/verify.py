@@ -14,7 +14,7 @@ from nitroctl.eif import boot
 from nitroctl.eif import measure as measuring
 from nitroctl.eif.format import SectionType
 from nitroctl.eif.measure import Measurements, Scan
-from nitroctl.errors import NitroError
+from nitroctl.errors import EifError, NitroError
 
 
 class PcrMismatch(NitroError):
@@ -42,6 +42,26 @@ def verify(
     return found
 
 
+def refusal(scan: Scan, path: Path | None = None, *, file_rules_only: bool = False) -> EifError | None:
+    """Why the machine will not start it, of what `nitro-cli describe-eif` has no key for: neither the
+    checksum nor the signature."""
+    try:
+        if not file_rules_only:
+            boot.check_sizes(scan.layout, path)
+        scan.check_cmdline(path)
+        if not file_rules_only:
+            _check_kernel(scan, path)
+    except EifError as e:
+        return e
+    return None
+
+
+def _check_kernel(scan: Scan, path: Path | None) -> None:
+    section = scan.layout.of_type(SectionType.KERNEL)[0]
+    kernel = boot.parse_kernel(scan.kernel_header, section.size, path, section.data_offset)
+    boot.check_cmdline(scan.layout.of_type(SectionType.CMDLINE)[0].size, kernel, path)
+
+
 def judge(
     scan: Scan, now: datetime, path: Path | None = None, *, file_rules_only: bool = False
 ) -> Measurements:
@@ -50,9 +70,7 @@ def judge(
         boot.check_sizes(scan.layout, path)
     scan.check(path)
     if not file_rules_only:
-        section = scan.layout.of_type(SectionType.KERNEL)[0]
-        kernel = boot.parse_kernel(scan.kernel_header, section.size, path, section.data_offset)
-        boot.check_cmdline(scan.layout.of_type(SectionType.CMDLINE)[0].size, kernel, path)
+        _check_kernel(scan, path)
     if scan.signature is None:
         return scan.measurements
     from nitroctl.eif import signature

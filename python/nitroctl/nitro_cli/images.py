@@ -54,6 +54,8 @@ def describe_eif(options: dict[str, Any]) -> int:
         description = describe(Path(options["eif_path"]))
     except NitroError as e:
         raise CliError("E35", told(e)) from None
+    if description.refusal:
+        raise CliError("E35", told(description.refusal))
     if description.metadata_error:
         say(f"warning: the metadata are not readable: {description.metadata_error}")
     show(description.to_json())
