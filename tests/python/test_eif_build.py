@@ -22,7 +22,16 @@ import eifmodel as model
 import nitroctl
 from nitroctl.eif import measure
 from nitroctl.eif.boot import read_kernel
-from nitroctl.eif.build import BuildRequest, Generated, Metadata, Sink, build, parse_build_time
+from nitroctl.eif.build import (
+    BuildRequest,
+    Generated,
+    Metadata,
+    Sink,
+    build,
+    parse_build_time,
+    read_custom_metadata,
+)
+from nitroctl.eif.describe import parse_metadata
 from nitroctl.eif.output import replacing
 from nitroctl.eif.verify import verify
 from nitroctl.errors import EifError, NitroError, UsageError
@@ -120,7 +129,42 @@ def test_metadata_has_awss_keys_in_awss_order() -> None:
     assert list(value["BuildMetadata"]) == [
         "BuildTime", "BuildTool", "BuildToolVersion", "OperatingSystem", "KernelVersion",
     ]  # fmt: skip
-    assert text.endswith('"DockerInfo":{"Id":"x"},"CustomMetadata":{"z":1,"a":"ä"}}'.encode())
+    assert text.endswith('"DockerInfo":{"Id":"x"},"CustomMetadata":{"a":"ä","z":1}}'.encode())
+
+
+@pytest.mark.parametrize(
+    "text, written",
+    [
+        ('{"z":1,"a":{"ä":[{"c":1,"b":2}],"Z":0}}', '{"a":{"Z":0,"ä":[{"b":2,"c":1}]},"z":1}'),
+        ('{"😀":2, "\\uffee":1, "b":0}', '{"b":0,"\uffee":1,"😀":2}'),
+        ("[1, 2.5, null]", "[1,2.5,null]"), ("7", "7"), ('"x"', '"x"'), ("null", "null"), ("{}", "{}"),
+        ('{"a":1,"a":2}', '{"a":2}'), ("18446744073709551615", "18446744073709551615"), ("1e300", "1e+300"),
+        ("[" * 126 + "]" * 126, "[" * 126 + "]" * 126),
+    ],
+)  # fmt: skip
+def test_custom_metadata_are_any_json(tmp_path: Path, text: str, written: str) -> None:
+    """Keys in the order of their bytes, as serde_json's maps have them."""
+    (tmp_path / "m").write_text(text, "utf-8")
+    custom = read_custom_metadata(tmp_path / "m")
+    made = Metadata("n", custom=custom, docker_info={"b": {"d": 1, "c": 2}, "a": 3}).to_json()
+    assert made.endswith(f'"DockerInfo":{{"a":3,"b":{{"c":2,"d":1}}}},"CustomMetadata":{written}}}'.encode())
+    found, problem = parse_metadata(made)
+    assert found is not None and found["CustomMetadata"] == json.loads(text), problem
+
+
+NOT_JSON = [
+    b'{"e":1e400}', b"-1e999", b"1" + b"0" * 400, b"NaN", b"[Infinity]", b'"\\ud800"', b"\xff",
+    b'\xef\xbb\xbf{}', '{"a":1}'.encode("utf-16"), b"", b"{", b"{} {}", b"'a'", b"[" * 127 + b"]" * 127,
+    b"[" * 4096,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", NOT_JSON)
+def test_custom_metadata_that_nobody_could_read(tmp_path: Path, text: bytes) -> None:
+    """Python's own reader takes some of them."""
+    (tmp_path / "m").write_bytes(text)
+    with pytest.raises(NitroError, match="m: custom metadata must be JSON"):
+        read_custom_metadata(tmp_path / "m")
 
 
 @pytest.mark.parametrize(

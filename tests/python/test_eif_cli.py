@@ -97,6 +97,14 @@ def test_custom_metadata_are_flattened(tmp_path: Path, capsys: pytest.CaptureFix
     assert '"z": [],\n    "ä": {}\n' in out
 
 
+def test_custom_metadata_without_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """AWS's build takes any JSON."""
+    text = model.TINY_METADATA.replace(b'"CustomMetadata":null', b'"CustomMetadata":[1,{}]')
+    status, out, _ = run(capsys, "describe", "--json", with_metadata(tmp_path, text))
+    assert status == 0 and json.loads(out)["Metadata"]["CustomMetadata"] == [1, {}]
+    assert "[1, {}]" in run(capsys, "describe", with_metadata(tmp_path, text))[1]
+
+
 def test_without_metadata(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "v3.eif"
     path.write_bytes(model.pack([*BOOTABLE[:2], *BOOTABLE[3:]], version=3))
@@ -107,7 +115,7 @@ def test_without_metadata(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 
 BAD_METADATA = [
     b"", b"x", b"[]", b"null", b"{}", b"\xff", b"[" * 100000, b"1" * 5000, b'{"a":NaN}',
-    model.TINY_METADATA.replace(b'"CustomMetadata":null', b'"CustomMetadata":7'),
+    model.TINY_METADATA.replace(b'"CustomMetadata":null', b'"CustomMetadata":{"e":1e400}'),
     model.TINY_METADATA.replace(b',"CustomMetadata":null', b""),
     model.TINY_METADATA.replace(b'"DockerInfo":null,', b""),
     model.TINY_METADATA.replace(b'"tiny"', b"3"),
@@ -250,8 +258,11 @@ def test_build_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     "text, what",
-    [("[1]", "object"), ("{", "JSON"), ('{"a":"' + "x" * 4096 + '"}', "4096"), (None, "meta.json")],
-)
+    [
+        ('{"e":1e400}', "1e400 is out of range"), ("{", "JSON"), ('{"a":"' + "x" * 4096 + '"}', "4096"),
+        (None, "meta.json"),
+    ],
+)  # fmt: skip
 def test_custom_metadata_that_are_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, what: str
 ) -> None:

@@ -11,6 +11,7 @@
     extract     a file's sections, one by one
     diff        what differs between two files
     describe    what a file is, for people and in nitro-cli's JSON
+    metadata    JSON as AWS's tools read and write it
     build       kernel + command line + ramdisks -> EIF
     cpio        "newc" archives, the form of a ramdisk
     image       container images, without unpacking them

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 from isal.isal_zlib import crc32
 
 from nitroctl import __version__
+from nitroctl.eif import metadata
 from nitroctl.eif.boot import check_cmdline, read_kernel
 from nitroctl.eif.format import (
     CRC_OFFSET,
@@ -98,7 +99,7 @@ class Metadata:
     custom: Any = None
 
     def to_json(self) -> bytes:
-        """Compact, with AWS's keys in AWS's order."""
+        """Compact, with AWS's keys in AWS's order, and those within the last two sorted, as AWS has them."""
         value = {
             "ImageName": self.image_name,
             "ImageVersion": self.image_version,
@@ -109,11 +110,11 @@ class Metadata:
                 "OperatingSystem": self.operating_system,
                 "KernelVersion": self.kernel_version,
             },
-            "DockerInfo": self.docker_info,
-            "CustomMetadata": self.custom,
         }
         # Names may come from a file system, where not every name is Unicode.
-        return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+        text = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+        docker, custom = metadata.write(self.docker_info), metadata.write(self.custom)
+        return text[:-1] + b',"DockerInfo":' + docker + b',"CustomMetadata":' + custom + b"}"
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def parse_build_time(text: str) -> str:
 
 
 def read_custom_metadata(path: Path) -> Any:
-    """The JSON object in a file of at most 4096 bytes; nitro-cli has the same limit."""
+    """The JSON value in a file of at most 4096 bytes; nitro-cli has the same limit."""
     try:
         with open(path, "rb") as f:
             data = f.read(CUSTOM_METADATA_MAX + 1)
@@ -173,13 +174,9 @@ def read_custom_metadata(path: Path) -> Any:
     if len(data) > CUSTOM_METADATA_MAX:
         raise NitroError(f"{path}: custom metadata may have {CUSTOM_METADATA_MAX} bytes, the file has more")
     try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as e:
+        return metadata.parse_custom(data)
+    except ValueError as e:
         raise NitroError(f"{path}: custom metadata must be JSON: {e}") from None
-    if not isinstance(value, dict):
-        # nitro-cli's describe-eif mixes its keys with those of the build.
-        raise NitroError(f"{path}: custom metadata must be a JSON object, not {type(value).__name__}")
-    return value
 
 
 # ---- CRC-32 of parts ----

@@ -313,7 +313,7 @@ class Options:
 
     name: str | None = None
     version: str | None = None
-    custom: Mapping[str, Any] | None = None
+    custom: Any = None  # any JSON value
     build_time: str = ""
     compress: bool = False
     signer: FileSigner | None = None
@@ -322,9 +322,14 @@ class Options:
 def compose(application: Application, start: Bootstrap, output: Path, options: Options) -> Built:
     """Make the EIF. Raises NitroError."""
     kernel = read_kernel(start.kernel.bzimage)
-    custom = dict(options.custom or {})
+    custom = options.custom
     if start.kernel.acpi:
-        custom["nitroctl"] = {"acpi": True}
+        if not isinstance(custom, dict | None):
+            raise NitroError(
+                f"custom metadata must be a JSON object, not {type(custom).__name__}, with this kernel: "
+                "that it needs ACPI is written there"
+            )
+        custom = {**(custom or {}), "nitroctl": {"acpi": True}}
     warnings = list(application.warnings)
     if start.aws and (application.cwd or application.user):
         warnings.append("AWS's init knows neither WORKDIR nor USER: the application runs as root in /")
@@ -343,7 +348,7 @@ def compose(application: Application, start: Bootstrap, output: Path, options: O
             build_time=options.build_time,
             kernel_version=kernel.version,
             docker_info=application.info,
-            custom=custom or None,
+            custom=custom,
         ),
         signer=options.signer,
     )

@@ -13,13 +13,14 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from nitroctl.eif import measure as measuring
 from nitroctl.eif import verify
 from nitroctl.eif.certificate import holds_private_key
 from nitroctl.eif.format import Layout
 from nitroctl.eif.measure import METADATA_KEPT, Measurements
+from nitroctl.eif.metadata import parse as json_of
 from nitroctl.errors import EifError
 
 if TYPE_CHECKING:
@@ -141,6 +142,13 @@ def describe(path: Path, *, file_rules_only: bool = False) -> Description:
 # ---- metadata ----
 
 
+def _custom(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The custom metadata's keys, which nitro-cli mixes with those of the build; what has no keys has that of
+    its own."""
+    value = metadata["CustomMetadata"]
+    return {} if value is None else value if isinstance(value, dict) else {"CustomMetadata": value}
+
+
 def metadata_json(metadata: dict[str, Any]) -> dict[str, Any]:
     """What nitro-cli prints of a metadata section."""
     return {
@@ -149,7 +157,7 @@ def metadata_json(metadata: dict[str, Any]) -> dict[str, Any]:
         "Metadata": {
             **{key: metadata["BuildMetadata"][key] for key in BUILD_KEYS},
             "DockerInfo": metadata["DockerInfo"],
-            **(metadata["CustomMetadata"] or {}),
+            **_custom(metadata),
         },
     }
 
@@ -157,15 +165,11 @@ def metadata_json(metadata: dict[str, Any]) -> dict[str, Any]:
 def parse_metadata(data: bytes) -> tuple[dict[str, Any] | None, str | None]:
     """(metadata, None), or (None, why not). All keys must be there, as nitro-cli wants it; null may stand for
     DockerInfo and CustomMetadata."""
-
-    def no_constant(name: str) -> NoReturn:
-        raise ValueError(f"{name} is not JSON")
-
     if len(data) >= METADATA_KEPT:
         return None, f"more than {METADATA_KEPT} bytes"
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=no_constant)
-    except (ValueError, RecursionError) as e:
+        value = json_of(data)
+    except ValueError as e:
         return None, f"not JSON: {e}"
     if not isinstance(value, dict):
         return None, "not a JSON object"
@@ -179,8 +183,6 @@ def parse_metadata(data: bytes) -> tuple[dict[str, Any] | None, str | None]:
     for key in ("DockerInfo", "CustomMetadata"):
         if key not in value:
             return None, f"no {key}"
-    if not isinstance(value["CustomMetadata"], dict | None):
-        return None, "CustomMetadata is neither an object nor null"
     return value, None
 
 
@@ -222,7 +224,7 @@ def table(d: Description) -> RenderableType:
         row("Image", f"{d.metadata['ImageName']} {d.metadata['ImageVersion']}")
         row("Built", f"{build['BuildTime']} by {build['BuildTool']} {build['BuildToolVersion']}")
         row("System", f"{build['OperatingSystem']} {build['KernelVersion']}")
-        for key, value in (d.metadata["CustomMetadata"] or {}).items():
+        for key, value in _custom(d.metadata).items():
             row("Metadata", f"{key}: {json.dumps(value, ensure_ascii=False)}")
     elif d.metadata_error:
         row("Metadata", f"not readable: {d.metadata_error}", "yellow")
