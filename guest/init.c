@@ -4,8 +4,9 @@
  * parent, runs the application and ends the enclave with it.  Static, started
  * by the kernel from the first ramdisk as /init, with the application's files
  * under /rootfs and its command and environment in /cmd and /env (one entry
- * per line).  Of our own, AWS's knows neither: /cwd, where the application
- * starts, and /user, the numbers of its user, group and further groups.
+ * per line).  Of our own, AWS's knows none of them: /cwd, where the application
+ * starts; /user, the numbers of its user, group and further groups; /cmd0 and
+ * /env0, in place of the other two where a text in them has a line break.
  * Before the heartbeat it asks for a second port of the parent, which only a
  * local one serves: there it says at the end how the application ended.
  *
@@ -112,10 +113,10 @@ static void open_console(void)
 /* --- Files of lines ------------------------------------------------------ */
 
 /*
- * The lines of a file without their newlines, as a NULL-terminated array that
- * lives as long as we do.  NULL with errno when the file cannot be read.
+ * The entries of a file without the @end of each, as a NULL-terminated array
+ * that lives as long as we do.  NULL with errno when it cannot be read.
  */
-static char **read_lines(const char *path, size_t *count)
+static char **read_entries(const char *path, char end, size_t *count)
 {
     FILE *f = fopen(path, "re");
     char **lines = NULL;
@@ -133,7 +134,7 @@ static char **read_lines(const char *path, size_t *count)
         if (!lines) {
             die_about("read", path);
         }
-        len = getline(&line, &size, f);
+        len = getdelim(&line, &size, end, f);
         if (len < 0) {
             if (!feof(f)) {
                 die_about("read", path);
@@ -141,7 +142,7 @@ static char **read_lines(const char *path, size_t *count)
             free(line);
             break;
         }
-        if (len > 0 && line[len - 1] == '\n') {
+        if (len > 0 && line[len - 1] == end) {
             line[len - 1] = '\0';
         }
         lines[n++] = line;
@@ -152,10 +153,15 @@ static char **read_lines(const char *path, size_t *count)
     return lines;
 }
 
-/* Read one of the application's two files, which then goes away. */
-static char **take_lines(const char *path, size_t *count)
+static char **read_lines(const char *path, size_t *count)
 {
-    char **lines = read_lines(path, count);
+    return read_entries(path, '\n', count);
+}
+
+/* Read one of the application's files, which then goes away. */
+static char **take_entries(const char *path, char end, size_t *count)
+{
+    char **lines = read_entries(path, end, count);
 
     if (!lines) {
         die_about("the application's ramdisk lacks a file it must have", path);
@@ -164,6 +170,22 @@ static char **take_lines(const char *path, size_t *count)
         die_about("unlink", path);
     }
     return lines;
+}
+
+static char **take_lines(const char *path, size_t *count)
+{
+    return take_entries(path, '\n', count);
+}
+
+/*
+ * The lines of @path; or all that is in @path0, each ended by NUL, which is
+ * there beside it when something in it has a line break.
+ */
+static char **take_texts(const char *path, const char *path0, size_t *count)
+{
+    char **lines = take_lines(path, count);
+
+    return access(path0, F_OK) < 0 ? lines : take_entries(path0, '\0', count);
 }
 
 /* The first line of a file that need not be there; it goes away too. */
@@ -511,8 +533,8 @@ int main(void)
     parent = open_status();
     heartbeat();
 
-    env = take_lines("/env", &envs);
-    cmd = take_lines("/cmd", &cmds);
+    env = take_texts("/env", "/env0", &envs);
+    cmd = take_texts("/cmd", "/cmd0", &cmds);
     cwd = take_optional_line("/cwd");
     user = take_optional_line("/user");
 

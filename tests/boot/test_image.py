@@ -41,19 +41,24 @@ def built(
     return eif
 
 
+# Our init passes line breaks on.
+PEM = "KEY=-----BEGIN X-----\nMII=\n-----END X-----\n"
+
+
 @pytest.mark.parametrize("options", [[], ["--compress"]], ids=["plain", "compressed"])
 def test_scratch_image(lab: Lab, tmp_path: Path, options: list[str]) -> None:
     """One static program and nothing else."""
     agent = guest.locate("agent").read_bytes()
     run: dict[str, Any] = {
-        "Entrypoint": ["/agent"], "Cmd": ["7000"], "Env": ["GREETING=hello world"],
+        "Entrypoint": ["/agent"], "Cmd": ["7000", "two\nlines"], "Env": ["GREETING=hello world", PEM],
         "WorkingDir": "/srv/app", "User": "1000:1001",
     }  # fmt: skip
     image = im.docker(tmp_path / "scratch.tar", [im.layer(im.entry("agent", agent, mode=0o755))], run=run)
     with lab.run(built(lab, image, *options)) as enclave:
         uds = enclave.uds()
         with enclave.agent(uds) as client:
-            assert client.probe("args").splitlines() == ["/agent", "7000"]
+            assert client.probe("cat", "/proc/self/cmdline") == "/agent\0" "7000\0" "two\nlines\0"
+            assert PEM in client.probe("cat", "/proc/self/environ").split("\0")
             assert client.probe("cwd").strip() == "/srv/app"
             facts = client.facts("id")
             assert (facts["uid"], facts["gid"]) == ("1000", "1001")

@@ -15,6 +15,7 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -565,10 +566,42 @@ def test_working_directories(tmp_path: Path) -> None:
             running(tmp_path, {"Cmd": ["/app"], "WorkingDir": bad})
 
 
-def test_what_init_cannot_be_given(tmp_path: Path, start: compose.Bootstrap) -> None:
-    for run in ({"Cmd": ["/app", "a\nb"]}, {"Cmd": ["/app"], "Env": ["A=\n"]}):
-        with pytest.raises(NitroError, match="line break"):
-            compose.compose(running(tmp_path, run), start, tmp_path / "o", compose.Options())
+def test_what_init_cannot_be_given(tmp_path: Path) -> None:
+    for run, what in (
+        ({"Cmd": ["/app", "a\0b"]}, "NUL"), ({"Cmd": ["/app"], "Env": ["A=\0"]}, "NUL"),
+        ({"Cmd": ["/app"], "WorkingDir": "/a\nb"}, "line break"),
+    ):  # fmt: skip
+        with pytest.raises(NitroError, match=what):
+            running(tmp_path, run)
+
+
+PEM = "KEY=-----BEGIN X-----\nMII=\n-----END X-----\n"
+
+
+def test_line_breaks(tmp_path: Path, start: compose.Bootstrap) -> None:
+    """Our init takes them, from files of its own; what has none is as AWS has it."""
+    application = running(tmp_path, {"Cmd": ["/app", "a\nb", "c"], "Env": ["A=1", PEM, "HOME=/"]})
+    compose.compose(application, start, tmp_path / "o", compose.Options())
+    items = {i.name: i.data for i in cpiomodel.read(extract(tmp_path / "o", tmp_path / "x")[-1].read_bytes())}
+    path = b"PATH=" + compose.PATH.encode()
+    assert (items[b"cmd"], items[b"cmd0"]) == (b"/app\nc\n", b"/app\0a\nb\0c\0")
+    assert items[b"env"] == path + b"\nA=1\nHOME=/\n"
+    assert items[b"env0"] == path + b"\0A=1\0" + PEM.encode() + b"\0HOME=/\0"
+
+
+@pytest.mark.parametrize(
+    "run, what",
+    [
+        ({"Cmd": ["/app"], "Env": ["A=1", PEM]}, "the variable 'KEY' has a line break, which AWS's init"),
+        ({"Cmd": ["/app", "a\nb"]}, "the argument .* has a line break, which AWS's init"),
+    ],
+)
+def test_line_breaks_and_awss_init(
+    tmp_path: Path, start: compose.Bootstrap, run: dict[str, Any], what: str
+) -> None:
+    with pytest.raises(NitroError, match=what):
+        compose.compose(running(tmp_path, run), replace(start, aws=True), tmp_path / "o", compose.Options())
+    assert not (tmp_path / "o").exists()
 
 
 @pytest.mark.parametrize("key", ["Cmd", "Env", "WorkingDir", "User"])

@@ -2,11 +2,12 @@
 """An application and how it is started, into an EIF of two ramdisks as AWS makes them.
 
     ramdisk 1, "bootstrap"     dev/, init, and modules that the kernel needs; the same for all applications
-    ramdisk 2, "application"   rootfs/, and for init: cmd, env (one entry a line); cwd, user where asked for
+    ramdisk 2, "application"   rootfs/, and for init: cmd, env (one entry a line); cwd, user where asked for;
+                               cmd0, env0 (each entry ended by NUL) where one has a line break
 
 An application is a container image or a folder. AWS's build-enclave takes CMD, or ENTRYPOINT where there is
 no CMD, and knows neither WORKDIR nor USER; here all of them take effect as in a container, unless `aws_cmd`
-asks for AWS's way. The files cwd and user are read by our init alone.
+asks for AWS's way. cwd, user, cmd0 and env0 are read by our init alone.
 """
 
 from __future__ import annotations
@@ -330,6 +331,8 @@ def compose(application: Application, start: Bootstrap, output: Path, options: O
                 "that it needs ACPI is written there"
             )
         custom = {**(custom or {}), "nitroctl": {"acpi": True}}
+    if start.aws:
+        _check_lines(application)
     warnings = list(application.warnings)
     if start.aws and (application.cwd or application.user):
         warnings.append("AWS's init knows neither WORKDIR nor USER: the application runs as root in /")
@@ -363,28 +366,56 @@ def _bootstrap_files(start: Bootstrap) -> Iterator[cpio.Entry]:
 
 
 def _checked(application: Application) -> Application:
-    """Init reads a line for each text."""
+    """What no init can be given."""
+    if "\n" in application.cwd:
+        raise NitroError(
+            f"the working directory has a line break, which init cannot be given: {application.cwd[:100]!r}"
+        )
     for what, items in (
         ("an argument", application.cmd),
         ("the working directory", (application.cwd,)),
         ("a variable", application.env),
     ):
         for item in items:
-            if "\n" in item or "\0" in item:
-                raise NitroError(f"{what} has a line break, which init cannot be given: {item[:100]!r}")
+            if "\0" in item:
+                raise NitroError(f"{what} has a NUL, which no program can be given: {item[:100]!r}")
     return application
+
+
+def _check_lines(application: Application) -> None:
+    """AWS's init reads a line for each text, and would take each line of one for another."""
+    hint = "nitroctl's own init takes it (without --blobs); or encode the text, in base64 for instance"
+    for item in application.env:
+        if "\n" in item:
+            name = item.partition("=")[0][:100]
+            raise NitroError(
+                f"the variable {name!r} has a line break, which AWS's init cannot pass on", hint=hint
+            )
+    for item in application.cmd:
+        if "\n" in item:
+            raise NitroError(
+                f"the argument {item[:100]!r} has a line break, which AWS's init cannot pass on", hint=hint
+            )
 
 
 def _write_application(sink: Sink, application: Application) -> None:
     archive = cpio.Archive(sink)
-    archive.add(cpio.file("cmd", _lines(application.cmd)))
+    _add_texts(archive, "cmd", application.cmd)
     if application.cwd:
         archive.add(cpio.file("cwd", _lines((application.cwd,))))
-    archive.add(cpio.file("env", _lines(application.env)))
+    _add_texts(archive, "env", application.env)
     application.write(archive)
     if application.user:
         archive.add(cpio.file("user", _lines((application.user,))))
     archive.finish()
+
+
+def _add_texts(archive: cpio.Archive, name: str, items: tuple[str, ...]) -> None:
+    """A file of lines; where a text has a line break, also one of all texts, each ended by NUL, which takes
+    its place."""
+    archive.add(cpio.file(name, _lines(tuple(item for item in items if "\n" not in item))))
+    if any("\n" in item for item in items):
+        archive.add(cpio.file(f"{name}0", b"".join(encoded(item) + b"\0" for item in items)))
 
 
 def _lines(items: tuple[str, ...]) -> bytes:
