@@ -194,6 +194,15 @@ def test_ports_that_are_none(runtime: Path) -> None:
     assert status == 1 and "4294967295 is no vsock port" in err
 
 
+@pytest.mark.parametrize("host", ["19", "127.1", "0x7f000001", "0177.0.0.1", "127.0.0.010"])
+def test_half_an_address(runtime: Path, tmp_path: Path, host: str) -> None:
+    """The C library takes it for one, 19 for 0.0.0.19; AWS's proxy asks the DNS for it."""
+    status, err = refused(runtime, PORT, host, 80)
+    assert status == 1 and f"{host} is neither an address nor a name" in err
+    with pytest.raises(vsock_proxy.NotAllowed, match="are not allowed"):
+        allowed(tmp_path, f"allowlist: [{{address: '{host}', port: 80}}]", "127.0.0.1", 80)
+
+
 # ---- the allowlist
 
 KMS = "allowlist:\n- {address: kms.us-east-1.amazonaws.com, port: 443}\n- {address: 127.0.0.1, port: 8443}\n"

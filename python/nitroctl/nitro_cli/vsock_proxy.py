@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import ipaddress
 import signal
 import socket
 import sys
@@ -78,7 +79,23 @@ def _service(value: Any) -> tuple[str, int]:
     return address, port
 
 
+def _half_an_address(host: str) -> bool:
+    """Is it 19, 127.1 or 0x7f000001? The C library takes them for addresses (inet_aton(3)), AWS's proxy does
+    not."""
+    try:
+        socket.inet_aton(host)
+    except (OSError, ValueError):
+        return False
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        return True
+    return False
+
+
 def _addresses(host: str, port: int, family: socket.AddressFamily) -> list[str]:
+    if _half_an_address(host):
+        return []
     try:
         found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -179,6 +196,11 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 
 def _run(given: argparse.Namespace) -> None:
     host, port = given.remote_host, given.remote_port
+    if _half_an_address(host):
+        raise NitroError(
+            f"{host} is neither an address nor a name",
+            hint="an IPv4 address has four numbers, like 127.0.0.1",
+        )
     family = socket.AF_INET if given.ipv4 else socket.AF_INET6 if given.ipv6 else socket.AF_UNSPEC
     if given.config is None and not ALLOWLIST.exists():
         say(f"there is no {ALLOWLIST}: what was asked for is allowed")
