@@ -61,6 +61,8 @@ enum address_stage {
     STAGE_NEW = 1,              /* perhaps bound, perhaps listening */
     STAGE_CONNECTING,           /* the outcome has not been seen yet */
     STAGE_CONNECTED,
+    STAGE_FAILED,               /* the connect has, as the program knows */
+    STAGE_SHUT,                 /* was connected; then shutdown() */
     STAGE_DEVICE,               /* no socket, but /dev/vsock */
 };
 

@@ -9,6 +9,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -16,19 +17,73 @@
 /* A socket of this SO_SNDBUF is full with VSOCK_OPEN_SIZE bytes. */
 #define FULL_SNDBUF 65536
 
-static _Atomic int usual_sndbuf;
+/*
+ * Descriptors of this process that were to be connected and have not been seen
+ * to be: a bit each, for numbers modulo PENDING. No more than a hint, lest every
+ * write() ask the kernel: what the kernel keeps is what counts.
+ */
+#define PENDING 65536u
+
+static _Atomic uint64_t pending[PENDING / 64];
+
+static void set_pending(int fd, bool on)
+{
+    uint64_t bit = 1ull << (unsigned)fd % 64;
+    _Atomic uint64_t *word = &pending[(unsigned)fd % PENDING / 64];
+
+    if (on) {
+        atomic_fetch_or(word, bit);
+    } else {
+        atomic_fetch_and(word, ~bit);
+    }
+}
+
+static bool is_pending(int fd)
+{
+    return pending[(unsigned)fd % PENDING / 64] >> (unsigned)fd % 64 & 1;
+}
 
 /* Connecting. */
 
-static void connect_done(int fd, struct address_state *s)
+/* The outcome is known from now on. */
+static void settle(int fd, struct address_state *s, enum address_stage stage)
 {
-    int size = usual_sndbuf;
+    int size = s->stage == STAGE_CONNECTING ? sock_sndbuf(fd, s) : 0;
 
-    s->stage = STAGE_CONNECTED;
+    s->stage = stage;
     sock_set_state(fd, s);
-    if (size) {
-        NEXT(setsockopt)(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
+    if (size > 0) {
+        sock_set_sndbuf(fd, size);
     }
+    if (stage == STAGE_CONNECTED) {
+        set_pending(fd, false);
+    }
+}
+
+/*
+ * Nothing of the program's is in the socket before it has been seen to be
+ * connected, see connect_check(): so it cannot be written to as long as the
+ * backend has not answered, and has an error if it did not answer well.
+ */
+enum outcome connect_look(int fd, struct address_state *s)
+{
+    short events;
+
+    if (s->stage == STAGE_FAILED) {
+        return OUTCOME_FAILED;
+    }
+    if (s->stage != STAGE_CONNECTING) {
+        return OUTCOME_NONE;
+    }
+    events = sock_events(fd, POLLOUT);
+    if (events & POLLERR) {
+        return OUTCOME_FAILED;
+    }
+    if (events & (POLLOUT | POLLHUP)) {
+        settle(fd, s, STAGE_CONNECTED);
+        return OUTCOME_CONNECTED;
+    }
+    return OUTCOME_NONE;
 }
 
 /*
@@ -41,15 +96,36 @@ int connect_outcome(int fd, struct address_state *s)
     int err = 0;
     socklen_t len = sizeof(err);
 
+    if (connect_look(fd, s) != OUTCOME_FAILED) {
+        return 0;
+    }
     NEXT(getsockopt)(fd, SOL_SOCKET, SO_ERROR, &err, &len);
-    if (err == ECONNRESET && sock_own_pair(fd, &p) &&
-        sock_until_ms(p.until) <= 0) {
-        return -ETIMEDOUT;
+    if (s->stage == STAGE_CONNECTING) {
+        settle(fd, s, STAGE_FAILED);
     }
-    if (!err && sock_events(fd, POLLOUT) & POLLOUT) {
-        connect_done(fd, s);
+    return err == ECONNRESET && sock_own_pair(fd, &p) &&
+                   sock_until_ms(p.until) <= 0 ?
+               -ETIMEDOUT :
+               -err;
+}
+
+int connect_check(int fd)
+{
+    struct address_state s;
+    int saved = errno;
+    bool ours;
+
+    if (fd < 0 || !is_pending(fd)) {
+        return 0;
     }
-    return -err;
+    ours = sock_is_ours(fd, &s);
+    if (ours && connect_look(fd, &s) != OUTCOME_CONNECTED &&
+        (s.stage == STAGE_CONNECTING || s.stage == STAGE_FAILED)) {
+        return -ENOTCONN;
+    }
+    set_pending(fd, false);
+    errno = saved;
+    return 0;
 }
 
 static int wait_outcome(int fd, struct address_state *s)
@@ -63,12 +139,17 @@ static int wait_outcome(int fd, struct address_state *s)
         return -ECONNRESET;
     }
     ms = sock_until_ms(pair.until);
-    r = negative(poll(&p, 1, ms > 0 ? ms + 1 : 0));  /* never early */
+    r = negative(poll(&p, 1, ms > 0 ? ms + 1 : 0)); /* never early */
     if (r == 0) {
-        shutdown(fd, SHUT_RDWR);
+        NEXT(shutdown)(fd, SHUT_RDWR);
+        settle(fd, s, STAGE_FAILED);
         return -ETIMEDOUT;
     }
-    return r < 0 ? r : connect_outcome(fd, s);
+    if (r > 0) {
+        r = connect_outcome(fd, s);
+        return s->stage == STAGE_CONNECTED ? 0 : r ?: -ECONNRESET;
+    }
+    return r;
 }
 
 /* A name for our end, whose port nobody else has. */
@@ -103,7 +184,8 @@ static int send_open(int fd, const struct address_pair *p, uint32_t ms)
     };
     struct msghdr m = { .msg_iov = iov, .msg_iovlen = 2 };
 
-    return sendmsg(fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT) == VSOCK_OPEN_SIZE ?
+    return NEXT(sendmsg)(fd, &m, MSG_NOSIGNAL | MSG_DONTWAIT) ==
+                   VSOCK_OPEN_SIZE ?
                0 :
                -ECONNRESET;
 }
@@ -135,8 +217,7 @@ static int connect_enclave(int fd, struct address_state *s,
                            const struct sockaddr_un *un, struct address_pair *p)
 {
     static const int full = FULL_SNDBUF;
-    int now = 0, r;
-    socklen_t len = sizeof(now);
+    int r;
 
     if (p->there.port == VMADDR_PORT_ANY) {
         return -ECONNRESET;
@@ -145,21 +226,20 @@ static int connect_enclave(int fd, struct address_state *s,
     if (r < 0) {
         return r;
     }
-    if (NEXT(getsockopt)(fd, SOL_SOCKET, SO_SNDBUF, &now, &len) == 0 &&
-        now != 2 * full) {
-        usual_sndbuf = now / 2;         /* the kernel doubles it */
-    }
-    NEXT(setsockopt)(fd, SOL_SOCKET, SO_SNDBUF, &full, sizeof(full));
+    sock_keep_sndbuf(fd, sock_sndbuf(fd, s));
+    set_pending(fd, true);
     s->stage = STAGE_CONNECTING;
     r = sock_set_state(fd, s);
     if (r < 0) {
         return r;
     }
+    NEXT(setsockopt)(fd, SOL_SOCKET, SO_SNDBUF, &full, sizeof(full));
     r = negative(NEXT(connect)(fd, (const struct sockaddr *)un, sizeof(*un)));
     if (r == 0) {
         r = send_open(fd, p, s->connect_ms);
     }
     if (r < 0) {
+        settle(fd, s, STAGE_FAILED);
         /* Nobody there any more, or too many; AF_VSOCK knows no such words. */
         return r == -ECONNREFUSED || r == -EAGAIN || r == -ENOENT ?
                    -ECONNRESET :
@@ -184,7 +264,7 @@ int connect_elsewhere(int fd, const struct address_state *s,
     fcntl(by, F_SETFL, fcntl(fd, F_GETFL));
     r = negative(call(by, (const struct sockaddr *)vm, sizeof(*vm)));
     if (r == 0 || r == -EINPROGRESS) {
-        moved = sock_replace(fd, by);
+        moved = sock_replace(fd, s, by);
     }
     close(by);
     return moved < 0 ? moved : r;
@@ -199,18 +279,11 @@ int op_connect(int fd, struct address_state *s, const struct sockaddr *a,
     int listening = 0, r;
     socklen_t size = sizeof(listening);
 
-    if (s->stage == STAGE_CONNECTING) {
-        short events = sock_events(fd, POLLOUT);
-
-        if (!events) {
-            return sock_is_blocking(fd) ? wait_outcome(fd, s) : -EALREADY;
-        }
-        if (!(events & (POLLHUP | POLLERR))) {
-            connect_done(fd, s);
-        }
+    if (connect_look(fd, s) == OUTCOME_NONE && s->stage == STAGE_CONNECTING) {
+        return sock_is_blocking(fd) ? wait_outcome(fd, s) : -EALREADY;
     }
-    if (s->stage == STAGE_CONNECTED) {
-        return -EISCONN;
+    if (s->stage == STAGE_CONNECTED || s->stage == STAGE_SHUT) {
+        return s->stage == STAGE_CONNECTED ? -EISCONN : -EINVAL;
     }
     NEXT(getsockopt)(fd, SOL_SOCKET, SO_ACCEPTCONN, &listening, &size);
     r = listening ? -EINVAL : address_check(a, len, &vm);
@@ -226,4 +299,20 @@ int op_connect(int fd, struct address_state *s, const struct sockaddr *a,
     p.there = (struct address){ vm.svm_cid, vm.svm_port };
     p.until = sock_now_ms() + s->connect_ms;
     return connect_enclave(fd, s, &un, &p);
+}
+
+/* The kernel forgets who the peer is as soon as one direction is closed. */
+int op_shutdown(int fd, struct address_state *s, int how)
+{
+    int r;
+
+    if (how >= SHUT_RD && how <= SHUT_RDWR &&
+        (s->stage == STAGE_NEW || connect_look(fd, s) == OUTCOME_FAILED)) {
+        return -ENOTCONN;
+    }
+    r = negative(NEXT(shutdown)(fd, how));
+    if (r == 0) {
+        settle(fd, s, STAGE_SHUT);
+    }
+    return r;
 }

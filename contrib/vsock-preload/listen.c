@@ -52,8 +52,10 @@ static bool is_stale(const struct sockaddr_un *un)
 static int bind_path(int fd, const struct sockaddr_un *un)
 {
     const struct sockaddr *a = (const struct sockaddr *)un;
-    int r = negative(NEXT(bind)(fd, a, sizeof(*un)));
+    int r;
 
+    fchmod(fd, 0600);           /* the file gets it, less the umask */
+    r = negative(NEXT(bind)(fd, a, sizeof(*un)));
     if (r == -EADDRINUSE && is_stale(un)) {
         unlink(un->sun_path);
         r = negative(NEXT(bind)(fd, a, sizeof(*un)));

@@ -5,12 +5,13 @@
  * LD_PRELOAD. A socket of AF_VSOCK is a unix socket, connected to the backend
  * of an enclave or bound where all backends look; the calls here translate
  * addresses, options and errors. Data and events pass by the kernel alone:
- * neither read() nor poll() is replaced. Not for programs that make system
- * calls without libc.
+ * poll() is not replaced, and read() and write() only look at sockets that this
+ * process has begun to connect. Not for programs that make system calls without
+ * libc.
  *
  * All that is to be known of a socket is kept with it by the kernel: names of
- * the socket and its peer, and a number in SO_MAX_PACING_RATE, which means
- * nothing to a unix socket. So dup(), fork(), exec() and the sending of
+ * the socket and its peer, and numbers in SO_MAX_PACING_RATE and, while it
+ * connects, SO_INCOMING_CPU, which mean nothing to a unix socket. So dup(), fork(), exec() and the sending of
  * descriptors need no care, and no lock is held anywhere.
  *
  * What the kernel answers in each case was looked up with the kernel's own
@@ -22,6 +23,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -192,18 +194,43 @@ int vp_setsockopt(int fd, int level, int option, const void *value,
     if (level == AF_VSOCK && sock_is_ours(fd, &s)) {
         return finish(op_set_vsock_option(fd, &s, option, value, len));
     }
+    if (level == SOL_SOCKET && op_is_special(option) && sock_is_ours(fd, &s)) {
+        return finish(op_set_socket_option(fd, &s, option, value, len));
+    }
     return NEXT(setsockopt)(fd, level, option, value, len);
 }
 
+int vp_shutdown(int fd, int how) CALL(shutdown);
+int vp_shutdown(int fd, int how)
+{
+    struct address_state s;
+
+    if (!sock_is_ours(fd, &s)) {
+        return NEXT(shutdown)(fd, how);
+    }
+    return finish(op_shutdown(fd, &s, how));
+}
+
+/*
+ * Data is the kernel's business. These calls are only here for sockets that are
+ * not connected: those that are about to be, which have a peer already, and new
+ * ones, for which a unix socket has another error.
+ */
+
 /* AF_VSOCK names no sender of a stream's bytes; AF_UNIX does. */
-static void hide_sender(int fd, ssize_t r, const struct sockaddr *a,
+static ssize_t received(int fd, ssize_t r, const struct sockaddr *a,
                         socklen_t *len)
 {
     struct address_state s;
 
-    if (r >= 0 && a && len && *len && sock_is_ours(fd, &s)) {
+    if (r < 0) {
+        if (errno == EINVAL && sock_is_ours(fd, &s) && s.stage == STAGE_NEW) {
+            errno = ENOTCONN;
+        }
+    } else if (a && len && *len && sock_is_ours(fd, &s)) {
         *len = 0;
     }
+    return r;
 }
 
 ssize_t vp_recvfrom(int fd, void *buf, size_t n, int flags, struct sockaddr *a,
@@ -211,10 +238,11 @@ ssize_t vp_recvfrom(int fd, void *buf, size_t n, int flags, struct sockaddr *a,
 ssize_t vp_recvfrom(int fd, void *buf, size_t n, int flags, struct sockaddr *a,
                     socklen_t *len)
 {
-    ssize_t r = NEXT(recvfrom)(fd, buf, n, flags, a, len);
+    int r = connect_check(fd);
 
-    hide_sender(fd, r, a, len);
-    return r;
+    return r < 0 ?
+               finish(r) :
+               received(fd, NEXT(recvfrom)(fd, buf, n, flags, a, len), a, len);
 }
 
 ssize_t vp_recvfrom_chk(int fd, void *buf, size_t n, size_t size, int flags,
@@ -223,21 +251,119 @@ ssize_t vp_recvfrom_chk(int fd, void *buf, size_t n, size_t size, int flags,
 ssize_t vp_recvfrom_chk(int fd, void *buf, size_t n, size_t size, int flags,
                         struct sockaddr *a, socklen_t *len)
 {
-    ssize_t r = NEXT(__recvfrom_chk)(fd, buf, n, size, flags, a, len);
+    int r = connect_check(fd);
 
-    hide_sender(fd, r, a, len);
-    return r;
+    return r < 0 ?
+               finish(r) :
+               received(fd,
+                        NEXT(__recvfrom_chk)(fd, buf, n, size, flags, a, len),
+                        a, len);
 }
 
 ssize_t vp_recvmsg(int fd, struct msghdr *m, int flags) CALL(recvmsg);
 ssize_t vp_recvmsg(int fd, struct msghdr *m, int flags)
 {
-    ssize_t r = NEXT(recvmsg)(fd, m, flags);
+    int r = connect_check(fd);
 
-    if (r >= 0) {
-        hide_sender(fd, r, m->msg_name, &m->msg_namelen);
-    }
-    return r;
+    return r < 0 ? finish(r) :
+                   received(fd, NEXT(recvmsg)(fd, m, flags), m->msg_name,
+                            &m->msg_namelen);
+}
+
+ssize_t vp_recv(int fd, void *buf, size_t n, int flags) CALL(recv);
+ssize_t vp_recv(int fd, void *buf, size_t n, int flags)
+{
+    int r = connect_check(fd);
+
+    return r < 0 ? finish(r) :
+                   received(fd, NEXT(recv)(fd, buf, n, flags), NULL, NULL);
+}
+
+ssize_t vp_recv_chk(int fd, void *buf, size_t n, size_t size, int flags)
+    CALL(__recv_chk);
+ssize_t vp_recv_chk(int fd, void *buf, size_t n, size_t size, int flags)
+{
+    int r = connect_check(fd);
+
+    return r < 0 ? finish(r) :
+                   received(fd, NEXT(__recv_chk)(fd, buf, n, size, flags), NULL,
+                            NULL);
+}
+
+ssize_t vp_read(int fd, void *buf, size_t n) CALL(read);
+ssize_t vp_read(int fd, void *buf, size_t n)
+{
+    int r = connect_check(fd);
+
+    return r < 0 ? finish(r) : received(fd, NEXT(read)(fd, buf, n), NULL, NULL);
+}
+
+ssize_t vp_read_chk(int fd, void *buf, size_t n, size_t size) CALL(__read_chk);
+ssize_t vp_read_chk(int fd, void *buf, size_t n, size_t size)
+{
+    int r = connect_check(fd);
+
+    return r < 0 ? finish(r) :
+                   received(fd, NEXT(__read_chk)(fd, buf, n, size), NULL, NULL);
+}
+
+ssize_t vp_readv(int fd, const struct iovec *iov, int n) CALL(readv);
+ssize_t vp_readv(int fd, const struct iovec *iov, int n)
+{
+    int r = connect_check(fd);
+
+    return r < 0 ? finish(r) :
+                   received(fd, NEXT(readv)(fd, iov, n), NULL, NULL);
+}
+
+ssize_t vp_write(int fd, const void *buf, size_t n) CALL(write);
+ssize_t vp_write(int fd, const void *buf, size_t n)
+{
+    int r = connect_check(fd);
+
+    return r < 0 ? finish(r) : NEXT(write)(fd, buf, n);
+}
+
+ssize_t vp_writev(int fd, const struct iovec *iov, int n) CALL(writev);
+ssize_t vp_writev(int fd, const struct iovec *iov, int n)
+{
+    int r = connect_check(fd);
+
+    return r < 0 ? finish(r) : NEXT(writev)(fd, iov, n);
+}
+
+ssize_t vp_send(int fd, const void *buf, size_t n, int flags) CALL(send);
+ssize_t vp_send(int fd, const void *buf, size_t n, int flags)
+{
+    int r = connect_check(fd);
+
+    return r < 0 ? finish(r) : NEXT(send)(fd, buf, n, flags);
+}
+
+/* An address is no good before the connect, either. */
+static int check_to(int fd, bool address)
+{
+    int r = connect_check(fd);
+
+    return r == -ENOTCONN && address ? -EOPNOTSUPP : r;
+}
+
+ssize_t vp_sendto(int fd, const void *buf, size_t n, int flags,
+                  const struct sockaddr *a, socklen_t len) CALL(sendto);
+ssize_t vp_sendto(int fd, const void *buf, size_t n, int flags,
+                  const struct sockaddr *a, socklen_t len)
+{
+    int r = check_to(fd, a && len);
+
+    return r < 0 ? finish(r) : NEXT(sendto)(fd, buf, n, flags, a, len);
+}
+
+ssize_t vp_sendmsg(int fd, const struct msghdr *m, int flags) CALL(sendmsg);
+ssize_t vp_sendmsg(int fd, const struct msghdr *m, int flags)
+{
+    int r = connect_check(fd);
+
+    return r < 0 ? finish(r) : NEXT(sendmsg)(fd, m, flags);
 }
 
 int vp_ioctl(int fd, unsigned long request, ...) CALL(ioctl);
@@ -256,6 +382,16 @@ int vp_ioctl(int fd, unsigned long request, ...)
         }
         *(unsigned *)argument = ADDRESS_CID_PARENT;
         return 0;
+    }
+    if (request == SIOCOUTQ && sock_is_ours(fd, &s)) {
+        connect_look(fd, &s);
+        if (s.stage == STAGE_NEW) {
+            return finish(-EOPNOTSUPP);
+        }
+        if (s.stage == STAGE_CONNECTING || s.stage == STAGE_FAILED) {
+            *(int *)argument = 0;       /* what is there is the library's */
+            return 0;
+        }
     }
     return NEXT(ioctl)(fd, request, argument);
 }

@@ -65,22 +65,75 @@ bool sock_is_blocking(int fd)
     return !(fcntl(fd, F_GETFL) & O_NONBLOCK);
 }
 
-int sock_replace(int fd, int by)
+/* The kernel doubles what is set, up to a limit that only some may exceed. */
+static int set_size(int fd, int option, int force, int size)
 {
-    static const int timeouts[] = { SO_RCVTIMEO, SO_SNDTIMEO };
+    int half = size / 2;
+
+    if (NEXT(setsockopt)(fd, SOL_SOCKET, force, &half, sizeof(half)) == 0) {
+        return 0;
+    }
+    return negative(
+        NEXT(setsockopt)(fd, SOL_SOCKET, option, &half, sizeof(half)));
+}
+
+static int get_int(int fd, int option)
+{
+    int value = -1;
+    socklen_t len = sizeof(value);
+
+    return NEXT(getsockopt)(fd, SOL_SOCKET, option, &value, &len) < 0 ? -1 :
+                                                                        value;
+}
+
+void sock_set_sndbuf(int fd, int size)
+{
+    set_size(fd, SO_SNDBUF, SO_SNDBUFFORCE, size);
+}
+
+void sock_keep_sndbuf(int fd, int size)
+{
+    NEXT(setsockopt)(fd, SOL_SOCKET, SO_INCOMING_CPU, &size, sizeof(size));
+}
+
+int sock_sndbuf(int fd, const struct address_state *s)
+{
+    return get_int(fd,
+                   s->stage == STAGE_CONNECTING ? SO_INCOMING_CPU : SO_SNDBUF);
+}
+
+/* What the program has set is set for the other. */
+static void copy_options(int fd, const struct address_state *s, int by)
+{
+    static const int options[] = {
+        SO_RCVTIMEO, SO_SNDTIMEO, SO_LINGER, SO_KEEPALIVE, SO_REUSEADDR,
+    };
+    int sizes[] = { sock_sndbuf(fd, s), get_int(fd, SO_RCVBUF) };
+
+    for (unsigned i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
+        struct timeval value;           /* the largest of their types */
+        socklen_t len = sizeof(value);
+
+        if (NEXT(getsockopt)(fd, SOL_SOCKET, options[i], &value, &len) == 0) {
+            NEXT(setsockopt)(by, SOL_SOCKET, options[i], &value, len);
+        }
+    }
+    if (sizes[0] > 0 && sizes[0] != get_int(by, SO_SNDBUF)) {
+        sock_set_sndbuf(by, sizes[0]);
+    }
+    if (sizes[1] > 0 && sizes[1] != get_int(by, SO_RCVBUF)) {
+        set_size(by, SO_RCVBUF, SO_RCVBUFFORCE, sizes[1]);
+    }
+}
+
+int sock_replace(int fd, const struct address_state *s, int by)
+{
     int flags = fcntl(fd, F_GETFD), status = fcntl(fd, F_GETFL), r;
-    struct timeval tv;
 
     if (flags < 0 || status < 0) {
         return -errno;
     }
-    for (unsigned i = 0; i < 2; i++) {
-        socklen_t len = sizeof(tv);
-
-        if (NEXT(getsockopt)(fd, SOL_SOCKET, timeouts[i], &tv, &len) == 0) {
-            NEXT(setsockopt)(by, SOL_SOCKET, timeouts[i], &tv, len);
-        }
-    }
+    copy_options(fd, s, by);
     fcntl(by, F_SETFL, status);
     r = dup3(by, fd, flags & FD_CLOEXEC ? O_CLOEXEC : 0);
     return r < 0 ? -errno : 0;
@@ -88,6 +141,7 @@ int sock_replace(int fd, int by)
 
 int sock_renew(int fd, struct address_state *s)
 {
+    struct address_state old = *s;
     int by, r;
 
     s->stage = STAGE_NEW;
@@ -95,7 +149,7 @@ int sock_renew(int fd, struct address_state *s)
     if (by < 0) {
         return by;
     }
-    r = sock_replace(fd, by);
+    r = sock_replace(fd, &old, by);
     close(by);
     return r;
 }

@@ -12,6 +12,7 @@
 #include "address.h"
 
 #include <errno.h>
+#include <sys/uio.h>
 
 /* Our addresses in names of 108 bytes, by way of a slash and ten digits. */
 #define VP_FOLDER_MAX 108
@@ -19,27 +20,39 @@
 extern char vp_folder[VP_FOLDER_MAX];
 
 /* What we stand before: libc's calls, or those of another such library. */
-#define CALLS(X)                                                          \
-    X(int, socket, (int, int, int))                                       \
-    X(int, bind, (int, const struct sockaddr *, socklen_t))               \
-    X(int, connect, (int, const struct sockaddr *, socklen_t))            \
-    X(int, accept, (int, struct sockaddr *, socklen_t *))                 \
-    X(int, accept4, (int, struct sockaddr *, socklen_t *, int))           \
-    X(int, getsockname, (int, struct sockaddr *, socklen_t *))            \
-    X(int, getpeername, (int, struct sockaddr *, socklen_t *))            \
-    X(int, getsockopt, (int, int, int, void *, socklen_t *))              \
-    X(int, setsockopt, (int, int, int, const void *, socklen_t))          \
-    X(ssize_t, recvfrom,                                                  \
-      (int, void *, size_t, int, struct sockaddr *, socklen_t *))         \
-    X(ssize_t, __recvfrom_chk,                                            \
-      (int, void *, size_t, size_t, int, struct sockaddr *, socklen_t *)) \
-    X(ssize_t, recvmsg, (int, struct msghdr *, int))                      \
-    X(int, ioctl, (int, unsigned long, void *))                           \
-    X(int, open, (const char *, int, mode_t))                             \
-    X(int, open64, (const char *, int, mode_t))                           \
-    X(int, __open_2, (const char *, int))                                 \
-    X(int, __open64_2, (const char *, int))                               \
-    X(int, openat, (int, const char *, int, mode_t))                      \
+#define CALLS(X)                                                            \
+    X(int, socket, (int, int, int))                                         \
+    X(int, bind, (int, const struct sockaddr *, socklen_t))                 \
+    X(int, connect, (int, const struct sockaddr *, socklen_t))              \
+    X(int, accept, (int, struct sockaddr *, socklen_t *))                   \
+    X(int, accept4, (int, struct sockaddr *, socklen_t *, int))             \
+    X(int, getsockname, (int, struct sockaddr *, socklen_t *))              \
+    X(int, getpeername, (int, struct sockaddr *, socklen_t *))              \
+    X(int, getsockopt, (int, int, int, void *, socklen_t *))                \
+    X(int, setsockopt, (int, int, int, const void *, socklen_t))            \
+    X(ssize_t, recvfrom,                                                    \
+      (int, void *, size_t, int, struct sockaddr *, socklen_t *))           \
+    X(ssize_t, __recvfrom_chk,                                              \
+      (int, void *, size_t, size_t, int, struct sockaddr *, socklen_t *))   \
+    X(ssize_t, recvmsg, (int, struct msghdr *, int))                        \
+    X(ssize_t, recv, (int, void *, size_t, int))                            \
+    X(ssize_t, __recv_chk, (int, void *, size_t, size_t, int))              \
+    X(ssize_t, read, (int, void *, size_t))                                 \
+    X(ssize_t, __read_chk, (int, void *, size_t, size_t))                   \
+    X(ssize_t, readv, (int, const struct iovec *, int))                     \
+    X(ssize_t, write, (int, const void *, size_t))                          \
+    X(ssize_t, writev, (int, const struct iovec *, int))                    \
+    X(ssize_t, send, (int, const void *, size_t, int))                      \
+    X(ssize_t, sendto,                                                      \
+      (int, const void *, size_t, int, const struct sockaddr *, socklen_t)) \
+    X(ssize_t, sendmsg, (int, const struct msghdr *, int))                  \
+    X(int, shutdown, (int, int))                                            \
+    X(int, ioctl, (int, unsigned long, void *))                             \
+    X(int, open, (const char *, int, mode_t))                               \
+    X(int, open64, (const char *, int, mode_t))                             \
+    X(int, __open_2, (const char *, int))                                   \
+    X(int, __open64_2, (const char *, int))                                 \
+    X(int, openat, (int, const char *, int, mode_t))                        \
     X(int, openat64, (int, const char *, int, mode_t))
 
 #define MEMBER(type, name, arguments) type(*name) arguments;
@@ -70,12 +83,20 @@ bool sock_is_blocking(int fd);
 short sock_events(int fd, short wanted);
 
 /* The program's descriptor is another socket from now on, with its flags. */
-int sock_replace(int fd, int by);
+int sock_replace(int fd, const struct address_state *s, int by);
 /*
  * A unix socket can be bound and connected once. One that has to be again is
  * replaced by a new one.
  */
 int sock_renew(int fd, struct address_state *s);
+
+/*
+ * SO_SNDBUF, as the kernel tells it. While a connect is in progress the real one
+ * is another, and the program's is kept in SO_INCOMING_CPU.
+ */
+int sock_sndbuf(int fd, const struct address_state *s);
+void sock_set_sndbuf(int fd, int size);
+void sock_keep_sndbuf(int fd, int size);
 
 /* Names. */
 
@@ -104,8 +125,20 @@ int32_t sock_until_ms(uint32_t until);
 
 int op_connect(int fd, struct address_state *s, const struct sockaddr *a,
                socklen_t len);
-/* SO_ERROR, made negative, while the outcome has not been seen. */
+/* What has become of a connect. */
+enum outcome {
+    OUTCOME_NONE,               /* it goes on, or there is none */
+    OUTCOME_CONNECTED,
+    OUTCOME_FAILED,
+};
+enum outcome connect_look(int fd, struct address_state *s);
+/* The same, but takes the error, as SO_ERROR does: it is returned negative. */
 int connect_outcome(int fd, struct address_state *s);
+/*
+ * Before data is read or written: -ENOTCONN if this process has begun to connect
+ * the descriptor, and it is not connected. Costs nothing on all others.
+ */
+int connect_check(int fd);
 /* No enclave of ours is meant: the kernel may know better, or errno is none. */
 int connect_elsewhere(int fd, const struct address_state *s,
                       __typeof__(vp_next.connect) call,
@@ -113,12 +146,13 @@ int connect_elsewhere(int fd, const struct address_state *s,
 
 int op_bind(int fd, struct address_state *s, const struct sockaddr *a,
             socklen_t len);
+int op_shutdown(int fd, struct address_state *s, int how);
 int op_accept(int fd, const struct address_state *s, struct sockaddr *a,
               socklen_t *len, int flags);
 
 int op_getsockname(int fd, const struct address_state *s, struct sockaddr *a,
                    socklen_t *len);
-int op_getpeername(int fd, const struct address_state *s, struct sockaddr *a,
+int op_getpeername(int fd, struct address_state *s, struct sockaddr *a,
                    socklen_t *len);
 int op_get_vsock_option(const struct address_state *s, int option, void *value,
                         socklen_t *len);
@@ -128,5 +162,7 @@ int op_set_vsock_option(int fd, struct address_state *s, int option,
 bool op_is_special(int option);
 int op_get_socket_option(int fd, struct address_state *s, int option,
                          void *value, socklen_t *len);
+int op_set_socket_option(int fd, const struct address_state *s, int option,
+                         const void *value, socklen_t len);
 
 #endif

@@ -25,7 +25,9 @@ from nitroctl.lab import LIMIT, Lab
 
 pytestmark = pytest.mark.boot
 
-SOURCE = Path(__file__).resolve().parents[1] / "unit" / "vsock-parent.c"
+SOURCES = [
+    Path(__file__).resolve().parents[1] / "unit" / name for name in ("vsock-parent.c", "vsock-states.c")
+]
 NOISE = random.Random(5).randbytes(1 << 20)
 
 # As in AWS's examples for parent instances.
@@ -35,12 +37,13 @@ cid, port = map(int, sys.argv[1:])
 sock = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
 sock.settimeout(60)
 sock.connect((cid, port))
+peer = sock.getpeername()  # after shutdown() the kernel does not tell it
 data = sys.stdin.buffer.read()
 sender = threading.Thread(target=lambda: (sock.sendall(data), sock.shutdown(socket.SHUT_WR)))
 sender.start()
 back = b"".join(iter(lambda: sock.recv(65536), b""))
 sender.join()
-print(sock.getpeername(), hashlib.sha256(back).hexdigest())
+print(peer, hashlib.sha256(back).hexdigest())
 """
 SERVER = """\
 import asyncio, socket, sys
@@ -73,7 +76,7 @@ def world(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
     path = tmp_path / "vsock-parent"
-    subprocess.run(["cc", "-D_GNU_SOURCE", "-pthread", "-o", path, SOURCE], check=True)
+    subprocess.run(["cc", "-D_GNU_SOURCE", "-pthread", "-o", path, *SOURCES], check=True)
     return path
 
 

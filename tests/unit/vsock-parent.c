@@ -6,6 +6,7 @@
  * library.
  *
  *   facts                      what calls answer, a line each
+ *   state STATE CID PORT       what calls answer on a socket in that state
  *   cid                        this host's, by /dev/vsock
  *   connect CID PORT TEXT      sends TEXT, ends, prints what comes back
  *   poll|epoll CID PORT TEXT   the same without blocking
@@ -15,6 +16,8 @@
  *   exec PORT                  the same, by this program run anew
  *   echo FD                    that program
  */
+#include "vsock-states.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/vm_sockets.h>
@@ -464,6 +467,10 @@ int main(int argc, char **argv)
     program = argv[0];
     if (!strcmp(mode, "facts")) {
         run_facts();
+    } else if (!strcmp(mode, "state") && argc == 5) {
+        struct sockaddr_vm vm = address(argv[3], argv[4]);
+
+        return vsock_states(argv[2], &vm);
     } else if (!strcmp(mode, "cid")) {
         run_cid();
     } else if (!strcmp(mode, "connect") && argc == 5) {
