@@ -7,10 +7,11 @@ process is started here and nothing is written; `enclave` does that.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +22,11 @@ MIB = 1 << 20
 MIN_MEMORY_MIB = 512
 # AWS's rule: an enclave has at least four times its EIF as memory.
 MEMORY_PER_EIF = 4
+
+# linux/kvm.h, and the only version that there has been since 2007.
+KVM_GET_API_VERSION = 0xAE00
+KVM_CREATE_VM = 0xAE01
+KVM_API_VERSION = 12
 
 _SUFFIXES = {"": 1, "M": 1, "G": 1 << 10, "T": 1 << 20}
 
@@ -46,12 +52,13 @@ def accelerator(
     cpuinfo: Path = Path("/proc/cpuinfo"),
     kvm: Path = Path("/dev/kvm"),
     machine: str | None = None,
+    ioctl: Callable[[int, int, int], int] = fcntl.ioctl,
 ) -> Accelerator:
     """KVM only where it can work, otherwise TCG.
 
-    The device alone proves nothing: containers and nested hosts often show a /dev/kvm that cannot run a
-    kernel. Needed are the virtualisation flag of the CPU (vmx: Intel, svm: AMD) and a device that opens
-    for reading and writing.
+    A device that opens proves nothing, nor does the CPU's flag: containers and nested hosts show a /dev/kvm
+    that cannot run a kernel, and another hypervisor may hold the CPU. So a virtual machine is made, and at
+    once let go: what QEMU will do first.
     """
     arch = platform.machine() if machine is None else machine
     if arch != "x86_64":
@@ -70,10 +77,33 @@ def accelerator(
     if not found:
         return Accelerator("tcg", f"neither vmx nor svm is among the CPU flags in {cpuinfo}")
     try:
-        os.close(os.open(kvm, os.O_RDWR | os.O_CLOEXEC))
+        fd = os.open(kvm, os.O_RDWR | os.O_CLOEXEC)
     except OSError as e:
         return Accelerator("tcg", f"{kvm}: {e.strerror}")
-    return Accelerator("kvm", f"{found[0]} is among the CPU flags and {kvm} opens")
+    try:
+        if reason := _kvm_fails(fd, ioctl):
+            return Accelerator("tcg", f"{kvm}: {reason}")
+    finally:
+        os.close(fd)
+    return Accelerator("kvm", f"{found[0]} is among the CPU flags and {kvm} makes virtual machines")
+
+
+def _kvm_fails(kvm: int, ioctl: Callable[[int, int, int], int]) -> str | None:
+    """Why KVM makes no virtual machine here, None if it does."""
+    call = "KVM_GET_API_VERSION"
+    try:
+        version = ioctl(kvm, KVM_GET_API_VERSION, 0)
+        if version != KVM_API_VERSION:
+            return f"its API has version {version}, not {KVM_API_VERSION}"
+        call = "KVM_CREATE_VM"
+        while True:
+            try:
+                os.close(ioctl(kvm, KVM_CREATE_VM, 0))
+                return None
+            except InterruptedError:
+                continue  # by a signal, as the kernel may
+    except OSError as e:
+        return f"{call} fails: {e.strerror}"
 
 
 def parse_memory(text: str) -> int:
