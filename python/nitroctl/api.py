@@ -22,6 +22,7 @@ import os
 import re
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 
 StrPath = str | os.PathLike[str]
 
+# A loop has this long to let go of a server.
+SERVER_SECONDS = 5.0
 # Between two tries to reach a port on which nobody listens yet: the guest tells nobody that it does by now.
 RETRY_SECONDS = 0.02
 
@@ -314,8 +317,10 @@ class Enclave:
         handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None],
         port: int,
     ) -> asyncio.Server:
-        """As `listen`, for asyncio: like asyncio.start_server."""
-        return await asyncio.start_unix_server(handler, sock=self.listen(port).socket)
+        """As `listen`, for asyncio: like asyncio.start_server. Closed with the enclave."""
+        server = await asyncio.start_unix_server(handler, sock=self.listen(port).socket)
+        self._resources.callback(_close_server, asyncio.get_running_loop(), server)
+        return server
 
     def _early_folder(self) -> Path:
         """For listeners of an enclave whose own folder is not there yet."""
@@ -496,6 +501,29 @@ def build_eif(
         )
         compose.compose(application, start, Path(output), options)
     return Path(output)
+
+
+def _close_server(loop: asyncio.AbstractEventLoop, server: asyncio.Server) -> None:
+    """Close it in its own loop, before its socket is closed: the loop would go on to wait for the number of a
+    descriptor that may be another's by then."""
+    try:
+        here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+    except RuntimeError:
+        here = None
+    if loop.is_closed():
+        return
+    if here is loop or not loop.is_running():
+        server.close()
+        return
+    closed = threading.Event()
+
+    def close() -> None:
+        server.close()
+        closed.set()
+
+    with contextlib.suppress(RuntimeError):  # the loop has just been closed, and with it all that it watched
+        loop.call_soon_threadsafe(close)
+        closed.wait(SERVER_SECONDS)
 
 
 def _text(line: bytes) -> str:

@@ -298,6 +298,37 @@ def test_asyncio(make: Make) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("by", ["the block", "a call", "another thread"])
+def test_a_server_of_asyncio_ends_with_its_enclave(make: Make, by: str) -> None:
+    """Its descriptor's number is another's by then: of a server that works."""
+
+    async def main() -> None:
+        def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"another")
+            writer.close()
+
+        enclave = make()
+        async with enclave:
+            early = await enclave.start_server(handle, 9001)
+            (number,) = [sock.fileno() for sock in early.sockets]
+            if by == "a call":
+                enclave.close()
+            elif by == "another thread":
+                await asyncio.to_thread(enclave.close)
+        assert not early.is_serving()
+        others = [await asyncio.start_server(handle, "127.0.0.1", 0) for _ in range(8)]
+        assert number in [sock.fileno() for other in others for sock in other.sockets]
+        early.close()
+        await early.wait_closed()
+        for other in others:
+            reader, writer = await asyncio.open_connection(*other.sockets[0].getsockname())
+            assert await reader.read() == b"another"
+            writer.close()
+            other.close()
+
+    asyncio.run(main())
+
+
 def test_asyncio_does_not_wait_for_a_boot_that_nobody_wants(bench: Bench, make: Make, tmp_path: Path) -> None:
     fifo = tmp_path / "begun"
     os.mkfifo(fifo)
