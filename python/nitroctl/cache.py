@@ -128,7 +128,8 @@ def build_entry(kind: str, key: str, fill: Callable[[Path], None], *, name: str 
         with lock(kind, key):
             if not final.is_dir():
                 for old in _remains(kind, key):
-                    shutil.rmtree(old)
+                    with progress.task(f"Removing {old.name}, which a build left that was killed"):
+                        shutil.rmtree(old)
                 final.parent.mkdir(parents=True, exist_ok=True)
                 aside = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=final.parent))
                 try:

@@ -12,6 +12,7 @@ is not known here.
 
 from __future__ import annotations
 
+import contextlib
 import lzma
 import os
 import re
@@ -19,7 +20,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,8 +196,8 @@ def build_kernel(*, jobs: int | None = None, update: bool = False) -> Path:
         log = cache.log_path("kernel")
         log.unlink(missing_ok=True)
         # Below the entry in the making: whatever interrupts us, it goes with it.
-        with tempfile.TemporaryDirectory(prefix="tree.", dir=folder) as tree:
-            source = _unpack_kernel(deb, Path(tree))
+        with _source_folder(folder) as tree:
+            source = _unpack_kernel(deb, tree)
             make = _kernel_make(source)
             _configure_kernel(source, make, fragment, log)
             _compile_kernel(source, make, version, jobs, log)
@@ -216,6 +217,18 @@ def build_kernel(*, jobs: int | None = None, update: bool = False) -> Path:
         })  # fmt: skip
 
     return cache.build_entry("kernel", key, fill) / "bzImage"
+
+
+@contextlib.contextmanager
+def _source_folder(folder: Path) -> Iterator[Path]:
+    """A folder below this one, gone afterwards, also after a failure or Ctrl-C: with its eighty thousand
+    files that takes minutes on some disks, and is shown."""
+    tree = Path(tempfile.mkdtemp(prefix="tree.", dir=folder))
+    try:
+        yield tree
+    finally:
+        with progress.task("Removing the kernel's source"):
+            shutil.rmtree(tree)
 
 
 def _kernel_source(update: bool) -> Path:

@@ -135,9 +135,12 @@ def any_tools(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("any_tools")
-def test_a_kernel_is_built_once_and_its_tree_is_gone(tmp_path: Path) -> None:
+def test_a_kernel_is_built_once_and_its_tree_is_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     package = source_package(tmp_path)
     bzimage = guest.build_kernel()
+    assert "Removing the kernel's source" in capsys.readouterr().err
     assert bzimage.read_bytes() == bytes(514) + f"HdrS{MADE}\n".encode()
     folder = bzimage.parent
     assert sorted(p.name for p in folder.iterdir()) == ["bzImage", "config", "manifest.json"]
@@ -177,7 +180,7 @@ def test_a_failing_compiler_is_quoted(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("any_tools")
 def test_an_interrupted_build_leaves_nothing_and_can_be_repeated(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source_package(tmp_path)
     real = guest.logged
@@ -190,6 +193,7 @@ def test_an_interrupted_build_leaves_nothing_and_can_be_repeated(
     monkeypatch.setattr(guest, "logged", interrupted)
     with pytest.raises(KeyboardInterrupt):
         guest.build_kernel()
+    assert "Removing the kernel's source" in capsys.readouterr().err
     assert leftovers("kernel") == []
     monkeypatch.setattr(guest, "logged", real)
     assert guest.build_kernel().is_file()
