@@ -173,6 +173,16 @@ def test_logs_that_cannot_be_written(
     assert "cannot write the log" in err
 
 
+def test_a_log_on_a_full_disk_is_told_by_its_name(
+    world: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (world / "full").mkdir()
+    (world / "full/nitro_enclaves.log").symlink_to("/dev/full")
+    monkeypatch.setenv("NITRO_CLI_LOGS_PATH", str(world / "full"))
+    _, _, err = run(capfd, "describe-eif", "--eif-path", "/nowhere")
+    assert f"cannot write the log in {world}/full/nitro_enclaves.log: No space left on device" in err
+
+
 def test_the_log_has_a_line_for_each_failure(world: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run(capfd, "describe-eif", "--eif-path", "/nowhere")
     run(capfd, "pcr", "--input", "/nowhere")

@@ -168,13 +168,13 @@ def logs_dir() -> Path:
 
 def log(level: str, text: str) -> None:
     """A line in nitro_enclaves.log. A command does not fail for its log."""
+    path = logs_dir() / "nitro_enclaves.log"
     try:
-        folder = logs_dir()
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / "nitro_enclaves.log", "a", encoding="utf-8", errors="backslashreplace") as f:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as f:
             f.write(f"[{datetime.now(UTC).isoformat()}][{os.getpid()}][{level}] {text}\n")
     except OSError as e:
-        print(f"warning: cannot write the log in {e.filename}: {e.strerror}", file=sys.stderr)
+        print(f"warning: cannot write the log in {e.filename or path}: {e.strerror}", file=sys.stderr)
 
 
 def _log_error(error: CliError, action: str) -> Path | None:
