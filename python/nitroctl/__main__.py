@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """`python -m nitroctl`: the command line, started by module name. Everything else is in `cli`."""
 
-from nitroctl.cli import main
+from nitroctl.entry import nitroctl
 
 if __name__ == "__main__":
-    main()
+    nitroctl()

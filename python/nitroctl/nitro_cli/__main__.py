@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """`python -m nitroctl.nitro_cli`: the same as the `nitro-cli` command."""
 
-from nitroctl.nitro_cli import main
+from nitroctl.entry import nitro_cli
 
-main()
+nitro_cli()
