@@ -618,7 +618,8 @@ class Enclave:
             self._finish(
                 Ending.FAILED, Party.BACKEND, f"the vsock backend did not start to listen within {limit}"
             )
-        self._backend.forward()
+        if line != b"":
+            self._backend.forward()  # else it has ended, and the message about that has its words
 
     async def _read_ready(self, fd: int) -> bytes | None:
         """The backend's word, b"" if it closed without one, None if it did neither in time. The enclave's

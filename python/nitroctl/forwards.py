@@ -10,7 +10,9 @@ does the work.
 from __future__ import annotations
 
 import os
+import re
 import socket
+import stat
 from collections.abc import Iterable, Sequence
 
 from nitroctl import vsock
@@ -39,7 +41,9 @@ def forward(kind: str, text: str) -> str:
     else:
         port, equals, address = text.partition("=")
     if not equals or not address:
-        raise UsageError(f"{option}: not of the form {_FORM[kind]}")
+        raise UsageError(f"{option}: not of the form {_FORM[kind]}", hint=_meant(kind, text))
+    if kind == "publish" and address.isdecimal() and address.isascii():
+        raise UsageError(f"{option}: {address!r} is not HOST:PORT", hint=_meant(kind, f"{address}:{port}"))
     _number(option, port, 0, vsock.PORT_MAX)
     port = str(int(port))
     if kind == "proxy" or (kind == "publish" and "/" not in address):
@@ -49,6 +53,7 @@ def forward(kind: str, text: str) -> str:
         vsock.check_path(address)
         if not os.path.isdir(os.path.dirname(address)):
             raise UsageError(f"{option}: there is no folder {os.path.dirname(address)}")
+        _check_socket(option, address)
     return f"{kind}={address}={port}" if kind == "publish" else f"{kind}={port}={address}"
 
 
@@ -107,6 +112,33 @@ def check(forwards: Iterable[str]) -> None:
         if count > MOST:
             names = " and ".join(f"--{kind}" for kind in kinds)
             raise UsageError(f"{names} {count} times; {MOST} are possible")
+
+
+def _meant(kind: str, text: str) -> str | None:
+    """docker's form, for its users: [HOST:]PORT:PORT. It would be open to everybody there; here who may come
+    in has to be said."""
+    match = re.fullmatch(r"(?:(.+):)?(\d{1,5}):(\d{1,10})", text, re.ASCII)
+    if kind != "publish" or not match:
+        return None
+    host, port, inside = match.groups()
+    return f"the enclave's port {int(inside)} at port {int(port)} of this host is --publish " \
+           f"{host or '127.0.0.1'}:{int(port)}={int(inside)}"  # fmt: skip
+
+
+def _check_socket(option: str, path: str) -> None:
+    """A path for a unix socket has one, or nothing yet."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as e:
+        raise UsageError(f"{option}: {path}: {e.strerror}") from e
+    if not stat.S_ISSOCK(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a file"
+        raise UsageError(
+            f"{option}: {path} is {what}, not a unix socket",
+            hint="name the socket, or what it shall be called",
+        )
 
 
 def _number(option: str, text: str, least: int, most: int) -> None:

@@ -73,6 +73,27 @@ def test_what_is_wrong_is_named_and_wrong_for_the_backend_too(folder: Path, kind
 
 
 @pytest.mark.parametrize(
+    ("text", "right"),
+    [
+        ("8080:80", "127.0.0.1:8080=80"), ("0.0.0.0:8080:80", "0.0.0.0:8080=80"),
+        ("[::1]:8080:80", "[::1]:8080=80"), ("8080=80", "127.0.0.1:8080=80"),
+    ],
+)  # fmt: skip
+def test_dockers_form_is_told_in_ours(text: str, right: str) -> None:
+    with pytest.raises(UsageError) as error:
+        forwards.forward("publish", text)
+    assert error.value.hint and error.value.hint.endswith(f"--publish {right}")
+
+
+@pytest.mark.parametrize("kind", ["publish", "connect-port", "listen-port"])
+def test_a_socket_is_no_folder(folder: Path, kind: str) -> None:
+    (folder / "file").touch()
+    for path, what in ((folder, "a folder"), (folder / "file", "a file")):
+        with pytest.raises(UsageError, match=f"{path} is {what}, not a unix socket"):
+            forwards.forward(kind, f"{path}=80" if kind == "publish" else f"80={path}")
+
+
+@pytest.mark.parametrize(
     ("texts", "words"),
     [
         (["proxy=1=a:1", "listen-port=1=/a"], "parent's port 1 "),

@@ -220,6 +220,7 @@ def test_a_backend_that_dies(bench: Bench) -> None:
     done = bench.run(FAKE_BACKEND="dies")
     assert done.returncode == 1
     assert "the vsock backend ended with status 7: fake backend: no such luck" in done.stderr
+    assert done.stderr.count("no such luck") == 1
     assert_nothing_left(bench)
 
 

@@ -82,14 +82,13 @@ def test_it_answers_as_the_kernel_does(host: Host, with_vsock: Host) -> None:
     assert text == theirs
 
 
-# What Linux answered to `vsock-parent state` with its own AF_VSOCK: 6.18 where it is not connected, 6.12 where
-# it is. A connect that failed had no answer in two seconds; a refusal differs in its errno alone.
-STATES = dict(
-    re.findall(r"^== (\S+)\n((?:[^=].*\n)+)", (Path(__file__).parent / "data/vsock-states.txt").read_text(), re.M)
-)
+# What Linux answered to `vsock-parent state` with its own AF_VSOCK: 6.18 where it is not connected, 6.12
+# where it is. A connect that failed had no answer in two seconds; a refusal differs in its errno alone.
+RECORDED = (Path(__file__).parent / "data" / "vsock-states.txt").read_text()
+STATES = dict(re.findall(r"^== (\S+)\n((?:[^=].*\n)+)", RECORDED, re.M))
 
-# poll() is not replaced, and who has tried to connect cannot listen: docs/parent.md tells of both. How much of
-# what was written is still on its way is a matter of time.
+# poll() is not replaced, and who has tried to connect cannot listen: docs/parent.md tells of both. How much
+# of what was written is still on its way is a matter of time.
 DIFFERENT = {
     ("new", "poll"), ("bound", "poll"), ("failed-ended", "poll"), ("failed-ended", "listen"),
     ("failed-seen", "poll"), ("failed-seen", "listen"), ("connected-full", "unsent"),
