@@ -379,6 +379,7 @@ static void nitro_enclave_create_nsm(NitroEnclaveMachineState *nems,
     if (nems->cert_key) {
         qdev_prop_set_string(dev, "cert-key", nems->cert_key);
     }
+    NITRO_NSM(dev)->document_form = nems->document_form;
     object_property_add_child(OBJECT(nems), "nsm", OBJECT(dev));
     qdev_realize_and_unref(
         dev, nitro_enclave_transport(NITRO_ENCLAVE_TRANSPORT_NSM),
@@ -498,6 +499,17 @@ static void nitro_enclave_set_eif_signature(Object *obj, int value,
     NITRO_ENCLAVE_MACHINE(obj)->eif_signature = value;
 }
 
+static int nitro_enclave_get_document_form(Object *obj, Error **errp)
+{
+    return NITRO_ENCLAVE_MACHINE(obj)->document_form;
+}
+
+static void nitro_enclave_set_document_form(Object *obj, int value,
+                                            Error **errp)
+{
+    NITRO_ENCLAVE_MACHINE(obj)->document_form = value;
+}
+
 static void nitro_enclave_instance_init(Object *obj)
 {
     /* As in an enclave; acpi=on helps kernels that need it to find devices. */
@@ -592,6 +604,14 @@ static void nitro_enclave_class_init(ObjectClass *oc, NitroClassData *data)
                                    nitro_enclave_set_eif_signature);
     object_class_property_set_description(oc, NITRO_ENCLAVE_EIF_SIGNATURE,
         "verify: refuse an image with a bad signature (default); ignore: warn");
+
+    object_class_property_add_enum(oc, NITRO_ENCLAVE_DOCUMENT_FORM,
+                                   "NsmDocumentForm",
+                                   &nitro_document_form_lookup,
+                                   nitro_enclave_get_document_form,
+                                   nitro_enclave_set_document_form);
+    object_class_property_set_description(oc, NITRO_ENCLAVE_DOCUMENT_FORM,
+        "Shape of attestation documents: AWS's of 2025 (default), or 2023");
 }
 
 static const TypeInfo nitro_enclave_types[] = {

@@ -39,6 +39,7 @@ enum {
 #define NITRO_ENCLAVE_CERT_KEY      "cert-key"
 #define NITRO_ENCLAVE_DEBUG_MODE    "debug-mode"
 #define NITRO_ENCLAVE_EIF_SIGNATURE "eif-signature"
+#define NITRO_ENCLAVE_DOCUMENT_FORM "document-form"
 
 struct NitroEnclaveMachineClass {
     MicrovmMachineClass parent;
@@ -58,6 +59,7 @@ struct NitroEnclaveMachineState {
     char *cert_key;
     bool debug_mode;
     EifSignaturePolicy eif_signature;
+    NsmDocumentForm document_form;
 
     /* State */
     MemoryRegion reset_port;

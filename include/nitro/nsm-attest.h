@@ -72,6 +72,15 @@ typedef struct NsmSignerError {
 /* Milliseconds since 1970-01-01 00:00 UTC. */
 typedef int64_t NsmClockFn(void *opaque);
 
+/*
+ * AWS's documents changed: since July 2024 the instance's certificate has key
+ * identifiers, since April 2025 the payload is a map of indefinite length.
+ */
+typedef enum NsmDocumentForm {
+    NSM_DOCUMENT_2025,
+    NSM_DOCUMENT_2023,
+} NsmDocumentForm;
+
 typedef struct NsmSignerOptions {
     /*
      * PEM files: the chain with its root first and the instance CA last, and
@@ -79,6 +88,7 @@ typedef struct NsmSignerOptions {
      */
     const char *cert_chain;
     const char *cert_key;
+    NsmDocumentForm form;
     NsmClockFn *clock;          /* NULL: the host's clock */
     void *clock_opaque;
 } NsmSignerOptions;

@@ -15,6 +15,7 @@
 #define NITRO_VIRTIO_NSM_H
 
 #include "hw/virtio/virtio.h"
+#include "qapi/util.h"
 #include "qom/object.h"
 #include "nitro/nsm.h"
 #include "nitro/nsm-attest.h"
@@ -45,6 +46,7 @@ struct NitroNsm {
     char *module_id;            /* NULL: one is made */
     char *cert_chain;           /* PEM files; NULL, both: an ephemeral chain */
     char *cert_key;
+    NsmDocumentForm document_form;
 
     NsmState nsm;
     NsmSigner *signer;
@@ -53,6 +55,9 @@ struct NitroNsm {
     uint8_t request[NSM_REQUEST_MAX];
     uint8_t response[NSM_RESPONSE_MAX];
 };
+
+/* The device's property document-form, and the board's */
+extern const QEnumLookup nitro_document_form_lookup;
 
 /*
  * nitro_nsm_new_id: a module id of AWS's shape, PARENT-enc<16 hex digits>.

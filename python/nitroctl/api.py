@@ -77,6 +77,7 @@ class Enclave:
         boot_timeout: float | None = None,
         debug_mode: bool = False,
         ca_days: int = 30,
+        document_form: Literal["2025", "2023"] = "2025",
         ignore_signature: bool = False,
         publish: Sequence[str] = (),
         proxy: Sequence[str] = (),
@@ -114,6 +115,7 @@ class Enclave:
             debug=debug_mode,
             ignore_signature=ignore_signature,
             chain_days=ca_days if qemu is None or options.signs_documents(program) else None,
+            document_form=document_form,
             forwards=forwards(publish, proxy, listen_port, connect_port, forward_cid, forward_listen),
         )
         self._keep = keep

@@ -86,6 +86,7 @@ class EnclaveConfig:
     # How long the certificates live under which QEMU issues attestation documents; they are minted from the
     # user's local CA. None: none are, for a QEMU that takes none, or one that shall make its own.
     chain_days: int | None = pki.DEFAULT_DAYS
+    document_form: pki.DocumentForm = "2025"  # the shape of attestation documents: AWS's of that year
     memory_check: bool = True  # AWS's rule: at least four times the EIF
     forwards: tuple[str, ...] = ()  # see nitroctl.forwards
 
@@ -111,6 +112,7 @@ class Plan:
     debug: bool
     ignore_signature: bool
     chain_days: int | None
+    document_form: pki.DocumentForm = "2025"
     cmdline: str = ""  # of the kernel, as far as it is known here
     forwards: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what the user should know beforehand
@@ -142,6 +144,7 @@ class Plan:
             acpi=self.acpi,
             debug=self.debug,
             ignore_signature=self.ignore_signature,
+            document_form=self.document_form,
             **fds,
         )
 
@@ -189,6 +192,7 @@ def plan(request: EnclaveConfig) -> Plan:
         debug=request.debug,
         ignore_signature=request.ignore_signature,
         chain_days=request.chain_days,
+        document_form=request.document_form,
         cmdline=" ".join(filter(None, (os.fsdecode(checked.eif.cmdline), request.append))),
         forwards=request.forwards,
         notes=checked.notes,
@@ -570,7 +574,8 @@ class Enclave:
     def _write_chain(self, folder: Folder) -> None:
         if self.plan.chain_days is None:
             return
-        chain = pki.mint(pki.load_or_init(), self.plan.instance_id, days=self.plan.chain_days)
+        days, form = self.plan.chain_days, self.plan.document_form
+        chain = pki.mint(pki.load_or_init(), self.plan.instance_id, days=days, form=form)
         pki.write_private(folder.cert_chain, chain.pem)
         pki.write_private(folder.cert_key, chain.key_pem)
 

@@ -144,6 +144,7 @@ class QemuConfig:
     ignore_signature: bool = False
     cert_chain: Path | None = None  # PEM, root first; with it goes `cert_key`
     cert_key: Path | None = None
+    document_form: str = "2025"  # of attestation documents; the default is not passed on
     qmp: int | None = None
     extra: Sequence[str] = ()
 
@@ -168,6 +169,8 @@ def _machine(config: QemuConfig) -> str:
     if config.cert_chain is not None and config.cert_key is not None:
         options.append(f"cert-chain={escape(config.cert_chain)}")
         options.append(f"cert-key={escape(config.cert_key)}")
+    if config.document_form != "2025":
+        options.append(f"document-form={escape(config.document_form)}")
     return ",".join(options)
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -52,7 +53,7 @@ SHAPE = [
     (0, "CA:TRUE\n", "Digital Signature, Certificate Sign, CRL Sign", (True, False), 600),
     (1, "CA:TRUE, pathlen:2\n", "Digital Signature, Certificate Sign, CRL Sign", (True, True), 1024),
     (2, "CA:TRUE, pathlen:1\n", "Digital Signature, Certificate Sign, CRL Sign", (True, True), 1024),
-    (3, "CA:TRUE, pathlen:0\n", "Certificate Sign", (False, False), 1024),
+    (3, "CA:TRUE, pathlen:0\n", "Certificate Sign", (True, True), 1024),
 ]
 
 
@@ -68,7 +69,26 @@ def test_the_shape_of_each_level(
     assert "Signature Algorithm: ecdsa-with-SHA384" in shown
     assert "NIST CURVE: P-384" in shown
     assert len(certificate.public_bytes(Encoding.DER)) <= size
-    assert 16 == (certificate.serial_number.bit_length() + 7) // 8
+    assert (20 if level == 3 else 16) == (certificate.serial_number.bit_length() + 7) // 8
+    order = [
+        found.start()
+        for extension in (
+            "Basic Constraints",
+            "Authority Key Identifier",
+            "Subject Key Identifier",
+            "Key Usage",
+        )
+        if (found := re.search(f"X509v3 {extension}", shown))
+    ]
+    assert order == sorted(order)
+    parsed = openssl("asn1parse", input=certificate.public_bytes(Encoding.PEM))
+    assert (parsed.count("UTCTIME"), parsed.count("GENERALIZEDTIME")) == (2, 0)
+
+
+def test_the_form_of_2023_has_no_identifiers_on_the_instance() -> None:
+    minted = pki.mint(pki.make_root(), "i-0", form="2023").certificates
+    assert "Key Identifier" not in text(minted[3])
+    assert "Authority Key Identifier" in text(minted[2])
 
 
 def test_names_are_encoded_as_aws_encodes_them_and_claim_nothing() -> None:

@@ -613,6 +613,18 @@ def test_a_qemu_that_signs_nothing_gets_no_chain(bench: Bench) -> None:
 def test_debug_mode_and_a_bad_signature_are_passed_on(bench: Bench) -> None:
     done = bench.run("--dry-run", "--debug-mode", "--ignore-signature")
     assert ",debug-mode=on,eif-signature=ignore" in done.stdout
+    assert "document-form" not in done.stdout
+
+
+def test_the_form_of_documents_is_passed_on_and_the_chains(bench: Bench) -> None:
+    assert ",document-form=2023" in bench.run("--dry-run", "--document-form", "2023").stdout
+    shown = steps(["show", "cert-chain"], HEARTBEAT, RESET)
+    for form, identified in (("2023", False), ("2025", True)):
+        done = bench.run("--document-form", form, **shown)
+        instance = x509.load_pem_x509_certificates(done.stdout.encode())[3]
+        oids = [extension.oid for extension in instance.extensions]
+        assert (x509.SubjectKeyIdentifier.oid in oids) == identified, done.stderr
+    assert_nothing_left(bench)
 
 
 def test_a_damaged_ca_ends_the_run_before_anything_starts(bench: Bench) -> None:

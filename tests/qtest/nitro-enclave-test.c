@@ -347,7 +347,7 @@ static void test_help(void)
 {
     static const char *const options[] = {
         "vsock=", "id=", "parent-role=", "parent-id=", "cert-chain=",
-        "cert-key=", "debug-mode=", "eif-signature=",
+        "cert-key=", "debug-mode=", "eif-signature=", "document-form=",
     };
     g_autofree char *out = NULL, *err = NULL;
     int i;
@@ -380,6 +380,7 @@ static void test_options(void)
         { "parent-role=", "parent-role='' has 0 characters" },
         { "parent-role='a\n'", "parent-role has a byte 0x0a at position 1" },
         { "eif-signature=maybe", "maybe" },
+        { "document-form=2022", "2022" },
         { "acpi=on,ioapic2=on", "ioapic2=on is not supported" },
         { "cert-key=/dev/null", "(options)" },
         { "cert-chain=/nonexistent,cert-key=/nonexistent", "(unreadable)" },

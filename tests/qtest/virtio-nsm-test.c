@@ -684,16 +684,20 @@ static void test_migration(const void *opaque)
 
 /*
  * A document is what verifiers look for first, an untagged COSE_Sign1 with
- * ES384, and the root to trust can be had from outside. The rest of it is the
- * unit tests' and the verifier's subject.
+ * ES384, its payload a map in the form that was asked for, and the root to
+ * trust can be had from outside. The rest of it is the unit tests' and the
+ * verifier's subject.
  */
-static void test_attestation(void)
+static void test_attestation(const void *opaque)
 {
+    const char *form = opaque;
+    g_autofree char *device = g_strconcat(DEVICE ",id=nsm", form, NULL);
+    uint8_t map = *form ? 0xa9 : 0xbf;
     const NsmBytes request = BYTES("\xa1\x6b" "Attestation" "\xa0");
     const NsmBytes head = BYTES("\xa1\x6b" "Attestation"
                                 "\xa1\x68" "document\x59");
     const NsmBytes cose = BYTES("\x84\x44\xa1\x01\x38\x22\xa0\x59");
-    QTestState *qts = start(DEVICE ",id=nsm");
+    QTestState *qts = start(device);
     uint8_t resp[0x3000];
     const char *root;
     size_t len;
@@ -707,6 +711,7 @@ static void test_attestation(void)
     g_assert_cmpuint(resp[head.len] << 8 | resp[head.len + 1], ==,
                      len - head.len - 2);
     g_assert_cmpmem(resp + head.len + 2, cose.len, cose.data, cose.len);
+    g_assert_cmphex(resp[head.len + 2 + cose.len + 2], ==, map);
 
     dict = qtest_qmp(qts, "{ 'execute': 'qom-get', 'arguments': {"
                      " 'path': 'nsm', 'property': 'root-certificate' } }");
@@ -784,7 +789,9 @@ int main(int argc, char **argv)
     qtest_add_func("/nsm/reset", test_reset);
     qtest_add_data_func("/nsm/migration/legacy", "", test_migration);
     qtest_add_data_func("/nsm/migration/modern", MODERN, test_migration);
-    qtest_add_func("/nsm/attestation", test_attestation);
+    qtest_add_data_func("/nsm/attestation", "", test_attestation);
+    qtest_add_data_func("/nsm/attestation/2023", ",document-form=2023",
+                        test_attestation);
     qtest_add_func("/nsm/default-id", test_default_id);
     qtest_add_func("/nsm/bad-id", test_bad_id);
 

@@ -27,6 +27,7 @@
 #define DAY (24 * HOUR)
 
 static int64_t clock_ms;
+static NsmDocumentForm form;
 
 static int64_t test_clock(void *opaque)
 {
@@ -173,7 +174,8 @@ static NsmSigner *signer_new(const char *chain, const char *key,
                              const char *module_id)
 {
     const NsmSignerOptions options = {
-        .cert_chain = chain, .cert_key = key, .clock = test_clock,
+        .cert_chain = chain, .cert_key = key, .form = form,
+        .clock = test_clock,
     };
     NsmSignerError err;
     NsmSigner *signer = nsm_signer_new(&options, module_id, &err);
@@ -328,7 +330,7 @@ static void append_notation(GByteArray *out, const char *text)
     g_byte_array_append(out, bytes->data, bytes->len);
 }
 
-static void test_document(void)
+static void test_document(const void *opaque)
 {
     NsmSigner *signer;
     g_autoptr(GByteArray) want = NULL;
@@ -337,12 +339,14 @@ static void test_document(void)
     Document d;
     NsmState s;
 
+    form = GPOINTER_TO_INT(opaque);
     clock_ms = NOW_MS;
     signer = signer_new(NULL, NULL, MODULE_ID);
     boot(&s, signer, MODULE_ID);
     ask(&s, PLAIN, &d);
 
-    want = notation("a9 69 'module_id' 7827 '" MODULE_ID "'"
+    want = notation(form == NSM_DOCUMENT_2023 ? "a9" : "bf");
+    append_notation(want, "69 'module_id' 7827 '" MODULE_ID "'"
                     " 66 'digest' 66 'SHA384'"
                     " 69 'timestamp' 1b 0000019c13ec9e7b 64 'pcrs' b0");
     for (uint8_t i = 0; i < 16; i++) {
@@ -359,6 +363,10 @@ static void test_document(void)
     }
     append_notation(want,
                     "6a 'public_key' f6 69 'user_data' f6 65 'nonce' f6");
+    if (form != NSM_DOCUMENT_2023) {
+        append_notation(want, "ff");
+    }
+    form = NSM_DOCUMENT_2025;
     g_assert_cmpmem(d.payload->data, d.payload->len, want->data, want->len);
 
     whole = notation("84 44 a1013822 a0");
@@ -380,11 +388,11 @@ static void test_fields(void)
     } rows[] = {
         { "a1 6b 'Attestation' a3 69 'user_data' 42 0102 65 'nonce' 41 03"
           " 6a 'public_key' 43 040506",
-          "6a 'public_key' 43 040506 69 'user_data' 42 0102 65 'nonce' 41 03" },
+          "6a 'public_key' 43 040506 69 'user_data' 42 0102 65 'nonce' 41 03 ff" },
         { "a1 6b 'Attestation' a1 65 'nonce' 40",
-          "6a 'public_key' f6 69 'user_data' f6 65 'nonce' 40" },
+          "6a 'public_key' f6 69 'user_data' f6 65 'nonce' 40 ff" },
         { "a1 6b 'Attestation' a1 69 'user_data' 5f 41 07 42 0809 ff",
-          "6a 'public_key' f6 69 'user_data' 43 070809 65 'nonce' f6" },
+          "6a 'public_key' f6 69 'user_data' 43 070809 65 'nonce' f6 ff" },
     };
     NsmSigner *signer;
     Document d;
@@ -428,6 +436,7 @@ static void test_long_fields(void)
         append_notation(tail, names[order[i]]);
         notation_fill(tail, 0x80 + order[i], 1024);
     }
+    append_notation(tail, "ff");
     clock_ms = NOW_MS;
     signer = signer_new(NULL, NULL, MODULE_ID);
     boot(&s, signer, MODULE_ID);
@@ -570,7 +579,7 @@ static void test_many_signatures(void)
 }
 
 /* What openssl reads in each certificate of our own chain */
-static void test_shape(void)
+static void test_shape(const void *opaque)
 {
 #define OURS "OU = UTF8STRING:\"Local, not AWS\""
 #define PLACE "C = PRINTABLESTRING:XX, ST = UTF8STRING:Local, " \
@@ -601,7 +610,7 @@ static void test_shape(void)
           "nitro-enclaves$",
           { "Basic Constraints: critical\n                CA:TRUE, pathlen:0\n",
             "X509v3 Key Usage: critical\n                Certificate Sign\n" },
-          { "Subject Key", "Authority Key", "Alternative" } },
+          { "Alternative" } },
         { "^" PLACE "CN = UTF8STRING:i-1234567890abcdef0-enc0123456789abcdef"
           "\\.local$",
           { "Basic Constraints: critical\n                CA:FALSE\n",
@@ -609,17 +618,29 @@ static void test_shape(void)
             "                Digital Signature, Non Repudiation\n" },
           { "Subject Key", "Authority Key", "Extended" } },
     };
+    static const char *const extensions[] = {
+        "X509v3 Basic Constraints", "X509v3 Authority Key Identifier",
+        "X509v3 Subject Key Identifier", "X509v3 Key Usage",
+    };
+    /* Which of them, one bit each, and the bytes of the serial number */
+    static const int has[] = { 0xd, 0xf, 0xf, 0xf, 0x9 };
+    static const size_t serials[] = { 16, 16, 16, 20, 16 };
     char *folder = folder_new();
     NsmSigner *signer;
     NsmState s;
     Document d;
 
+    form = GPOINTER_TO_INT(opaque);
     clock_ms = NOW_MS;
     signer = signer_new(NULL, NULL, MODULE_ID);
     boot(&s, signer, MODULE_ID);
     ask(&s, PLAIN, &d);
     g_assert_cmpuint(d.bundled, ==, 4);
     for (int i = 0; i < 5; i++) {
+        int wanted = i == 3 && form == NSM_DOCUMENT_2023 ? 0x9 : has[i];
+        g_autofree char *serial = NULL;
+        g_autofree char *asn1 = NULL;
+        const char *at;
         const GByteArray *der = i < 4 ? d.cabundle[i] : d.certificate;
         g_autofree char *text = NULL;
         g_autofree char *subject = NULL;
@@ -630,6 +651,19 @@ static void test_shape(void)
         g_assert_nonnull(strstr(text, "Version: 3 (0x2)"));
         g_assert_nonnull(strstr(text, "NIST CURVE: P-384"));
         g_assert_nonnull(strstr(text, "Algorithm: ecdsa-with-SHA384"));
+        at = text;
+        for (int n = 0; n < 4; n++) {
+            const char *next = strstr(at, extensions[n]);
+
+            g_assert_cmpint(next != NULL, ==, wanted >> n & 1);
+            at = next ? next : at;
+        }
+        serial = openssl(folder, "x509 -inform DER -in c.der -noout -serial");
+        g_assert_cmpuint(strlen(g_strchomp(serial)), ==,
+                         strlen("serial=") + 2 * serials[i]);
+        asn1 = openssl(folder, "asn1parse -inform DER -in c.der");
+        at = strstr(asn1, "UTCTIME");
+        g_assert_true(at && strstr(at + 1, "UTCTIME"));
         for (int n = 0; n < 4 && levels[i].has[n]; n++) {
             if (!strstr(text, levels[i].has[n])) {
                 g_error("level %d lacks %s in %s", i, levels[i].has[n], text);
@@ -646,6 +680,7 @@ static void test_shape(void)
             g_error("level %d: %s", i, subject);
         }
     }
+    form = NSM_DOCUMENT_2025;
     document_clear(&d);
     nsm_signer_free(signer);
     folder_free(folder);
@@ -656,8 +691,8 @@ static void check_leaf(const char *module_id, const char *serial)
     char *folder = folder_new();
     g_autofree char *text = NULL;
     g_autofree char *want = g_strdup_printf(
-        "serial=%s\nnotBefore=Jan 31 11:59:57 2026 GMT\n"
-        "notAfter=Jan 31 15:00:00 2026 GMT\n", serial);
+        "^serial=%s697DEEC0\nnotBefore=Jan 31 11:59:57 2026 GMT\n"
+        "notAfter=Jan 31 15:00:00 2026 GMT\n$", serial);
     NsmSigner *signer;
     NsmState s;
     Document d;
@@ -668,30 +703,34 @@ static void check_leaf(const char *module_id, const char *serial)
     ask(&s, PLAIN, &d);
     put_file(folder, "c.der", d.certificate->data, d.certificate->len);
     text = openssl(folder, "x509 -inform DER -in c.der -noout -serial -dates");
-    g_assert_cmpstr(text, ==, want);
+    if (!g_regex_match_simple(want, text, 0, 0)) {
+        g_error("not %s: %s", want, text);
+    }
     verify(&d, NOW);
     document_clear(&d);
     nsm_signer_free(signer);
     folder_free(folder);
 }
 
-/* The enclave's number and the second of issuance (0x697deec0), dates */
+#define RANDOM "[0-9A-F]{8}"
+
+/* The enclave's number, 4 bytes, the second of issuance 0x697deec0; dates */
 static void test_leaf(void)
 {
     char longest[100];
 
-    check_leaf(MODULE_ID, "0123456789ABCDEF00000000697DEEC0");
+    check_leaf(MODULE_ID, "0123456789ABCDEF" RANDOM);
     /* As integers: no zeros in front, never negative. */
-    check_leaf("i-0-enc0000000000000080", "8000000000697DEEC0");
-    check_leaf("i-0-enc0000000000000000", "697DEEC0");
-    check_leaf("i-0-encffffffffffffffff", "FFFFFFFFFFFFFFFF00000000697DEEC0");
+    check_leaf("i-0-enc0000000000000080", "80" RANDOM);
+    check_leaf("i-0-enc0000000000000000", "[0-9A-F]{0,8}");
+    check_leaf("i-0-encffffffffffffffff", "FFFFFFFFFFFFFFFF" RANDOM);
     /* Without a number: (ms << 16) */
-    check_leaf("hello-world", "019C13EC9E00000000000000697DEEC0");
-    check_leaf("i-0-enc123", "019C13EC9E00000000000000697DEEC0");
-    check_leaf("i-0-encx123456789abcdef", "019C13EC9E00000000000000697DEEC0");
+    check_leaf("hello-world", "019C13EC9E000000" RANDOM);
+    check_leaf("i-0-enc123", "019C13EC9E000000" RANDOM);
+    check_leaf("i-0-encx123456789abcdef", "019C13EC9E000000" RANDOM);
     memset(longest, 'x', 99);
     longest[99] = '\0';
-    check_leaf(longest, "019C13EC9E00000000000000697DEEC0");
+    check_leaf(longest, "019C13EC9E000000" RANDOM);
 }
 
 /* An instance id that is too long for a common name is cut, not its suffix. */
@@ -1058,6 +1097,41 @@ static void test_chain_dates(void)
     folder_free(folder);
 }
 
+/* Under one issuer, in one second, for one module: numbers still differ. */
+static void test_chain_serials(void)
+{
+    char *folder = folder_new();
+    uint8_t serial[2][20] = { { 0 } };
+    Level levels[4];
+
+    chain_defaults(levels, 4);
+    chain_write(folder, levels, 4);
+    for (int i = 0; i < 2; i++) {
+        size_t size = sizeof(serial[i]);
+        gnutls_x509_crt_t cert;
+        NsmSignerError err;
+        NsmSigner *signer = chain_load(folder, &err);
+        NsmState s;
+        Document d;
+
+        g_assert_nonnull(signer);
+        boot(&s, signer, MODULE_ID);
+        ask(&s, PLAIN, &d);
+        gnutls_x509_crt_init(&cert);
+        g_assert_cmpint(gnutls_x509_crt_import(
+            cert,
+            &(gnutls_datum_t) { d.certificate->data, d.certificate->len },
+            GNUTLS_X509_FMT_DER), ==, 0);
+        g_assert_cmpint(gnutls_x509_crt_get_serial(cert, serial[i], &size),
+                        ==, 0);
+        gnutls_x509_crt_deinit(cert);
+        document_clear(&d);
+        nsm_signer_free(signer);
+    }
+    g_assert_cmpint(memcmp(serial[0], serial[1], sizeof(serial[0])), !=, 0);
+    folder_free(folder);
+}
+
 static void test_ephemeral_end(void)
 {
     NsmSigner *signer;
@@ -1389,13 +1463,19 @@ static void test_host_clock(void)
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    g_test_add_func("/nsm-attest/document", test_document);
+    g_test_add_data_func("/nsm-attest/document",
+                         GINT_TO_POINTER(NSM_DOCUMENT_2025), test_document);
+    g_test_add_data_func("/nsm-attest/document/2023",
+                         GINT_TO_POINTER(NSM_DOCUMENT_2023), test_document);
     g_test_add_func("/nsm-attest/fields", test_fields);
     g_test_add_func("/nsm-attest/long-fields", test_long_fields);
     g_test_add_func("/nsm-attest/pcrs", test_pcrs);
     g_test_add_func("/nsm-attest/capacities", test_capacities);
     g_test_add_func("/nsm-attest/many-signatures", test_many_signatures);
-    g_test_add_func("/nsm-attest/shape", test_shape);
+    g_test_add_data_func("/nsm-attest/shape",
+                         GINT_TO_POINTER(NSM_DOCUMENT_2025), test_shape);
+    g_test_add_data_func("/nsm-attest/shape/2023",
+                         GINT_TO_POINTER(NSM_DOCUMENT_2023), test_shape);
     g_test_add_func("/nsm-attest/leaf", test_leaf);
     g_test_add_func("/nsm-attest/long-name", test_long_name);
     g_test_add_func("/nsm-attest/root", test_root);
@@ -1404,6 +1484,7 @@ int main(int argc, char **argv)
     g_test_add_func("/nsm-attest/ephemeral-end", test_ephemeral_end);
     g_test_add_func("/nsm-attest/chain/file", test_chain_file);
     g_test_add_func("/nsm-attest/chain/dates", test_chain_dates);
+    g_test_add_func("/nsm-attest/chain/serials", test_chain_serials);
     g_test_add_func("/nsm-attest/chain/certificates",
                     test_certificate_faults);
     g_test_add_func("/nsm-attest/chain/order", test_order_faults);

@@ -36,6 +36,7 @@ static const uint8_t to_sign[] = {
 struct NsmSigner {
     NsmChain chain;
     NsmLeaf leaf;
+    NsmDocumentForm form;
     NsmClockFn *clock;
     void *clock_opaque;
     NsmSignerError err;         /* holds the reason of the last failure */
@@ -58,6 +59,7 @@ NsmSigner *nsm_signer_new(const NsmSignerOptions *options,
     bool good;
 
     *err = (NsmSignerError) { .fault = NSM_SIGNER_OK };
+    s->form = options->form;
     s->clock = options->clock ? options->clock : host_clock;
     s->clock_opaque = options->clock_opaque;
     now = s->clock(s->clock_opaque) / 1000;
@@ -72,7 +74,7 @@ NsmSigner *nsm_signer_new(const NsmSignerOptions *options,
         good = nsm_chain_load(&s->chain, options->cert_chain,
                               options->cert_key, now, err);
     } else {
-        good = nsm_chain_make(&s->chain, module_id, now, err);
+        good = nsm_chain_make(&s->chain, module_id, s->form, now, err);
     }
     if (!good || !nsm_leaf_issue(&s->leaf, &s->chain, module_id, now, err)) {
         nsm_signer_free(s);
@@ -143,7 +145,11 @@ static void put_payload(NsmWriter *w, const NsmSigner *s,
                         const NsmState *state, const NsmAttestRequest *request,
                         int64_t now_ms)
 {
-    nsm_put_map(w, 9);
+    if (s->form == NSM_DOCUMENT_2023) {
+        nsm_put_map(w, 9);
+    } else {
+        nsm_put_map_begin(w);
+    }
     nsm_put_text(w, "module_id");
     nsm_put_text(w, nsm_module_id(state));
     nsm_put_text(w, "digest");
@@ -168,6 +174,9 @@ static void put_payload(NsmWriter *w, const NsmSigner *s,
     put_optional(w, "public_key", &request->public_key);
     put_optional(w, "user_data", &request->user_data);
     put_optional(w, "nonce", &request->nonce);
+    if (s->form != NSM_DOCUMENT_2023) {
+        nsm_put_map_end(w);
+    }
 }
 
 /* r or s, an integer of any length, into 48 bytes with zeros in front */

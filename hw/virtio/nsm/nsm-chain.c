@@ -185,44 +185,44 @@ static int set_dates(gnutls_x509_crt_t cert, int64_t begin, int64_t end)
     return ret < 0 ? ret : gnutls_x509_crt_set_expiration_time(cert, end);
 }
 
-/* Extensions of a CA; @path_length < 0: no limit. X.690 DER by hand. */
-static int set_ca_extensions(gnutls_x509_crt_t cert, int path_length,
-                             bool signs_lists)
+/* X.690 DER by hand; @path_length < 0: no limit. */
+static int set_basic_constraints(gnutls_x509_crt_t cert, int path_length)
 {
     const uint8_t limited[] = { 0x30, 6, 1, 1, 0xff, 2, 1, path_length };
     const uint8_t unlimited[] = { 0x30, 3, 1, 1, 0xff };
-    /* digitalSignature, keyCertSign, cRLSign; or keyCertSign alone */
-    const uint8_t all[] = { 3, 2, 1, 0x86 }, alone[] = { 3, 2, 2, 0x04 };
-    int ret;
 
-    ret = gnutls_x509_crt_set_extension_by_oid(
+    return gnutls_x509_crt_set_extension_by_oid(
         cert, OID_BASIC_CONSTRAINTS, path_length < 0 ? unlimited : limited,
         path_length < 0 ? sizeof(unlimited) : sizeof(limited), 1);
-    if (ret < 0) {
-        return ret;
-    }
+}
+
+static int set_key_usage(gnutls_x509_crt_t cert, bool signs_lists)
+{
+    /* digitalSignature, keyCertSign, cRLSign; or keyCertSign alone */
+    const uint8_t all[] = { 3, 2, 1, 0x86 }, alone[] = { 3, 2, 2, 0x04 };
+
     return gnutls_x509_crt_set_extension_by_oid(
         cert, OID_KEY_USAGE, signs_lists ? all : alone, sizeof(all), 1);
 }
 
-/* Subject and authority key identifiers. For the root, @issuer is NULL. */
+/* Authority and subject key identifiers. For the root, @issuer is NULL. */
 static int set_identifiers(gnutls_x509_crt_t cert, gnutls_x509_crt_t issuer)
 {
     uint8_t id[32];
     size_t size = sizeof(id);
-    int ret = gnutls_x509_crt_get_key_id(cert, 0, id, &size);
+    int ret = 0;
 
-    if (ret >= 0) {
-        ret = gnutls_x509_crt_set_subject_key_id(cert, id, size);
-    }
-    if (ret >= 0 && issuer) {
-        size = sizeof(id);
+    if (issuer) {
         ret = gnutls_x509_crt_get_subject_key_id(issuer, id, &size, NULL);
         if (ret >= 0) {
             ret = gnutls_x509_crt_set_authority_key_id(cert, id, size);
         }
+        size = sizeof(id);
     }
-    return ret;
+    if (ret >= 0) {
+        ret = gnutls_x509_crt_get_key_id(cert, 0, id, &size);
+    }
+    return ret < 0 ? ret : gnutls_x509_crt_set_subject_key_id(cert, id, size);
 }
 
 /* A random positive serial number that fills its @size bytes */
@@ -239,7 +239,7 @@ static int set_random_serial(gnutls_x509_crt_t cert, size_t size)
 static const struct {
     const char *order;          /* of the subject */
     int path_length;
-    bool signs_lists;           /* has the other two usages and identifiers */
+    bool signs_lists;           /* has the other two usages */
     size_t serial_size;
 } levels[] = {
     { "COUN", -1, true, 16 },   /* root */
@@ -279,7 +279,7 @@ static int ca_common_name(char name[COMMON_NAME_MAX + 1], size_t level,
     return 0;
 }
 
-/* One level of our own chain: everything but key and signature */
+/* One level of our own chain: everything but key, extensions and signature */
 static int describe_ca(gnutls_x509_crt_t cert, const NsmChain *chain,
                        size_t level, const char *module_id)
 {
@@ -298,17 +298,15 @@ static int describe_ca(gnutls_x509_crt_t cert, const NsmChain *chain,
     if (ret >= 0) {
         ret = set_subject(cert, levels[level].order, name);
     }
-    if (ret >= 0) {
-        ret = set_ca_extensions(cert, levels[level].path_length,
-                                levels[level].signs_lists);
-    }
     return ret;
 }
 
 /* The next level of our own chain; @chain->key becomes its key. */
-static int make_ca(NsmChain *chain, const char *module_id)
+static int make_ca(NsmChain *chain, const char *module_id,
+                   NsmDocumentForm form)
 {
     size_t level = chain->count;
+    bool identified = level < LEVELS - 1 || form != NSM_DOCUMENT_2023;
     gnutls_x509_crt_t cert, issuer;
     gnutls_privkey_t key = NULL;
     int ret = gnutls_x509_crt_init(&cert);
@@ -324,8 +322,15 @@ static int make_ca(NsmChain *chain, const char *module_id)
     if (ret >= 0) {
         ret = make_key(cert, &key);
     }
-    if (ret >= 0 && levels[level].signs_lists) {
+    /* In this order */
+    if (ret >= 0) {
+        ret = set_basic_constraints(cert, levels[level].path_length);
+    }
+    if (ret >= 0 && identified) {
         ret = set_identifiers(cert, issuer);
+    }
+    if (ret >= 0) {
+        ret = set_key_usage(cert, levels[level].signs_lists);
     }
     if (ret >= 0) {
         ret = gnutls_x509_crt_privkey_sign(cert, issuer ? issuer : cert,
@@ -350,13 +355,13 @@ bool nsm_export_root(NsmChain *chain, NsmSignerError *err)
     return ret >= 0 || nsm_fail_crypto(err, "encode the root in PEM", ret);
 }
 
-bool nsm_chain_make(NsmChain *chain, const char *module_id, int64_t now,
-                    NsmSignerError *err)
+bool nsm_chain_make(NsmChain *chain, const char *module_id,
+                    NsmDocumentForm form, int64_t now, NsmSignerError *err)
 {
     chain->begin = now - EPHEMERAL_BACKDATE;
     chain->end = now + EPHEMERAL_LIFE;
     while (chain->count < LEVELS) {
-        int ret = make_ca(chain, module_id);
+        int ret = make_ca(chain, module_id, form);
 
         if (ret < 0) {
             return nsm_fail_crypto(err, "make an ephemeral chain", ret);
@@ -409,15 +414,21 @@ static uint64_t enclave_number(const char *module_id, int64_t now)
 /*
  * Enclave number and time of issuance, 8 bytes each, after a zero that keeps
  * the number positive. The encoder drops the zeros that DER does not want.
+ * The upper half of the time, which is zero on AWS, is random: two leaves of
+ * one second under one issuer, from one process or two, must not have one
+ * serial number (RFC 5280, section 4.1.2.2).
  */
 static int set_leaf_serial(gnutls_x509_crt_t cert, const char *module_id,
                            int64_t now)
 {
     uint8_t serial[1 + 8 + 8] = { 0 };
+    int ret;
 
     put_be64(serial + 1, enclave_number(module_id, now));
     put_be64(serial + 9, now);
-    return gnutls_x509_crt_set_serial(cert, serial, sizeof(serial));
+    ret = gnutls_rnd(GNUTLS_RND_NONCE, serial + 9, 4);
+    return ret < 0 ? ret :
+        gnutls_x509_crt_set_serial(cert, serial, sizeof(serial));
 }
 
 static int fill_leaf(gnutls_x509_crt_t cert, NsmLeaf *leaf,

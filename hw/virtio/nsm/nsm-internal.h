@@ -47,6 +47,9 @@ typedef struct NsmWriter {
 } NsmWriter;
 
 void nsm_put_map(NsmWriter *w, size_t entries);
+/* A map of indefinite length, and its end. */
+void nsm_put_map_begin(NsmWriter *w);
+void nsm_put_map_end(NsmWriter *w);
 void nsm_put_array(NsmWriter *w, size_t entries);
 void nsm_put_uint(NsmWriter *w, uint64_t value);
 void nsm_put_bool(NsmWriter *w, bool value);

@@ -3,8 +3,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Shortest definite encodings (RFC 8949, section 4.2.1) into a buffer of fixed
- * size. A writer that ran out of room remembers it, so that callers write all
+ * Shortest encodings (RFC 8949, section 4.2.1), definite but for one kind of
+ * map, into a buffer of fixed size. A writer that ran out of room remembers it, so that callers write all
  * they have and ask once at the end. It checks no structure: that a map gets
  * as many entries as it announced is its caller's affair.
  */
@@ -35,6 +35,16 @@ static void advance(NsmWriter *w, size_t written)
 void nsm_put_map(NsmWriter *w, size_t entries)
 {
     advance(w, cbor_encode_map_start(entries, tail(w), room(w)));
+}
+
+void nsm_put_map_begin(NsmWriter *w)
+{
+    advance(w, cbor_encode_indef_map_start(tail(w), room(w)));
+}
+
+void nsm_put_map_end(NsmWriter *w)
+{
+    advance(w, cbor_encode_break(tail(w), room(w)));
 }
 
 void nsm_put_array(NsmWriter *w, size_t entries)

@@ -401,6 +401,7 @@ static void nsm_realize(DeviceState *dev, Error **errp)
     const NsmSignerOptions options = {
         .cert_chain = s->cert_chain,
         .cert_key = s->cert_key,
+        .form = s->document_form,
     };
     NsmSignerError err;
 
@@ -447,6 +448,24 @@ static char *nsm_get_root_certificate(Object *obj, Error **errp)
     return g_strdup(s->signer ? nsm_signer_root(s->signer) : "");
 }
 
+const QEnumLookup nitro_document_form_lookup = {
+    .array = (const char *const[]) {
+        [NSM_DOCUMENT_2025] = "2025",
+        [NSM_DOCUMENT_2023] = "2023",
+    },
+    .size = 2,
+};
+
+static int nsm_get_document_form(Object *obj, Error **errp)
+{
+    return NITRO_NSM(obj)->document_form;
+}
+
+static void nsm_set_document_form(Object *obj, int value, Error **errp)
+{
+    NITRO_NSM(obj)->document_form = value;
+}
+
 static const Property nsm_properties[] = {
     DEFINE_PROP_STRING("module-id", NitroNsm, module_id),
     DEFINE_PROP_STRING("cert-chain", NitroNsm, cert_chain),
@@ -467,6 +486,12 @@ static void nsm_class_init(ObjectClass *oc, NitroClassData *data)
         "PEM file: CA certificates, root first (default: an ephemeral chain)");
     object_class_property_set_description(oc, "cert-key",
         "PEM file: private key of the last certificate in cert-chain");
+    object_class_property_add_enum(oc, "document-form", "NsmDocumentForm",
+                                   &nitro_document_form_lookup,
+                                   nsm_get_document_form,
+                                   nsm_set_document_form);
+    object_class_property_set_description(oc, "document-form",
+        "Shape of attestation documents: AWS's of 2025 (default), or 2023");
     object_class_property_add_str(oc, "root-certificate",
                                   nsm_get_root_certificate, NULL);
     object_class_property_set_description(oc, "root-certificate",

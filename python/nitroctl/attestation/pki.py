@@ -18,7 +18,7 @@ import shutil
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from nitroctl import config
 from nitroctl.errors import NitroError
@@ -32,6 +32,13 @@ DEFAULT_DAYS = 30  # of a minted chain
 MAX_DAYS = 3650
 BACKDATE = timedelta(hours=1)  # verifiers whose clock is behind, as AWS's own chains allow
 SERIAL_BYTES = 16
+INSTANCE_SERIAL_BYTES = 20
+# Dates until then are UTCTime (RFC 5280, section 4.1.2.5), as all of AWS's are.
+UTC_TIME_ENDS = datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC)
+# AWS's documents changed: since July 2024 the instance's certificate has key identifiers, since April 2025
+# the payload is a map of indefinite length.
+DocumentForm = Literal["2025", "2023"]
+DOCUMENT_FORMS: tuple[DocumentForm, ...] = ("2025", "2023")
 COMMON_NAME_MAX = 64  # RFC 5280, appendix A: ub-common-name
 AREA = "local.nitro-enclaves"  # where AWS has us-east-1.aws.nitro-enclaves
 ROOT_FILE = "root.pem"
@@ -108,6 +115,7 @@ def _issue(
     path_length: int | None,
     signs_documents: bool = True,
     identifiers: bool = True,
+    serial_bytes: int = SERIAL_BYTES,
 ) -> Authority:
     """One CA certificate with a new key, signed by `issuer`, or by itself for None."""
     from cryptography import x509
@@ -115,8 +123,8 @@ def _issue(
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP384R1())
-    # A positive serial that fills its 16 bytes (RFC 5280, section 4.1.2.2).
-    serial = int.from_bytes(secrets.token_bytes(SERIAL_BYTES), "big") >> 1 | 1 << (8 * SERIAL_BYTES - 2)
+    # A positive serial that fills its bytes (RFC 5280, section 4.1.2.2).
+    serial = int.from_bytes(secrets.token_bytes(serial_bytes), "big") >> 1 | 1 << (8 * serial_bytes - 2)
     usage = x509.KeyUsage(
         digital_signature=signs_documents,
         key_cert_sign=True,
@@ -137,14 +145,14 @@ def _issue(
         .not_valid_before(begin)
         .not_valid_after(end)
         .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
-        .add_extension(usage, critical=True)
     )
+    if identifiers and issuer:
+        above = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key())
+        builder = builder.add_extension(above, critical=False)
     if identifiers:
         own = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
         builder = builder.add_extension(own, critical=False)
-        if issuer:
-            above = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key())
-            builder = builder.add_extension(above, critical=False)
+    builder = builder.add_extension(usage, critical=True)
     return Authority(builder.sign(issuer.key if issuer else key, hashes.SHA384()), key)
 
 
@@ -152,11 +160,17 @@ def make_root(now: datetime | None = None) -> Authority:
     """A new root, in memory only."""
     begin = (now or datetime.now(UTC)).replace(microsecond=0) - BACKDATE
     subject = _name(_COUNTRY, *_ORGANISATION, ("CN", AREA))
-    return _issue(subject, None, begin=begin, end=begin + timedelta(days=365 * ROOT_YEARS), path_length=None)
+    end = min(begin + timedelta(days=365 * ROOT_YEARS), UTC_TIME_ENDS)
+    return _issue(subject, None, begin=begin, end=end, path_length=None)
 
 
 def mint(
-    root: Authority, instance_id: str, *, days: int = DEFAULT_DAYS, now: datetime | None = None
+    root: Authority,
+    instance_id: str,
+    *,
+    days: int = DEFAULT_DAYS,
+    now: datetime | None = None,
+    form: DocumentForm = "2025",
 ) -> Chain:
     """Mint the three CA levels of one enclave under `root`, valid for `days` days from now.
 
@@ -184,7 +198,14 @@ def mint(
     zonal = _issue(name, regional, begin=begin, end=end, path_length=1)
     name = _name(_COUNTRY, *place, *_ORGANISATION, ("CN", f"{instance_id}.{AREA}"))
     instance = _issue(
-        name, zonal, begin=begin, end=end, path_length=0, signs_documents=False, identifiers=False
+        name,
+        zonal,
+        begin=begin,
+        end=end,
+        path_length=0,
+        signs_documents=False,
+        identifiers=form != "2023",
+        serial_bytes=INSTANCE_SERIAL_BYTES,
     )
     chain = (root.certificate, regional.certificate, zonal.certificate, instance.certificate)
     return Chain(chain, instance.key)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 @click.option("--debug-mode", is_flag=True, help="PCR0, 1, 2 and 8 read as zeros, as in AWS's debug mode.")
 @click.option("--ca-days", type=click.IntRange(1, 3650), default=30, show_default=True, metavar="DAYS",
               help="How long the enclave can issue attestation documents.")  # fmt: skip
+@click.option("--document-form", type=click.Choice(["2025", "2023"]), default="2025", show_default=True,
+              help="Shape of attestation documents: as AWS made them in that year.")
 @click.option("--ignore-signature", is_flag=True, help="Start an image whose signature is bad, and warn.")
 @click.option("--publish", metavar="ADDR=PORT", multiple=True,
               help="Join clients of ADDR, HOST:PORT or a path, to the enclave's PORT.")
@@ -71,6 +73,7 @@ def run(
     boot_timeout: float | None,
     debug_mode: bool,
     ca_days: int,
+    document_form: Literal["2025", "2023"],
     ignore_signature: bool,
     publish: tuple[str, ...],
     proxy: tuple[str, ...],
@@ -122,6 +125,7 @@ def run(
         debug=debug_mode,
         ignore_signature=ignore_signature,
         chain_days=chain_days,
+        document_form=document_form,
         forwards=forwards(publish, proxy, listen_port, connect_port, forward_cid, forward_listen),
     )
     plan = enclave.plan(request)
