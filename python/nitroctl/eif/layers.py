@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import stat
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import IO
@@ -24,7 +24,7 @@ from nitroctl.eif.blobs import Blob, Slice, check_digest, encoded
 from nitroctl.eif.cpio import readable
 from nitroctl.eif.image import Image
 from nitroctl.eif.measure import CHUNK, Progress
-from nitroctl.eif.tar import Member, damage, members
+from nitroctl.eif.tar import Member, damage, members, seconds
 from nitroctl.eif.unpack import unpacked
 from nitroctl.errors import NitroError
 
@@ -114,7 +114,7 @@ class Tree:
                 f"{member.size} bytes, owner {member.uid}:{member.gid}, device {member.devmajor}:"
                 f"{member.devminor}; a ramdisk takes numbers of 32 bits"
             )
-        parts = _clean(name)
+        parts = path_parts(name)
         if not parts:
             if member.isdir():
                 _attributes(self.root, member)
@@ -149,7 +149,7 @@ class Tree:
 
     def _made(self, member: Member, layer: int, index: int) -> Node:
         if member.islnk():
-            target = self.find(_clean(encoded(member.linkname)), follow=False)
+            target = self.find(path_parts(encoded(member.linkname)), follow=False)
             if target is None or target.children is not None:
                 what = "nothing" if target is None else "a folder"
                 raise NitroError(f"a hard link to {readable(encoded(member.linkname))}, where {what} is")
@@ -233,12 +233,12 @@ class Tree:
 
     def content_of(self, path: str) -> bytes:
         """What /etc/passwd or /etc/group has; empty if it is not there or no plain file."""
-        node = self.find(_clean(encoded(path)), follow=True)
+        node = self.find(path_parts(encoded(path)), follow=True)
         return self.small.get(node.linked or node, b"") if node else b""
 
     def ensure_folder(self, path: str, mode: int = 0o755) -> None:
         """Make a folder, with its parents, unless there is one. Raises NitroError where something else is."""
-        parts = _clean(encoded(path))
+        parts = path_parts(encoded(path))
         if self.find(parts, follow=True) is None:
             self._folder(parts, 0).mode = stat.S_IFDIR | mode
         else:
@@ -256,7 +256,7 @@ class Tree:
                 stack.append((path + b"/" + name if path else name, node.children[name]))
 
 
-def _clean(name: bytes) -> list[bytes]:
+def path_parts(name: bytes) -> list[bytes]:
     """A tar's name as parts below the root: "/a", "./a" and "a/x/../a" are all fine; "../a" is not."""
     parts: list[bytes] = []
     for part in name.split(b"/"):
@@ -274,7 +274,7 @@ def _clean(name: bytes) -> list[bytes]:
 def _attributes(node: Node, member: tarfile.TarInfo) -> None:
     node.mode = stat.S_IFMT(node.mode) | (0o777 if stat.S_ISLNK(node.mode) else member.mode & 0o7777)
     node.uid, node.gid = member.uid, member.gid
-    node.mtime = int(member.mtime)
+    node.mtime = seconds(member)
 
 
 def _prune(folder: Node, layer: int) -> None:
@@ -300,3 +300,41 @@ def read_tree(image: Image, progress: Progress | None = None) -> Tree:
     for number, blob in enumerate(image.layers):
         tree.apply(blob, number, layer_name(image, number), progress)
     return tree
+
+
+# ---- one layer ----
+
+
+def layer_members(image: Image, number: int, progress: Progress | None = None) -> Iterator[Member]:
+    """The headers of a layer, in its order. Its digest is not checked."""
+    what = layer_name(image, number)
+    unchecked = replace(image.layers[number], digest=None, content=None)
+    with damage(what), opened_layer(unchecked, what, progress) as (f, _):
+        for _, member in members(f):
+            yield member
+
+
+def layer_files(image: Image, number: int, indexes: Set[int]) -> Iterator[tuple[int, int, Iterator[bytes]]]:
+    """(index, size, content) of these members of a layer, in its order; each content must be read before the
+    next. Raises NitroError, at the end also for a wrong digest."""
+    what = layer_name(image, number)
+    with damage(what), opened_layer(image.layers[number], what) as (f, check):
+        left = set(indexes)
+        for index, (tar, member) in enumerate(members(f)):
+            if index in left and member.isreg():
+                left.remove(index)
+                yield index, member.size, _content(tar, member)
+        if left:
+            raise NitroError(f"{what} was changed while it was read")
+        check()
+
+
+def _content(tar: tarfile.TarFile, member: Member) -> Iterator[bytes]:
+    file = tar.extractfile(member)
+    left = member.size
+    while left:
+        data = file.read(min(CHUNK, left)) if file else b""
+        if not data:
+            raise tarfile.ReadError("it ends within a file")
+        yield data
+        left -= len(data)

@@ -6,18 +6,13 @@ of them is sent on. Nothing else is written to disk.
 from __future__ import annotations
 
 import stat
-import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import IO
 
 from nitroctl.eif import cpio
-from nitroctl.eif.blobs import Blob
 from nitroctl.eif.build import Sink
 from nitroctl.eif.image import Image
-from nitroctl.eif.layers import Node, Tree, layer_name, opened_layer
-from nitroctl.eif.measure import CHUNK
-from nitroctl.eif.tar import damage, members
+from nitroctl.eif.layers import Node, Tree, layer_files, layer_name
 from nitroctl.errors import NitroError
 
 
@@ -47,8 +42,8 @@ def write_root(archive: cpio.Archive, image: Image, tree: Tree, prefix: bytes) -
                 special.append((node, path))
     for node, path in special:
         archive.add(_entry(path, node), also.get(node, ()))
-    for number, blob in enumerate(image.layers):
-        _write_layer(archive, blob, layer_name(image, number), files[number], also)
+    for number in range(len(image.layers)):
+        _write_layer(archive, image, number, files[number], also)
 
 
 def _entry(path: bytes, node: Node) -> cpio.Entry:
@@ -59,32 +54,18 @@ def _entry(path: bytes, node: Node) -> cpio.Entry:
 
 def _write_layer(
     archive: cpio.Archive,
-    blob: Blob,
-    what: str,
+    image: Image,
+    number: int,
     files: Mapping[int, tuple[Node, bytes]],
     also: Mapping[Node, Sequence[bytes]],
 ) -> None:
-    with damage(what), opened_layer(blob, what) as (f, check):
-        written = 0
-        for index, (tar, member) in enumerate(members(f)):
-            if index not in files:
-                continue
-            node, path = files[index]
-            content = tar.extractfile(member) if member.isreg() and member.size == node.size else None
-            if content is None:
-                raise NitroError(f"{what} was changed while it was read")
+    for index, size, content in layer_files(image, number, files.keys()):
+        node, path = files[index]
+        if size != node.size:
+            raise NitroError(f"{layer_name(image, number)} was changed while it was read")
 
-            def fill(sink: Sink, content: IO[bytes] = content, left: int = node.size) -> None:
-                while left:
-                    data = content.read(min(CHUNK, left))
-                    if not data:
-                        raise tarfile.ReadError("it ends within a file")
-                    sink.write(data)
-                    left -= len(data)
+        def fill(sink: Sink, content: Iterator[bytes] = content) -> None:
+            for data in content:
+                sink.write(data)
 
-            entry = replace(_entry(path, node), filler=fill, size=node.size)
-            archive.add(entry, also.get(node, ()))
-            written += 1
-        if written != len(files):
-            raise NitroError(f"{what} was changed while it was read")
-        check()
+        archive.add(replace(_entry(path, node), filler=fill, size=size), also.get(node, ()))

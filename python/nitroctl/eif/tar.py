@@ -10,6 +10,8 @@ from __future__ import annotations
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from decimal import Decimal, InvalidOperation
+from math import floor
 from typing import IO, Any
 
 from nitroctl.errors import NitroError
@@ -92,6 +94,16 @@ def members(f: IO[bytes]) -> Iterator[tuple[tarfile.TarFile, Member]]:
             _check_member(tar, member, at)
             at = tar.offset
             yield tar, member
+
+
+def seconds(member: tarfile.TarInfo) -> int:
+    """The time of a member in whole seconds, the fraction cut off. An extended header's is taken as a
+    decimal: as a float, 1600000000.999999999 would be a second later."""
+    text = member.pax_headers.get("mtime")
+    try:
+        return floor(member.mtime if text is None else Decimal(text))
+    except (InvalidOperation, ValueError, OverflowError):
+        raise tarfile.ReadError(f"the time {str(text)[:40]!r}, with the header at {member.offset}") from None
 
 
 def _check_member(tar: tarfile.TarFile, member: Member, before: int) -> None:
