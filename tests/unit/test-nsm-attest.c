@@ -388,7 +388,8 @@ static void test_fields(void)
     } rows[] = {
         { "a1 6b 'Attestation' a3 69 'user_data' 42 0102 65 'nonce' 41 03"
           " 6a 'public_key' 43 040506",
-          "6a 'public_key' 43 040506 69 'user_data' 42 0102 65 'nonce' 41 03 ff" },
+          "6a 'public_key' 43 040506 69 'user_data' 42 0102"
+          " 65 'nonce' 41 03 ff" },
         { "a1 6b 'Attestation' a1 65 'nonce' 40",
           "6a 'public_key' f6 69 'user_data' f6 65 'nonce' 40 ff" },
         { "a1 6b 'Attestation' a1 69 'user_data' 5f 41 07 42 0809 ff",

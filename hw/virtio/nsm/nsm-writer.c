@@ -4,9 +4,10 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Shortest encodings (RFC 8949, section 4.2.1), definite but for one kind of
- * map, into a buffer of fixed size. A writer that ran out of room remembers it, so that callers write all
- * they have and ask once at the end. It checks no structure: that a map gets
- * as many entries as it announced is its caller's affair.
+ * map, into a buffer of fixed size. A writer that ran out of room remembers
+ * it, so that callers write all they have and ask once at the end. It checks
+ * no structure: that a map gets as many entries as it announced is its
+ * caller's affair.
  */
 #include <string.h>
 #include <cbor.h>
