@@ -29,7 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
-from nitroctl import folder, logs, records, vsock
+from nitroctl import folder, logs, records, shown, vsock
 from nitroctl.console import ConsoleWatch
 from nitroctl.enclave import DEFAULT_INSTANCE_ID, EnclaveConfig
 from nitroctl.errors import EnclaveError, NitroError, UsageError
@@ -439,13 +439,17 @@ class Console:
                     if match := expression.search(_text(line)):
                         return match
         except TimeoutError:
-            raise TimeoutError(self._missing(expression, f"within {timeout:g} s")) from None
+            tail = "".join(f"\n  {shown.line(line)}" for line in self.tail(10))
+            raise TimeoutError(f"{self._missing(expression)} within {timeout:g} s{tail}") from None
         record = self._enclave.record
-        raise EnclaveError(self._missing(expression, f"until its end: {record.message}"), hint=record.hint)
+        raise EnclaveError(
+            f"{self._missing(expression)} until its end: {record.message}",
+            hint=record.hint,
+            lines=self.tail(10),
+        )
 
-    def _missing(self, expression: re.Pattern[str], until: str) -> str:
-        tail = "".join(f"\n  {line}" for line in self.tail(10))
-        return f"the enclave {self._enclave.name} did not print {expression.pattern!r} {until}{tail}"
+    def _missing(self, expression: re.Pattern[str]) -> str:
+        return f"the enclave {self._enclave.name} did not print {expression.pattern!r}"
 
 
 def build_eif(

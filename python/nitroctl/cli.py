@@ -13,7 +13,7 @@ import sys
 
 import click
 
-from nitroctl import __version__, stdio
+from nitroctl import __version__, shown, stdio
 from nitroctl.errors import EXIT_FAILURE, EXIT_INTERRUPTED, NitroError
 
 # name -> (module of nitroctl.commands, attribute, one line for --help). The lines stand here and not in
@@ -76,9 +76,9 @@ def nitroctl(ctx: click.Context, debug: bool) -> None:
 
 def report(error: NitroError) -> None:
     """Print an expected failure to stderr as it is shown to users."""
-    click.echo(f"error: {error}", err=True)
+    shown.say(*f"error: {error}".split("\n"))
     if error.hint:
-        click.echo(f"hint: {error.hint}", err=True)
+        shown.say(f"hint: {error.hint}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -97,10 +97,12 @@ def main(argv: list[str] | None = None) -> None:
     except click.exceptions.Abort:
         sys.exit(EXIT_INTERRUPTED)
     except click.ClickException as e:
+        if e.message:
+            e.message = shown.line(e.message)  # type: ignore[misc]
         e.show()
         sys.exit(e.exit_code)
     except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
+        shown.say("interrupted")
         sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output went away (`| head`): not worth a message.

@@ -118,7 +118,8 @@ def _qemu(jobs: int | None) -> Path:
         try:
             return plugin.build_plugin(jobs=jobs).launcher
         except NitroError as e:
-            progress.say(f"{e}\nbuilding a QEMU instead")
+            progress.say(f"{e}")
+            progress.say("building a QEMU instead")
     return build.build_qemu(build.BuildOptions(jobs=jobs)).qemu
 
 

@@ -31,7 +31,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import threading
 import time
 from collections import deque
@@ -40,7 +39,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from nitroctl import application, diagnosis, logs, preflight, proc, records, vsock
+from nitroctl import application, diagnosis, logs, preflight, proc, records, shown, vsock
 from nitroctl import qemu as qemu_options
 from nitroctl.attestation import pki
 from nitroctl.console import ConsoleWatch
@@ -369,10 +368,10 @@ class _Child:
                 if self._answer and not self._answer.done() and line.startswith(b"{"):
                     self._answer.set_result(line)
                     continue
-                text = line.decode(errors="replace").rstrip()
+                text = shown.line(line.decode(errors="replace").rstrip())
                 self.tail.append(text)
                 if self._forwarding:
-                    print(text, file=sys.stderr, flush=True)
+                    shown.say(text)
 
     def _close_stderr(self) -> None:
         if self._stderr >= 0:
@@ -385,7 +384,7 @@ class _Child:
         if not self._forwarding:
             self._forwarding = True
             for text in self.tail:
-                print(text, file=sys.stderr, flush=True)
+                shown.say(text)
 
     def hush(self) -> None:
         """What it says about being told to end is for nobody."""

@@ -11,7 +11,8 @@
         └── ApplicationFailed  its application ended with another status than 0, or by a signal (status 5)
 
 A message says what was wrong, with the value; the hint says what to do next. The command line prints
-both without a traceback; a traceback means a bug of ours.
+both without a traceback; a traceback means a bug of ours. Both are one line, whatever a value in them holds;
+what a message cites in lines of its own (`lines`) follows it indented.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+
+from nitroctl import shown
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -34,11 +37,12 @@ class NitroError(Exception):
 
     exit_status = EXIT_FAILURE
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
+    def __init__(self, message: str, *, hint: str | None = None, lines: Sequence[str] = ()) -> None:
+        cited = [f"  {shown.line(line.expandtabs())}" for line in lines]
+        super().__init__("\n".join([shown.line(message), *cited]))
+        self.hint = shown.line(hint) if hint else None
         if hint:
-            self.add_note(f"hint: {hint}")  # for tracebacks: those of programs that use the package
+            self.add_note(f"hint: {self.hint}")  # for tracebacks: those of programs that use the package
 
 
 class UsageError(NitroError):
@@ -58,12 +62,10 @@ class CommandFailed(NitroError):
         hint: str | None = None,
     ) -> None:
         how = "could not be started" if status is None else f"failed with status {status}"
-        lines = [f"{shlex.join(argv)}: {how}"]
-        if output.strip():
-            lines += ["  " + line for line in output.rstrip().splitlines()[-15:]]
+        lines = output.rstrip().splitlines()[-15:]
         if log is not None:
             lines.append(f"the whole log is in {log}")
-        super().__init__("\n".join(lines), hint=hint)
+        super().__init__(f"{shlex.join(argv)}: {how}", hint=hint, lines=lines)
         self.argv = list(argv)
         self.status = status
         self.output = output

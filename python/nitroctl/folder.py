@@ -11,12 +11,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from nitroctl import config, vsock
+from nitroctl import config, shown, vsock
 from nitroctl.errors import EnclaveError, NitroError
 
 FIRST_CID = 16
@@ -136,6 +135,6 @@ def release(folder: Folder) -> None:
             _empty(folder.path)
             os.rmdir(folder.path)
     except OSError as e:
-        print(f"warning: cannot remove {folder.path}: {e.strerror}", file=sys.stderr)
+        shown.say(f"warning: cannot remove {folder.path}: {e.strerror}")
     finally:
         os.close(folder.lock)

@@ -9,8 +9,11 @@ from typing import Any
 
 def pretty(value: Any) -> str:
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # half a surrogate pair in somebody's metadata
-        text = json.dumps(value, indent=2)
-    return text
+    if all(map(str.isprintable, text.split("\n"))):
+        return text
+    # What could steer a terminal, or is half a surrogate pair: JSON can say that in ASCII.
+    return "".join(c if c.isprintable() or c == "\n" else _escape(c) for c in text)
+
+
+def _escape(c: str) -> str:
+    return "\\u007f" if c == "\x7f" else json.dumps(c)[1:-1]

@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from nitroctl import shown
+
 CONSOLE = "console"
 SUPERVISOR = "supervisor"
 
@@ -59,7 +61,7 @@ class LogSink:
             self._put(data)
         except OSError as e:
             if not self._lost:
-                print(f"warning: {self._path}: {e.strerror}; the log will have a gap", file=sys.stderr)
+                shown.say(f"warning: {self._path}: {e.strerror}; the log will have a gap")
             self._lost += len(data)
 
     def _open(self) -> None:

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from typing import Literal
 
-from nitroctl import proc
+from nitroctl import proc, shown
 
 Unit = Literal["bytes", "steps", "none"]
 
@@ -35,7 +35,7 @@ def set_quiet(quiet: bool) -> None:
 def say(text: str) -> None:
     """One plain line of progress."""
     if not _quiet:
-        print(text, file=sys.stderr, flush=True)
+        shown.say(text)
 
 
 def amount(n: int, unit: Unit) -> str:
@@ -106,22 +106,22 @@ def _live(title: str, unit: Unit, total: int | None) -> Iterator[Task]:
     from rich.console import Console
 
     columns: list[rp.ProgressColumn] = [rp.SpinnerColumn(finished_text="✓")]
-    columns += [rp.TextColumn("{task.description}")]
+    columns += [rp.TextColumn("{task.description}", markup=False)]
     if unit == "bytes":
         columns += [rp.BarColumn(), rp.DownloadColumn(), rp.TransferSpeedColumn()]
     elif unit == "steps":
         columns += [rp.BarColumn(), rp.MofNCompleteColumn()]
-    columns += [rp.TimeElapsedColumn(), rp.TextColumn("[dim]{task.fields[note]}")]
+    columns += [rp.TimeElapsedColumn(), rp.TextColumn("{task.fields[note]}", style="dim", markup=False)]
     bar = rp.Progress(*columns, console=Console(stderr=True), refresh_per_second=8)
     with contextlib.ExitStack() as stack:
         stack.callback(bar.stop)
         with proc.signals_held():
             bar.start()
-        handle = bar.add_task(title, total=total, note="")
+        handle = bar.add_task(shown.line(title), total=total, note="")
 
         class LiveTask(Task):
             def show(self) -> None:
-                bar.update(handle, completed=self.done, total=self.total, note=self.note)
+                bar.update(handle, completed=self.done, total=self.total, note=shown.line(self.note))
 
         task = LiveTask(title, unit, total)
         yield task

@@ -24,13 +24,12 @@ import secrets
 import select
 import shutil
 import signal
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nitroctl import config, logs
+from nitroctl import config, logs, shown
 from nitroctl.console import ConsoleWatch
 from nitroctl.errors import ApplicationFailed, BootTimeout, EnclaveError, GuestPanic, NitroError
 
@@ -195,7 +194,7 @@ class Home:
         except OSError as e:
             if not self._complained:
                 self._complained = True
-                print(f"warning: cannot write {self.path / RECORD}: {e.strerror}", file=sys.stderr)
+                shown.say(f"warning: cannot write {self.path / RECORD}: {e.strerror}")
 
     def close(self) -> None:
         os.close(self._lock)

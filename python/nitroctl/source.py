@@ -385,8 +385,9 @@ def apply_graft(patch: Path, tree: Path) -> bool:
             reason = _patched(original, part, aside)
             if reason is not None:
                 raise NitroError(
-                    f"the graft does not fit: {name} of {tree} is not as {patch.name} expects it\n{reason}",
+                    f"the graft does not fit: {name} of {tree} is not as {patch.name} expects it",
                     hint=_graft_hint(patch),
+                    lines=reason,
                 )
             shutil.copymode(original, aside)
             ready.append((aside, original))
@@ -395,7 +396,7 @@ def apply_graft(patch: Path, tree: Path) -> bool:
     return bool(ready)
 
 
-def _patched(original: Path, part: str, output: Path, *, reverse: bool = False) -> str | None:
+def _patched(original: Path, part: str, output: Path, *, reverse: bool = False) -> list[str] | None:
     """Patch a file into `output`; returns None if it fits without any fuzz, else what patch said."""
     # --force: never guess that the patch is meant the other way round.
     argv = ["patch", "--force", "--fuzz=0", "--silent", "--reject-file=-", f"--output={output}"]
@@ -404,8 +405,7 @@ def _patched(original: Path, part: str, output: Path, *, reverse: bool = False) 
     result = proc.run([*argv, os.fspath(original)], input=part.encode(), check=False)
     if result.returncode == 0:
         return None
-    lines = (result.stdout + result.stderr).decode(errors="replace").splitlines()
-    return "\n".join(f"  {line}" for line in lines[:10])
+    return (result.stdout + result.stderr).decode(errors="replace").splitlines()[:10]
 
 
 def _graft_hint(patch: Path) -> str:

@@ -27,8 +27,7 @@ class BuildFailed(NitroError):
     """A step of a build failed: the step, the lines that matter, where the whole log is."""
 
     def __init__(self, step: str, lines: Sequence[str], log: Path, *, hint: str | None = None) -> None:
-        text = [f"{step} failed", *(f"  {line}" for line in lines), f"the whole log is in {log}"]
-        super().__init__("\n".join(text), hint=hint)
+        super().__init__(f"{step} failed", hint=hint, lines=[*lines, f"the whole log is in {log}"])
         self.step = step
         self.lines = list(lines)
         self.log = log

@@ -29,7 +29,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from nitroctl import enclave, logs, preflight, proc, records
+from nitroctl import enclave, logs, preflight, proc, records, shown
 from nitroctl.enclave import Enclave, EnclaveConfig
 from nitroctl.errors import EXIT_USAGE, EnclaveError, NitroError, UsageError
 from nitroctl.qemu import Accelerator
@@ -71,7 +71,8 @@ class Supervised:
         while value := self._read():
             if "error" in value:
                 kind = UsageError if value["status"] == EXIT_USAGE else EnclaveError
-                raise kind(value["error"], hint=value["hint"])
+                message, *lines = value["error"].split("\n")
+                raise kind(message, hint=value["hint"], lines=[text.removeprefix("  ") for text in lines])
             self.record = record = Record.from_json(value)
             if on_state:
                 on_state(record)
@@ -237,7 +238,7 @@ def _supervise(channel: socket.socket) -> int:
         if record.state is not said:
             said = record.state
             text = f": {record.message}" if record.message else ""
-            print(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {record.state}{text}", file=sys.stderr, flush=True)
+            shown.say(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {record.state}{text}")
         starter.tell(record.to_json())
 
     async def main() -> int:

@@ -16,10 +16,11 @@ from click.testing import CliRunner
 
 import cpiomodel
 import eifmodel as model
+from nitroctl import shown
 from nitroctl.cli import main
 from nitroctl.commands import eif as commands
 from nitroctl.eif import cpio, testimage
-from nitroctl.eif.describe import describe, parse_metadata, plain
+from nitroctl.eif.describe import describe, parse_metadata
 from nitroctl.eif.format import SectionType, open_eif, read_layout
 from nitroctl.errors import NitroError, UsageError
 
@@ -212,7 +213,7 @@ def test_a_file_cannot_steer_the_terminal(tmp_path: Path, capsys: pytest.Capture
     text = model.TINY_METADATA.replace(b'"tiny"', b'"\\u001b]0;x\\u0007[red]\\u202e"')
     _, out, _ = run(capsys, "describe", with_metadata(tmp_path, text))
     assert "\\x1b]0;x\\x07[red]\\u202e 1.0" in out and "\x1b" not in out
-    assert plain("a\tb\x9bc ä") == "a\\tb\\x9bc ä"
+    assert shown.line("a\tb\x9bc ä") == "a\\tb\\x9bc ä"
 
 
 @pytest.mark.parametrize("content, rule", [(b"", "file-too-short"), (bytes(1000), "bad-magic"), (None, "io")])

@@ -18,6 +18,7 @@ AttestationError
 
 from __future__ import annotations
 
+from nitroctl import shown
 from nitroctl.errors import NitroError
 
 
@@ -31,7 +32,7 @@ class MalformedDocument(AttestationError):
 
 class FieldError(AttestationError):
     def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"the document's {field} {problem}")
+        super().__init__(shown.line(f"the document's {field} {problem}", 300))
         self.field = field
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from nitroctl import shown
 from nitroctl.commands import NEW_FILE, PATH
 from nitroctl.errors import NitroError, UsageError
 
@@ -64,10 +65,10 @@ def _show_ca(authority: Any, as_json: bool) -> None:
 
     described = {"Root": str(pki.ca_dir() / pki.ROOT_FILE), **_describe(authority.certificate)}
     if as_json:
-        click.echo(json.dumps(described, indent=2))
+        shown.data(json.dumps(described, indent=2))
     else:
         for key, value in described.items():
-            click.echo(f"{key + ':':<11} {value}")
+            shown.echo(f"{key + ':':<11} {value}")
 
 
 @ca.command("init")
@@ -188,34 +189,37 @@ PCR_MEANINGS = {
 
 def _report(document: Document, path: list[x509.Certificate], *, local: bool) -> None:
     from cryptography.x509.oid import NameOID
-    from rich.console import Console
 
-    console = Console(highlight=False, soft_wrap=True)
-    console.print("[bold green]The attestation document is valid.[/]")
+    shown.styled(("The attestation document is valid.", "bold green"))
     if local:
-        console.print("It was issued under a local root: it proves what was measured, not isolation.")
+        shown.echo("It was issued under a local root: it proves what was measured, not isolation.")
     if document.debug:
-        console.print("[bold yellow]The enclave runs in debug mode: its code is not attested.[/]")
+        shown.styled(("The enclave runs in debug mode: its code is not attested.", "bold yellow"))
     age = timedelta(seconds=round((datetime.now(UTC) - document.time).total_seconds()))
-    console.print(f"\nmodule      {document.module_id}\nissued      {document.time:%F %T} UTC, {age} ago")
+    shown.echo(
+        "",
+        f"module      {shown.line(document.module_id, 200)}",
+        f"issued      {document.time:%F %T} UTC, {age} ago",
+    )
     for field, value in (
         ("public key", document.public_key), ("user data", document.user_data), ("nonce", document.nonce),
     ):  # fmt: skip
         if value is not None:
-            shown = value.hex() if len(value) <= 32 else value[:32].hex() + "..."
-            console.print(f"{field:<11} {shown} ({len(value)} bytes)")
-    console.print()
+            start = value.hex() if len(value) <= 32 else value[:32].hex() + "..."
+            shown.echo(f"{field:<11} {start} ({len(value)} bytes)")
+    shown.echo()
     for i, pcr in document.pcrs.items():
         if any(pcr):
-            meaning = PCR_MEANINGS.get(i, "application")
-            console.print(f"{f'PCR{i}':<6} {pcr.hex()}  [dim]{meaning}[/]")
+            shown.styled(f"{f'PCR{i}':<6} {pcr.hex()}  ", (PCR_MEANINGS.get(i, "application"), "dim"))
     zeros = [str(i) for i, pcr in document.pcrs.items() if not any(pcr)]
-    console.print(f"zero: PCR {', '.join(zeros)}\n" if zeros else "")
+    if zeros:
+        shown.echo(f"zero: PCR {', '.join(zeros)}")
+    shown.echo()
     for certificate in path:
         names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         name = str(names[0].value) if names else certificate.subject.rfc4514_string()
         begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-        console.print(f"{begin:%F %T} to {end:%F %T} UTC  {name}", markup=False)
+        shown.echo(f"{begin:%F %T} to {end:%F %T} UTC  {shown.line(name, 200)}")
 
 
 @attest.command()
@@ -240,7 +244,7 @@ def get(
     with Agent(records.find(name, running=True).uds) as agent:
         document = agent.attestation(nonce=nonce, user_data=user_data, public_key=public_key)
     if output is None:
-        click.echo(base64.b64encode(document).decode())
+        shown.data(base64.b64encode(document).decode())
         return
     try:
         output.write_bytes(document)
@@ -309,7 +313,6 @@ def verify(
     data = _read_document(document)
     found, path = verify_chain(data, _authority().certificate if root is None else root, policy)
     if as_json:
-        json.dump(_report_json(found, path, root or "local"), sys.stdout, indent=2)
-        click.echo()
+        shown.data(json.dumps(_report_json(found, path, root or "local"), indent=2))
     else:
         _report(found, path, local=path[0] != load_root("aws"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from nitroctl import shown
 from nitroctl.commands import PATH
 
 
@@ -64,13 +65,13 @@ def build(
         answer["links"] = [str(link) for link, _, _ in links]
         if sanitized:
             answer["sanitized"] = sanitized.to_json()
-        click.echo(json.dumps(answer, indent=2, sort_keys=True))
+        shown.data(json.dumps(answer, indent=2, sort_keys=True))
         return
-    click.echo(f"QEMU {manifest.version} from {manifest.source}")
+    shown.echo(f"QEMU {manifest.version} from {manifest.source}")
     for link, program, changed in links:
-        click.echo(f"{'linked' if changed else 'up to date:'} {link} -> {program}")
+        shown.echo(f"{'linked' if changed else 'up to date:'} {link} -> {program}")
     if sanitized:
-        click.echo(f"with sanitizers: {sanitized.qemu}")
+        shown.echo(f"with sanitizers: {sanitized.qemu}")
 
 
 def _build_plugin(source: Path | None, qemu: Path | None, jobs: int | None, prefix: Path | None,
@@ -88,8 +89,8 @@ def _build_plugin(source: Path | None, qemu: Path | None, jobs: int | None, pref
         answer = manifest.to_json()
         answer["vsock"] = str(backend)
         answer["links"] = [str(link) for link, _, _ in links]
-        click.echo(json.dumps(answer, indent=2, sort_keys=True))
+        shown.data(json.dumps(answer, indent=2, sort_keys=True))
         return
-    click.echo(f"plugin for {manifest.qemu} ({manifest.package} {manifest.version}) from {manifest.source}")
+    shown.echo(f"plugin for {manifest.qemu} ({manifest.package} {manifest.version}) from {manifest.source}")
     for link, program, changed in links:
-        click.echo(f"{'linked' if changed else 'up to date:'} {link} -> {program}")
+        shown.echo(f"{'linked' if changed else 'up to date:'} {link} -> {program}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nitroctl import shown
 from nitroctl.errors import NitroError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def ls(as_json: bool) -> None:
     if as_json:
         import json
 
-        click.echo(json.dumps(
+        shown.data(json.dumps(
             [
                 {"kind": e.kind, "key": e.key, "path": str(e.path), "size": e.size,
                  "age_seconds": round(e.age), "state": _state(e), "names": list(e.names)}
@@ -62,16 +63,16 @@ def ls(as_json: bool) -> None:
     rows.insert(0, ("KIND", "SIZE", "AGE", "STATE", "KEY"))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for kind, size, age, state, key in rows:
-        click.echo(f"{kind:{widths[0]}}  {size:>{widths[1]}}  {age:>{widths[2]}}  {state:{widths[3]}}  {key}")
-    click.echo(f"{amount(sum(e.size for e in found), 'bytes')} in {cache_dir()}")
+        shown.echo(f"{kind:{widths[0]}}  {size:>{widths[1]}}  {age:>{widths[2]}}  {state:{widths[3]}}  {key}")
+    shown.echo(f"{amount(sum(e.size for e in found), 'bytes')} in {cache_dir()}")
 
 
 def _report(removed: Sequence[Entry], busy: Sequence[Entry]) -> None:
     from nitroctl.progress import amount
 
     for entry in removed:
-        click.echo(f"removed {entry.kind}/{entry.key} ({amount(entry.size, 'bytes')})")
-    click.echo(f"{amount(sum(e.size for e in removed), 'bytes')} freed")
+        shown.echo(f"removed {entry.kind}/{entry.key} ({amount(entry.size, 'bytes')})")
+    shown.echo(f"{amount(sum(e.size for e in removed), 'bytes')} freed")
     if busy:
         names = ", ".join(f"{e.kind}/{e.key}" for e in busy)
         raise NitroError(f"in use by another nitroctl, and kept: {names}", hint="try again when it is done")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from nitroctl import shown
 from nitroctl.commands import NEW_FILE
 from nitroctl.errors import EXIT_FAILURE
 
@@ -25,14 +26,14 @@ def demo(output: Path, jobs: int | None) -> int:
 
     steps.prepare(output, jobs=jobs)
     outcome = steps.run(output)
-    click.echo()
-    click.echo(f"What the application read from its NSM, and what `nitroctl eif describe {output}` computes:")
+    shown.echo()
+    shown.echo(f"What the application read from its NSM, and what `nitroctl eif describe {output}` computes:")
     for pcr in outcome.pcrs:
-        click.echo(f"{pcr.name}  NSM   {pcr.enclave or 'not printed'}")
-        click.echo(f"      file  {pcr.file}  {'equal' if pcr.equal else 'DIFFERENT'}")
+        shown.echo(f"{pcr.name}  NSM   {pcr.enclave or 'not printed'}")
+        shown.echo(f"      file  {pcr.file}  {'equal' if pcr.equal else 'DIFFERENT'}")
     if not all(pcr.equal for pcr in outcome.pcrs):
         return EXIT_FAILURE
-    click.echo("All equal, and its attestation document verifies under your local CA. By hand:")
-    click.echo(f"  nitroctl run {output}")
-    click.echo(f"  nitroctl attest verify {outcome.path} --eif {output}")
+    shown.echo("All equal, and its attestation document verifies under your local CA. By hand:")
+    shown.echo(f"  nitroctl run {output}")
+    shown.echo(f"  nitroctl attest verify {outcome.path} --eif {output}")
     return 0

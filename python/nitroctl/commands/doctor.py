@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import click
 
+from nitroctl import shown
 from nitroctl.errors import EXIT_FAILURE
 
 
@@ -22,13 +23,13 @@ def doctor(as_json: bool) -> int:
         import dataclasses
         import json
 
-        click.echo(json.dumps([dataclasses.asdict(f) for f in findings], indent=2))
+        shown.data(json.dumps([dataclasses.asdict(f) for f in findings], indent=2))
     else:
         width = max(len(f.topic) for f in findings)
         for finding in findings:
             mark = {"ok": "ok   ", "slow": "note ", "lacks": "LACKS"}[finding.state]
-            click.echo(f"{mark}  {finding.topic:{width}}  {finding.text}")
+            shown.echo(f"{mark}  {finding.topic:{width}}  {finding.text}")
             if finding.mend:
-                click.echo(f"       {'':{width}}  -> {finding.mend}")
+                shown.echo(f"       {'':{width}}  -> {finding.mend}")
     lacking = any(f.state == "lacks" and f.needed_to_run for f in findings)
     return EXIT_FAILURE if lacking else 0

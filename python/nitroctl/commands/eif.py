@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nitroctl import jsontext
+from nitroctl import jsontext, shown
 from nitroctl.commands import PATH
 from nitroctl.errors import EXIT_USAGE, NitroError
 
@@ -27,24 +27,24 @@ def eif() -> None:
 
 
 def _show_json(value: Any) -> None:
-    click.echo(jsontext.pretty(value))
+    shown.data(jsontext.pretty(value))
 
 
 def _show_built(built: Built, as_json: bool) -> None:
     for warning in built.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        shown.say(f"warning: {warning}")
     if as_json:
         _show_json({"Measurements": built.measurements.to_json()})
         return
     from nitroctl.progress import amount
 
-    click.echo(f"Wrote {built.path} ({amount(built.size, 'bytes')}).")
+    shown.echo(f"Wrote {built.path} ({amount(built.size, 'bytes')}).")
     _show_measurements(built.measurements)
 
 
 def _show_measurements(measurements: Measurements) -> None:
     for name, value in measurements.items():
-        click.echo(f"{name:9}  {value}")
+        shown.echo(f"{name:9}  {value}")
 
 
 def _signing_key(certificate: Path | None, key: Path | None, command: str | None) -> SigningKey | None:
@@ -222,9 +222,9 @@ def describe(file: Path, file_rules_only: bool, as_json: bool) -> None:
     description = describe(file, file_rules_only=file_rules_only)
     if as_json:
         for note in description.notes:
-            click.echo(f"warning: {note}", err=True)
+            shown.say(f"warning: {note}")
         if description.metadata_error:
-            click.echo(f"warning: the metadata are not readable: {description.metadata_error}", err=True)
+            shown.say(f"warning: the metadata are not readable: {description.metadata_error}")
         _show_json(description.to_json())
     else:
         _show_description(description)
@@ -311,7 +311,7 @@ def verify(
     if as_json:
         _show_json({"Measurements": measurements.to_json()})
         return
-    click.echo(f"{file}: good, {'signed' if measurements.pcr8 else 'not signed'}")
+    shown.echo(f"{file}: good, {'signed' if measurements.pcr8 else 'not signed'}")
     _show_measurements(measurements)
 
 
@@ -330,7 +330,7 @@ def extract(file: Path, directory: Path, as_json: bool) -> None:
         _show_json([str(path) for path in paths])
         return
     for path in paths:
-        click.echo(path)
+        shown.bare(path)
 
 
 @eif.command()
@@ -344,7 +344,6 @@ def diff(a: Path, b: Path, as_json: bool) -> int:
     Exit status 0 if nothing does, 1 if something does, 2 in case of trouble, as diff(1) has it.
     """
     from nitroctl import progress
-    from nitroctl.eif.describe import plain
     from nitroctl.eif.diff import diff
 
     progress.set_quiet(as_json)
@@ -357,10 +356,10 @@ def diff(a: Path, b: Path, as_json: bool) -> int:
         _show_json([{"Where": d.where, "A": d.a, "B": d.b, "PCRs": d.pcrs} for d in found])
         return int(bool(found))
     for d in found:
-        click.echo(plain(d.where) + (f"  (moves {' and '.join(d.pcrs)})" if d.pcrs else ""))
+        shown.echo(d.where + (f"  (moves {' and '.join(d.pcrs)})" if d.pcrs else ""))
         for sign, value in (("-", d.a), ("+", d.b)):
             if value is not None:
-                click.secho(f"  {sign} {plain(value)}", fg="red" if sign == "-" else "green")
+                shown.styled((f"  {sign} {shown.line(value)}", "red" if sign == "-" else "green"))
     return int(bool(found))
 
 

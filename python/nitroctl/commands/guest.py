@@ -8,7 +8,7 @@ import os
 
 import click
 
-from nitroctl import progress
+from nitroctl import progress, shown
 
 
 @click.group()
@@ -41,9 +41,9 @@ def kernel(prebuilt: bool, update: bool, jobs: int | None, as_json: bool) -> Non
         about = {"config": os.fspath(path.parent / "config"), "acpi": False}
     if as_json:
         about = {"kernel": os.fspath(path), **about, **guests.manifest_of(path)}
-        click.echo(json.dumps(about, indent=2))
+        shown.data(json.dumps(about, indent=2))
     else:
-        click.echo(path)
+        shown.bare(path)
 
 
 @guest.command()
@@ -56,6 +56,6 @@ def init(as_json: bool) -> None:
         progress.set_quiet(True)
     folder = guests.build_init()
     if as_json:
-        click.echo(json.dumps({name: os.fspath(folder / name) for name in guests.PROGRAMS}, indent=2))
+        shown.data(json.dumps({name: os.fspath(folder / name) for name in guests.PROGRAMS}, indent=2))
     else:
-        click.echo(folder / "init")
+        shown.bare(folder / "init")

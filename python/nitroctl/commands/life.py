@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nitroctl import shown
 from nitroctl.errors import EXIT_FAILURE, EXIT_TIMEOUT, NitroError, UsageError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ _names = click.argument("names", nargs=-1, metavar="[NAME]...")
 
 
 def _print_json(value: object) -> None:
-    click.echo(json.dumps(value, indent=2))
+    shown.data(json.dumps(value, indent=2))
 
 
 @click.command()
@@ -43,20 +44,20 @@ def ps(everything: bool, as_json: bool) -> None:
     rows = [("NAME", "CID", "STATE", "AGE", "MEMORY", "CPUS", "EIF")]
     rows += [
         (
-            record.name,
+            shown.line(record.name),
             str(record.cid) if record.running else "-",
             record.state if record.running else f"{record.state} ({record.ending})",
             _duration(time.time() - record.started),
             f"{record.memory_mib} MiB",
             str(record.cpus),
-            os.fspath(record.eif),
+            shown.line(record.eif),
         )
         for record in found
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("  ".join(cells).rstrip())
+        shown.echo("  ".join(cells).rstrip())
 
 
 def _duration(seconds: float) -> str:
@@ -172,7 +173,7 @@ def wait(names: tuple[str, ...], timeout: float | None, app_status: bool, as_jso
             raise NitroError(f"enclave {record.name} has ended, and its record has been removed")
         ended.append(last)
         if not as_json:
-            click.echo(f"Enclave {last.name}: {last.message}", err=True)
+            shown.say(f"Enclave {last.name}: {last.message}")
     if as_json:
         _print_json([record.to_json() for record in ended])
     statuses = [r.app_status if app_status and r.app_status is not None else r.status for r in ended]
@@ -217,7 +218,7 @@ def stop(names: tuple[str, ...], everything: bool, kill: bool) -> int:
         if not record.running:
             raise NitroError(f"enclave {record.name} has ended already: {record.message}")
         records.stop(record, kill=kill)
-        click.echo(record.id)
+        shown.echo(record.id)
 
     return _for_each(_chosen(names, everything, records.running), end)
 
@@ -237,7 +238,7 @@ def rm(names: tuple[str, ...], everything: bool, force: bool) -> int:
         if force and record.running:
             records.stop(record)
         records.remove(record)
-        click.echo(record.id)
+        shown.echo(record.id)
 
     def ended() -> list[Record]:
         return [record for record in records.every() if not record.running]

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
+from nitroctl import shown
 from nitroctl.commands import PATH
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def run(
     chain_days: int | None = ca_days
     if qemu is not None and not qemu_module.signs_documents(qemu):
         chain_days = None
-        click.echo(f"note: {qemu} takes no certificates: it cannot sign attestation documents", err=True)
+        shown.say(f"note: {qemu} takes no certificates: it cannot sign attestation documents")
     request = enclave.EnclaveConfig(
         eif=file,
         qemu=qemu or _qemu(qemu_build),
@@ -130,14 +130,14 @@ def run(
     )
     plan = enclave.plan(request)
     for note in plan.notes:
-        click.echo(f"note: {note}", err=True)
+        shown.say(f"note: {note}")
     if dry_run:
         for argv in enclave.dry_run(plan):
-            click.echo(shlex.join(argv))
+            shown.data(shown.command(argv))
         return 0
     if detach:
         record = supervisor.start(request, _tell)
-        click.echo(json.dumps(record.to_json(), indent=2) if as_json else record.id)
+        shown.data(json.dumps(record.to_json(), indent=2) if as_json else record.id)
         return 0
     with contextlib.ExitStack() as stack:
         sinks = []
@@ -148,7 +148,7 @@ def run(
         result = enclave.run(plan, sinks=sinks, on_state=_tell)
     if not app_status or result.app_status is None:
         result.check()
-    click.echo(f"Enclave {plan.name}: {result.message}", err=True)
+    shown.say(f"Enclave {plan.name}: {result.message}")
     return result.status if not app_status or result.app_status is None else result.app_status
 
 
@@ -176,4 +176,4 @@ def _tell(record: Record) -> None:
         text = f"heartbeat after {record.booted - record.started:.1f} s"
     else:
         return
-    click.echo(f"Enclave {record.name}: {text}", err=True)
+    shown.say(f"Enclave {record.name}: {text}")

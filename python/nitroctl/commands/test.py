@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from nitroctl import shown
 from nitroctl.commands import PATH
 from nitroctl.errors import EXIT_FAILURE, NitroError, UsageError
 
@@ -96,10 +97,10 @@ def test(
         raise UsageError(f"no check has {only!r} in its name")
     failed = sum(not line.passed for line in lines)
     if as_json:
-        click.echo(json.dumps([line.to_json() for line in lines], indent=2))
+        shown.data(json.dumps([line.to_json() for line in lines], indent=2))
     else:
         took = sum(line.seconds for line in lines)
-        click.echo(f"{len(lines) - failed} passed, {failed} failed in {took:.0f} s")
+        shown.echo(f"{len(lines) - failed} passed, {failed} failed in {took:.0f} s")
     return EXIT_FAILURE if failed else 0
 
 
@@ -112,9 +113,9 @@ def _shower(as_json: bool) -> Any:
         def plain(line: Line) -> None:
             mark = "ok  " if line.passed else "FAIL"
             note = f"  ({line.claim})" if line.part == "qtest" and line.claim else ""
-            click.echo(f"{mark}  {line.seconds:6.1f} s  {line.part:5}  {line.name}{note}")
+            shown.echo(f"{mark}  {line.seconds:6.1f} s  {line.part:5}  {line.name}{note}")
             if line.detail:
-                click.echo(line.detail)
+                shown.echo(*line.detail.expandtabs().split("\n"))
 
         return plain
     from rich.console import Console
@@ -132,11 +133,11 @@ def _shower(as_json: bool) -> Any:
         table.add_column(overflow="ellipsis", no_wrap=True)
         table.add_row(
             Text("ok", "green") if line.passed else Text("FAIL", "bold red"),
-            f"{line.seconds:.1f} s", line.part, line.name, Text(line.claim, "dim"),
+            f"{line.seconds:.1f} s", Text(line.part), Text(line.name), Text(line.claim, "dim"),
         )  # fmt: skip
         console.print(table)
         if line.detail:
-            console.print(Text(line.detail))
+            shown.echo(*line.detail.expandtabs().split("\n"))
 
     return rich
 

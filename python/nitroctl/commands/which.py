@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import click
 
+from nitroctl import shown
 from nitroctl.errors import NitroError
 
 WHAT = ("qemu", "plugin", "vsock", "preload", "kernel", "prebuilt", "init")
@@ -40,4 +41,4 @@ def which(what: str, sanitize: bool) -> None:
         path = guest.locate(what)
     if not path.exists():
         raise NitroError(f"{path} is not there any more", hint="build it again: nitroctl build")
-    click.echo(path)
+    shown.bare(path)

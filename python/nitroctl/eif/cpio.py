@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from nitroctl import shown
 from nitroctl.errors import NitroError
 
 MAGIC = b"070701"
@@ -213,6 +214,5 @@ def _check_name(name: bytes) -> None:
 
 
 def readable(name: bytes) -> str:
-    """A name for a message: not too long, and what could steer a terminal made visible."""
-    text = name[:200].decode("utf-8", "backslashreplace") + ("..." if len(name) > 200 else "")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    """A name for a message."""
+    return shown.line(name.decode("utf-8", "backslashreplace"), 300)

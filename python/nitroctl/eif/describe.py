@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nitroctl import shown
 from nitroctl.eif import measure as measuring
 from nitroctl.eif import verify
 from nitroctl.eif.certificate import holds_private_key
@@ -197,11 +198,6 @@ def wants_acpi(metadata: dict[str, Any] | None) -> bool:
 # ---- for people ----
 
 
-def plain(text: str) -> str:
-    """Text of a file as it may be shown on a terminal: what could steer it becomes visible instead."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def table(d: Description) -> RenderableType:
     """The description as a table of rich's, without the measurements."""
     from rich.table import Table
@@ -214,7 +210,7 @@ def table(d: Description) -> RenderableType:
     result.add_column(overflow="fold")
 
     def row(name: str, value: str, style: str = "") -> None:
-        result.add_row(name, Text(plain(value), style))
+        result.add_row(name, Text(shown.line(value), style))
 
     header = d.layout.header
     row("File", str(d.path))

@@ -73,6 +73,6 @@ def _run(argv: list[str]) -> int:
     except BrokenPipeError:
         raise
     except (NitroError, OSError) as e:  # one that has no code of its own
-        return errors.report(errors.CliError("E00", errors.told(e)), arguments.COMMANDS[name].action)
+        return errors.report(errors.CliError("E00", *errors.told(e)), arguments.COMMANDS[name].action)
     assert isinstance(status, int)
     return status

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from nitroctl import __version__
+from nitroctl import __version__, shown
 
 # The AWS release whose command line this is.
 AWS_VERSION = "1.5.0"
@@ -183,8 +183,8 @@ def help_of_all() -> str:
 
 def fail(message: str, usage: str) -> NoReturn:
     """An error of usage, as clap tells it."""
-    text = f"error: {message}\n\nUsage: {usage}\n\nFor more information, try '--help'.\n"
-    sys.stderr.write(text)
+    text = f"error: {message}\n\nUsage: {usage}\n\nFor more information, try '--help'."
+    shown.say(*text.split("\n"))
     sys.exit(EXIT_USAGE)
 
 
@@ -212,7 +212,7 @@ def parse(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
     """(command, its options by name: text, a list of it, True, or None). Ends the process for --help,
     --version and errors of usage."""
     if not argv:
-        sys.stderr.write(help_of_all())
+        shown.say(*help_of_all().splitlines())
         sys.exit(EXIT_USAGE)
     name, *rest = argv
     if name in ("-h", "--help") or argv == ["help"]:
@@ -223,7 +223,8 @@ def parse(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
         name, rest = rest[0], ["--help"]
     if name not in COMMANDS:
         kind = "unexpected argument" if name.startswith("-") else "unrecognized subcommand"
-        fail(f"{kind} '{name}'" + (" found" if name.startswith("-") else ""), "nitro-cli <COMMAND>")
+        found = " found" if name.startswith("-") else ""
+        fail(f"{kind} '{shown.line(name)}'{found}", "nitro-cli <COMMAND>")
     command = COMMANDS[name]
     if "-h" in rest or "--help" in rest:
         _say(help_of(name))
@@ -233,7 +234,7 @@ def parse(argv: Sequence[str]) -> tuple[str, dict[str, Any]]:
 
 
 def _say(text: str) -> NoReturn:
-    sys.stdout.write(text)
+    shown.data(text.removesuffix("\n"))
     sys.exit(0)
 
 
@@ -248,7 +249,7 @@ def _options(name: str, command: Command, argv: Sequence[str]) -> dict[str, Any]
     except argparse.ArgumentError as e:
         fail(_in_claps_words(str(e), command), usage)
     if more:
-        fail(f"unexpected argument '{more[0]}' found", usage)
+        fail(f"unexpected argument '{shown.line(more[0])}' found", usage)
     given = {o.flag for o in command.options if getattr(found, o.key) is not None}
     if command.alone in given:
         if others := sorted(given - {command.alone, *command.beside}):

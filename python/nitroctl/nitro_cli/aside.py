@@ -7,8 +7,9 @@ Only the decision and the exec; called before anything else is done.
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
+
+from nitroctl.shown import say
 
 DRIVER = Path("/dev/nitro_enclaves")
 
@@ -26,11 +27,11 @@ def step_aside(argv: list[str], name: str = "nitro-cli") -> None:
     other = find_other(os.environ.get("PATH", os.defpath), name)
     if other is None:
         return
-    print(f"nitroctl's {name}: this host has {DRIVER}; {other} takes over", file=sys.stderr, flush=True)
+    say(f"nitroctl's {name}: this host has {DRIVER}; {other} takes over")
     try:
         os.execve(other, [name, *argv], {**os.environ, STEPPED: "1"})
     except OSError as e:
-        print(f"warning: {other} does not start: {e.strerror}; going on locally", file=sys.stderr)
+        say(f"warning: {other} does not start: {e.strerror}; going on locally")
 
 
 def find_other(path: str, name: str) -> Path | None:

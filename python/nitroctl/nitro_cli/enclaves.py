@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from nitroctl import logs, records
 from nitroctl.errors import BootTimeout, EifError, GuestPanic, NitroError, UsageError
 from nitroctl.nitro_cli.errors import CliError, InEnclaveProcess, file_error, log, told
-from nitroctl.nitro_cli.images import say, show
+from nitroctl.nitro_cli.images import show
 from nitroctl.nitro_cli.request import (
     Request,
     check_cpus,
@@ -32,6 +32,7 @@ from nitroctl.nitro_cli.request import (
 )
 from nitroctl.qemu import signs_documents
 from nitroctl.records import Record, State
+from nitroctl.shown import say
 
 if TYPE_CHECKING:
     from nitroctl.enclave import EnclaveConfig
@@ -97,11 +98,11 @@ def _check(request: Request) -> tuple[EnclaveConfig, tuple[int, ...]]:
             say(f"note: {note}")
     except EifError as e:
         code = "E59" if e.rule.startswith("signature-") else "E35"
-        raise InEnclaveProcess(code, told(e)) from None
+        raise InEnclaveProcess(code, *told(e)) from None
     except UsageError as e:
-        raise CliError("E03", told(e)) from None
+        raise CliError("E03", *told(e)) from None
     except NitroError as e:
-        raise InEnclaveProcess("E33", told(e)) from None
+        raise InEnclaveProcess("E33", *told(e)) from None
     return config, cpu_ids
 
 
@@ -149,10 +150,10 @@ def _start(config: EnclaveConfig, cpu_ids: tuple[int, ...]) -> Record:
         return supervisor.start(config, on_state=on_state)
     except NitroError as e:
         if not started and not isinstance(e, BootTimeout | GuestPanic):
-            raise InEnclaveProcess("E27" if "Cannot allocate memory" in str(e) else "E33", told(e)) from None
+            raise InEnclaveProcess("E27" if "Cannot allocate memory" in str(e) else "E33", *told(e)) from None
         kind = "VsockTimeoutError" if isinstance(e, BootTimeout) else "VsockReceivingError"
         what = f"Waiting on enclave to boot failed with error {kind}. Terminating the enclave..."
-        raise InEnclaveProcess("E36", f"{what}\n{told(e)}") from None
+        raise InEnclaveProcess("E36", what, *told(e)) from None
 
 
 # ---- describe-enclaves ----
@@ -287,7 +288,7 @@ def _print_console(record: Record, seconds: int | None) -> int:
     except BrokenPipeError:
         raise
     except OSError as e:
-        raise CliError("E45", str(e)) from None
+        raise CliError("E45", *told(e)) from None
     return 0
 
 
@@ -298,7 +299,7 @@ def _write(data: bytes) -> None:
     except BrokenPipeError:
         raise
     except OSError as e:
-        raise CliError("E46", str(e)) from None
+        raise CliError("E46", *told(e)) from None
 
 
 @contextlib.contextmanager

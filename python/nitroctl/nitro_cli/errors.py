@@ -7,7 +7,7 @@ A failure on stderr, as scripts know it:
                                                 (an empty line)
     For more details, please visit https://docs.aws.amazon.com/enclaves/latest/user/cli-errors.html#E26
                                                 (an empty line)
-    ... the error log found at "FOLDER/err2026-01-31T12:00:00.000000+00:00.log"
+    ... the error log found at "FOLDER/errTIME.log"
 
 The exit status is the code's number. With AWS every enclave is held by a process of its own, and when
 something fails there the command adds E39, and ends with 39: see `InEnclaveProcess`.
@@ -16,11 +16,10 @@ something fails there the command adds E39, and ends with 39: see `InEnclaveProc
 from __future__ import annotations
 
 import os
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from nitroctl import __version__
+from nitroctl import __version__, shown
 from nitroctl.errors import NitroError
 
 LINK = "https://docs.aws.amazon.com/enclaves/latest/user/cli-errors.html"
@@ -92,13 +91,13 @@ DESCRIPTIONS = {
 
 
 class CliError(Exception):
-    """A failure with one of AWS's codes. `detail` (may be empty) is what was wrong, in one or more lines."""
+    """A failure with one of AWS's codes; `lines` (may be none) are what was wrong."""
 
-    def __init__(self, code: str, detail: str = "") -> None:
+    def __init__(self, code: str, *lines: str) -> None:
         assert code in DESCRIPTIONS
-        super().__init__(detail)
         self.code = code
-        self.detail = detail
+        self.lines = [shown.line(line) for line in lines]
+        super().__init__("\n".join(self.lines))
 
     @property
     def exit_status(self) -> int:
@@ -114,27 +113,23 @@ class InEnclaveProcess(CliError):
         return 39
 
 
-def told(error: NitroError | OSError) -> str:
-    """An error of nitroctl's, with what to do about it, as the detail of a code."""
+def told(error: NitroError | OSError) -> list[str]:
+    """An error of nitroctl's, with what to do about it, as the lines of a code's."""
     hint = getattr(error, "hint", None)
-    return f"{error}\n{hint}" if hint else str(error)
+    return [*str(error).split("\n"), *([hint] if hint else [])]
 
 
 def file_error(path: Path, operation: str, why: str | None, *, kind: type[CliError] = CliError) -> CliError:
     """E19, with the words that AWS has for it."""
-    return kind("E19", f"File: '{path}', failing operation: '{operation}'." + (f"\n{why}" if why else ""))
-
-
-def describe(code: str, detail: str = "") -> str:
-    return f"[ {code} ] {DESCRIPTIONS[code]}" + (f"\n{detail}" if detail else "")
+    return kind("E19", f"File: '{path}', failing operation: '{operation}'.", *([why] if why else []))
 
 
 def explain(code: str) -> int:
     """`explain --error-code`: on stderr, as AWS has it."""
     if code not in DESCRIPTIONS:
-        print(f"No such error code {code}", file=sys.stderr)
+        shown.say(f"No such error code {code}")
         return 1
-    print(f"{DESCRIPTIONS[code]}\n\nFor more details, please visit {LINK}#{code}", file=sys.stderr)
+    shown.say(DESCRIPTIONS[code], "", f"For more details, please visit {LINK}#{code}")
     return 0
 
 
@@ -142,17 +137,18 @@ def report(error: CliError, action: str) -> int:
     """Tell and log a failure of the command that `action` names; gives the exit status."""
     _tell(error, action)
     if isinstance(error, InEnclaveProcess):
-        print("Failed connections: 1", file=sys.stderr)
+        shown.say("Failed connections: 1")
         _tell(CliError("E39"), action)
     return error.exit_status
 
 
 def _tell(error: CliError, action: str) -> None:
-    text = f"{describe(error.code, error.detail)}\n\nFor more details, please visit {LINK}#{error.code}"
+    lines = [f"[ {error.code} ] {DESCRIPTIONS[error.code]}", *error.lines]
+    lines += ["", f"For more details, please visit {LINK}#{error.code}"]
     path = _log_error(error, action)
     if path:
-        text += f'\n\nWhat is known about this failure is in the error log found at "{path}"'
-    print(text, file=sys.stderr, flush=True)
+        lines += ["", f'What is known about this failure is in the error log found at "{path}"']
+    shown.say(*lines)
 
 
 # ---- logs ----
@@ -172,17 +168,17 @@ def log(level: str, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="utf-8", errors="backslashreplace") as f:
-            f.write(f"[{datetime.now(UTC).isoformat()}][{os.getpid()}][{level}] {text}\n")
+            f.write(f"[{datetime.now(UTC).isoformat()}][{os.getpid()}][{level}] {shown.line(text)}\n")
     except OSError as e:
-        print(f"warning: cannot write the log in {e.filename or path}: {e.strerror}", file=sys.stderr)
+        shown.say(f"warning: cannot write the log in {e.filename or path}: {e.strerror}")
 
 
 def _log_error(error: CliError, action: str) -> Path | None:
     """A file of its own, in AWS's form; None if it cannot be written: the failure itself is told anyhow."""
     lines = [f"  Action: {action}", "  Subactions:", f"    {DESCRIPTIONS[error.code]}"]
-    lines += [f"    {line}" for line in error.detail.splitlines()]
+    lines += [f"    {line}" for line in error.lines]
     lines += [f"  Code: {error.code}", f"  Version: {__version__}"]
-    log("ERROR", f"{action}: {error.code} {' '.join(error.detail.split())}")
+    log("ERROR", f"{action}: {error.code} {' '.join(error.lines)}")
     try:
         path = logs_dir() / f"err{datetime.now(UTC).isoformat()}.log"
         path.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")

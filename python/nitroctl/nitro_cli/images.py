@@ -6,16 +6,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nitroctl import jsontext, proc
+from nitroctl import jsontext, proc, shown
 from nitroctl.errors import CommandFailed, EifError, NitroError
 from nitroctl.nitro_cli.errors import CliError, file_error, told
+from nitroctl.shown import say
 
 if TYPE_CHECKING:
     from nitroctl.eif.compose import Bootstrap
@@ -30,12 +30,8 @@ LOCAL = "Using the locally available Docker image..."
 _KMS = re.compile(r"arn:aws[\w-]*:kms:")
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def show(value: Any) -> None:
-    print(jsontext.pretty(value), flush=True)
+    shown.data(jsontext.pretty(value))
 
 
 def _check_readable(path: Path) -> None:
@@ -53,9 +49,9 @@ def describe_eif(options: dict[str, Any]) -> int:
     try:
         description = describe(Path(options["eif_path"]))
     except NitroError as e:
-        raise CliError("E35", told(e)) from None
+        raise CliError("E35", *told(e)) from None
     if description.refusal:
-        raise CliError("E35", told(description.refusal))
+        raise CliError("E35", *told(description.refusal))
     if description.metadata_error:
         say(f"warning: the metadata are not readable: {description.metadata_error}")
     show(description.to_json())
@@ -74,7 +70,7 @@ def pcr(options: dict[str, Any]) -> int:
         else:
             show({"PCR": measure.measure_file(path).hex()})
     except NitroError as e:
-        raise CliError("E57", told(e)) from None
+        raise CliError("E57", *told(e)) from None
     return 0
 
 
@@ -86,13 +82,13 @@ def _signing_key(certificate: str, key: str) -> SigningKey:
 
     if _KMS.match(key):
         hint = "take a key in a PEM file, or `nitroctl eif sign --signer` with a command that calls KMS"
-        raise CliError("E60", f"{key} is a key in AWS KMS, which is not called from here\n{hint}")
+        raise CliError("E60", f"{key} is a key in AWS KMS, which is not called from here", hint)
     for name in (certificate, key):
         _check_readable(Path(name))
     try:
         return sign.load(Path(certificate), key=Path(key))
     except NitroError as e:
-        raise CliError("E60", told(e)) from None
+        raise CliError("E60", *told(e)) from None
 
 
 def sign_eif(options: dict[str, Any]) -> int:
@@ -103,9 +99,9 @@ def sign_eif(options: dict[str, Any]) -> int:
     try:
         built = sign.sign(path, key, path)
     except EifError as e:
-        raise CliError("E35", told(e)) from None
+        raise CliError("E35", *told(e)) from None
     except NitroError as e:
-        raise CliError("E60", told(e)) from None
+        raise CliError("E60", *told(e)) from None
     for warning in built.warnings:
         say(f"warning: {warning}")
     say("Enclave Image successfully signed.")
@@ -144,7 +140,7 @@ def build_enclave(options: dict[str, Any]) -> int:
             )
             built = compose.compose(application, start, output, settings)
     except NitroError as e:
-        raise CliError("E48", told(e)) from None
+        raise CliError("E48", *told(e)) from None
     for warning in built.warnings:
         say(f"warning: {warning}")
     say("Enclave Image successfully created.")
@@ -165,7 +161,7 @@ def _bootstrap() -> Bootstrap:
             return compose.from_blobs(AWS_BLOBS)
         return compose.bootstrap()
     except NitroError as e:
-        raise CliError("E52", told(e)) from None
+        raise CliError("E52", *told(e)) from None
 
 
 @contextmanager
@@ -187,7 +183,7 @@ def _image(uri: str, folder: str | None) -> Iterator[Located]:
             if folder is not None:
                 raise CliError(
                     "E49",
-                    f"--docker-dir {folder}: to build it takes Docker (or Podman), and none answers here.\n"
+                    f"--docker-dir {folder}: to build it takes Docker (or Podman), and none answers here.",
                     "Build it elsewhere, and give --docker-uri the path of its archive (`docker save`).",
                 )
             found = _fetched(uri, stack)
@@ -214,15 +210,15 @@ def _tagged(uri: str) -> str:
 def _fetched(uri: str, stack: ExitStack) -> Located:
     from nitroctl.eif import reference
 
-    name, more = uri, ""
+    name, more = uri, []
     if not reference.is_reference(uri):
         name = f"docker://{uri}"
-        more = f"There is no file {uri}, and no Docker (or Podman) answers that could have such an image.\n"
+        more = [f"There is no file {uri}, and no Docker (or Podman) answers that could have such an image."]
     try:
         return stack.enter_context(reference.fetched(name, _artifacts()))
     except NitroError as e:
-        more += "Or give --docker-uri the path of an image archive (`docker save`) or OCI layout."
-        raise CliError("E50", f"{told(e)}\n{more}") from None
+        more.append("Or give --docker-uri the path of an image archive (`docker save`) or OCI layout.")
+        raise CliError("E50", *told(e), *more) from None
 
 
 def _is_image(path: Path) -> bool:
@@ -244,7 +240,7 @@ def _call(*argv: str, code: str) -> None:
     try:
         proc.run(argv, on_line=say)
     except CommandFailed as e:
-        raise CliError(code, str(e)) from None
+        raise CliError(code, *told(e)) from None
 
 
 def _artifacts() -> Path:

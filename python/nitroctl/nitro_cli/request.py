@@ -51,7 +51,7 @@ def from_options(options: dict[str, Any]) -> Request:
     try:
         memory = parse_memory(options["memory"])
     except UsageError as e:
-        raise CliError("E03", f"memory: {e}\n{e.hint}") from None
+        raise CliError("E03", f"memory: {e}", e.hint or "") from None
     cid = None if options["enclave_cid"] is None else _number(options["enclave_cid"], "enclave-cid")
     attach = bool(options["attach_console"])
     return Request(

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nitroctl import __version__, stdio, vsock
+from nitroctl import __version__, shown, stdio, vsock
 from nitroctl.errors import EXIT_FAILURE, NitroError
 from nitroctl.nitro_cli.aside import step_aside
 from nitroctl.nitro_cli.errors import told
@@ -165,16 +165,21 @@ async def _copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> Non
 
 
 def say(text: str) -> None:
-    print(f"vsock-proxy: {text}", file=sys.stderr, flush=True)
+    shown.say(f"vsock-proxy: {text}")
 
 
 def _shown(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(shown.line(message))
+
+
 def _arguments(argv: list[str]) -> argparse.Namespace:
     about = "Make a port of the parent a TCP service, for all local enclaves of this user."
-    parser = argparse.ArgumentParser("vsock-proxy", description=about, allow_abbrev=False)
+    parser = _Parser("vsock-proxy", description=about, allow_abbrev=False)
     family = parser.add_mutually_exclusive_group()
     family.add_argument("-4", "--ipv4", action="store_true", help="Only IPv4.")
     family.add_argument("-6", "--ipv6", action="store_true", help="Only IPv6.")
@@ -234,6 +239,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     try:
         _run(given)
     except NitroError as e:
-        say(told(e))
+        for line in told(e):
+            say(line)
         sys.exit(EXIT_FAILURE)
     sys.exit(0)
