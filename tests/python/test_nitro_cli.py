@@ -58,7 +58,10 @@ def check_failure(
     """The convention: nothing on stdout; code, link, log file, each with an empty line between; E39 after
     what failed in the enclave's process."""
     status, out, err = result
-    said = r"\[ {0} \] .+?\n\nFor more details, please visit {1}#{0}\n\n.* error log found at \"(.+?)\"\n"
+    said = (
+        r"\[ {0} \] .+?\n\nFor more details, please visit {1}#{0}\n\n"
+        r"If you open a support ticket, please provide the error log found at \"(.+?)\"\n"
+    )
     form = said.format(code, re.escape(LINK))
     if in_process:
         form += "Failed connections: 1\n" + said.format("E39", re.escape(LINK))
@@ -230,6 +233,21 @@ def test_describe_eif(tiny: Path, capfd: pytest.CaptureFixture[str]) -> None:
         "EifVersion", "Measurements", "IsSigned", "CheckCRC", "ImageName", "ImageVersion", "Metadata",
     ]  # fmt: skip
     assert found["Measurements"] == measurements(model.measure(BOOTABLE))
+
+
+def test_a_command_that_reads_says_nothing_off_a_terminal(
+    tiny: Path, world: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Callers take any byte on stderr for a failure."""
+    monkeypatch.setattr("nitroctl.eif.measure.PROGRESS_FROM", 0)
+    for argv in (("describe-eif", "--eif-path", tiny), ("pcr", "--input", tiny)):
+        status, out, err = run(capfd, *argv)
+        assert (status, err) == (0, "") and json.loads(out)
+    odd = world / "odd.eif"
+    odd.write_bytes(model.pack([(k, b"{" if k == 5 else data) for k, data in model.TINY]))
+    status, out, err = run(capfd, "describe-eif", "--eif-path", odd)
+    assert (status, err) == (0, "") and json.loads(out)
+    assert "the metadata are not readable" in (world / "logs" / "nitro_enclaves.log").read_text()
 
 
 def test_describe_eif_of_no_eif(world: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -470,6 +488,33 @@ echo "$*" > "{world}/skopeo"
     assert not (world / "calls").exists()
 
 
+def test_build_enclave_takes_the_kernel_that_is_there(
+    world: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without AWS's blobs: our own, if it was built, else Debian's, as after `make demo`."""
+    from nitroctl import guest
+    from nitroctl.eif import compose
+
+    kernel = world / "vmlinuz"
+    kernel.write_bytes(model.bzimage())
+    monkeypatch.delenv("NITRO_CLI_BLOBS", raising=False)
+    monkeypatch.setattr(guest, "build_init", lambda: world)
+    (world / "init").write_bytes(b"init")
+    asked = []
+
+    def locate(name: str) -> compose.Kernel:
+        asked.append(name)
+        return compose.Kernel(kernel)
+
+    monkeypatch.setattr(compose, "locate_kernel", locate)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(world / "cache"))
+    status, _, err = build(capfd, world, str(archive(world / "app.tar")))
+    assert (status, asked) == (0, ["prebuilt"]), err
+    monkeypatch.setattr(guest, "locate", lambda what: kernel)
+    status, _, err = build(capfd, world, str(archive(world / "app.tar")))
+    assert (status, asked) == (0, ["prebuilt", "own"]), err
+
+
 def test_build_enclave_failures(
     world: Path, blobs: Path, keys: tuple[Path, Path], capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -555,6 +600,8 @@ def test_a_request_from_a_file(tmp_path: Path) -> None:
     }  # fmt: skip
     expected = request.Request(Path("a.eif"), 512, 2, (1, 3), 20, True, True, "n")
     assert request.from_config(config_file(tmp_path, value)) == expected
+    # As with AWS, a key that it does not know is ignored, whatever it holds.
+    assert request.from_config(config_file(tmp_path, {**value, "cpus": 2, "x": [None]})) == expected
 
 
 @pytest.mark.parametrize(
@@ -563,7 +610,6 @@ def test_a_request_from_a_file(tmp_path: Path) -> None:
         ("", "E17"),
         ("[" * 100000, "E17"),
         ([CONFIG], "E17"),
-        ({**CONFIG, "cpus": 2}, "E17"),
         ({**CONFIG, "memory_mib": "512"}, "E17"),
         ({**CONFIG, "memory_mib": True}, "E17"),
         ({**CONFIG, "memory_mib": -1}, "E17"),
@@ -606,6 +652,28 @@ def test_cpus() -> None:
         assert e.value.code == code
     with pytest.raises(errors.InEnclaveProcess, match="IDs go up"):
         request.check_cpus(asked(ids=(256,)))
+
+
+@pytest.mark.parametrize(
+    ("strict", "given", "whole"),
+    [
+        ("1", {"count": 2}, True), ("1", {"ids": (3, 1)}, True), ("1", {"count": 1}, False),
+        ("1", {"count": 3}, False), ("1", {"ids": (1, 3, 5)}, False), ("0", {"count": 3}, True),
+        ("", {"count": 1}, True), (None, {"count": 1}, True),
+    ],
+)  # fmt: skip
+def test_whole_cores(
+    monkeypatch: pytest.MonkeyPatch, strict: str | None, given: dict[str, Any], whole: bool
+) -> None:
+    monkeypatch.delenv("NITRO_CLI_STRICT", raising=False)
+    if strict is not None:
+        monkeypatch.setenv("NITRO_CLI_STRICT", strict)
+    if whole:
+        request.check_whole_cores(asked(**given))
+        return
+    with pytest.raises(errors.InEnclaveProcess) as e:
+        request.check_whole_cores(asked(**given))
+    assert e.value.code == "E29"
 
 
 MIB = 1 << 20

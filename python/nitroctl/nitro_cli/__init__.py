@@ -34,6 +34,9 @@ FUNCTIONS = {
 }
 
 
+READING = ("describe-eif", "describe-enclaves", "pcr")
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit."""
     from nitroctl import stdio
@@ -63,8 +66,11 @@ def _run(argv: list[str]) -> int:
     name, options = arguments.parse(argv)
     if name == "explain":
         return errors.explain(options["error_code"])
+    from nitroctl import progress
     from nitroctl.errors import NitroError
 
+    # Callers take whatever is on stderr for a failure, of a command that reads.
+    progress.set_quiet(name in READING and not sys.stderr.isatty())
     module, function = FUNCTIONS[name]
     try:
         status = getattr(importlib.import_module(f"nitroctl.nitro_cli.{module}"), function)(options)

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 from nitroctl import logs, records
 from nitroctl.errors import BootTimeout, EifError, GuestPanic, NitroError, UsageError
 from nitroctl.nitro_cli.errors import CliError, InEnclaveProcess, file_error, log, told
-from nitroctl.nitro_cli.images import show
+from nitroctl.nitro_cli.images import note, show
 from nitroctl.nitro_cli.request import (
     Request,
     check_cpus,
     check_memory,
+    check_whole_cores,
     from_options,
     host_memory,
 )
@@ -78,6 +79,7 @@ def _check(request: Request) -> tuple[EnclaveConfig, tuple[int, ...]]:
     except EifError as e:
         raise file_error(path, "Open", str(e), kind=InEnclaveProcess) from None
     cpu_ids = check_cpus(request)
+    check_whole_cores(request)
     memory = check_memory(request, size, host_memory())
     try:
         config = enclave.EnclaveConfig(
@@ -205,7 +207,7 @@ def _measurements(record: Record) -> dict[str, Any]:
     try:
         return {"Measurements": measure(record.eif).to_json()}
     except NitroError as e:
-        say(f"warning: {record.name} cannot be measured: {e}")
+        note(f"warning: {record.name} cannot be measured: {e}")
         return {}
 
 
@@ -216,7 +218,7 @@ def _metadata(eif: Path, name: str) -> dict[str, Any]:
     try:
         found = peek(eif).metadata
     except NitroError as e:
-        say(f"warning: the image of {name} cannot be read: {e}")
+        note(f"warning: the image of {name} cannot be read: {e}")
         return {}
     return metadata_json(found) if found else {}
 

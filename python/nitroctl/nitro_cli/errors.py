@@ -7,7 +7,7 @@ A failure on stderr, as scripts know it:
                                                 (an empty line)
     For more details, please visit https://docs.aws.amazon.com/enclaves/latest/user/cli-errors.html#E26
                                                 (an empty line)
-    ... the error log found at "FOLDER/errTIME.log"
+    If you open a support ticket, please provide the error log found at "FOLDER/errTIME.log"
 
 The exit status is the code's number. With AWS every enclave is held by a process of its own, and when
 something fails there the command adds E39, and ends with 39: see `InEnclaveProcess`.
@@ -147,7 +147,8 @@ def _tell(error: CliError, action: str) -> None:
     lines += ["", f"For more details, please visit {LINK}#{error.code}"]
     path = _log_error(error, action)
     if path:
-        lines += ["", f'What is known about this failure is in the error log found at "{path}"']
+        # Callers find the path by these words.
+        lines += ["", f'If you open a support ticket, please provide the error log found at "{path}"']
     shown.say(*lines)
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from nitroctl import jsontext, proc, shown
 from nitroctl.errors import CommandFailed, EifError, NitroError
-from nitroctl.nitro_cli.errors import CliError, file_error, told
+from nitroctl.nitro_cli.errors import CliError, file_error, log, told
 from nitroctl.shown import say
 
 if TYPE_CHECKING:
@@ -32,6 +33,14 @@ _KMS = re.compile(r"arn:aws[\w-]*:kms:")
 
 def show(value: Any) -> None:
     shown.data(jsontext.pretty(value))
+
+
+def note(text: str) -> None:
+    """For people at a terminal; callers take a line on stderr for a failure."""
+    if sys.stderr.isatty():
+        say(text)
+    else:
+        log("WARN", text)
 
 
 def _check_readable(path: Path) -> None:
@@ -53,7 +62,7 @@ def describe_eif(options: dict[str, Any]) -> int:
     if description.refusal:
         raise CliError("E35", *told(description.refusal))
     if description.metadata_error:
-        say(f"warning: the metadata are not readable: {description.metadata_error}")
+        note(f"warning: the metadata are not readable: {description.metadata_error}")
     show(description.to_json())
     return 0
 
@@ -149,8 +158,9 @@ def build_enclave(options: dict[str, Any]) -> int:
 
 
 def _bootstrap() -> Bootstrap:
-    """$NITRO_CLI_BLOBS, or AWS's blobs where they are installed, so that the measurements are AWS's; else our
-    own kernel and init."""
+    """$NITRO_CLI_BLOBS, or AWS's blobs where they are installed, so that the measurements are AWS's; else the
+    kernel that is there, our own if it was built, and our init."""
+    from nitroctl import guest
     from nitroctl.eif import compose
 
     blobs = os.environ.get("NITRO_CLI_BLOBS")
@@ -159,7 +169,7 @@ def _bootstrap() -> Bootstrap:
             return compose.from_blobs(Path(blobs))
         if (AWS_BLOBS / "bzImage").is_file():
             return compose.from_blobs(AWS_BLOBS)
-        return compose.bootstrap()
+        return compose.bootstrap(guest.default_kernel())
     except NitroError as e:
         raise CliError("E52", *told(e)) from None
 

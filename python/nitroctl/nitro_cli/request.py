@@ -103,9 +103,8 @@ def from_config(path: Path) -> Request:
     if not isinstance(found, dict):
         raise CliError("E17", f"{path} is not a JSON object")
     for key, value in found.items():
-        if key not in _KEYS:
-            raise CliError("E17", f"{path}: unknown key {key!r}; there are {', '.join(_KEYS)}")
-        if value is not None and not _fits(value, _KEYS[key]):
+        # Other keys are ignored.
+        if key in _KEYS and value is not None and not _fits(value, _KEYS[key]):
             raise CliError("E17", f"{path}: {key} must be {_KINDS[_KEYS[key]]}, not {json.dumps(value)[:80]}")
     _check_file_name(path, found.get("eif_path") or "")
     given = {key: value for key, value in found.items() if value is not None}
@@ -168,6 +167,13 @@ def check_cpus(request: Request) -> tuple[int, ...]:
             why = "CPU 0 is always the parent's" if cpu == 0 else f"IDs go up to {CPUS_MAX} here"
             raise InEnclaveProcess("E21", f"CPU {cpu} is not in the pool: {why}.")
     return ids
+
+
+def check_whole_cores(request: Request) -> None:
+    """Two threads to a core, of which the driver gives whole ones. Only if NITRO_CLI_STRICT=1 asks for it:
+    here one CPU is enough."""
+    if os.environ.get("NITRO_CLI_STRICT") == "1" and request.cpu_count % 2:
+        raise InEnclaveProcess("E29", f"{request.cpu_count} CPUs are no whole cores, of two CPUs each.")
 
 
 def host_memory() -> int:
