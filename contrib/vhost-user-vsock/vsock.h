@@ -1,18 +1,19 @@
 /*
  * SPDX-License-Identifier: MIT
  *
- * vsock.h: the virtio-vsock packet format and the connection core.
+ * vsock.h: the connection core.
  *
  * The core turns packets from the guest and events from the host's sockets
  * into packets for the guest and calls of struct vsock_ops. It makes no system
  * call, reads no clock and knows neither rings nor file descriptors, so that
  * a test or a fuzzer can drive every corner of it from plain buffers.
- *
- * Facts: virtio 1.2, section 5.10 (socket device).
  */
 
 #ifndef VSOCK_H
 #define VSOCK_H
+
+#include "connect-line.h"
+#include "packet.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -20,31 +21,6 @@
 #include <sys/queue.h>
 #include <sys/types.h>
 #include <sys/uio.h>
-
-#define VSOCK_HDR_SIZE 44
-#define VSOCK_TYPE_STREAM 1
-
-/* Well-known context ids, and the port that no packet may carry. */
-#define VSOCK_CID_HOST 2
-#define VSOCK_CID_PARENT 3
-#define VSOCK_CID_ANY 0xFFFFFFFFu
-#define VSOCK_PORT_ANY 0xFFFFFFFFu
-
-enum vsock_op {
-    VSOCK_OP_INVALID = 0,
-    VSOCK_OP_REQUEST = 1,
-    VSOCK_OP_RESPONSE = 2,
-    VSOCK_OP_RST = 3,
-    VSOCK_OP_SHUTDOWN = 4,
-    VSOCK_OP_RW = 5,
-    VSOCK_OP_CREDIT_UPDATE = 6,
-    VSOCK_OP_CREDIT_REQUEST = 7,
-};
-
-/* Flags of VSOCK_OP_SHUTDOWN: what the sender will do no more. */
-#define VSOCK_OFF_RECV 1
-#define VSOCK_OFF_SEND 2
-#define VSOCK_OFF_BOTH 3
 
 /*
  * Limits. Each one is a promise about host memory, host descriptors or time,
@@ -104,23 +80,6 @@ enum vsock_op {
 #define VSOCK_MS_ASK 20             /* first repeated CREDIT_REQUEST ... */
 #define VSOCK_MS_ASK_MAX 1000       /* ... and the longest pause, see vsock.c */
 #define VSOCK_MS_TICK 10            /* deadlines are rounded up to these */
-
-/* A packet header in host byte order. */
-struct vsock_hdr {
-    uint64_t src_cid;
-    uint64_t dst_cid;
-    uint32_t src_port;
-    uint32_t dst_port;
-    uint32_t len;
-    uint16_t type;
-    uint16_t op;
-    uint32_t flags;
-    uint32_t buf_alloc;
-    uint32_t fwd_cnt;
-};
-
-void vsock_hdr_decode(struct vsock_hdr *h, const uint8_t raw[VSOCK_HDR_SIZE]);
-void vsock_hdr_encode(const struct vsock_hdr *h, uint8_t raw[VSOCK_HDR_SIZE]);
 
 enum vsock_state {
     VSOCK_FREE,
@@ -359,24 +318,5 @@ unsigned vsock_count(const struct vsock *v);
 unsigned vsock_draining(const struct vsock *v);
 size_t vsock_reserved(const struct vsock *v);
 const struct vsock_stats *vsock_stats(const struct vsock *v);
-
-/*
- * What a client says first, in any case, with one or more spaces where there
- * is one here, and an optional CR:
- *
- * "CONNECT 1234\n"   the answer is "OK N\n", N the parent's port
- * "OPEN 1234 N MS\n" from the parent's port N; no answer. The line is part of
- *                    VSOCK_OPEN_SIZE bytes that come in one piece, whose rest
- *                    means nothing but fills the client's socket. Taken: it
- *                    can write. Closed, at the latest after MS milliseconds:
- *                    it has an error. So the kernel tells it the outcome, as
- *                    for any connect() in progress.
- *
- * Returns the length of the line with its newline and sets *port and *from
- * (-1: CONNECT), for OPEN also *ms; 0: not complete yet; -1: no such line.
- */
-#define VSOCK_OPEN_SIZE 36000
-int vsock_parse_line(const char *buf, size_t len, uint32_t *port,
-                     int64_t *from, uint32_t *ms);
 
 #endif

@@ -1,0 +1,143 @@
+/*
+ * SPDX-License-Identifier: MIT
+ *
+ * core.h: what the files of the connection core share. See vsock.h for how it
+ * is used, and vsock.c for how it works.
+ */
+
+#ifndef CORE_H
+#define CORE_H
+
+#include "vsock.h"
+
+/* Control packets that wait for an RX buffer (vsock_conn.pending), bits. */
+enum {
+    PEND_REQUEST = 1,
+    PEND_RESPONSE = 2,
+    PEND_SHUTDOWN = 4,
+    PEND_CREDIT = 8,
+    PEND_ASK = 16,
+};
+
+/* Which list a connection stands in (vsock_conn.list). */
+enum {
+    LIST_NONE,
+    LIST_READY,
+    LIST_LATER,
+};
+
+TAILQ_HEAD(conn_list, vsock_conn);
+
+struct stray {
+    uint64_t src_cid;
+    uint64_t dst_cid;
+    uint32_t src_port;
+    uint32_t dst_port;
+    uint16_t type;
+};
+
+struct vsock {
+    struct vsock_config config;
+    const struct vsock_ops *ops;
+    void *opaque;
+    int64_t now;
+    int64_t next_deadline;      /* at or before the earliest; 0: none */
+    bool driver_seen;
+
+    struct vsock_conn *slots;
+    uint32_t used_slots;        /* slots above were never used */
+    unsigned count;
+    unsigned clients;           /* VSOCK_CLIENT and VSOCK_REQUESTED */
+    unsigned draining;          /* not in the table, or RST to be sent */
+    struct conn_list free;
+    struct conn_list ready;
+    struct conn_list later;
+    struct conn_list drains;    /* draining, who took bytes last at the end */
+    bool finishing;             /* drains have deadlines */
+
+    uint32_t *buckets;          /* slot + 1; 0: empty */
+    uint32_t bucket_mask;
+
+    uint32_t small_window;      /* what every connection is sure of */
+    size_t extra;               /* bytes granted beyond that ... */
+    size_t extra_max;           /* ... and how many may be */
+    size_t reserved;
+    uint32_t next_port;
+
+    struct stray strays[VSOCK_MAX_STRAYS];
+    unsigned stray_head;
+    unsigned stray_count;
+
+    struct vsock_stats stats;
+};
+
+/* notes.c: counts it, and tells the host side. */
+void vsock_note(struct vsock *v, enum vsock_note what,
+                const struct vsock_conn *c, const struct vsock_hdr *h);
+
+/* conn.c: the table, lists, deadlines, windows. */
+
+/* NULL: there is no room. Of those that only drain the oldest makes some. */
+struct vsock_conn *conn_new(struct vsock *v);
+void conn_free(struct vsock *v, struct vsock_conn *c);
+/* The one to be cut where there is no room, or NULL. */
+struct vsock_conn *conn_oldest_drain(const struct vsock *v);
+/* Enters the table, and gets its window. */
+void conn_hash(struct vsock *v, struct vsock_conn *c, uint32_t cid,
+               uint32_t parent_port, uint32_t guest_port);
+struct vsock_conn *conn_lookup(const struct vsock *v, uint64_t cid,
+                               uint32_t parent_port, uint32_t guest_port);
+/* All changes of state and host pass here, so that the counts are right. */
+void conn_state(struct vsock *v, struct vsock_conn *c,
+                enum vsock_state state, bool host);
+bool conn_is_client(const struct vsock_conn *c);
+bool conn_is_draining(const struct vsock_conn *c);
+/* Into the list of those that have something for the guest, and out of any. */
+void conn_queue(struct vsock *v, struct vsock_conn *c);
+void conn_unqueue(struct vsock *v, struct vsock_conn *c);
+/* A control packet is to be sent. */
+void conn_pend(struct vsock *v, struct vsock_conn *c, uint8_t what);
+void conn_deadline(struct vsock *v, struct vsock_conn *c, int64_t when);
+/* The host has taken bytes, or may begin to: it has time again. */
+void conn_drain_renew(struct vsock *v, struct vsock_conn *c);
+/* The guest and we have forgotten it; the host gets what it has not taken. */
+void conn_forget(struct vsock *v, struct vsock_conn *c);
+/* Ends it by an RST to the guest. */
+void conn_reset(struct vsock *v, struct vsock_conn *c);
+/* Closes the host end. */
+void end_close(struct vsock *v, struct vsock_conn *c);
+
+/* credit.c: how much may be under way. */
+
+/* What the guest's packet says of its buffer. */
+void conn_credit(struct vsock *v, struct vsock_conn *c,
+                 const struct vsock_hdr *h);
+/* Packets that the guest may have unread. */
+unsigned conn_packet_limit(const struct vsock_conn *c);
+/* Nothing can be sent before the guest's numbers change. */
+void conn_stall(struct vsock *v, struct vsock_conn *c, bool packets);
+/* n more bytes have left for the host, or never will have to. */
+void conn_consumed(struct vsock *v, struct vsock_conn *c, uint32_t n);
+
+/* to-host.c: bytes of the guest. */
+
+void conn_data_in(struct vsock *v, struct vsock_conn *c,
+                  const struct vsock_hdr *h,
+                  const struct iovec *iov, unsigned niov);
+/* Writes what the buffer holds, as far as the host end takes it. */
+void conn_flush(struct vsock *v, struct vsock_conn *c);
+/* The guest will send no more, and all it sent has left: say so. */
+void end_finish(struct vsock *v, struct vsock_conn *c);
+
+/* to-guest.c: packets for the guest. */
+
+bool conn_has_data(const struct vsock_conn *c);
+
+/* client.c: programs of the host that connect to the guest. */
+
+/* The line that it says first, as far as it has come. */
+void client_line(struct vsock *v, struct vsock_conn *c);
+/* Takes what an OPEN has behind its line; false: it is not there. */
+bool client_skip(struct vsock *v, struct vsock_conn *c);
+
+#endif
