@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from nitroctl import progress
 from nitroctl.config import cache_dir, data_dir
 from nitroctl.errors import NitroError
+from nitroctl.place import place
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -133,9 +134,10 @@ def build_entry(kind: str, key: str, fill: Callable[[Path], None], *, name: str 
                 final.parent.mkdir(parents=True, exist_ok=True)
                 aside = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=final.parent))
                 try:
-                    fill(aside)
-                    aside.chmod(0o755)
-                    aside.rename(final)
+                    with place(final):
+                        fill(aside)
+                        aside.chmod(0o755)
+                        aside.rename(final)
                 except BaseException:
                     shutil.rmtree(aside, ignore_errors=True)
                     raise
@@ -186,7 +188,7 @@ def write_text(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with os.fdopen(fd, "w") as f:
+        with place(path), os.fdopen(fd, "w") as f:
             f.write(text)
         os.chmod(aside, 0o644)
         os.rename(aside, path)

@@ -7,6 +7,7 @@ Each command lives in its own module of `nitroctl.commands`, imported only when 
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -113,11 +114,26 @@ def main(argv: list[str] | None = None) -> None:
         if debug:
             raise
         what = e.strerror or str(e)
+        where = _place(e)
         hint = "NITROCTL_DEBUG=1 shows where that happened"
-        report(NitroError(f"{os.fsdecode(e.filename)}: {what}" if e.filename else what, hint=hint))
+        report(NitroError(f"{where}: {what}" if where else what, hint=hint))
         _drop_output()
         sys.exit(EXIT_FAILURE)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _place(e: OSError) -> str | None:
+    """What could not be read or written, if that is known."""
+    if e.errno in (errno.ENOSPC, errno.EDQUOT) and e.filename2:
+        return os.fsdecode(e.filename2)  # of a copy, where it was to go
+    if e.filename:
+        return os.fsdecode(e.filename)
+    innermost = e.__traceback__
+    while innermost and innermost.tb_next:
+        innermost = innermost.tb_next
+    file = innermost.tb_frame.f_code.co_filename if innermost else ""
+    # Files of ours are named where they are written (`place`); these write what is shown.
+    return "standard output" if file in (__file__, click.utils.__file__) else None
 
 
 def _drop_output() -> None:

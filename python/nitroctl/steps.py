@@ -19,6 +19,7 @@ from pathlib import Path
 
 from nitroctl import packages, proc, progress
 from nitroctl.errors import NitroError
+from nitroctl.place import place
 
 _LIBRARIES = ("glib-2.0", "gnutls", "libcbor", "zlib")
 
@@ -78,7 +79,7 @@ def logged(
                          pass_fds=lock_fds, death_signal=signal.SIGTERM, ignore_sigpipe=ignore_sigpipe)
     assert process.stdout is not None
     try:
-        with process.stdout, open(log, "ab") as sink:
+        with process.stdout, place(log), open(log, "ab") as sink:
             for raw in process.stdout:
                 sink.write(raw)
                 on_line(raw.decode(errors="replace").rstrip("\r\n"))

@@ -227,10 +227,12 @@ class Part:
 
 
 class Writer:
-    """Writes sections one after the other to a descriptor, measuring what passes. A `Sink`."""
+    """Writes sections one after the other to a descriptor, measuring what passes. A `Sink`. `name` is the
+    file's, for errors: where they come up, only what is being read is known."""
 
-    def __init__(self, fd: int, digests: Digests, progress: Progress | None = None) -> None:
+    def __init__(self, fd: int, digests: Digests, progress: Progress | None = None, *, name: str) -> None:
         self._fd = fd
+        self._name = name
         self._digests = digests
         self._progress = progress
         self._ring = Ring()
@@ -287,9 +289,9 @@ class Writer:
         crc = crc32(hints.pack(offsets, sizes, 0)[:CRC_OFFSET])
         for part in self.parts:
             header = SECTION_HEADER.pack(part.type, part.flags, part.size)
-            _write_all(self._fd, memoryview(header), part.offset)
+            self._put(memoryview(header), part.offset)
             crc = crc32_combine(crc32(header, crc), part.crc, part.size)
-        _write_all(self._fd, memoryview(hints.pack(offsets, sizes, crc)), 0)
+        self._put(memoryview(hints.pack(offsets, sizes, crc)), 0)
         os.ftruncate(self._fd, self._at)  # a hole at the end
         return self._at
 
@@ -330,9 +332,18 @@ class Writer:
         self._take(data)
         # A whole buffer of zeros need not be written: the comparison ends at the first other byte.
         if len(data) < len(_ZEROS) or data.obj != _ZEROS.obj:
-            _write_all(self._fd, data, self._at - len(data))
+            self._put(data, self._at - len(data))
         self._buffer = None
         self._fill = 0
+
+    def _put(self, data: memoryview, offset: int) -> None:
+        try:
+            while data:
+                n = os.pwrite(self._fd, data, offset)
+                offset += n
+                data = data[n:]
+        except OSError as e:
+            raise NitroError(f"cannot write {self._name}: {e.strerror}") from e
 
     def _hole(self, length: int) -> None:
         self._flush()
@@ -351,13 +362,6 @@ class Writer:
         self._at += len(data)
         if self._progress:
             self._progress(len(data))
-
-
-def _write_all(fd: int, data: memoryview, offset: int) -> None:
-    while data:
-        n = os.pwrite(fd, data, offset)
-        offset += n
-        data = data[n:]
 
 
 def _extents(fd: int, size: int) -> Iterator[tuple[int, bool]]:
@@ -422,7 +426,7 @@ def build(request: BuildRequest, output: Path) -> Built:
         total = kernel.size + sum(r.size for r in ramdisks)
         advance = stack.enter_context(shown(f"Writing {output.name}", total))
         fd = stack.enter_context(replacing(output))
-        writer = Writer(fd, stack.enter_context(Digests()), advance)
+        writer = Writer(fd, stack.enter_context(Digests()), advance, name=str(output))
         writer.begin(SectionType.KERNEL)
         kernel.write(writer)
         writer.begin(SectionType.CMDLINE)

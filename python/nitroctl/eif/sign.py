@@ -220,7 +220,7 @@ def sign(path: Path, key: SigningKey, output: Path) -> Built:
             raise EifError("section-count", f"all {MAX_SECTIONS} sections are in use", path=path, offset=26)
         advance = stack.enter_context(shown(f"Signing {path.name}", size))
         out = stack.enter_context(replacing(output))
-        writer = Writer(out, stack.enter_context(Digests()), advance)
+        writer = Writer(out, stack.enter_context(Digests()), advance, name=str(output))
         for section in kept:
             writer.begin(section.type, flags=SECTION_HEADER.unpack(section.header)[1])
             os.lseek(fd, section.data_offset, os.SEEK_SET)
