@@ -5,7 +5,8 @@
  * by the kernel from the first ramdisk as /init, with the application's files
  * under /rootfs and its command and environment in /cmd and /env (one entry
  * per line).  Of our own, AWS's knows none of them: /cwd, where the application
- * starts; /user, the numbers of its user, group and further groups; /cmd0 and
+ * starts; /user, the numbers of its user, group and further groups; /program,
+ * the file to execute where the command's first word is no path; /cmd0 and
  * /env0, in place of the other two where a text in them has a line break.
  * Before the heartbeat it asks for a second port of the parent, which only a
  * local one serves: there it says at the end how the application ended.
@@ -465,9 +466,12 @@ static void become(const char *user)
     }
 }
 
-/* @cwd, @user: NULL for the root folder and the root user. */
-static pid_t launch(char **cmd, char **env, const char *cwd,
-                    const char *user)
+/*
+ * @program: what to execute, whatever cmd[0] is, which the application sees.
+ * @cwd, @user: NULL for the root folder and the root user.
+ */
+static pid_t launch(const char *program, char **cmd, char **env,
+                    const char *cwd, const char *user)
 {
     sigset_t none;
     pid_t pid = fork();
@@ -485,8 +489,8 @@ static pid_t launch(char **cmd, char **env, const char *cwd,
         die_about("working directory", cwd);
     }
     putenv((char *)DEFAULT_PATH);
-    execvpe(cmd[0], cmd, env);
-    fprintf(stderr, "init: execvpe: %s: %s\n", cmd[0], strerror(errno));
+    execvpe(program, cmd, env);
+    fprintf(stderr, "init: execvpe: %s: %s\n", program, strerror(errno));
     _exit(127);
 }
 
@@ -517,7 +521,7 @@ int main(void)
 {
     static char *no_cmd[] = { (char *)"sh", NULL };
     static char *no_env[] = { (char *)DEFAULT_PATH, NULL };
-    char **cmd, **env, *cwd, *user;
+    char **cmd, **env, *cwd, *user, *program;
     size_t cmds, envs;
     sigset_t all;
     pid_t pid;
@@ -537,12 +541,17 @@ int main(void)
     cmd = take_texts("/cmd", "/cmd0", &cmds);
     cwd = take_optional_line("/cwd");
     user = take_optional_line("/user");
+    program = take_optional_line("/program");
 
     enter_rootfs();
     mount_all();
     mount_cgroups();
 
-    pid = launch(cmds ? cmd : no_cmd, envs ? env : no_env, cwd, user);
+    if (!cmds) {
+        cmd = no_cmd;
+    }
+    pid = launch(program ? program : cmd[0], cmd, envs ? env : no_env, cwd,
+                 user);
     if (pid < 0) {
         die("fork");
     }

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from nitroctl import build, packages, plugin, progress
 from nitroctl.config import default_prefix
 from nitroctl.errors import NitroError
+from nitroctl.place import place
 
 if TYPE_CHECKING:
     from nitroctl.attestation import Document
@@ -130,14 +131,13 @@ def programs(jobs: int | None = None) -> tuple[Path, Path]:
 
 def prepare(image: Path, *, jobs: int | None = None) -> None:
     """QEMU, the backend, a kernel and the hello image, each made if it is not there."""
-    from nitroctl import guest
     from nitroctl.eif import testimage
 
     qemu, backend = programs(jobs)
     for link, program, changed in build.link_programs([qemu, backend], default_prefix()):
         if changed:
             progress.say(f"linked {link} -> {program}")
-    made = testimage.make("hello", image, kernel=guest.default_kernel())
+    made = testimage.make("hello", image)
     progress.say(f"{made.path}: {progress.amount(made.size, 'bytes')}")
 
 
@@ -180,5 +180,6 @@ def run(image: Path) -> Outcome:
     )
     document = attestation.verify(verifier.document, pki.load_or_init().pem, policy)
     path = image.with_name(f"{image.stem}-attestation.cose")
-    path.write_bytes(verifier.document)
+    with place(path):
+        path.write_bytes(verifier.document)
     return Outcome(compare(bytes(kept.data), computed), document, path)

@@ -70,7 +70,7 @@ def test_scratch_image(lab: Lab, tmp_path: Path, options: list[str]) -> None:
 
 
 def test_directory(lab: Lab, tmp_path: Path) -> None:
-    """A folder as the root file system, its user by name."""
+    """A folder as the root file system, its user by name, its program by a word that stays what it is."""
     root = im.folder(
         tmp_path / "root",
         {
@@ -84,7 +84,7 @@ def test_directory(lab: Lab, tmp_path: Path) -> None:
     with lab.run(built(lab, root, *options, source="--directory")) as enclave:
         uds = enclave.uds()
         with enclave.agent(uds) as client:
-            assert client.probe("args").splitlines() == ["/bin/agent", "7000"]
+            assert client.probe("args").splitlines() == ["agent", "7000"]
             assert client.probe("cwd").strip() == "/srv/web"
             facts = client.facts("id")
             assert (facts["uid"], facts["gid"]) == ("33", "34")

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import lzma
@@ -27,6 +28,7 @@ from hypothesis import strategies as st
 import cpiomodel
 import eifmodel as model
 import imagemodel as im
+from nitroctl import guest
 from nitroctl.cli import main
 from nitroctl.eif import compose, reference
 from nitroctl.eif.describe import describe
@@ -35,6 +37,7 @@ from nitroctl.eif.image import open_image
 from nitroctl.eif.layers import read_tree
 from nitroctl.eif.verify import verify
 from nitroctl.errors import NitroError
+from nitroctl.nitro_cli import images
 from test_eif_cpio import Memory
 
 REG, DIR, LNK = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
@@ -518,14 +521,27 @@ def test_entrypoint_and_cmd(tmp_path: Path) -> None:
 
 
 def test_programs_are_found_in_the_images_path(tmp_path: Path) -> None:
-    """init looks in AWS's folders alone, so the place is written out."""
-    found = running(tmp_path, {"Cmd": ["tool"], "Env": ["PATH=/none:/usr/bin"]})
-    assert found.cmd == ("/usr/bin/tool",) and found.warnings == ()
-    assert running(tmp_path, {"Cmd": ["tool"]}).cmd == ("/usr/bin/tool",)
+    """init looks in AWS's folders alone, so it is told the place; the first word stays what it is."""
+    found = running(tmp_path, {"Cmd": ["tool", "x"], "Env": ["PATH=/none:/usr/bin"]})
+    assert (found.cmd, found.program, found.warnings) == (("tool", "x"), "/usr/bin/tool", ())
+    assert running(tmp_path, {"Cmd": ["tool"]}).program == "/usr/bin/tool"
     for missing in ("plain", "gone"):
         found = running(tmp_path, {"Cmd": [missing]})
-        assert found.cmd == (missing,) and missing in found.warnings[0]
-    assert running(tmp_path, {"Cmd": ["./tool"], "WorkingDir": "/usr/bin"}).warnings == ()
+        assert (found.cmd, found.program) == ((missing,), "") and missing in found.warnings[0]
+    found = running(tmp_path, {"Cmd": ["./tool"], "WorkingDir": "/usr/bin"})
+    assert (found.cmd, found.program, found.warnings) == (("./tool",), "", ())
+    assert running(tmp_path, {"Cmd": ["tool"]}, aws_cmd=True).program == ""
+
+
+def test_aws_init_is_given_the_place_as_first_word(tmp_path: Path, start: compose.Bootstrap) -> None:
+    """It knows no file `program`; ours does."""
+    application = running(tmp_path, {"Cmd": ["tool", "x"], "Env": ["PATH=/usr/bin"]})
+    for aws, expected in ((False, {b"cmd": b"tool\nx\n", b"program": b"/usr/bin/tool\n"}),
+                          (True, {b"cmd": b"/usr/bin/tool\nx\n"})):  # fmt: skip
+        compose.compose(application, replace(start, aws=aws), tmp_path / "o", compose.Options())
+        out = {p.name: p.read_bytes() for p in extract(tmp_path / "o", tmp_path / f"out-{aws}")}
+        items = {i.name: i.data for i in cpiomodel.read(out["ramdisk-1.cpio"])}
+        assert {name: items[name] for name in items if name in (b"cmd", b"program")} == expected
 
 
 def test_environment(tmp_path: Path) -> None:
@@ -656,6 +672,47 @@ def test_compressed_ramdisks(tmp_path: Path, start: compose.Bootstrap) -> None:
     assert cpiomodel.read(gzip.decompress(out[3].read_bytes()))[1].data == b"init"
 
 
+def test_compressed_ramdisks_need_memory_all_the_same(
+    tmp_path: Path, start: compose.Bootstrap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they unpack to does not follow the file's size, which the default memory does."""
+
+    def warnings(mib: int, *, compress: bool) -> tuple[str, ...]:
+        image = im.oci(tmp_path / "a.tar", [im.layer(APP, im.entry("zeros", bytes(mib << 20)))])
+        options = compose.Options(compress=compress)
+        return compose.compose(compose.from_image(image), start, tmp_path / "o", options).warnings
+
+    # An enclave of 512 MiB was seen to unpack 240 MiB, and not 250.
+    assert compose._memory_warnings(1 << 20, 240 << 20) == []
+    assert compose._memory_warnings(1 << 20, 250 << 20) != []
+    monkeypatch.setattr("nitroctl.qemu.MIN_MEMORY_MIB", 40)
+    assert warnings(12, compress=False) == ()
+    assert warnings(8, compress=True) == ()
+    (warning,) = warnings(12, compress=True)
+    assert "13 MiB when the enclave has unpacked them" in warning
+    assert "default memory of 40 MiB" in warning and warning.endswith("--memory 52")
+
+
+@pytest.mark.parametrize("way", ["image", "directory"])
+def test_a_full_disk_is_not_a_damaged_image(
+    tmp_path: Path, start: compose.Bootstrap, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """The error names the file that could not be written, not the layer that was being read."""
+    data = random.Random(1).randbytes(8 << 20)
+    if way == "image":
+        application = compose.from_image(im.oci(tmp_path / "a.tar", [im.layer(APP, im.entry("x", data))]))
+    else:
+        application = compose.from_directory(im.folder(tmp_path / "d", {"app": data}), ("/app",))
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(NitroError, match=f"^cannot write {tmp_path}/o: No space left on device$"):
+        compose.compose(application, start, tmp_path / "o", compose.Options())
+    assert not (tmp_path / "o").exists()
+
+
 def folder_tree(path: Path) -> Path:
     root = path / "root"
     im.folder(root, {"bin/app": b"a", "etc/passwd": PASSWD, "etc/group": GROUP})
@@ -673,7 +730,8 @@ def test_from_a_directory(tmp_path: Path, start: compose.Bootstrap) -> None:
     assert found["bin/app"].mode == REG | 0o4711 and found["link"].data == b"/bin/app"
     assert found["new"].mode == DIR | 0o755
     assert (found["bin/app"].uid, application.name) == (0, "root")
-    assert application.cmd == ("/bin/app", "x") and application.warnings == ()
+    assert application.cmd == ("app", "x") and application.warnings == ()
+    assert application.program == "/bin/app"
     assert application.env == (f"PATH={compose.PATH}", "A=b", "HOME=/srv/web")
     assert (application.user, application.cwd) == ("33 34 50 51", "/new")
     assert compose.compose(application, start, tmp_path / "o", compose.Options())
@@ -707,6 +765,24 @@ def test_what_cannot_be_read_is_not_left_out(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(os, "scandir", scandir)
     with pytest.raises(NitroError, match="etc: Permission denied"):
         compose.from_directory(root, ("/bin/app",))
+
+
+def test_the_kernel_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian's where ours was not built, also for `nitro-cli build-enclave`."""
+
+    def locate(what: str) -> Path:
+        raise NitroError("there is none")
+
+    prebuilt = guest.Prebuilt(tmp_path / "bzImage", im.folder(tmp_path / "modules", {"modules": b""}), "6.1")
+    monkeypatch.setattr(guest, "locate", locate)
+    monkeypatch.setattr(guest, "fetch_prebuilt", lambda: prebuilt)
+    monkeypatch.setattr(guest, "build_init", lambda: tmp_path)
+    monkeypatch.setattr("nitroctl.nitro_cli.images.AWS_BLOBS", tmp_path / "none")
+    monkeypatch.delenv("NITRO_CLI_BLOBS", raising=False)
+    for start in (compose.bootstrap(), images._bootstrap()):
+        assert (start.kernel.bzimage, start.kernel.acpi) == (tmp_path / "bzImage", True)
+    with pytest.raises(NitroError, match="there is none"):
+        compose.bootstrap("own")
 
 
 def test_blobs(tmp_path: Path) -> None:
@@ -753,6 +829,7 @@ CHILD = r"""
 import os, re, sys
 from pathlib import Path
 from nitroctl import progress
+from nitroctl import guest
 from nitroctl.eif import compose, reference
 progress.set_quiet(True)
 folder, given, out = map(Path, sys.argv[1:4])

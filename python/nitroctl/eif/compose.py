@@ -2,12 +2,12 @@
 """An application and how it is started, into an EIF of two ramdisks as AWS makes them.
 
     ramdisk 1, "bootstrap"     dev/, init, and modules that the kernel needs; the same for all applications
-    ramdisk 2, "application"   rootfs/, and for init: cmd, env (one entry a line); cwd, user where asked for;
-                               cmd0, env0 (each entry ended by NUL) where one has a line break
+    ramdisk 2, "application"   rootfs/, and for init: cmd, env (one entry a line); cwd, user, program where
+                               needed; cmd0, env0 (each entry ended by NUL) where one has a line break
 
 An application is a container image or a folder. AWS's build-enclave takes CMD, or ENTRYPOINT where there is
 no CMD, and knows neither WORKDIR nor USER; here all of them take effect as in a container, unless `aws_cmd`
-asks for AWS's way. cwd, user, cmd0 and env0 are read by our init alone.
+asks for AWS's way. cwd, user, program, cmd0 and env0 are read by our init alone.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from nitroctl.eif.layers import SMALL_MAX, TABLES, Node, Tree, read_tree
 from nitroctl.eif.measure import shown
 from nitroctl.eif.root import write_root
 from nitroctl.errors import NitroError, UsageError
+from nitroctl.qemu import MIB, default_memory
 
 # nitro-cli's blobs/cmdline for x86_64.
 CMDLINE = (
@@ -39,6 +40,10 @@ CMDLINE = (
 
 # What a container has in PATH when its image says nothing.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# Bytes of memory that a kernel takes for itself before there is a file system; and one in 64 of all, for its
+# table of pages.
+KERNEL_NEEDS = 20 << 20
 
 # Where init mounts things, and /var because AWS's builder makes it.
 MOUNT_POINTS = {"dev": 0o755, "proc": 0o755, "run": 0o755, "sys": 0o755, "tmp": 0o1777, "var": 0o755}
@@ -66,13 +71,15 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class Application:
-    """`write` adds rootfs/ and what is in it to an archive; `size` (bytes of content) is for progress."""
+    """`write` adds rootfs/ and what is in it to an archive; `size` (bytes of content) is for progress.
+    `program`, if not empty, is the file to execute where the command's first word is no path."""
 
     write: Callable[[cpio.Archive], None]
     cmd: tuple[str, ...]
     env: tuple[str, ...] = ()
     cwd: str = ""
     user: str = ""  # "UID GID [GROUP]..."
+    program: str = ""
     name: str = "application"
     version: str = "1.0"
     size: int = 0
@@ -83,10 +90,12 @@ class Application:
 # ---- what starts ----
 
 
-def locate_kernel(name: str) -> Kernel:
-    """"own"; "prebuilt", fetched if need be; or the path of a bzImage."""
+def locate_kernel(name: str | None = None) -> Kernel:
+    """"own"; "prebuilt", fetched if need be; or the path of a bzImage. By default the first where it was
+    built, else the second."""
     from nitroctl import guest
 
+    name = guest.default_kernel() if name is None else name
     if name == "own":
         return Kernel(guest.locate("kernel"))
     if name == "prebuilt":
@@ -95,7 +104,7 @@ def locate_kernel(name: str) -> Kernel:
     return Kernel(Path(name))
 
 
-def bootstrap(kernel: str = "own", cmdline: str | None = None) -> Bootstrap:
+def bootstrap(kernel: str | None = None, cmdline: str | None = None) -> Bootstrap:
     """Our init, compiled if need be, and a kernel as `locate_kernel` knows it."""
     from nitroctl import guest
 
@@ -192,14 +201,14 @@ def _as_in_a_container(application: Application, config: Config, tree: Tree) -> 
     if not cwd.startswith("/"):
         raise NitroError(f"the working directory {cwd!r} is not absolute")
     tree.ensure_folder(cwd)
-    program, *arguments = application.cmd
+    program = application.cmd[0]
     path = next(item for item in env if item.startswith("PATH=")).removeprefix("PATH=")
     found = _program(program, path, cwd, tree)
     if found is None:
         warnings.append(f"the image has no program {program!r} in {path if '/' not in program else cwd}")
     return replace(
         application,
-        cmd=(found or program, *arguments),
+        program=found if found and found != program else "",
         env=tuple(env),
         cwd="" if cwd == "/" else cwd,
         user=user,
@@ -208,8 +217,8 @@ def _as_in_a_container(application: Application, config: Config, tree: Tree) -> 
 
 
 def _program(name: str, path: str, cwd: str, tree: Tree) -> str | None:
-    """Where a program is, as execvp(3) finds it. init looks in AWS's fixed folders, so the place is written
-    out."""
+    """Where a program is, as execvp(3) finds it. init looks in AWS's fixed folders, so it is told the
+    place."""
     folders = [""] if "/" in name else path.split(":")
     for place in (os.path.join(cwd, folder, name) for folder in folders):
         try:
@@ -336,7 +345,10 @@ def compose(application: Application, start: Bootstrap, output: Path, options: O
     warnings = list(application.warnings)
     if start.aws and (application.cwd or application.user):
         warnings.append("AWS's init knows neither WORKDIR nor USER: the application runs as root in /")
+    if start.aws and application.program:  # which its init would look for elsewhere
+        application = replace(application, cmd=(application.program, *application.cmd[1:]), program="")
     size = start.init.stat().st_size
+    unpacked: list[int] = []
     disks = (
         Generated("bootstrap", lambda sink: cpio.write(sink, _bootstrap_files(start)), size),
         Generated("application", lambda sink: _write_application(sink, application), application.size),
@@ -344,7 +356,7 @@ def compose(application: Application, start: Bootstrap, output: Path, options: O
     request = BuildRequest(
         kernel=start.kernel.bzimage,
         cmdline=encoded(start.cmdline),
-        ramdisks=tuple(_compressed(d) for d in disks) if options.compress else disks,
+        ramdisks=tuple(_compressed(d, unpacked) for d in disks) if options.compress else disks,
         metadata=Metadata(
             image_name=application.name if options.name is None else options.name,
             image_version=application.version if options.version is None else options.version,
@@ -356,7 +368,20 @@ def compose(application: Application, start: Bootstrap, output: Path, options: O
         signer=options.signer,
     )
     built = build(request, output)
+    warnings += _memory_warnings(built.size, sum(unpacked))
     return replace(built, warnings=(*warnings, *built.warnings))
+
+
+def _memory_warnings(size: int, unpacked: int) -> list[str]:
+    """An enclave's default memory follows the file's size. What its ramdisks unpack to may take half of it:
+    the kernel's limit for its first file system (Documentation/filesystems/tmpfs.rst)."""
+    memory = default_memory(size)
+    if 2 * unpacked <= memory * MIB * 63 // 64 - KERNEL_NEEDS:
+        return []
+    return [
+        f"the compressed ramdisks take {-(-unpacked // MIB)} MiB when the enclave has unpacked them, and its "
+        f"default memory of {memory} MiB will not do: run it with --memory {default_memory(unpacked)}"
+    ]
 
 
 def _bootstrap_files(start: Bootstrap) -> Iterator[cpio.Entry]:
@@ -367,13 +392,13 @@ def _bootstrap_files(start: Bootstrap) -> Iterator[cpio.Entry]:
 
 def _checked(application: Application) -> Application:
     """What no init can be given."""
-    if "\n" in application.cwd:
-        raise NitroError(
-            f"the working directory has a line break, which init cannot be given: {application.cwd[:100]!r}"
-        )
+    for what, text in (("the working directory", application.cwd), ("the program", application.program)):
+        if "\n" in text:
+            raise NitroError(f"{what} has a line break, which init cannot be given: {text[:100]!r}")
     for what, items in (
         ("an argument", application.cmd),
         ("the working directory", (application.cwd,)),
+        ("the program", (application.program,)),
         ("a variable", application.env),
     ):
         for item in items:
@@ -404,6 +429,8 @@ def _write_application(sink: Sink, application: Application) -> None:
     if application.cwd:
         archive.add(cpio.file("cwd", _lines((application.cwd,))))
     _add_texts(archive, "env", application.env)
+    if application.program:
+        archive.add(cpio.file("program", _lines((application.program,))))
     application.write(archive)
     if application.user:
         archive.add(cpio.file("user", _lines((application.user,))))
@@ -426,10 +453,12 @@ class _Gzip:
     """A sink that compresses: the same bytes for the same input and zlib; the header has no name, no date."""
 
     def __init__(self, sink: Sink) -> None:
+        self.size = 0  # of what came in
         self._sink = sink
         self._packer = zlib.compressobj(6, zlib.DEFLATED, 31)
 
     def write(self, data: bytes) -> None:
+        self.size += len(data)
         self._sink.write(self._packer.compress(data))
 
     def copy(self, fd: int, size: int | None, name: str) -> None:
@@ -447,10 +476,13 @@ class _Gzip:
         self._sink.write(self._packer.flush())
 
 
-def _compressed(disk: Generated) -> Generated:
+def _compressed(disk: Generated, sizes: list[int]) -> Generated:
+    """That ramdisk compressed; once written, its size before is in `sizes`."""
+
     def write(sink: Sink) -> None:
         packer = _Gzip(sink)
         disk.write(packer)
         packer.finish()
+        sizes.append(packer.size)
 
     return Generated(disk.name, write, disk.size)

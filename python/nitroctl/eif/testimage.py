@@ -141,16 +141,16 @@ def make(
     kind: str,
     output: Path,
     *,
-    kernel: Kernel | str = "own",
+    kernel: Kernel | str | None = None,
     programs: Programs | None = None,
     cmdline: str = CMDLINE,
     size: int = BIG_SIZE,
 ) -> Built:
-    """Make a test image; the same input gives the same bytes. `kernel` is "own", "prebuilt", the path of a
-    bzImage, or a Kernel; `size` (bytes of the whole file, roughly) is for the kind "big" alone."""
+    """Make a test image; the same input gives the same bytes. `kernel` is a Kernel, or what
+    `compose.locate_kernel` takes; `size` (bytes of the whole file, roughly) is for the kind "big" alone."""
     if kind not in KINDS:
         raise UsageError(f"there is no test image {kind!r}; there are " + ", ".join(sorted(KINDS)))
-    if isinstance(kernel, str):
+    if not isinstance(kernel, Kernel):
         kernel = compose.locate_kernel(kernel)
     if programs is None:
         programs = locate_programs()
