@@ -35,6 +35,7 @@ from nitroctl.enclave import DEFAULT_INSTANCE_ID, EnclaveConfig
 from nitroctl.errors import EnclaveError, NitroError, UsageError
 from nitroctl.forwards import forward, forwards
 from nitroctl.records import Record
+from nitroctl.sequences import texts, variables
 from nitroctl.supervisor import Supervised
 
 if TYPE_CHECKING:
@@ -116,7 +117,14 @@ class Enclave:
             ignore_signature=ignore_signature,
             chain_days=ca_days if qemu is None or options.signs_documents(program) else None,
             document_form=document_form,
-            forwards=forwards(publish, proxy, listen_port, connect_port, forward_cid, forward_listen),
+            forwards=forwards(
+                texts("publish", publish),
+                texts("proxy", proxy),
+                texts("listen_port", listen_port),
+                texts("connect_port", connect_port),
+                forward_cid,
+                texts("forward_listen", forward_listen),
+            ),
         )
         self._keep = keep
         self.log_dir = None if log_dir is None else Path(log_dir)
@@ -478,9 +486,9 @@ def build_eif(
     "prebuilt" or a bzImage's path; by default the first where it was built, else the second. `signer` is
     what `nitroctl.eif.sign.load` gives.
     """
-    from nitroctl import guest
     from nitroctl.eif import build, compose, reference
 
+    program, pairs = texts("cmd", cmd, words=True), variables("env", env)
     if (image is None) == (directory is None):
         raise UsageError("give either an image or a directory")
     if image is not None and (cmd or env or workdir or user):
@@ -493,11 +501,10 @@ def build_eif(
             application = compose.from_image(found.path, name=found.name, platform=platform, aws_cmd=aws_cmd)
         else:
             assert directory is not None
-            pairs = tuple(f"{key}={value}" for key, value in (env or {}).items())
             application = compose.from_directory(
-                Path(directory), tuple(cmd), env=pairs, cwd=workdir, user=user
+                Path(directory), program, env=pairs, cwd=workdir, user=user
             )
-        start = compose.bootstrap(kernel or guest.default_kernel(), cmdline)
+        start = compose.bootstrap(kernel, cmdline)
         options = compose.Options(
             name=name,
             version=version,
