@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import eifmodel as model
-from nitroctl.eif.format import parse_layout, read_layout
+from nitroctl.eif.format import open_eif, parse_layout, read_layout
 from nitroctl.eif.measure import scan, scan_fd
 from nitroctl.errors import EifError
 
@@ -285,3 +286,21 @@ SECTION = st.tuples(st.sampled_from([1, 2, 3, 3, 4, 5, 6, 0]), st.binary(max_siz
 def test_any_sections(items: list[tuple[int, bytes]], version: int) -> None:
     data = model.pack(items, version=version)
     assert verdict(data) == model.verdict(data)
+
+
+def test_what_people_take_for_an_eif(tmp_path: Path) -> None:
+    """The hint has the command that makes an EIF of it."""
+    with tarfile.open(tmp_path / "app.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("manifest.json"))
+    (tmp_path / "app.tar.gz").write_bytes(b"\x1f\x8b" + bytes(600))
+    (tmp_path / "layout").mkdir()
+    (tmp_path / "layout/index.json").write_text("{}")
+    for name, hint in (
+        ("app.tar", f"nitroctl eif build --image {tmp_path}/app.tar -o app.eif"),
+        ("app.tar.gz", "it is compressed"),
+        ("layout", f"nitroctl eif build --image {tmp_path}/layout -o app.eif"),
+    ):
+        path = tmp_path / name
+        with pytest.raises(EifError) as e, open_eif(path) as (fd, size):
+            read_layout(fd, size, path)
+        assert hint in str(e.value.hint)

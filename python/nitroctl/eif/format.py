@@ -150,12 +150,26 @@ def open_eif(path: Path) -> Iterator[tuple[int, int]]:
     try:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):
-            raise EifError("io", "is not a regular file", path=path)
+            hint = _made_of(path) if (path / "index.json").is_file() else None  # an OCI layout
+            raise EifError("io", "is not a regular file", path=path, hint=hint)
         yield fd, status.st_size
     except OSError as e:
         raise EifError("io", f"cannot read the file: {e.strerror}", path=path) from e
     finally:
         os.close(fd)
+
+
+def _hint(raw: bytes, path: Path | None) -> str | None:
+    """What to do with what people take for an EIF."""
+    if raw[257:262] == b"ustar":
+        return _made_of(path)
+    if raw.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):
+        return "it is compressed: unpack it first"
+    return None
+
+
+def _made_of(path: Path | None) -> str:
+    return f"make an EIF of a container image with `nitroctl eif build --image {path or 'FILE'} -o app.eif`"
 
 
 def read_layout(fd: int, file_size: int, path: Path | None = None) -> Layout:
@@ -194,7 +208,8 @@ def _parse_header(raw: bytes, file_size: int, path: Path | None) -> Header:
     fields = HEADER.unpack(raw)
     magic, version, flags, default_mem, default_cpus, _, count = fields[:7]
     if magic != MAGIC:
-        raise refuse("bad-magic", f"not an EIF: it begins with {magic.hex()}, not {MAGIC.hex()} (.eif)", 0)
+        text = f"not an EIF: it begins with {magic.hex()}, not {MAGIC.hex()} (.eif)"
+        raise EifError("bad-magic", text, path=path, offset=0, hint=_hint(raw, path))
     if not MIN_VERSION <= version <= MAX_VERSION:
         raise refuse("bad-version", f"EIF version {version}; {MIN_VERSION} to {MAX_VERSION} are known", 4)
     if flags & FLAG_AARCH64:
