@@ -1344,6 +1344,9 @@ static void test_file_faults(void)
     /* Chains */
     chain_write(folder, levels, 4);
     put_file(folder, "chain.pem", garbage, strlen(garbage));
+    expect_fault(folder, NSM_SIGNER_CERT_MALFORMED,
+                 "chain.pem: certificate 1 is no X.509 certificate in DER");
+    put_file(folder, "chain.pem", garbage, strlen(garbage) - 26);
     expect_fault(folder, NSM_SIGNER_CHAIN_MALFORMED, "no list of certificates");
     put_file(folder, "chain.pem", "", 0);
     expect_fault(folder, NSM_SIGNER_CHAIN_MALFORMED, "no list of certificates");

@@ -287,6 +287,42 @@ static bool check_chain(NsmChain *chain, const char *file, int64_t now,
     return good;
 }
 
+/*
+ * gnutls has refused the file: say which certificate is why, if one is by our
+ * rules. What it says itself names none.
+ */
+static bool fail_import(const gnutls_datum_t *pem, const char *name, int ret,
+                        NsmSignerError *err)
+{
+    static const char begin[] = "-----BEGIN CERTIFICATE-----";
+    const uint8_t *end = pem->data + pem->size;
+    const uint8_t *p = memmem(pem->data, pem->size, begin, strlen(begin));
+
+    for (size_t i = 1; p && i <= NSM_CHAIN_MAX; i++) {
+        const gnutls_datum_t rest = { (uint8_t *)p, end - p };
+        gnutls_datum_t der = { NULL, 0 };
+        NsmCertFault fault;
+        NsmCert cert;
+        bool good;
+
+        if (gnutls_pem_base64_decode2("CERTIFICATE", &rest, &der) < 0) {
+            break;
+        }
+        good = nsm_cert_parse(&cert, der.data, der.size, &fault);
+        gnutls_free(der.data);
+        if (!good) {
+            return nsm_fail(err, fault.extension ? NSM_SIGNER_CERT_EXTENSION :
+                            NSM_SIGNER_CERT_MALFORMED,
+                            "cert-chain %s: certificate %zu %s", name, i,
+                            fault.text);
+        }
+        p = memmem(p + 1, end - p - 1, begin, strlen(begin));
+    }
+    return nsm_fail(err, NSM_SIGNER_CHAIN_MALFORMED,
+                    "cert-chain %s: no list of certificates in PEM: %s",
+                    name, gnutls_strerror(ret));
+}
+
 static bool load_certificates(NsmChain *chain, const char *name,
                               NsmSignerError *err)
 {
@@ -301,13 +337,13 @@ static bool load_certificates(NsmChain *chain, const char *name,
     }
     ret = gnutls_x509_crt_list_import2(&list, &count, &pem,
                                        GNUTLS_X509_FMT_PEM, 0);
-    g_free(pem.data);
     if (ret < 0 || count == 0) {
+        fail_import(&pem, name, ret, err);
+        g_free(pem.data);
         gnutls_free(list);
-        return nsm_fail(err, NSM_SIGNER_CHAIN_MALFORMED,
-                        "cert-chain %s: no list of certificates in PEM: %s",
-                        name, gnutls_strerror(ret));
+        return false;
     }
+    g_free(pem.data);
     /* From here on the certificates are the chain's, or freed. */
     for (unsigned i = 0; i < count; i++) {
         if (i < NSM_CHAIN_MAX) {
