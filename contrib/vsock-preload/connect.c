@@ -19,8 +19,8 @@
 
 /*
  * Descriptors of this process that were to be connected and have not been seen
- * to be: a bit each, for numbers modulo PENDING. No more than a hint, lest every
- * write() ask the kernel: what the kernel keeps is what counts.
+ * to be: a bit each, for numbers modulo PENDING. No more than a hint, lest
+ * every write() ask the kernel: what the kernel keeps is what counts.
  */
 #define PENDING 65536u
 

@@ -11,8 +11,9 @@
  *
  * All that is to be known of a socket is kept with it by the kernel: names of
  * the socket and its peer, and numbers in SO_MAX_PACING_RATE and, while it
- * connects, SO_INCOMING_CPU, which mean nothing to a unix socket. So dup(), fork(), exec() and the sending of
- * descriptors need no care, and no lock is held anywhere.
+ * connects, SO_INCOMING_CPU, which mean nothing to a unix socket. So dup(),
+ * fork(), exec() and the sending of descriptors need no care, and no lock is
+ * held anywhere.
  *
  * What the kernel answers in each case was looked up with the kernel's own
  * AF_VSOCK; tests compare the two where there are both.

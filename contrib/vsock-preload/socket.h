@@ -91,8 +91,8 @@ int sock_replace(int fd, const struct address_state *s, int by);
 int sock_renew(int fd, struct address_state *s);
 
 /*
- * SO_SNDBUF, as the kernel tells it. While a connect is in progress the real one
- * is another, and the program's is kept in SO_INCOMING_CPU.
+ * SO_SNDBUF, as the kernel tells it. While a connect is in progress the real
+ * one is another, and the program's is kept in SO_INCOMING_CPU.
  */
 int sock_sndbuf(int fd, const struct address_state *s);
 void sock_set_sndbuf(int fd, int size);
@@ -135,8 +135,8 @@ enum outcome connect_look(int fd, struct address_state *s);
 /* The same, but takes the error, as SO_ERROR does: it is returned negative. */
 int connect_outcome(int fd, struct address_state *s);
 /*
- * Before data is read or written: -ENOTCONN if this process has begun to connect
- * the descriptor, and it is not connected. Costs nothing on all others.
+ * Before data is read or written: -ENOTCONN if this process has begun to
+ * connect the descriptor, and it is not connected. Costs nothing on others.
  */
 int connect_check(int fd);
 /* No enclave of ours is meant: the kernel may know better, or errno is none. */
