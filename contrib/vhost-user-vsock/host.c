@@ -71,6 +71,12 @@ enum {
     STATUS_WRONG,               /* it was none */
 };
 
+/* A port whose listener's backlog is full, and not asked again until then. */
+struct full_port {
+    uint32_t port;
+    int64_t until;
+};
+
 struct host {
     const struct host_options *options;
     int epoll;
@@ -79,6 +85,7 @@ struct host {
     struct listener clients;
     struct listener published[HOST_MAX_ROUTES];
     unsigned begin[HOST_MAX_ROUTES]; /* with this address of a route */
+    struct full_port full[HOST_FULL_PORTS];
     struct cleanup cleanup;
     struct vhost_user front;
     bool front_on;
@@ -402,9 +409,8 @@ static int listed_connect(struct host *h, struct vsock_conn *c, int route)
     return r;
 }
 
-static int host_open(void *opaque, struct vsock_conn *c)
+static int port_connect(struct host *h, struct vsock_conn *c)
 {
-    struct host *h = opaque;
     const struct host_options *o = h->options;
     int route = listed(h, c->parent_port);
     const char *const paths[] = { o->uds_path, o->fallback_path };
@@ -433,6 +439,26 @@ static int host_open(void *opaque, struct vsock_conn *c)
     if (nobody(r) && c->parent_port == HOST_HEARTBEAT_PORT) {
         c->user = BEAT_WAIT;
         return 0;
+    }
+    return r;
+}
+
+/*
+ * However many wait for one port, its listener is asked once in a while: each
+ * try is four system calls, and other ports wait for them.
+ */
+static int host_open(void *opaque, struct vsock_conn *c)
+{
+    struct host *h = opaque;
+    struct full_port *f = &h->full[c->parent_port % HOST_FULL_PORTS];
+    int r;
+
+    if (f->port == c->parent_port && h->now < f->until) {
+        return -EAGAIN;
+    }
+    r = port_connect(h, c);
+    if (r == -EAGAIN) {
+        *f = (struct full_port) { c->parent_port, h->now + VSOCK_MS_RETRY };
     }
     return r;
 }

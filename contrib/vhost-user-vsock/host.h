@@ -51,6 +51,9 @@
  */
 #define HOST_MAX_ROUTES 64
 
+/* Ports that are known to be full; one more costs only tries. */
+#define HOST_FULL_PORTS 64
+
 /*
  * An address, unix, TCP or AF_VSOCK, as the user wrote it and as the kernel
  * wants it.
