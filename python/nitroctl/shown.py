@@ -69,12 +69,13 @@ def styled(*parts: str | tuple[str, str]) -> None:
 
 
 def bare(text: str | os.PathLike[str]) -> None:
-    if sys.stdout.isatty():
+    buffer = getattr(sys.stdout, "buffer", None)  # a program that calls us may have put in its own
+    if buffer is None or sys.stdout.isatty():
         data(_escaped(os.fspath(text)))
         return
     sys.stdout.flush()
-    sys.stdout.buffer.write(os.fsencode(text) + b"\n")
-    sys.stdout.buffer.flush()
+    buffer.write(os.fsencode(text) + b"\n")
+    buffer.flush()
 
 
 def data(text: str) -> None:

@@ -7,7 +7,6 @@ control characters, forged lines, and tracebacks.
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 import subprocess
@@ -30,8 +29,6 @@ from enclave_fakes import HEARTBEAT, Bench, steps
 from nitroctl import cli, jsontext, nitro_cli, shown
 from nitroctl.errors import CommandFailed, NitroError
 from nitroctl.nitro_cli import arguments, vsock_proxy
-
-PACKAGE = Path(__file__).resolve().parents[2] / "python" / "nitroctl"
 
 FORGED = "The attestation document is valid."
 # A line of its own, a window's title, rich's markup, an 8-bit CSI, and text from right to left.
@@ -116,29 +113,6 @@ def test_json_is_the_same_and_harmless(value: Any) -> None:
     text = jsontext.pretty(value)
     assert json.loads(text) == value
     assert all(c == "\n" or c.isprintable() for c in text)
-
-
-def _printing(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    calls = {"print", "click.echo", "click.secho", "sys.stdout.write", "sys.stderr.write"}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and (name := ast.unparse(node.func)) in calls:
-            yield node.lineno, name
-        elif isinstance(node, ast.ImportFrom) and node.module == "rich.console":
-            yield from ((node.lineno, "rich") for alias in node.names if alias.name == "Console")
-
-
-def test_nothing_else_prints() -> None:
-    """Bytes of consoles and documents pass by `buffer` and os.write. Bars and tables are rich's, of texts
-    that have been through `shown.line`."""
-    # entry.py: one word of its own, before anything can be imported.
-    allowed = {"shown.py", "progress.py", "commands/eif.py", "commands/test.py", "entry.py"}
-    found = [
-        f"{path.relative_to(PACKAGE)}:{line}: {what}"
-        for path in sorted(PACKAGE.rglob("*.py"))
-        if str(path.relative_to(PACKAGE)) not in allowed
-        for line, what in _printing(ast.parse(path.read_text()))
-    ]
-    assert not found, "to be done by nitroctl.shown:\n" + "\n".join(found)
 
 
 # ---- arguments ----
