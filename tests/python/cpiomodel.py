@@ -18,8 +18,9 @@ class Item(NamedTuple):
     data: bytes
 
 
-def read(archive: bytes) -> list[Item]:
-    """All entries up to the trailer; asserts everything that the kernel relies on, zeros to the end too."""
+def read(archive: bytes, device: tuple[int, int] = (0, 0)) -> list[Item]:
+    """All entries up to the trailer; asserts everything that the kernel relies on, zeros to the end too.
+    `device` is that of the archive itself: 0:0 in ours, 3:1 in those of AWS's builder."""
     found: list[Item] = []
     at = 0
     while True:
@@ -28,7 +29,7 @@ def read(archive: bytes) -> list[Item]:
         assert header[:6] == b"070701" and len(header) == 110
         numbers = [int(header[6 + 8 * i : 14 + 8 * i], 16) for i in range(13)]
         ino, mode, uid, gid, nlink, mtime, size, major, minor, rmajor, rminor, name_size, check = numbers
-        assert (major, minor, check) == (0, 0, 0)
+        assert (major, minor, check) == (*device, 0)
         name = archive[at + 110 : at + 110 + name_size]
         assert name[-1:] == b"\0" and b"\0" not in name[:-1]
         at += 110 + name_size

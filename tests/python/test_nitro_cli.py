@@ -343,7 +343,8 @@ def test_build_enclave_from_an_archive(world: Path, blobs: Path, capfd: pytest.C
     # AWS's rule: CMD alone counts where there is one; WORKDIR and USER do not.
     extract(world / "o.eif", world / "parts")
     disks = sorted((world / "parts").glob("ramdisk*"))
-    boot, application = ({i.name.decode(): i.data for i in cpiomodel.read(d.read_bytes())} for d in disks)
+    archives = [cpiomodel.read(d.read_bytes(), device=(3, 1)) for d in disks]
+    boot, application = ({i.name.decode(): i.data for i in items} for items in archives)
     assert (boot["init"], boot["nsm.ko"]) == (b"init", b"module")
     assert (application["cmd"], application["env"]) == (b"x\n", b"A=b\n")
     assert not {"cwd", "user"} & set(application)

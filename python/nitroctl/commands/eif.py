@@ -15,6 +15,7 @@ from nitroctl.errors import EXIT_USAGE, NitroError
 
 if TYPE_CHECKING:
     from nitroctl.eif.build import Built
+    from nitroctl.eif.compose import Bootstrap
     from nitroctl.eif.describe import Description
     from nitroctl.eif.measure import Measurements
     from nitroctl.eif.sign import SigningKey
@@ -78,6 +79,7 @@ def _size(text: str) -> int:
 @click.option("--env", multiple=True, metavar="NAME=VALUE", help="With --directory: a variable.")
 @click.option("--workdir", default="", help="With --directory: where the program starts.")
 @click.option("--user", default="", metavar="USER[:GROUP]", help="With --directory: who it runs as.")
+@click.option("--as-aws", is_flag=True, help="Make what AWS's build-enclave makes, byte for byte: its PCRs.")
 @click.option("--aws-cmd", is_flag=True, help="Start the image as AWS does: CMD alone, as root, in /.")
 @click.option("--blobs", type=PATH, help="Folder of AWS's bzImage, init, nsm.ko and cmdline to start with.")
 @click.option("--compress", is_flag=True, help="Compress the ramdisks (gzip), the same bytes every time.")
@@ -104,7 +106,8 @@ def build(as_json: bool, **given: Any) -> None:
     Of ramdisks, the first is the bootstrap's (PCR1), the others are the application's (PCR2). An application
     is put together with our init and kernel, or with --blobs. An image's ENTRYPOINT, CMD, ENV, WORKDIR and
     USER take effect as in a container. AWS's build-enclave ignores WORKDIR and USER, and takes CMD without
-    the ENTRYPOINT wherever there is a CMD; --aws-cmd does the same, for images that rely on it.
+    the ENTRYPOINT wherever there is a CMD; --aws-cmd does the same, for images that rely on it. --as-aws
+    makes the ramdisks as AWS does: PCR2 is production's, and with AWS's --blobs PCR0 and PCR1 are too.
     """
     from nitroctl import progress
 
@@ -146,7 +149,7 @@ def _build_parts(given: dict[str, Any]) -> Built:
     from nitroctl.eif import boot
     from nitroctl.eif import build as building
 
-    application = ("cmd", "env", "workdir", "user", "aws_cmd", "platform", "blobs", "compress")
+    application = ("cmd", "env", "workdir", "user", "aws_cmd", "as_aws", "platform", "blobs", "compress")
     _refuse(given, application, "is for an application: give --image or --directory")
     if given["kernel"] is None or given["cmdline"] is None:
         raise click.UsageError("give --kernel and --cmdline, or an application with --image or --directory")
@@ -171,29 +174,16 @@ def _build_parts(given: dict[str, Any]) -> Built:
 def _build_application(given: dict[str, Any]) -> Built:
     from contextlib import ExitStack
 
-    from nitroctl import guest
-    from nitroctl.eif import compose, reference
+    from nitroctl.eif import as_aws, compose, reference
 
-    _refuse(given, ("no_kernel_check",), "is for a kernel given with --ramdisk")
+    if not given["as_aws"]:
+        _refuse(given, ("no_kernel_check",), "is for a kernel given with --ramdisk, or for --as-aws")
+    elif given["compress"]:
+        raise click.UsageError("AWS's ramdisks are not compressed: give --as-aws or --compress")
     if given["blobs"] and given["kernel"]:
         raise click.UsageError("--blobs brings its kernel: leave --kernel out")
     with ExitStack() as stack:
-        if given["image"]:
-            _refuse(given, ("cmd", "env", "workdir", "user"), "is for --directory: an image says it itself")
-            platform = given["platform"]
-            found = stack.enter_context(reference.fetched(given["image"], platform=platform))
-            application = compose.from_image(
-                found.path, name=found.name, platform=platform, aws_cmd=given["aws_cmd"]
-            )
-        else:
-            _refuse(given, ("aws_cmd", "platform"), "is for --image")
-            application = compose.from_directory(
-                given["directory"], given["cmd"], env=given["env"], cwd=given["workdir"], user=given["user"]
-            )
-        if given["blobs"]:
-            start = compose.from_blobs(given["blobs"], given["cmdline"])
-        else:
-            start = compose.bootstrap(given["kernel"] or guest.default_kernel(), given["cmdline"])
+        start = _start(given["blobs"], given["kernel"], given["cmdline"], as_aws=given["as_aws"])
         options = compose.Options(
             name=given["name"],
             version=given["version"],
@@ -202,7 +192,66 @@ def _build_application(given: dict[str, Any]) -> Built:
             compress=given["compress"],
             signer=_signer(given),
         )
+        if given["image"]:
+            _refuse(given, ("cmd", "env", "workdir", "user"), "is for --directory: an image says it itself")
+            platform = given["platform"]
+            found = stack.enter_context(reference.fetched(given["image"], platform=platform))
+            if given["as_aws"]:
+                choice = as_aws.Choice(found.path, found.name, platform)
+                check = not given["no_kernel_check"]
+                return as_aws.make(choice, start, given["output"], options, check_kernel=check)
+            application = compose.from_image(
+                found.path, name=found.name, platform=platform, aws_cmd=given["aws_cmd"]
+            )
+        else:
+            _refuse(given, ("aws_cmd", "as_aws", "platform"), "is for --image")
+            application = compose.from_directory(
+                given["directory"], given["cmd"], env=given["env"], cwd=given["workdir"], user=given["user"]
+            )
         return compose.compose(application, start, given["output"], options)
+
+
+def _start(blobs: Path | None, kernel: str | None, cmdline: str | None, *, as_aws: bool) -> Bootstrap:
+    """AWS's blobs where they are given, or installed and wanted; else our init and a kernel."""
+    from nitroctl import guest
+    from nitroctl.eif import compose
+
+    if blobs is None and as_aws and kernel is None and (compose.AWS_BLOBS / "bzImage").is_file():
+        blobs = compose.AWS_BLOBS
+    if blobs:
+        return compose.from_blobs(blobs, cmdline)
+    return compose.bootstrap(kernel or guest.default_kernel(), cmdline)
+
+
+@eif.command()
+@click.argument("image")
+@click.option("--blobs", type=PATH, help="Folder of AWS's bzImage, init, nsm.ko and cmdline, or a checkout "
+              "of aws-nitro-enclaves-cli.  [default: where AWS's package has them]")  # fmt: skip
+@click.option("--platform", help="linux/amd64/v3, for instance, where there are several.")
+@click.option("--no-kernel-check", is_flag=True, help="Take any file for the kernel.")
+def predict(image: str, blobs: Path | None, platform: str | None, no_kernel_check: bool) -> None:
+    """Print the PCRs that an EIF of IMAGE has when AWS's build-enclave makes it, as nitro-cli prints them.
+
+    No EIF is written. PCR0 and PCR1 depend on AWS's kernel and init; where those are not at hand, only PCR2
+    is told, which depends on the image alone.
+    """
+    from nitroctl import progress
+    from nitroctl.eif import as_aws, compose, reference
+
+    progress.set_quiet(True)
+    start = _start(blobs, None, None, as_aws=True)
+    with reference.fetched(image, platform=platform) as found:
+        choice = as_aws.Choice(found.path, found.name, platform)
+        measured, warnings = as_aws.predict(
+            choice, start, compose.Options(), check_kernel=not no_kernel_check
+        )
+    for warning in warnings:
+        click.echo(f"warning: {warning}", err=True)
+    values = measured.to_json()
+    if not start.aws:
+        click.echo("note: without AWS's blobs (--blobs) only PCR2 can be told", err=True)
+        values = {key: value for key, value in values.items() if key not in ("PCR0", "PCR1")}
+    _show_json({"Measurements": values})
 
 
 @eif.command()

@@ -417,29 +417,57 @@ def build(request: BuildRequest, output: Path) -> Built:
     """Make the EIF. Raises NitroError; then nothing was written and what stood at `output` is unchanged."""
     warnings = _check(request)
     with ExitStack() as stack:
-
-        def source(given: Source) -> Generated:
-            return given if isinstance(given, Generated) else _file(given, stack)
-
-        kernel = source(request.kernel)
-        ramdisks = [source(r) for r in request.ramdisks]
-        total = kernel.size + sum(r.size for r in ramdisks)
-        advance = stack.enter_context(shown(f"Writing {output.name}", total))
+        sources = _sources(request, stack)
+        advance = stack.enter_context(shown(f"Writing {output.name}", sources.size))
         fd = stack.enter_context(replacing(output))
         writer = Writer(fd, stack.enter_context(Digests()), advance, name=str(output))
-        writer.begin(SectionType.KERNEL)
-        kernel.write(writer)
-        writer.begin(SectionType.CMDLINE)
-        writer.write(request.cmdline)
-        writer.begin(SectionType.METADATA)
-        writer.write(request.metadata.to_json())
-        for ramdisk in ramdisks:
-            writer.begin(SectionType.RAMDISK)
-            ramdisk.write(writer)
-        measurements = writer.measurements()
+        measurements = _write(writer, request, sources)
         if request.signer:
             measurements = request.signer.append(writer, measurements)
             warnings += request.signer.warnings()
         size = writer.finish()
-        warnings += writer.misaligned([r.name for r in ramdisks])
+        warnings += writer.misaligned([r.name for r in sources.ramdisks])
     return Built(output, size, measurements, tuple(warnings))
+
+
+def premeasure(request: BuildRequest) -> Measurements:
+    """What the EIF would measure to, without writing one; a signature is not made, so PCR8 is left out."""
+    _check(request)
+    with ExitStack() as stack:
+        sources = _sources(request, stack)
+        advance = stack.enter_context(shown("Measuring", sources.size))
+        fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        stack.callback(os.close, fd)
+        writer = Writer(fd, stack.enter_context(Digests()), advance, name=os.devnull)
+        return _write(writer, request, sources)
+
+
+@dataclass(frozen=True)
+class _Sources:
+    kernel: Generated
+    ramdisks: list[Generated]
+
+    @property
+    def size(self) -> int:
+        return self.kernel.size + sum(r.size for r in self.ramdisks)
+
+
+def _sources(request: BuildRequest, stack: ExitStack) -> _Sources:
+    def source(given: Source) -> Generated:
+        return given if isinstance(given, Generated) else _file(given, stack)
+
+    return _Sources(source(request.kernel), [source(r) for r in request.ramdisks])
+
+
+def _write(writer: Writer, request: BuildRequest, sources: _Sources) -> Measurements:
+    """All sections but the signature."""
+    writer.begin(SectionType.KERNEL)
+    sources.kernel.write(writer)
+    writer.begin(SectionType.CMDLINE)
+    writer.write(request.cmdline)
+    writer.begin(SectionType.METADATA)
+    writer.write(request.metadata.to_json())
+    for ramdisk in sources.ramdisks:
+        writer.begin(SectionType.RAMDISK)
+        ramdisk.write(writer)
+    return writer.measurements()

@@ -112,8 +112,15 @@ def bootstrap(kernel: str | None = None, cmdline: str | None = None) -> Bootstra
     return Bootstrap(locate_kernel(kernel), guest.build_init() / "init", text)
 
 
+# Where AWS's package has its blobs, and where a checkout of aws-nitro-enclaves-cli has them.
+AWS_BLOBS = Path("/usr/share/nitro_enclaves/blobs")
+_BLOBS_BELOW = ("", "blobs/x86_64", "x86_64")
+
+
 def from_blobs(folder: Path, cmdline: str | None = None) -> Bootstrap:
-    """A folder of AWS's blobs: bzImage, init, cmdline, and nsm.ko where the kernel has it as a module."""
+    """A folder of AWS's blobs: bzImage, init, cmdline, and nsm.ko where the kernel has it as a module; or a
+    checkout of aws-nitro-enclaves-cli, which has such a folder."""
+    folder = next((p for p in (folder / b for b in _BLOBS_BELOW) if (p / "bzImage").is_file()), folder)
     try:
         text = cmdline
         if text is None:
@@ -160,12 +167,12 @@ def from_image(
     )
     if not application.cmd:
         raise NitroError(f"{path} says neither CMD nor ENTRYPOINT: there is nothing to run")
-    with _about(path):
+    with about(path):
         return _checked(application if aws_cmd else _as_in_a_container(application, config, tree))
 
 
 @contextmanager
-def _about(path: Path) -> Iterator[None]:
+def about(path: Path) -> Iterator[None]:
     """Errors of the body name the image or folder."""
     try:
         yield
@@ -295,7 +302,7 @@ def from_directory(
 
     size = sum(e.content_size for e in found)
     application = Application(write, cmd, env, name=folder.resolve().name, size=size)
-    with _about(folder):
+    with about(folder):
         return _checked(_as_in_a_container(application, Config(workdir=cwd, user=user), tree))
 
 
@@ -350,7 +357,7 @@ def compose(application: Application, start: Bootstrap, output: Path, options: O
     size = start.init.stat().st_size
     unpacked: list[int] = []
     disks = (
-        Generated("bootstrap", lambda sink: cpio.write(sink, _bootstrap_files(start)), size),
+        Generated("bootstrap", lambda sink: write_bootstrap(sink, start), size),
         Generated("application", lambda sink: _write_application(sink, application), application.size),
     )
     request = BuildRequest(
@@ -384,10 +391,9 @@ def _memory_warnings(size: int, unpacked: int) -> list[str]:
     ]
 
 
-def _bootstrap_files(start: Bootstrap) -> Iterator[cpio.Entry]:
-    yield cpio.directory("dev")
-    yield cpio.file("init", start.init, 0o755)
-    yield from start.kernel.files
+def write_bootstrap(sink: Sink, start: Bootstrap) -> None:
+    files = (cpio.directory("dev"), cpio.file("init", start.init, 0o755), *start.kernel.files)
+    cpio.write(sink, files)
 
 
 def _checked(application: Application) -> Application:

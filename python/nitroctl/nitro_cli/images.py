@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from nitroctl.eif.reference import Located
     from nitroctl.eif.sign import SigningKey
 
-# Where AWS's package has the kernel and init that all images are made with.
-AWS_BLOBS = Path("/usr/share/nitro_enclaves/blobs")
-
 LOCAL = "Using the locally available Docker image..."
 
 _KMS = re.compile(r"arn:aws[\w-]*:kms:")
@@ -122,8 +119,8 @@ def sign_eif(options: dict[str, Any]) -> int:
 
 
 def build_enclave(options: dict[str, Any]) -> int:
+    from nitroctl.eif import as_aws, compose
     from nitroctl.eif import build as building
-    from nitroctl.eif import compose
 
     certificate, key = options["signing_certificate"], options["private_key"]
     for given, other in ((certificate, "private-key"), (key, "signing-certificate")):
@@ -138,8 +135,6 @@ def build_enclave(options: dict[str, Any]) -> int:
         custom = building.read_custom_metadata(Path(options["metadata"])) if options["metadata"] else None
         start = _bootstrap()
         with _image(options["docker_uri"], options["docker_dir"]) as found:
-            # AWS's way: ENTRYPOINT counts only where there is no CMD; WORKDIR and USER do not.
-            application = compose.from_image(found.path, name=found.name, aws_cmd=True)
             settings = compose.Options(
                 name=options["name"],
                 version=options["version"],
@@ -147,7 +142,13 @@ def build_enclave(options: dict[str, Any]) -> int:
                 build_time="" if "SOURCE_DATE_EPOCH" in os.environ else building.parse_build_time("now"),
                 signer=signer,
             )
-            built = compose.compose(application, start, output, settings)
+            if start.aws:
+                choice = as_aws.Choice(found.path, found.name)
+                built = as_aws.make(choice, start, output, settings, explain=False)
+            else:
+                # AWS's way: ENTRYPOINT counts only where there is no CMD; WORKDIR and USER do not.
+                application = compose.from_image(found.path, name=found.name, aws_cmd=True)
+                built = compose.compose(application, start, output, settings)
     except NitroError as e:
         raise CliError("E48", *told(e)) from None
     for warning in built.warnings:
@@ -167,8 +168,8 @@ def _bootstrap() -> Bootstrap:
     try:
         if blobs:
             return compose.from_blobs(Path(blobs))
-        if (AWS_BLOBS / "bzImage").is_file():
-            return compose.from_blobs(AWS_BLOBS)
+        if (compose.AWS_BLOBS / "bzImage").is_file():
+            return compose.from_blobs(compose.AWS_BLOBS)
         return compose.bootstrap(guest.default_kernel())
     except NitroError as e:
         raise CliError("E52", *told(e)) from None

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: MIT
+"""An EIF of an image as `nitro-cli build-enclave` makes it from the same image and blobs: same PCRs.
+
+The ramdisks are `linuxkit`'s; command line, order of sections, flags and metadata are AWS's too. Only what is
+in no PCR differs from one build to the next there as well: the build's time, and what Docker tells of itself.
+With another kernel and init than AWS's blobs PCR2 still is AWS's, PCR0 and PCR1 are not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nitroctl.eif import linuxkit
+from nitroctl.eif.blobs import encoded
+from nitroctl.eif.boot import read_kernel
+from nitroctl.eif.build import BuildRequest, Built, Generated, Metadata, Sink, build, premeasure
+from nitroctl.eif.compose import Bootstrap, Options, about, write_bootstrap
+from nitroctl.eif.cpio import readable
+from nitroctl.eif.export import Inode, export
+from nitroctl.eif.image import Image, open_image
+from nitroctl.eif.measure import Measurements, shown
+from nitroctl.errors import NitroError
+
+MODULE_MAX = 64 << 20  # bytes of init or nsm.ko
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which image of a file or folder; see `image.open_image`."""
+
+    path: Path
+    name: str | None = None
+    platform: str | None = None
+
+
+def command(run: dict[str, Any]) -> tuple[str, ...]:
+    """What AWS's init starts, of an image's configuration: CMD where there is one, even an empty list, else
+    ENTRYPOINT. Never both, which is what a container would run."""
+    for key in ("Cmd", "Entrypoint"):
+        if isinstance(run.get(key), list):
+            return tuple(run[key])
+    raise NitroError("the image says neither CMD nor ENTRYPOINT, and AWS's build-enclave fails")
+
+
+def _doubts(image: Image, uncertain: list[bytes]) -> list[str]:
+    """Where AWS's own result depends on more than the image."""
+    found = []
+    if uncertain:
+        names = ", ".join("/" + readable(name) for name in uncertain[:5])
+        more = f" and {len(uncertain) - 5} more" if len(uncertain) > 5 else ""
+        found.append(
+            f"AWS's PCR2 cannot be told beforehand: no layer lists {names}{more}, so Docker gives them the "
+            "time of unpacking; here it is 0. Let the image make its folders, also its WORKDIR"
+        )
+    run = image.info["Config"]
+    if any("\n" in item for item in (*command(run), *image.config.env)):
+        found.append("an argument or variable has a line break, where AWS's init begins another one")
+    if run.get("Cmd") == []:
+        found.append("CMD is an empty list: with Docker 28.5 and later, AWS's build takes ENTRYPOINT instead")
+    return found
+
+
+def _differences(image: Image) -> list[str]:
+    """What will not be as in a container of this image."""
+    run, config = image.info["Config"], image.config
+    found = []
+    if run.get("Cmd") and config.entrypoint:
+        found.append("AWS's build-enclave takes CMD and leaves out ENTRYPOINT, which a container would start")
+    if config.user not in ("", "0", "root", "0:0", "root:root"):
+        found.append(f"AWS's init knows no USER: the application runs as root, not as {config.user!r}")
+    if config.workdir not in ("", "/"):
+        found.append(f"AWS's init knows no WORKDIR: the application starts in /, not in {config.workdir!r}")
+    return found
+
+
+@contextmanager
+def requested(
+    choice: Choice,
+    start: Bootstrap,
+    options: Options,
+    *,
+    scratch: Path | None = None,
+    check_kernel: bool = True,
+    explain: bool = True,
+) -> Iterator[tuple[BuildRequest, list[str]]]:
+    """What to build, and what to warn of; to be built within the body. The image's files are kept below
+    `scratch` for as long. With `explain`, what will not be as in a container is warned of, too. Raises
+    NitroError."""
+    image = open_image(choice.path, name=choice.name, platform=choice.platform)
+    run = image.info["Config"]
+    cmd = command(run)
+    with shown(f"Reading {choice.path.name}", sum(b.size for b in image.layers)) as advance:
+        with about(choice.path):
+            exported = export(image, image.config.workdir, advance)
+    size = sum(node.size for _, node in exported.walk() if isinstance(node, Inode))
+    kernel = start.kernel.bzimage
+    system, version = kernel_facts(kernel) if start.aws else ("Linux", "Unknown")
+    if check_kernel and not start.aws:
+        version = read_kernel(kernel).version
+    with linuxkit.spooled(image, exported, scratch) as contents:
+
+        def write_application(sink: Sink) -> None:
+            with about(choice.path):
+                linuxkit.write(sink, linuxkit.application(exported, cmd, image.config.env), contents)
+
+        custom = dict(options.custom) if isinstance(options.custom, dict) else options.custom
+        if start.kernel.acpi:
+            custom = {**(custom or {}), "nitroctl": {"acpi": True}}
+        request = BuildRequest(
+            kernel=kernel,
+            cmdline=encoded(start.cmdline),
+            ramdisks=(
+                Generated("bootstrap", lambda sink: _write_bootstrap(sink, start)),
+                Generated("application", write_application, size),
+            ),
+            metadata=Metadata(
+                image_name=image.name.partition(":")[0] if options.name is None else options.name,
+                image_version=image.id if options.version is None else options.version,
+                build_time=options.build_time,
+                operating_system=system,
+                kernel_version=version,
+                docker_info=image.info,
+                custom=custom,
+            ),
+            check_kernel=check_kernel,
+            signer=options.signer,
+        )
+        said = _doubts(image, linuxkit.uncertain(exported))
+        yield request, [*said, *(_differences(image) if explain else ())]
+
+
+def kernel_facts(kernel: Path) -> tuple[str, str]:
+    """Operating system and kernel version as AWS's metadata have them: from the third line of the kernel's
+    configuration beside it, "# Linux/x86_64 4.14.256 Kernel ..."; "Unknown" where that is not so."""
+    try:
+        with open(kernel.with_name(kernel.name + ".config"), encoding="utf-8", errors="replace") as f:
+            lines = f.read(4096).splitlines()
+    except OSError:
+        lines = []
+    fields = re.split("[ /-]", lines[2]) if len(lines) > 2 else []
+    return (fields[1], fields[3]) if len(fields) > 3 else ("Unknown", "Unknown")
+
+
+def _write_bootstrap(sink: Sink, start: Bootstrap) -> None:
+    if not start.aws:
+        write_bootstrap(sink, start)
+        return
+    module = next((e.path for e in start.kernel.files if e.name == b"nsm.ko"), None)
+    linuxkit.write(sink, linuxkit.bootstrap(_content(start.init), _content(module) if module else None))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MODULE_MAX:
+            raise NitroError(f"{path} has {path.stat().st_size} bytes; at most {MODULE_MAX} are taken")
+        return path.read_bytes()
+    except OSError as e:
+        raise NitroError(f"cannot read {path}: {e.strerror}") from e
+
+
+def make(
+    choice: Choice,
+    start: Bootstrap,
+    output: Path,
+    options: Options,
+    *,
+    check_kernel: bool = True,
+    explain: bool = True,
+) -> Built:
+    """Make the EIF. Raises NitroError."""
+    with requested(
+        choice, start, options, scratch=output.parent, check_kernel=check_kernel, explain=explain
+    ) as (request, said):
+        built = build(request, output)
+    return replace(built, warnings=(*said, *built.warnings))
+
+
+def predict(
+    choice: Choice, start: Bootstrap, options: Options, *, check_kernel: bool = True
+) -> tuple[Measurements, list[str]]:
+    """What `make` would measure to, without an EIF; and what it would warn of."""
+    with requested(choice, start, options, check_kernel=check_kernel) as (request, said):
+        return premeasure(request), said
