@@ -1,0 +1,121 @@
+/*
+ * SPDX-License-Identifier: MIT
+ *
+ * statistics.c: what was refused or cut, in the log, and all that was counted,
+ * as a line of JSON.
+ */
+
+#include "serve.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+/* How loud each note is: what happens every day is not news. */
+static enum log_level note_level(enum vsock_note what)
+{
+    switch (what) {
+    case VSOCK_NOTE_UNKNOWN_TUPLE:
+    case VSOCK_NOTE_CLIENT_GONE:
+    case VSOCK_NOTE_GUEST_REFUSED:
+    case VSOCK_NOTE_UNDELIVERED:
+        return LOG_DEBUG;
+    case VSOCK_NOTE_NO_LISTENER:
+    case VSOCK_NOTE_NOT_SERVED:
+    case VSOCK_NOTE_BAD_LINE:
+    case VSOCK_NOTE_GUEST_SILENT:
+        return LOG_INFO;
+    default:
+        return LOG_WARN;
+    }
+}
+
+/* What a lack of ours has caused: the guest's noise must not hide it. */
+static bool is_lack(enum vsock_note what)
+{
+    return what == VSOCK_NOTE_NO_MEMORY || what == VSOCK_NOTE_TABLE_FULL ||
+           what == VSOCK_NOTE_BACKLOG || what == VSOCK_NOTE_HOST_ERROR ||
+           what == VSOCK_NOTE_EVICTED;
+}
+
+void host_note(void *opaque, enum vsock_note what,
+               const struct vsock_conn *c, const struct vsock_hdr *h)
+{
+    static struct log_rate lacks[VSOCK_NOTES];
+    struct log_rate *rate = is_lack(what) ? &lacks[what] : &log_noise;
+    const char *text = vsock_note_text(what);
+    struct host *host = opaque;
+
+    if (what == VSOCK_NOTE_NOT_SERVED && h) {
+        host->refused_cid = h->dst_cid;
+        host->refused_port = h->dst_port;
+    } else if (what == VSOCK_NOTE_NO_LISTENER && c) {
+        host->refused_cid = c->parent_cid;
+        host->refused_port = c->parent_port;
+    }
+    if (h) {
+        log_rated_by(rate, note_level(what), "%s (op %u, from %llu:%u to "
+                     "%llu:%u, length %u)", text, h->op,
+                     (unsigned long long)h->src_cid, h->src_port,
+                     (unsigned long long)h->dst_cid, h->dst_port, h->len);
+    } else if (c && c->state != VSOCK_CLIENT) {
+        log_rated_by(rate, note_level(what), "%s (guest port %u, parent port "
+                     "%u)", text, c->guest_port, c->parent_port);
+    } else {
+        log_rated_by(rate, note_level(what), "%s", text);
+    }
+}
+
+/* One line of JSON on stderr. */
+void host_statistics(const struct host *h)
+{
+    const struct vsock_stats *s = vsock_stats(h->vsock);
+    const struct {
+        const char *name;
+        uint64_t value;
+    } values[] = {
+        { "connections", vsock_count(h->vsock) },
+        { "draining", vsock_draining(h->vsock) },
+        { "reserved_bytes", vsock_reserved(h->vsock) },
+        { "opened_by_guest", s->guest_opened },
+        { "opened_by_host", s->host_opened },
+        { "packets_from_guest", s->tx_packets },
+        { "packets_to_guest", s->rx_packets },
+        { "bytes_from_guest", s->bytes_to_host },
+        { "bytes_to_guest", s->bytes_to_guest },
+        { "credit_requests", s->credit_requests },
+        { "bad_chains", h->device.bad_chains },
+        { "interrupts", h->interrupts },
+        { "wakeups", h->wakeups },
+        { "drivers", h->drivers },
+        { "wrong_heartbeats", h->wrong_heartbeats },
+        { "relayed_heartbeats", h->relayed_heartbeats },
+        { "refused_cid", h->refused_cid },
+        { "refused_port", h->refused_port },
+    };
+    char *line = NULL;
+    size_t size;
+    FILE *f = open_memstream(&line, &size);
+    const char *comma = "";
+
+    if (!f) {
+        return;
+    }
+    fputs("{", f);
+    for (unsigned i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
+        fprintf(f, "\"%s\": %llu, ", values[i].name,
+                (unsigned long long)values[i].value);
+    }
+    fputs("\"refusals\": {", f);
+    for (unsigned i = 0; i < VSOCK_NOTES; i++) {
+        if (s->notes[i]) {
+            fprintf(f, "%s\"%s\": %llu", comma, vsock_note_name(i),
+                    (unsigned long long)s->notes[i]);
+            comma = ", ";
+        }
+    }
+    fputs("}}\n", f);
+    if (fclose(f) == 0) {
+        log_write(line, size);
+    }
+    free(line);
+}
