@@ -81,11 +81,24 @@ static void nsm_ring_unmap(NsmRing *ring)
     address_space_cache_destroy(&ring->used);
 }
 
+/*
+ * A chain of as many descriptors has to fit NitroNsmChain. QEMU keeps a driver
+ * to that, but not a migration stream.
+ */
+static bool nsm_queue_size_valid(int num)
+{
+    return num > 0 && num <= VIRTQUEUE_MAX_SIZE;
+}
+
 static bool nsm_ring_map(NsmRing *ring, VirtIODevice *vdev)
 {
     AddressSpace *as = vdev->dma_as;
+    int num = virtio_queue_get_num(vdev, NSM_QUEUE);
 
-    ring->num = virtio_queue_get_num(vdev, NSM_QUEUE);
+    if (!nsm_queue_size_valid(num)) {
+        return false;
+    }
+    ring->num = num;
     ring->next = virtio_queue_get_last_avail_idx(vdev, NSM_QUEUE);
     address_space_cache_init_empty(&ring->desc);
     address_space_cache_init_empty(&ring->avail);
@@ -290,7 +303,7 @@ static void nsm_handle_output(VirtIODevice *vdev, VirtQueue *vq)
     uint16_t first, end;
 
     if (!nsm_ring_map(&ring, vdev)) {
-        nsm_queue_refuse(0, "the queue is not in RAM");
+        nsm_queue_refuse(0, "the queue has no valid size or is not in RAM");
         return;
     }
     first = ring.next;
@@ -367,13 +380,52 @@ bool nitro_nsm_boot(NitroNsm *s, const NsmBoot *boot)
     return nsm_boot(&s->nsm, boot);
 }
 
+#define BAD_STREAM "nitro-nsm: bad migration stream: "
+
+static bool nsm_check_loaded_size(const char *what, int num)
+{
+    if (nsm_queue_size_valid(num)) {
+        return true;
+    }
+    error_report(BAD_STREAM "the queue's %s is %u, not 1 to %d", what, num,
+                 VIRTQUEUE_MAX_SIZE);
+    return false;
+}
+
+/*
+ * Called when QEMU has read the queues from a migration stream and before it
+ * maps them, in which it takes their sizes for granted.
+ */
+static int nsm_load_queues(VirtIODevice *vdev, QEMUFile *f, int version_id)
+{
+    int i;
+
+    if (!nsm_check_loaded_size("size", virtio_queue_get_num(vdev, NSM_QUEUE))) {
+        return -EINVAL;
+    }
+    for (i = NSM_QUEUE + 1; i < VIRTIO_QUEUE_MAX; i++) {
+        if (virtio_queue_get_num(vdev, i) ||
+            virtio_queue_get_desc_addr(vdev, i)) {
+            error_report(BAD_STREAM "it has a queue %d, an NSM only one", i);
+            return -EINVAL;
+        }
+    }
+    return 0;
+}
+
 static int nsm_post_load(void *opaque, int version_id)
 {
     NitroNsm *s = opaque;
     const char *why;
 
+    /* What the queue's size becomes at the next reset is read after it. */
+    if (!nsm_check_loaded_size("size after a reset",
+                               virtio_queue_get_max_num(VIRTIO_DEVICE(s),
+                                                        NSM_QUEUE))) {
+        return -EINVAL;
+    }
     if (!nsm_state_valid(&s->nsm, &why)) {
-        error_report("nitro-nsm: bad migration stream: %s", why);
+        error_report(BAD_STREAM "%s", why);
         return -EINVAL;
     }
     return 0;
@@ -500,6 +552,7 @@ static void nsm_class_init(ObjectClass *oc, NitroClassData *data)
     vdc->realize = nsm_realize;
     vdc->unrealize = nsm_unrealize;
     vdc->get_features = nsm_get_features;
+    vdc->load = nsm_load_queues;
     vdc->start_ioeventfd = nsm_start_ioeventfd;
     vdc->stop_ioeventfd = nsm_stop_ioeventfd;
     /* No reset: registers and locks last as long as the enclave does. */
