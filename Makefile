@@ -14,7 +14,7 @@ help:
 	@echo 'make setup   the virtual environment alone'
 	@echo 'make check   build what the tests need, run every test and linter'
 	@echo 'make bench   how fast EIFs are loaded, the NSM answers, vsock carries'
-	@echo 'make soak    the vsock backend for ten minutes, then fuzz the C cores (SECONDS=N for each)'
+	@echo 'make soak    the vsock backend for ten minutes, clocks for five, then fuzz the C cores (SECONDS=N for each)'
 	@echo 'make clean   remove the virtual environment; `nitroctl cache clean` removes what was built'
 
 packages:

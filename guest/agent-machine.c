@@ -134,6 +134,19 @@ static int probe_cmdline(const Args *args, Answer *a)
 
 /* --- Machine ------------------------------------------------------------- */
 
+static int probe_clock(const Args *args, Answer *a)
+{
+    struct timespec t;
+    uint64_t uptime = now_us();
+
+    (void)args;
+    clock_gettime(CLOCK_REALTIME, &t);
+    answer_printf(a, "us %" PRIu64 "\nuptime %" PRIu64 "\nsource ",
+                  t.tv_sec * UINT64_C(1000000) + t.tv_nsec / 1000, uptime);
+    return add_file(a, "/sys/devices/system/clocksource/clocksource0/"
+                       "current_clocksource");
+}
+
 static int probe_uname(const Args *args, Answer *a)
 {
     struct utsname u;
@@ -544,6 +557,7 @@ const Probe machine_probes[] = {
     { "args", 0, 0, probe_args },
     { "buses", 0, 0, probe_buses },
     { "cat", 1, 1, probe_cat },
+    { "clock", 0, 0, probe_clock },
     { "cmdline", 0, 0, probe_cmdline },
     { "cpus", 0, 0, probe_cpus },
     { "cwd", 0, 0, probe_cwd },

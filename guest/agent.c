@@ -46,6 +46,8 @@
  *
  *   uname            sysname, release, version, machine: one line each
  *   cmdline          the kernel command line
+ *   clock            "us N", microseconds since 1970, "uptime N", what the
+ *                    kernel counted of them, "source NAME", what it counts with
  *   cpus             number of CPUs online
  *   mem              "total KIB", "free KIB", "high KIB" (RAM at or above 4 GiB
  *                    of guest address)

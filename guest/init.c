@@ -19,9 +19,12 @@
  * line printed before names the step.  Two things differ on purpose: control
  * groups that cannot be mounted are only a warning, and modules named in the
  * file /modules are loaded first (for kernels with virtio or vsock as modules).
+ * And one is more: the clock is set from the NSM before the heartbeat.
  */
 
 #define _GNU_SOURCE
+#include "clock.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
@@ -534,6 +537,9 @@ int main(void)
     mount_dev();
     open_console();
     load_modules();
+    if (!clock_from_nsm()) {
+        warn_about("the clock was not set", "/dev/nsm");
+    }
     parent = open_status();
     heartbeat();
 

@@ -18,7 +18,6 @@
 #include "qapi/error.h"
 #include "qemu/cutils.h"
 #include "qemu/error-report.h"
-#include "qemu/host-utils.h"
 #include "qemu/module.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
@@ -36,6 +35,7 @@
 #include "nitro/eif.h"
 #include "nitro/nsm.h"
 #include "nitro/qemu-compat.h"
+#include "nitro/tsc.h"
 #include "nitro/virtio-nsm.h"
 #include "nitro_enclave.h"
 #include "../virtio/nsm/trace.h"
@@ -182,24 +182,40 @@ static Chardev *nitro_enclave_check_options(NitroEnclaveMachineState *nems)
     return chr;
 }
 
-/*
- * With ACPI, microvm is "hardware-reduced": Linux then leaves PIT and PIC
- * alone, and has nothing to measure the TSC against. What it tried earlier,
- * against the PIT, fails under TCG on a busy host; with no clock at all it
- * spins for ever. So it is told. KVM's guests are, by other means.
- */
-static unsigned int nitro_enclave_tsc_khz(void)
+static int64_t nitro_enclave_clock_ns(void *opaque)
 {
-    const int64_t window = 20 * SCALE_MS;
-    int64_t begin = get_clock();
-    int64_t ticks = cpu_get_host_ticks();
-    int64_t now;
+    return get_clock();
+}
 
-    do {
-        now = get_clock();
-    } while (now - begin < window);
-    ticks = cpu_get_host_ticks() - ticks;
-    return muldiv64(ticks, SCALE_MS, now - begin);
+static int64_t nitro_enclave_clock_ticks(void *opaque)
+{
+    return cpu_get_host_ticks();
+}
+
+/*
+ * What lets Linux trust its TSC, which under TCG is the host's. By itself it
+ * measures it against the PIT, or against nothing with ACPI, where microvm is
+ * "hardware-reduced": on a busy host that fails, and its clock then loses
+ * seconds or, with no clock at all, it spins for ever. Later its watchdog
+ * compares the TSC with timer interrupts that come late, and gives it up.
+ * KVM's guests have a clock of KVM's.
+ */
+static void nitro_enclave_append_tsc(GString *append)
+{
+    const NitroTscClocks clocks = {
+        .ns = nitro_enclave_clock_ns,
+        .ticks = nitro_enclave_clock_ticks,
+    };
+    unsigned int khz;
+
+    if (!tcg_enabled() || icount_enabled()) {
+        return;
+    }
+    khz = nitro_tsc_khz(&clocks);
+    if (khz) {
+        g_string_append_printf(append, " tsc_early_khz=%u tsc=nowatchdog",
+                               khz);
+    }
 }
 
 /*
@@ -211,11 +227,7 @@ static char *nitro_enclave_append(NitroEnclaveMachineState *nems)
     const char *user = MACHINE(nems)->kernel_cmdline;
     GString *append = g_string_new(NULL);
 
-    if (x86_machine_is_acpi_enabled(X86_MACHINE(nems)) && tcg_enabled() &&
-        !icount_enabled()) {
-        g_string_append_printf(append, " tsc_early_khz=%u",
-                               nitro_enclave_tsc_khz());
-    }
+    nitro_enclave_append_tsc(append);
     if (user && *user) {
         g_string_append_printf(append, " %s", user);
     }
@@ -318,6 +330,28 @@ static void nitro_enclave_parent_init(MachineState *machine,
 
     machine->kernel_filename = user_kernel;
     machine->initrd_filename = user_initrd;
+}
+
+/*
+ * QEMU starts the CMOS clock from the host's in whole seconds, so that it is
+ * behind by the rest of one. Linux reads it once, in whole seconds too, and
+ * would be behind by up to two. It gets the rest, and half a second more: what
+ * Linux reads is then right on average.
+ */
+static void nitro_enclave_set_cmos_clock(void)
+{
+    Object *obj = object_resolve_path_type("", TYPE_MC146818_RTC, NULL);
+    NitroRtcState *rtc = (NitroRtcState *)obj;
+    int64_t behind;
+
+    if (!rtc) {
+        return;                 /* there is none under KVM, nor with rtc=off */
+    }
+    behind = rtc->last_update - rtc->base_rtc * NANOSECONDS_PER_SECOND;
+    /* Else -rtc asks for another time than the host's. */
+    if (behind >= 0 && behind < 2 * NANOSECONDS_PER_SECOND) {
+        rtc->offset = behind + NANOSECONDS_PER_SECOND / 2;
+    }
 }
 
 /* The bus of transport @n, that is of the n-th 512 bytes of microvm's area. */
@@ -439,6 +473,7 @@ static void nitro_enclave_init(MachineState *machine)
     reboot_action = REBOOT_ACTION_SHUTDOWN;
 
     nitro_enclave_parent_init(machine, &image, append);
+    nitro_enclave_set_cmos_clock();
     nitro_enclave_create_vsock(chr);
     nitro_enclave_create_nsm(nems, &image.pcr);
     memory_region_init_io(&nems->reset_port, OBJECT(nems),

@@ -73,6 +73,7 @@ static const struct {
     SIZES(TYPE_MACHINE, MachineState, MachineClass),
     SIZES(TYPE_X86_MACHINE, X86MachineState, X86MachineClass),
     SIZES(TYPE_MICROVM_MACHINE, MicrovmMachineState, MicrovmMachineClass),
+    SIZES(TYPE_MC146818_RTC, NitroRtcState, DeviceClass),
     SIZES(TYPE_VIRTIO_BUS, VirtioBusState, VirtioBusClass),
     SIZES(TYPE_VIRTIO_MMIO, VirtIOMMIOProxy, SysBusDeviceClass),
     SIZES(TYPE_VIRTIO_DEVICE, VirtIODevice, VirtioDeviceClass),

@@ -93,6 +93,7 @@ qtest_qmp_assert_failure_ref(QTestState *qts, const char *fmt, ...)
 #include "hw/qdev-properties.h"
 #include "exec/memory.h"
 #include "exec/address-spaces.h"
+#include "hw/rtc/mc146818rtc.h"
 #if NITRO_QEMU_SERIES < 1000
 #include "sysemu/cpu-timers.h"
 #include "sysemu/hostmem.h"
@@ -107,6 +108,13 @@ qtest_qmp_assert_failure_ref(QTestState *qts, const char *fmt, ...)
 #include "system/runstate.h"
 #include "system/runstate-action.h"
 #include "system/tcg.h"
+#endif
+
+/* The PC's clock, in CMOS. */
+#if NITRO_QEMU_SERIES < 1000
+typedef RTCState NitroRtcState;
+#else
+typedef MC146818RtcState NitroRtcState;
 #endif
 
 /* What class_init takes: it became const in 10.1. */

@@ -25,7 +25,8 @@ from typing import Any
 from nitroctl import (
     agent,
     checks_attestation,  # noqa: F401  registers its own
-    checks_image,  # noqa: F401  likewise
+    checks_clock,  # noqa: F401  likewise
+    checks_image,  # noqa: F401
     checks_nitro_cli,  # noqa: F401
     vsock,
 )
@@ -363,16 +364,16 @@ def _transports(command_line: str) -> list[tuple[int, int]]:
 
 @boot_check
 def command_line(lab: Lab) -> None:
-    """The guest's command line is the EIF's, then -append, then one virtio_mmio.device entry per device, and
-    nothing else."""
+    """The guest's command line is the EIF's, then without KVM what its TSC is, then -append, then one
+    virtio_mmio.device entry per device, and nothing else."""
     from nitroctl.eif.testimage import CMDLINE
 
     with lab.agent(args=("-append", "added=1 also=2")) as (_, client):
         line = client.probe("cmdline").strip()
-        start = CMDLINE + " added=1 also=2 "
-        check(line.startswith(start), f"does not begin with the EIF's and -append: {line}")
+        tsc = "" if lab.accel.name == "kvm" else r"tsc_early_khz=\d+ tsc=nowatchdog "
         entry = r"virtio_mmio\.device=\w+@\w+:\d+"
-        check(re.fullmatch(f"{entry} {entry}", line[len(start) :]), f"not two devices at the end: {line}")
+        wanted = rf"{re.escape(CMDLINE)} {tsc}added=1 also=2 {entry} {entry}"
+        check(re.fullmatch(wanted, line), f"not the EIF's, the board's, -append and two devices: {line}")
 
 
 @boot_check

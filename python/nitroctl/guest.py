@@ -79,7 +79,7 @@ KERNEL_MAKE = (
 # Static, small, the same bytes wherever they are compiled with the same tools.
 PROGRAM_FLAGS = ("-std=gnu11", "-Os", "-Wall", "-Wextra", "-static", "-s", "-Wl,--build-id=none")
 PROGRAMS: dict[str, tuple[str, ...]] = {
-    "init": ("init.c",),
+    "init": ("init.c", "clock.c"),
     "agent": ("agent.c", "agent-machine.c", "agent-vsock.c"),
     "hello": ("hello.c",),
 }
