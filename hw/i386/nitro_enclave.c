@@ -291,6 +291,11 @@ static void nitro_enclave_load_eif(NitroEnclaveMachineState *nems,
                     machine->kernel_filename, image->signature_warning.text,
                     eif_rule_name(image->signature_warning.rule));
     }
+    if (initrd_fd >= 0 && image->pcr.has_pcr8) {
+        warn_report("%s: the signature of %s does not cover it: PCR0 and PCR2 "
+                    "change with it, while PCR8 remains that of the signer",
+                    machine->initrd_filename, machine->kernel_filename);
+    }
     close(fd);
     if (initrd_fd >= 0) {
         close(initrd_fd);

@@ -84,6 +84,22 @@ def signed_image_by_hand(lab: Lab) -> None:
 
 
 @boot_check
+def initrd_beside_a_signature(lab: Lab) -> None:
+    """-initrd with a signed image: QEMU warns that the signature does not cover it, and PCR8 still is the
+    certificate's while PCR0 is not that of the file."""
+    image, pcr8 = signed(lab, "P-384")
+    pcr0 = json.loads(command(lab, "describe", "--json", image))["Measurements"]["PCR0"]
+    extra = lab.folder / "zeros.cpio"
+    extra.write_bytes(bytes(512))  # the padding of an archive
+    with lab.guest(image, args=("-initrd", os.fspath(extra))) as guest:
+        guest.expect(rb"warning: \S+zeros\.cpio: the signature of \S+ does not cover it: PCR0 and PCR2 ")
+        got = guest.expect(rb"PCR0: ([0-9a-f]{96})")[1].decode()
+        check(got != pcr0, "PCR0 is still the file's")
+        guest.expect(b"PCR8: " + pcr8.encode())
+        guest.check_ends()
+
+
+@boot_check
 def image_changed_after_signing(lab: Lab) -> None:
     """An image that was changed after it was signed is refused by `nitroctl run` and by QEMU, with the rule's
     name and no guest; with --ignore-signature it runs, and PCR8 still is the certificate's."""
