@@ -366,6 +366,35 @@ static void test_depth(void)
     g_assert_cmpint(nested(2000, 0x9f, true), ==, NSM_INVALID_OPERATION);
 }
 
+/* Every head of a tag, and every simple value, whatever IANA has them for. */
+static void test_all_tags(void)
+{
+    static const char *const more[] = { "10", "1234", "12345678",
+                                        "123456789abcdef0" };
+
+    for (unsigned head = 0xc0; head <= 0xdb; head++) {
+        g_autofree char *tag = g_strdup_printf(
+            "%02x %s", head, head < 0xd8 ? "" : more[head - 0xd8]);
+        g_autofree char *request = g_strdup_printf(
+            DESCRIBE "a1 65 'index' %s 00", tag);
+        g_autofree char *unknown = g_strdup_printf(
+            DESCRIBE "a2 65 'index' 00 61 'x' %s 01", tag);
+
+        test_row(&(Row) { tag, request, PCR0 });
+        test_row(&(Row) { tag, unknown, PCR0 });
+    }
+    for (unsigned value = 0; value < 256; value++) {
+        g_autofree char *simple = g_strdup_printf(
+            value < 24 ? "%02x" : "f8%02x", value < 24 ? 0xe0 + value : value);
+        g_autofree char *request = g_strdup_printf(
+            DESCRIBE "a2 65 'index' 00 61 'x' %s", simple);
+
+        if (value < 24 || value >= 32) {
+            test_row(&(Row) { simple, request, PCR0 });
+        }
+    }
+}
+
 static void test_many_tags(void)
 {
     g_autoptr(GByteArray) req = g_byte_array_new();
@@ -561,6 +590,7 @@ int main(int argc, char **argv)
     add_rows("data", data, G_N_ELEMENTS(data));
     add_rows("shape", shapes, G_N_ELEMENTS(shapes));
     g_test_add_func("/nsm-request/depth", test_depth);
+    g_test_add_func("/nsm-request/all-tags", test_all_tags);
     g_test_add_func("/nsm-request/many-tags", test_many_tags);
     g_test_add_func("/nsm-request/attestation/fields",
                     test_attestation_fields);

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <cbor.h>
 
+#include "nitro/cbor-head.h"
 #include "eif-cbor.h"
 #include "eif-internal.h"
 
@@ -154,40 +155,21 @@ bool eif_cbor_malformed(EifCbor *r, const char *what)
                     r->len, what);
 }
 
-/*
- * Heads that are well-formed, but an error to libcbor up to 0.10 because IANA
- * has or had no meaning for them: tags 6 to 20 (18 is COSE_Sign1's) and simple
- * values.  Their length; 0: not one of them.
- */
-static size_t head_unknown_to_libcbor(const uint8_t *p, size_t len,
-                                      EifCborItem *item)
-{
-    if (*p >= 0xc0 && *p <= 0xd7) {
-        *item = (EifCborItem) { EIF_CBOR_TAG, *p & 0x1f, NULL };
-        return 1;
-    }
-    if (*p >= 0xe0 && *p <= 0xf3) {
-        *item = (EifCborItem) { EIF_CBOR_SIMPLE, 0, NULL };
-        return 1;
-    }
-    if (*p == 0xf8 && len > 1 && p[1] >= 32) {
-        *item = (EifCborItem) { EIF_CBOR_SIMPLE, 0, NULL };
-        return 2;
-    }
-    return 0;
-}
-
 bool eif_cbor_next(EifCbor *r, EifCborItem *item)
 {
     struct cbor_decoder_result res;
     size_t head;
+    int tag;
 
     r->item_pos = r->pos;
     if (r->pos == r->len) {
         return eif_cbor_malformed(r, "ends too early");
     }
-    head = head_unknown_to_libcbor(r->buf + r->pos, r->len - r->pos, item);
+    head = cbor_head_small(r->buf + r->pos, r->len - r->pos, &tag);
     if (head) {
+        *item = tag == CBOR_HEAD_SIMPLE
+                ? (EifCborItem) { EIF_CBOR_SIMPLE, 0, NULL }
+                : (EifCborItem) { EIF_CBOR_TAG, tag, NULL };
         r->pos += head;
         return true;
     }

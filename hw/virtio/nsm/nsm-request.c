@@ -24,6 +24,7 @@
 #include <cbor.h>
 #include <glib.h>
 
+#include "nitro/cbor-head.h"
 #include "nsm-internal.h"
 
 /* Tokens */
@@ -180,10 +181,20 @@ static bool text_valid(const uint8_t *data, size_t len)
 static bool next_token(Decoder *d, Token *t)
 {
     struct cbor_decoder_result r;
+    size_t head;
+    int tag;
 
     *t = (Token) { .kind = OTHER };
     if (d->pos == d->len) {
         return false;
+    }
+    head = cbor_head_small(d->buf + d->pos, d->len - d->pos, &tag);
+    if (head) {
+        d->pos += head;
+        if (tag != CBOR_HEAD_SIMPLE) {
+            *t = (Token) { .kind = TAG, .n = tag };
+        }
+        return true;
     }
     r = cbor_stream_decode(d->buf + d->pos, d->len - d->pos, &callbacks, t);
     if (r.status != CBOR_DECODER_FINISHED) {
