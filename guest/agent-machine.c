@@ -7,6 +7,7 @@
 #define _GNU_SOURCE
 #include "agent.h"
 
+#include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -20,6 +21,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -133,6 +135,25 @@ static int probe_cmdline(const Args *args, Answer *a)
 }
 
 /* --- Machine ------------------------------------------------------------- */
+
+static int probe_bind(const Args *args, Answer *a)
+{
+    struct sockaddr_in addr = { .sin_family = AF_INET };
+    int fd;
+
+    if (inet_pton(AF_INET, args->v[0], &addr.sin_addr) != 1) {
+        return answer_fail(a, EINVAL, "no IPv4 address: %s", args->v[0]);
+    }
+    fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+        return answer_fail(a, errno, "socket: %s", strerror(errno));
+    }
+    answer_printf(a, "errno %d\n",
+                  bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ? errno
+                                                                       : 0);
+    close(fd);
+    return 0;
+}
 
 static int probe_clock(const Args *args, Answer *a)
 {
@@ -555,6 +576,7 @@ static int probe_exec(const Args *args, Answer *a)
 
 const Probe machine_probes[] = {
     { "args", 0, 0, probe_args },
+    { "bind", 1, 1, probe_bind },
     { "buses", 0, 0, probe_buses },
     { "cat", 1, 1, probe_cat },
     { "clock", 0, 0, probe_clock },

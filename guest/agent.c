@@ -46,6 +46,8 @@
  *
  *   uname            sysname, release, version, machine: one line each
  *   cmdline          the kernel command line
+ *   bind ADDRESS     binds a TCP socket to any port of that IPv4 address: "errno
+ *                    N" (0: bound)
  *   clock            "us N", microseconds since 1970, "uptime N", what the
  *                    kernel counted of them, "source NAME", what it counts with
  *   cpus             number of CPUs online

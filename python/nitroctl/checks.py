@@ -356,6 +356,17 @@ def devices(lab: Lab) -> None:
         check_equal(client.facts("buses"), {"pci": "0", "block": "0", "net": "0"}, "devices of each bus")
 
 
+@boot_check
+def loopback_address(lab: Lab) -> None:
+    """A program can bind 127.0.0.1 while lo is down, as it is at the start: both kernels have tables of
+    routes, as AWS's has."""
+    for kernel, machine in (("own", ""), ("prebuilt", ",acpi=on")):
+        with lab.guest(lab.image("agent", kernel=kernel), machine=machine) as guest, guest.agent() as client:
+            flags = int(client.probe("cat", "/sys/class/net/lo/flags"), 16)
+            check(not flags & 1, f"{kernel} kernel: lo is up")
+            check_equal(client.facts("bind", "127.0.0.1")["errno"], "0", f"{kernel} kernel: errno of bind")
+
+
 def _transports(command_line: str) -> list[tuple[int, int]]:
     """(address, IRQ) of each virtio_mmio.device=SIZE@ADDRESS:IRQ, Linux's syntax."""
     found = re.findall(r"virtio_mmio\.device=\w+@(\w+):(\d+)", command_line)
