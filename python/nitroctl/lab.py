@@ -30,7 +30,7 @@ from nitroctl.errors import NitroError
 from nitroctl.qemu import Accelerator, accelerator, escape
 
 if TYPE_CHECKING:
-    from nitroctl.eif.testimage import Kernel
+    from nitroctl.eif.compose import Kernel
 
 LIMIT = 120.0  # seconds
 TAIL = 40  # lines of a console in a failure

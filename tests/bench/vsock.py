@@ -235,10 +235,11 @@ def guest_facts(contender: Contender, kernel: Path, initramfs: int) -> Facts:
     """All figures of one boot."""
     facts = {}
     with linux(contender, kernel, initramfs) as (backend, client):
-        for name, size, measure in (
+        measures: tuple[tuple[str, int, Callable[[int], float]], ...] = (
             ("send", 192 << 20, lambda n: guest_sends(backend.uds, client, n)),
             ("receive", 128 << 20, lambda n: guest_receives(backend.uds, client, n)),
-        ):
+        )
+        for name, size, measure in measures:
             before = backend.cpu()
             facts[name] = measure(size)
             facts[f"{name} cpu"] = (backend.cpu() - before) / size * 1e9

@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from nitroctl import build
-from nitroctl.eif.testimage import Kernel
+from nitroctl.eif.compose import Kernel
 from nitroctl.lab import Lab
 
 

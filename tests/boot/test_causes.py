@@ -11,6 +11,7 @@ import stat
 import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,12 +160,12 @@ def test_no_init(lab: Lab) -> None:
 )
 def test_init_cannot_be_executed(lab: Lab, tmp_path: Path, init: str, mode: int, why: str) -> None:
     source = "int main(void) { return 0; }"
-    data = {
+    make: dict[str, Callable[[], bytes]] = {
         "text": lambda: b"not a program",
         "dynamic": lambda: compiled(tmp_path, source),
         "static": lambda: compiled(tmp_path, source, *STATIC),
-    }[init]()
-    name, error = cause(lab, image(lab, data, mode=mode))
+    }
+    name, error = cause(lab, image(lab, make[init](), mode=mode))
     assert name == "init-not-executable" and f"the kernel cannot start /init: {why}" in error
 
 

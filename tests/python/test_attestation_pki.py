@@ -15,6 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from nitroctl.attestation import chain, pki
+from nitroctl.attestation.errors import CertificateError
 from nitroctl.errors import NitroError
 
 
@@ -113,7 +114,7 @@ def test_the_path_rules_hold_for_the_chain_and_its_dates() -> None:
     minted = pki.mint(root, "i-0", days=2, now=now)
     ders = [c.public_bytes(Encoding.DER) for c in minted.certificates]
     # The instance CA in the place of a leaf: all links above it hold, and it is refused for being a CA.
-    with pytest.raises(chain.CertificateError, match="is a CA certificate"):
+    with pytest.raises(CertificateError, match="is a CA certificate"):
         chain.check(ders[3], ders[:3], root.certificate, now)
     assert minted.certificates[3].not_valid_after_utc == now + timedelta(days=2)
 

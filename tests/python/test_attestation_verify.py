@@ -213,13 +213,14 @@ def test_times_are_aware_and_shown_as_utc(maker: Maker) -> None:
     assert verify(maker.document(), maker.root, Policy(at=east))
     with pytest.raises(why.CertificateExpired, match="checked for 2026-05-05 17:00:00 UTC"):
         verify(maker.document(), maker.root, Policy(at=east + timedelta(days=1, hours=5)))
-    for wrong in (
+    wrongs: tuple[Callable[[], Policy], ...] = (
         lambda: Policy(at=datetime(2026, 5, 4)),
         lambda: Policy(at=datetime.min.replace(tzinfo=timezone(timedelta(hours=1)))),
         lambda: Policy(at="now"),  # type: ignore[arg-type]
         lambda: Policy(at="document", max_age=timedelta(1)),
         lambda: Policy(max_age=-timedelta(1)),
-    ):
+    )
+    for wrong in wrongs:
         with pytest.raises(UsageError):
             wrong()
 

@@ -19,7 +19,7 @@ import eifmodel as model
 from nitroctl import shown
 from nitroctl.cli import main
 from nitroctl.commands import eif as commands
-from nitroctl.eif import cpio, testimage
+from nitroctl.eif import compose, cpio, testimage
 from nitroctl.eif.describe import describe, parse_metadata
 from nitroctl.eif.format import SectionType, open_eif, read_layout
 from nitroctl.errors import NitroError, UsageError
@@ -298,10 +298,10 @@ def test_help_lists_every_kind() -> None:
 
 
 @pytest.fixture
-def kernel(tmp_path: Path) -> testimage.Kernel:
+def kernel(tmp_path: Path) -> compose.Kernel:
     path = tmp_path / "bzImage"
     path.write_bytes(model.bzimage())
-    return testimage.Kernel(path)
+    return compose.Kernel(path)
 
 
 @pytest.fixture
@@ -321,7 +321,7 @@ def ramdisks(path: Path) -> list[dict[str, cpiomodel.Item]]:
 
 
 def test_hello_has_awss_shape(
-    tmp_path: Path, kernel: testimage.Kernel, programs: testimage.Programs
+    tmp_path: Path, kernel: compose.Kernel, programs: testimage.Programs
 ) -> None:
     made = testimage.make("hello", tmp_path / "o.eif", kernel=kernel, programs=programs)
     assert made.warnings == ()
@@ -340,14 +340,14 @@ def test_hello_has_awss_shape(
 
 
 def test_a_kernel_with_modules(
-    tmp_path: Path, kernel: testimage.Kernel, programs: testimage.Programs
+    tmp_path: Path, kernel: compose.Kernel, programs: testimage.Programs
 ) -> None:
     """Its modules are in the bootstrap ramdisk, and the image says that it needs ACPI."""
     modules = tmp_path / "modules"
     (modules / "ko").mkdir(parents=True)
     (modules / "modules").write_text("ko/nsm.ko\n")
     (modules / "ko" / "nsm.ko").write_bytes(b"module")
-    with_modules = testimage.Kernel(kernel.bzimage, tuple(cpio.tree(modules)), acpi=True)
+    with_modules = compose.Kernel(kernel.bzimage, tuple(cpio.tree(modules)), acpi=True)
     testimage.make("agent", tmp_path / "o.eif", kernel=with_modules, programs=programs)
     boot, app = ramdisks(tmp_path / "o.eif")
     assert list(boot) == ["dev", "init", "ko", "ko/nsm.ko", "modules"]
@@ -355,7 +355,7 @@ def test_a_kernel_with_modules(
     assert describe(tmp_path / "o.eif").needs_acpi
 
 
-def test_broken_kinds(tmp_path: Path, kernel: testimage.Kernel, programs: testimage.Programs) -> None:
+def test_broken_kinds(tmp_path: Path, kernel: compose.Kernel, programs: testimage.Programs) -> None:
     """Each differs from the good ones in its one way."""
     shapes = {}
     for kind in testimage.KINDS:
@@ -376,7 +376,7 @@ def test_broken_kinds(tmp_path: Path, kernel: testimage.Kernel, programs: testim
     }
 
 
-def test_big(tmp_path: Path, kernel: testimage.Kernel, programs: testimage.Programs) -> None:
+def test_big(tmp_path: Path, kernel: compose.Kernel, programs: testimage.Programs) -> None:
     """Of the size that was asked for, hard to compress, the same every time."""
     import hashlib
     import zlib
@@ -395,7 +395,7 @@ def test_big(tmp_path: Path, kernel: testimage.Kernel, programs: testimage.Progr
 
 
 def test_the_halting_program(
-    tmp_path: Path, kernel: testimage.Kernel, programs: testimage.Programs
+    tmp_path: Path, kernel: compose.Kernel, programs: testimage.Programs
 ) -> None:
     """Its shape alone is looked at: as root it would halt the machine that the tests run on."""
     testimage.make("halt", tmp_path / "o.eif", kernel=kernel, programs=programs)
@@ -406,7 +406,7 @@ def test_the_halting_program(
 
 
 def test_images_that_cannot_be_made(
-    tmp_path: Path, kernel: testimage.Kernel, programs: testimage.Programs
+    tmp_path: Path, kernel: compose.Kernel, programs: testimage.Programs
 ) -> None:
     with pytest.raises(UsageError, match="hello"):
         testimage.make("nothing", tmp_path / "o", kernel=kernel, programs=programs)
@@ -417,7 +417,7 @@ def test_images_that_cannot_be_made(
 
 
 def test_test_image_command(
-    tmp_path: Path, kernel: testimage.Kernel, programs: testimage.Programs, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, kernel: compose.Kernel, programs: testimage.Programs, capsys: pytest.CaptureFixture[str]
 ) -> None:
     argv: list[str | Path] = ["--kernel", kernel.bzimage, "--programs", programs.init.parent]
     argv += ["--cmdline", "x=y"]

@@ -21,9 +21,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nitroctl import cache, guest
+from nitroctl import cache, guest, packages, steps
 from nitroctl.cli import nitroctl
-from nitroctl.config import source_root
+from nitroctl.config import cache_dir, source_root
 from nitroctl.errors import CommandFailed, NitroError
 from nitroctl.steps import BuildFailed
 
@@ -38,7 +38,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 def leftovers(kind: str) -> list[str]:
     """Names below a kind of the cache that are no finished entry."""
-    folder = cache.cache_dir() / kind
+    folder = cache_dir() / kind
     return [p.name for p in folder.iterdir() if p.name.startswith(".")] if folder.is_dir() else []
 
 
@@ -183,7 +183,7 @@ def test_an_interrupted_build_leaves_nothing_and_can_be_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source_package(tmp_path)
-    real = guest.logged
+    real = steps.logged
 
     def interrupted(argv: Sequence[str], *args: Any, **options: Any) -> int:
         if "bzImage" in argv:
@@ -238,7 +238,7 @@ def test_only_what_an_x86_kernel_needs_is_unpacked(tmp_path: Path) -> None:
 
 def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(guest.packages, "_search_path", lambda: str(tmp_path))
+    monkeypatch.setattr(packages, "_search_path", lambda: str(tmp_path))
     with pytest.raises(NitroError, match=r"flex.*bison.*bc"):
         guest.build_kernel()
 

@@ -362,7 +362,7 @@ class Ring:
         # The store must be out before the load below; a system call is a fence on every machine.
         drain(self.call_fd)
         (idx,) = struct.unpack_from("<H", m, self.used + 2)
-        return idx == self.last_used
+        return bool(idx == self.last_used)
 
     def close(self) -> None:
         os.close(self.kick_fd)

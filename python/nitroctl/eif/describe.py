@@ -118,10 +118,10 @@ def describe(path: Path, *, file_rules_only: bool = False) -> Description:
     measurements = scan.measurements
     info = None
     if scan.signature is not None:
-        from nitroctl.eif import signature
+        from nitroctl.eif import certificate, signature
 
         decoded = signature.decode(scan.signature, path)
-        signer = signature.read_certificate(decoded.pem, path)
+        signer = certificate.read_certificate(decoded.pem, path)
         signature.check_cose(decoded, signer, path)
         measurements = signature.with_pcr8(measurements, decoded, path)
         covers = decoded.register_index == 0 and decoded.register_value == measurements.pcr0

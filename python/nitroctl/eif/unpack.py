@@ -34,7 +34,7 @@ def unpacked(raw: io.RawIOBase, hash: Any = None) -> BinaryIO:
     if head.startswith(GZIP_MAGIC):
         from isal import igzip
 
-        stream: Any = igzip.IGzipFile(fileobj=packed, mode="rb")
+        stream: Any = igzip.IGzipFile(fileobj=packed, mode="rb")  # type: ignore[no-untyped-call]
     elif head == ZSTD_MAGIC:
         import zstandard
 
