@@ -41,6 +41,19 @@ void log_write(const char *text, size_t size)
     }
 }
 
+void log_visible(char *text)
+{
+    for (unsigned char *p = (unsigned char *)text; *p; p++) {
+        /* In UTF-8 U+0080 to U+009F are controls as well. */
+        if (*p == 0xc2 && p[1] >= 0x80 && p[1] < 0xa0) {
+            *p++ = '?';
+            *p = '?';
+        } else if (*p < ' ' || *p == 127) {
+            *p = '?';
+        }
+    }
+}
+
 static void log_va(enum log_level level, const char *fmt, va_list ap)
 {
     char line[512];
@@ -50,6 +63,7 @@ static void log_va(enum log_level level, const char *fmt, va_list ap)
 
     n += m < 0 ? 0 : m;
     n = n > (int)sizeof(line) - 2 ? (int)sizeof(line) - 2 : n;
+    log_visible(line);
     line[n++] = '\n';
     log_write(line, n);
 }

@@ -24,6 +24,8 @@ extern enum log_level log_threshold;
 bool log_set_level(const char *name);
 /* To stderr; lost if that takes nothing now, since nobody may stop us. */
 void log_write(const char *text, size_t size);
+/* Text of others stays on its line: what steers a terminal becomes '?'. */
+void log_visible(char *text);
 void log_line(enum log_level level, const char *fmt, ...)
     __attribute__((format(printf, 2, 3)));
 

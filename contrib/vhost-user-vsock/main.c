@@ -86,11 +86,7 @@ wrong(const char *fmt, ...)
     vsnprintf(text, sizeof(text), fmt, ap);
     va_end(ap);
     /* It stays one line, whatever the option's value is. */
-    for (char *p = text; *p; p++) {
-        if ((unsigned char)*p < ' ' || *p == 127) {
-            *p = '?';
-        }
-    }
+    log_visible(text);
     fprintf(stderr, "vhost-user-vsock: %s; see --help\n", text);
     exit(2);
 }

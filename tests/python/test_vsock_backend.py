@@ -243,6 +243,18 @@ def test_wrong_options(binary: Path, args: tuple[str, ...], words: str) -> None:
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize("option", ["--uds-path", "--socket-path"])
+def test_a_path_stays_text_in_the_log(binary: Path, option: str) -> None:
+    """A line break in it begins no line, and nothing of it steers the terminal."""
+    with Folder() as folder:
+        paths = {"--socket-path": f"{folder}/s", "--uds-path": f"{folder}/u"}
+        paths[option] = f"{folder}/no/a\nvhost-user-vsock: error: \x1b[2J\x7f\x9b\u00fc"
+        result = run(binary, "--guest-cid=4", *(f"{name}={path}" for name, path in paths.items()))
+        assert result.returncode == 1
+        assert result.stderr.count("\n") == 1
+        assert f"{folder}/no/a?vhost-user-vsock: error: ?[2J???\u00fc" in result.stderr
+
+
 def test_longest_path_is_accepted(binary: Path) -> None:
     with Folder() as folder:
         uds = folder / ("u" * (96 - len(os.fspath(folder)) - 1))
