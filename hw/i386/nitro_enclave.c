@@ -8,7 +8,8 @@
  * Secure Module. The board works around microvm's own initialisation: before
  * it, the EIF is checked, measured and taken apart, so that microvm finds an
  * ordinary kernel, initramfs and command line; after it, the devices are put
- * on the first two virtio-mmio transports.
+ * on the first two virtio-mmio transports. Options are checked before all of
+ * that, in nitro_enclave_options.c.
  *
  * It imitates what an enclave's kernel and programs can see of AWS's
  * hypervisor. It isolates them no better than any other process of this user.
@@ -40,10 +41,6 @@
 #include "nitro_enclave.h"
 #include "../virtio/nsm/trace.h"
 
-/* The id's tail "-enc" and 16 digits have to fit the NSM's module id too. */
-#define PARENT_ID_MAX (NSM_MODULE_ID_MAX - 20)
-/* IAM: the longest ARN of a role is its 64 + 512 characters and a prefix. */
-#define PARENT_ROLE_MAX 1024
 #define PARENT_ID_UNKNOWN "i-0000000000000000"
 
 #define MICROVM_LOWMEM (3 * GiB)    /* microvm's RAM below 4 GiB, at most */
@@ -83,7 +80,7 @@ static bool nitro_enclave_create_ram(MachineState *machine, const char *path,
                                     errp);
 }
 
-static void nitro_enclave_check_ram(MachineState *machine)
+static bool nitro_enclave_check_ram(MachineState *machine, Error **errp)
 {
     const char *hint = "the vsock backend reads guest memory, so give it a "
                        "shared one, like -object memory-backend-memfd,"
@@ -93,93 +90,33 @@ static void nitro_enclave_check_ram(MachineState *machine)
     for (i = 0; machine->numa_state && i < machine->numa_state->num_nodes;
          i++) {
         if (machine->numa_state->nodes[i].node_memdev) {
-            error_setg(&error_fatal, "-numa memdev is not supported by "
+            error_setg(errp, "-numa memdev is not supported by "
                        "nitro-enclave: use -machine memory-backend=%s",
                        object_get_canonical_path_component(
                            OBJECT(machine->numa_state->nodes[i].node_memdev)));
+            return false;
         }
     }
-    nitro_machine_need_ram(machine, nitro_enclave_create_ram);
+    if (!nitro_machine_need_ram(machine, nitro_enclave_create_ram, errp)) {
+        return false;
+    }
     if (!machine->ram) {
-        error_setg(&error_fatal, "nitro-enclave needs guest memory: use -m");
+        error_setg(errp, "nitro-enclave needs guest memory: use -m");
+        return false;
     }
     if (!qemu_ram_is_shared(machine->ram->ram_block)) {
-        error_setg(&error_fatal, "memory-backend '%s' is not shared: %s",
+        error_setg(errp, "memory-backend '%s' is not shared: %s",
                    object_get_canonical_path_component(
                        OBJECT(machine->memdev)), hint);
+        return false;
     }
     if (memory_region_get_fd(machine->ram) < 0) {
-        error_setg(&error_fatal, "memory-backend '%s' has no file: %s",
+        error_setg(errp, "memory-backend '%s' has no file: %s",
                    object_get_canonical_path_component(
                        OBJECT(machine->memdev)), hint);
+        return false;
     }
-}
-
-/* These names are measured or certified: no blanks, nothing but ASCII. */
-static void nitro_enclave_check_name(const char *option, const char *value,
-                                     size_t max)
-{
-    size_t len = value ? strlen(value) : 0;
-    size_t i;
-
-    if (!value) {
-        return;
-    }
-    if (!len || len > max) {
-        error_setg(&error_fatal, "%s='%.*s%s' has %zu characters: 1 to %zu "
-                   "are allowed", option, 32, value, len > 32 ? "..." : "",
-                   len, max);
-    }
-    for (i = 0; i < len; i++) {
-        if (value[i] <= ' ' || value[i] > '~') {
-            error_setg(&error_fatal, "%s has a byte 0x%02x at position %zu: "
-                       "only printable ASCII without space is allowed",
-                       option, (unsigned char)value[i], i);
-        }
-    }
-}
-
-static Chardev *nitro_enclave_check_options(NitroEnclaveMachineState *nems)
-{
-    MachineState *machine = MACHINE(nems);
-    const char *hint = "-chardev socket,id=c,path=SOCKET and "
-                       "-machine vsock=c, with vhost-user-vsock listening "
-                       "on SOCKET";
-    Chardev *chr;
-
-    if (!nems->vsock) {
-        error_setg(&error_fatal, "nitro-enclave needs the option vsock: "
-                   "use %s", hint);
-    }
-    chr = qemu_chr_find(nems->vsock);
-    if (!chr) {
-        error_setg(&error_fatal, "vsock: no chardev '%s': use %s",
-                   nems->vsock, hint);
-    }
-    if (!qemu_chr_has_feature(chr, QEMU_CHAR_FEATURE_FD_PASS)) {
-        error_setg(&error_fatal, "vsock: chardev '%s' is not a unix socket: "
-                   "use %s", nems->vsock, hint);
-    }
-    if (!machine->kernel_filename) {
-        error_setg(&error_fatal, "nitro-enclave needs an enclave image: "
-                   "use -kernel FILE.eif");
-    }
-    if (x86_machine_is_acpi_enabled(X86_MACHINE(nems)) &&
-        MICROVM_MACHINE(nems)->ioapic2 != ON_OFF_AUTO_OFF) {
-        error_setg(&error_fatal, "ioapic2=%s is not supported by "
-                   "nitro-enclave: interrupts of vsock would be lost",
-                   OnOffAuto_str(MICROVM_MACHINE(nems)->ioapic2));
-    }
-    if (machine->dtb) {
-        error_setg(&error_fatal, "-dtb is not supported by nitro-enclave: "
-                   "the guest would run on data that nobody measured");
-    }
-    nitro_enclave_check_name(NITRO_ENCLAVE_ID, nems->id, NSM_MODULE_ID_MAX);
-    nitro_enclave_check_name(NITRO_ENCLAVE_PARENT_ID, nems->parent_id,
-                             PARENT_ID_MAX);
-    nitro_enclave_check_name(NITRO_ENCLAVE_PARENT_ROLE, nems->parent_role,
-                             PARENT_ROLE_MAX);
-    return chr;
+    return true;
 }
 
 static int64_t nitro_enclave_clock_ns(void *opaque)
@@ -254,33 +191,10 @@ static size_t nitro_enclave_cmdline_extra(NitroEnclaveMachineState *nems)
     return len;
 }
 
-/*
- * Exits unless the image is valid and, as far as is asked for, its signature
- * is. Nothing else of the machine exists yet: no vCPU, no NSM.
- */
-static void nitro_enclave_load_eif(NitroEnclaveMachineState *nems,
-                                   const char *append, EifImage *image)
+/* What a loaded image has told that is no error. */
+static void nitro_enclave_tell(const MachineState *machine,
+                               const EifImage *image)
 {
-    MachineState *machine = MACHINE(nems);
-    const EifOptions options = {
-        .signature = nems->eif_signature,
-        .now = g_get_real_time() / G_USEC_PER_SEC,
-        .cmdline_extra = strlen(append) + nitro_enclave_cmdline_extra(nems),
-        .lowmem = MIN(machine->ram_size, MICROVM_LOWMEM),
-    };
-    EifError err;
-    int initrd_fd = -1;
-    int fd;
-
-    fd = qemu_open(machine->kernel_filename, O_RDONLY, &error_fatal);
-    if (machine->initrd_filename) {
-        initrd_fd = qemu_open(machine->initrd_filename, O_RDONLY,
-                              &error_fatal);
-    }
-    if (!eif_load(fd, initrd_fd, &options, image, &err)) {
-        error_setg(&error_fatal, "%s: %s (%s)", machine->kernel_filename,
-                   err.text, eif_rule_name(err.rule));
-    }
     if (image->layout.gap_bytes) {
         warn_report("%s: %" PRIu64 " bytes of it lie between its sections:"
                     " they are in no PCR", machine->kernel_filename,
@@ -291,14 +205,10 @@ static void nitro_enclave_load_eif(NitroEnclaveMachineState *nems,
                     machine->kernel_filename, image->signature_warning.text,
                     eif_rule_name(image->signature_warning.rule));
     }
-    if (initrd_fd >= 0 && image->pcr.has_pcr8) {
+    if (machine->initrd_filename && image->pcr.has_pcr8) {
         warn_report("%s: the signature of %s does not cover it: PCR0 and PCR2 "
                     "change with it, while PCR8 remains that of the signer",
                     machine->initrd_filename, machine->kernel_filename);
-    }
-    close(fd);
-    if (initrd_fd >= 0) {
-        close(initrd_fd);
     }
     trace_nitro_enclave_loaded(image->kernel_size, image->initramfs_size,
                                image->cmdline);
@@ -306,6 +216,51 @@ static void nitro_enclave_load_eif(NitroEnclaveMachineState *nems,
                                   image->times.crc, image->times.store,
                                   image->times.reader_wait, image->times.pcr0,
                                   image->times.pcr2, image->times.signature);
+}
+
+/*
+ * False unless the image is valid and, as far as is asked for, its signature
+ * is. Nothing else of the machine exists yet: no vCPU, no NSM.
+ */
+static bool nitro_enclave_load_eif(NitroEnclaveMachineState *nems,
+                                   const char *append, EifImage *image,
+                                   Error **errp)
+{
+    MachineState *machine = MACHINE(nems);
+    const EifOptions options = {
+        .signature = nems->eif_signature,
+        .now = g_get_real_time() / G_USEC_PER_SEC,
+        .cmdline_extra = strlen(append) + nitro_enclave_cmdline_extra(nems),
+        .lowmem = MIN(machine->ram_size, MICROVM_LOWMEM),
+    };
+    EifError err;
+    bool loaded = false;
+    int initrd_fd = -1;
+    int fd;
+
+    fd = qemu_open(machine->kernel_filename, O_RDONLY, errp);
+    if (fd < 0) {
+        return false;
+    }
+    if (machine->initrd_filename) {
+        initrd_fd = qemu_open(machine->initrd_filename, O_RDONLY, errp);
+        if (initrd_fd < 0) {
+            goto out;
+        }
+    }
+    loaded = eif_load(fd, initrd_fd, &options, image, &err);
+    if (loaded) {
+        nitro_enclave_tell(machine, image);
+    } else {
+        error_setg(errp, "%s: %s (%s)", machine->kernel_filename, err.text,
+                   eif_rule_name(err.rule));
+    }
+    if (initrd_fd >= 0) {
+        close(initrd_fd);
+    }
+out:
+    close(fd);
+    return loaded;
 }
 
 /*
@@ -377,23 +332,24 @@ static BusState *nitro_enclave_transport(int n)
     g_assert_not_reached();     /* microvm makes eight of them, or more */
 }
 
-static void nitro_enclave_create_vsock(Chardev *chr)
+static bool nitro_enclave_create_vsock(Chardev *chr, Error **errp)
 {
+    ERRP_GUARD();
     DeviceState *dev = qdev_new(TYPE_VHOST_USER_VSOCK);
-    Error *err = NULL;
 
     qdev_prop_set_chr(dev, "chardev", chr);
     if (!qdev_realize_and_unref(
             dev, nitro_enclave_transport(NITRO_ENCLAVE_TRANSPORT_VSOCK),
-            &err)) {
-        error_prepend(&err, "vsock: the backend behind chardev '%s' does not "
+            errp)) {
+        error_prepend(errp, "vsock: the backend behind chardev '%s' does not "
                       "serve: ", chr->label);
-        error_propagate(&error_fatal, err);
+        return false;
     }
+    return true;
 }
 
-static void nitro_enclave_create_nsm(NitroEnclaveMachineState *nems,
-                                     const EifMeasurements *pcr)
+static bool nitro_enclave_create_nsm(NitroEnclaveMachineState *nems,
+                                     const EifMeasurements *pcr, Error **errp)
 {
     DeviceState *dev = qdev_new(TYPE_NITRO_NSM);
     const NsmBoot boot = {
@@ -420,12 +376,15 @@ static void nitro_enclave_create_nsm(NitroEnclaveMachineState *nems,
     }
     NITRO_NSM(dev)->document_form = nems->document_form;
     object_property_add_child(OBJECT(nems), "nsm", OBJECT(dev));
-    qdev_realize_and_unref(
-        dev, nitro_enclave_transport(NITRO_ENCLAVE_TRANSPORT_NSM),
-        &error_fatal);
-    if (!nitro_nsm_boot(NITRO_NSM(dev), &boot)) {
-        error_setg(&error_fatal, "gnutls cannot compute SHA-384");
+    if (!qdev_realize_and_unref(
+            dev, nitro_enclave_transport(NITRO_ENCLAVE_TRANSPORT_NSM), errp)) {
+        return false;
     }
+    if (!nitro_nsm_boot(NITRO_NSM(dev), &boot)) {
+        error_setg(errp, "gnutls cannot compute SHA-384");
+        return false;
+    }
+    return true;
 }
 
 /*
@@ -461,15 +420,39 @@ static const MemoryRegionOps nitro_enclave_reset_port_ops = {
     .endianness = DEVICE_LITTLE_ENDIAN,
 };
 
-static void nitro_enclave_init(MachineState *machine)
+static bool nitro_enclave_create_devices(NitroEnclaveMachineState *nems,
+                                         Chardev *chr,
+                                         const EifMeasurements *pcr,
+                                         Error **errp)
+{
+    if (!nitro_enclave_create_vsock(chr, errp) ||
+        !nitro_enclave_create_nsm(nems, pcr, errp)) {
+        return false;
+    }
+    memory_region_init_io(&nems->reset_port, OBJECT(nems),
+                          &nitro_enclave_reset_port_ops, NULL,
+                          "nitro-enclave.reset", 1);
+    memory_region_add_subregion(get_system_io(), I8042_COMMAND_PORT,
+                                &nems->reset_port);
+    return true;
+}
+
+static bool nitro_enclave_build(MachineState *machine, Error **errp)
 {
     NitroEnclaveMachineState *nems = NITRO_ENCLAVE_MACHINE(machine);
-    Chardev *chr = nitro_enclave_check_options(nems);
-    g_autofree char *append = nitro_enclave_append(nems);
+    Chardev *chr = nitro_enclave_check_options(nems, errp);
+    g_autofree char *append = NULL;
     EifImage image = { 0 };
+    bool built;
 
-    nitro_enclave_check_ram(machine);
-    nitro_enclave_load_eif(nems, append, &image);
+    if (!chr) {
+        return false;
+    }
+    append = nitro_enclave_append(nems);
+    if (!nitro_enclave_check_ram(machine, errp) ||
+        !nitro_enclave_load_eif(nems, append, &image, errp)) {
+        return false;
+    }
 
     /*
      * An enclave that resets is over, as on AWS. Not the business of the
@@ -479,75 +462,15 @@ static void nitro_enclave_init(MachineState *machine)
 
     nitro_enclave_parent_init(machine, &image, append);
     nitro_enclave_set_cmos_clock();
-    nitro_enclave_create_vsock(chr);
-    nitro_enclave_create_nsm(nems, &image.pcr);
-    memory_region_init_io(&nems->reset_port, OBJECT(nems),
-                          &nitro_enclave_reset_port_ops, NULL,
-                          "nitro-enclave.reset", 1);
-    memory_region_add_subregion(get_system_io(), I8042_COMMAND_PORT,
-                                &nems->reset_port);
+    built = nitro_enclave_create_devices(nems, chr, &image.pcr, errp);
     eif_image_clear(&image);
+    return built;
 }
 
-#define NITRO_ENCLAVE_STRING(member)                                    \
-    static char *nitro_enclave_get_##member(Object *obj, Error **errp)  \
-    {                                                                   \
-        return g_strdup(NITRO_ENCLAVE_MACHINE(obj)->member);            \
-    }                                                                   \
-                                                                        \
-    static void nitro_enclave_set_##member(Object *obj, const char *value, \
-                                           Error **errp)                \
-    {                                                                   \
-        g_free(NITRO_ENCLAVE_MACHINE(obj)->member);                     \
-        NITRO_ENCLAVE_MACHINE(obj)->member = g_strdup(value);           \
-    }
-
-NITRO_ENCLAVE_STRING(vsock)
-NITRO_ENCLAVE_STRING(id)
-NITRO_ENCLAVE_STRING(parent_role)
-NITRO_ENCLAVE_STRING(parent_id)
-NITRO_ENCLAVE_STRING(cert_chain)
-NITRO_ENCLAVE_STRING(cert_key)
-
-static bool nitro_enclave_get_debug_mode(Object *obj, Error **errp)
+/* QEMU's hook cannot fail, so all that can go wrong is fatal here. */
+static void nitro_enclave_init(MachineState *machine)
 {
-    return NITRO_ENCLAVE_MACHINE(obj)->debug_mode;
-}
-
-static void nitro_enclave_set_debug_mode(Object *obj, bool value,
-                                         Error **errp)
-{
-    NITRO_ENCLAVE_MACHINE(obj)->debug_mode = value;
-}
-
-static const QEnumLookup eif_signature_lookup = {
-    .array = (const char *const[]) {
-        [EIF_SIGNATURE_VERIFY] = "verify",
-        [EIF_SIGNATURE_IGNORE] = "ignore",
-    },
-    .size = 2,
-};
-
-static int nitro_enclave_get_eif_signature(Object *obj, Error **errp)
-{
-    return NITRO_ENCLAVE_MACHINE(obj)->eif_signature;
-}
-
-static void nitro_enclave_set_eif_signature(Object *obj, int value,
-                                            Error **errp)
-{
-    NITRO_ENCLAVE_MACHINE(obj)->eif_signature = value;
-}
-
-static int nitro_enclave_get_document_form(Object *obj, Error **errp)
-{
-    return NITRO_ENCLAVE_MACHINE(obj)->document_form;
-}
-
-static void nitro_enclave_set_document_form(Object *obj, int value,
-                                            Error **errp)
-{
-    NITRO_ENCLAVE_MACHINE(obj)->document_form = value;
+    nitro_enclave_build(machine, &error_fatal);
 }
 
 static void nitro_enclave_instance_init(Object *obj)
@@ -560,18 +483,6 @@ static void nitro_enclave_instance_init(Object *obj)
      * IOAPIC, which QEMU's takes for the PC's timer: vsock would be deaf.
      */
     MICROVM_MACHINE(obj)->ioapic2 = ON_OFF_AUTO_OFF;
-}
-
-static void nitro_enclave_instance_finalize(Object *obj)
-{
-    NitroEnclaveMachineState *nems = NITRO_ENCLAVE_MACHINE(obj);
-
-    g_free(nems->vsock);
-    g_free(nems->id);
-    g_free(nems->parent_role);
-    g_free(nems->parent_id);
-    g_free(nems->cert_chain);
-    g_free(nems->cert_key);
 }
 
 static GlobalProperty nitro_enclave_compat[] = {
@@ -595,63 +506,7 @@ static void nitro_enclave_class_init(ObjectClass *oc, NitroClassData *data)
     compat_props_add(mc->compat_props, nitro_enclave_compat,
                      G_N_ELEMENTS(nitro_enclave_compat));
 
-    object_class_property_add_str(oc, NITRO_ENCLAVE_VSOCK,
-                                  nitro_enclave_get_vsock,
-                                  nitro_enclave_set_vsock);
-    object_class_property_set_description(oc, NITRO_ENCLAVE_VSOCK,
-        "Chardev of the vhost-user-vsock backend (required)");
-
-    object_class_property_add_str(oc, NITRO_ENCLAVE_ID,
-                                  nitro_enclave_get_id,
-                                  nitro_enclave_set_id);
-    object_class_property_set_description(oc, NITRO_ENCLAVE_ID,
-        "Enclave id, the NSM's module_id (default: PARENT-ID-enc<16 digits>)");
-
-    object_class_property_add_str(oc, NITRO_ENCLAVE_PARENT_ROLE,
-                                  nitro_enclave_get_parent_role,
-                                  nitro_enclave_set_parent_role);
-    object_class_property_set_description(oc, NITRO_ENCLAVE_PARENT_ROLE,
-        "IAM role ARN of the parent instance, for PCR3 (default: PCR3 zero)");
-
-    object_class_property_add_str(oc, NITRO_ENCLAVE_PARENT_ID,
-                                  nitro_enclave_get_parent_id,
-                                  nitro_enclave_set_parent_id);
-    object_class_property_set_description(oc, NITRO_ENCLAVE_PARENT_ID,
-        "Instance id of the parent, for PCR4 (default: PCR4 zero)");
-
-    object_class_property_add_str(oc, NITRO_ENCLAVE_CERT_CHAIN,
-                                  nitro_enclave_get_cert_chain,
-                                  nitro_enclave_set_cert_chain);
-    object_class_property_set_description(oc, NITRO_ENCLAVE_CERT_CHAIN,
-        "PEM file: CA certificates, root first (default: an ephemeral chain)");
-
-    object_class_property_add_str(oc, NITRO_ENCLAVE_CERT_KEY,
-                                  nitro_enclave_get_cert_key,
-                                  nitro_enclave_set_cert_key);
-    object_class_property_set_description(oc, NITRO_ENCLAVE_CERT_KEY,
-        "PEM file: private key of the last certificate in cert-chain");
-
-    object_class_property_add_bool(oc, NITRO_ENCLAVE_DEBUG_MODE,
-                                   nitro_enclave_get_debug_mode,
-                                   nitro_enclave_set_debug_mode);
-    object_class_property_set_description(oc, NITRO_ENCLAVE_DEBUG_MODE,
-        "Keep PCR0, PCR1, PCR2 and PCR8 zero, as AWS's debug mode does");
-
-    object_class_property_add_enum(oc, NITRO_ENCLAVE_EIF_SIGNATURE,
-                                   "EifSignaturePolicy",
-                                   &eif_signature_lookup,
-                                   nitro_enclave_get_eif_signature,
-                                   nitro_enclave_set_eif_signature);
-    object_class_property_set_description(oc, NITRO_ENCLAVE_EIF_SIGNATURE,
-        "verify: refuse an image with a bad signature (default); ignore: warn");
-
-    object_class_property_add_enum(oc, NITRO_ENCLAVE_DOCUMENT_FORM,
-                                   "NsmDocumentForm",
-                                   &nitro_document_form_lookup,
-                                   nitro_enclave_get_document_form,
-                                   nitro_enclave_set_document_form);
-    object_class_property_set_description(oc, NITRO_ENCLAVE_DOCUMENT_FORM,
-        "Shape of attestation documents: AWS's of 2025 (default), or 2023");
+    nitro_enclave_add_options(oc);
 }
 
 static const TypeInfo nitro_enclave_types[] = {
@@ -660,7 +515,7 @@ static const TypeInfo nitro_enclave_types[] = {
         .parent = TYPE_MICROVM_MACHINE,
         .instance_size = sizeof(NitroEnclaveMachineState),
         .instance_init = nitro_enclave_instance_init,
-        .instance_finalize = nitro_enclave_instance_finalize,
+        .instance_finalize = nitro_enclave_free_options,
         .class_size = sizeof(NitroEnclaveMachineClass),
         .class_init = nitro_enclave_class_init,
     },

@@ -69,4 +69,14 @@ struct NitroEnclaveMachineState {
 OBJECT_DECLARE_TYPE(NitroEnclaveMachineState, NitroEnclaveMachineClass,
                     NITRO_ENCLAVE_MACHINE)
 
+/* ---- nitro_enclave_options.c ---- */
+
+/* The options as properties of the machine's class, and of one machine. */
+void nitro_enclave_add_options(ObjectClass *oc);
+void nitro_enclave_free_options(Object *obj);
+
+/* The chardev of the vsock backend; NULL, with @errp: an option is wrong. */
+Chardev *nitro_enclave_check_options(NitroEnclaveMachineState *nems,
+                                     Error **errp);
+
 #endif /* NITRO_ENCLAVE_H */

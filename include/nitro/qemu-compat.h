@@ -145,15 +145,19 @@ static inline void nitro_machine_class_set_ram(MachineClass *mc,
 #endif
 }
 
-static inline void nitro_machine_need_ram(MachineState *machine,
-                                          NitroCreateRam *create)
+static inline bool nitro_machine_need_ram(MachineState *machine,
+                                          NitroCreateRam *create,
+                                          Error **errp)
 {
 #if NITRO_QEMU_SERIES < 1000
     if (!machine->ram && !machine->memdev && machine->ram_size) {
-        create(machine, NULL, &error_fatal);
+        if (!create(machine, NULL, errp)) {
+            return false;
+        }
         machine->ram = machine_consume_memdev(machine, machine->memdev);
     }
 #endif
+    return true;
 }
 
 /* A device's properties, an array of them; 7.2 wants an end mark instead. */

@@ -1,0 +1,237 @@
+/*
+ * AWS Nitro Enclave board: its options
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * What the user can say, and what is wrong with it before anything is made of
+ * it. What the options do is the board's, in nitro_enclave.c.
+ */
+
+#include "qemu/osdep.h"
+#include "qapi/error.h"
+#include "chardev/char.h"
+#include "hw/boards.h"
+#include "hw/i386/microvm.h"
+#include "hw/i386/x86.h"
+#include "nitro/eif.h"
+#include "nitro/nsm.h"
+#include "nitro/qemu-compat.h"
+#include "nitro_enclave.h"
+
+/* The id's tail "-enc" and 16 digits have to fit the NSM's module id too. */
+#define PARENT_ID_MAX (NSM_MODULE_ID_MAX - 20)
+/* IAM: the longest ARN of a role is its 64 + 512 characters and a prefix. */
+#define PARENT_ROLE_MAX 1024
+
+/* These names are measured or certified: no blanks, nothing but ASCII. */
+static bool check_name(const char *option, const char *value, size_t max,
+                       Error **errp)
+{
+    size_t len = value ? strlen(value) : 0;
+    size_t i;
+
+    if (!value) {
+        return true;
+    }
+    if (!len || len > max) {
+        error_setg(errp, "%s='%.*s%s' has %zu characters: 1 to %zu "
+                   "are allowed", option, 32, value, len > 32 ? "..." : "",
+                   len, max);
+        return false;
+    }
+    for (i = 0; i < len; i++) {
+        if (value[i] <= ' ' || value[i] > '~') {
+            error_setg(errp, "%s has a byte 0x%02x at position %zu: "
+                       "only printable ASCII without space is allowed",
+                       option, (unsigned char)value[i], i);
+            return false;
+        }
+    }
+    return true;
+}
+
+Chardev *nitro_enclave_check_options(NitroEnclaveMachineState *nems,
+                                     Error **errp)
+{
+    MachineState *machine = MACHINE(nems);
+    const char *hint = "-chardev socket,id=c,path=SOCKET and "
+                       "-machine vsock=c, with vhost-user-vsock listening "
+                       "on SOCKET";
+    Chardev *chr;
+
+    if (!nems->vsock) {
+        error_setg(errp, "nitro-enclave needs the option vsock: "
+                   "use %s", hint);
+        return NULL;
+    }
+    chr = qemu_chr_find(nems->vsock);
+    if (!chr) {
+        error_setg(errp, "vsock: no chardev '%s': use %s",
+                   nems->vsock, hint);
+        return NULL;
+    }
+    if (!qemu_chr_has_feature(chr, QEMU_CHAR_FEATURE_FD_PASS)) {
+        error_setg(errp, "vsock: chardev '%s' is not a unix socket: "
+                   "use %s", nems->vsock, hint);
+        return NULL;
+    }
+    if (!machine->kernel_filename) {
+        error_setg(errp, "nitro-enclave needs an enclave image: "
+                   "use -kernel FILE.eif");
+        return NULL;
+    }
+    if (x86_machine_is_acpi_enabled(X86_MACHINE(nems)) &&
+        MICROVM_MACHINE(nems)->ioapic2 != ON_OFF_AUTO_OFF) {
+        error_setg(errp, "ioapic2=%s is not supported by "
+                   "nitro-enclave: interrupts of vsock would be lost",
+                   OnOffAuto_str(MICROVM_MACHINE(nems)->ioapic2));
+        return NULL;
+    }
+    if (machine->dtb) {
+        error_setg(errp, "-dtb is not supported by nitro-enclave: "
+                   "the guest would run on data that nobody measured");
+        return NULL;
+    }
+    if (!check_name(NITRO_ENCLAVE_ID, nems->id, NSM_MODULE_ID_MAX, errp) ||
+        !check_name(NITRO_ENCLAVE_PARENT_ID, nems->parent_id, PARENT_ID_MAX,
+                    errp) ||
+        !check_name(NITRO_ENCLAVE_PARENT_ROLE, nems->parent_role,
+                    PARENT_ROLE_MAX, errp)) {
+        return NULL;
+    }
+    return chr;
+}
+
+#define NITRO_ENCLAVE_STRING(member)                                    \
+    static char *nitro_enclave_get_##member(Object *obj, Error **errp)  \
+    {                                                                   \
+        return g_strdup(NITRO_ENCLAVE_MACHINE(obj)->member);            \
+    }                                                                   \
+                                                                        \
+    static void nitro_enclave_set_##member(Object *obj, const char *value, \
+                                           Error **errp)                \
+    {                                                                   \
+        g_free(NITRO_ENCLAVE_MACHINE(obj)->member);                     \
+        NITRO_ENCLAVE_MACHINE(obj)->member = g_strdup(value);           \
+    }
+
+NITRO_ENCLAVE_STRING(vsock)
+NITRO_ENCLAVE_STRING(id)
+NITRO_ENCLAVE_STRING(parent_role)
+NITRO_ENCLAVE_STRING(parent_id)
+NITRO_ENCLAVE_STRING(cert_chain)
+NITRO_ENCLAVE_STRING(cert_key)
+
+static bool nitro_enclave_get_debug_mode(Object *obj, Error **errp)
+{
+    return NITRO_ENCLAVE_MACHINE(obj)->debug_mode;
+}
+
+static void nitro_enclave_set_debug_mode(Object *obj, bool value,
+                                         Error **errp)
+{
+    NITRO_ENCLAVE_MACHINE(obj)->debug_mode = value;
+}
+
+static const QEnumLookup eif_signature_lookup = {
+    .array = (const char *const[]) {
+        [EIF_SIGNATURE_VERIFY] = "verify",
+        [EIF_SIGNATURE_IGNORE] = "ignore",
+    },
+    .size = 2,
+};
+
+static int nitro_enclave_get_eif_signature(Object *obj, Error **errp)
+{
+    return NITRO_ENCLAVE_MACHINE(obj)->eif_signature;
+}
+
+static void nitro_enclave_set_eif_signature(Object *obj, int value,
+                                            Error **errp)
+{
+    NITRO_ENCLAVE_MACHINE(obj)->eif_signature = value;
+}
+
+static int nitro_enclave_get_document_form(Object *obj, Error **errp)
+{
+    return NITRO_ENCLAVE_MACHINE(obj)->document_form;
+}
+
+static void nitro_enclave_set_document_form(Object *obj, int value,
+                                            Error **errp)
+{
+    NITRO_ENCLAVE_MACHINE(obj)->document_form = value;
+}
+
+void nitro_enclave_free_options(Object *obj)
+{
+    NitroEnclaveMachineState *nems = NITRO_ENCLAVE_MACHINE(obj);
+
+    g_free(nems->vsock);
+    g_free(nems->id);
+    g_free(nems->parent_role);
+    g_free(nems->parent_id);
+    g_free(nems->cert_chain);
+    g_free(nems->cert_key);
+}
+
+void nitro_enclave_add_options(ObjectClass *oc)
+{
+    object_class_property_add_str(oc, NITRO_ENCLAVE_VSOCK,
+                                  nitro_enclave_get_vsock,
+                                  nitro_enclave_set_vsock);
+    object_class_property_set_description(oc, NITRO_ENCLAVE_VSOCK,
+        "Chardev of the vhost-user-vsock backend (required)");
+
+    object_class_property_add_str(oc, NITRO_ENCLAVE_ID,
+                                  nitro_enclave_get_id,
+                                  nitro_enclave_set_id);
+    object_class_property_set_description(oc, NITRO_ENCLAVE_ID,
+        "Enclave id, the NSM's module_id (default: PARENT-ID-enc<16 digits>)");
+
+    object_class_property_add_str(oc, NITRO_ENCLAVE_PARENT_ROLE,
+                                  nitro_enclave_get_parent_role,
+                                  nitro_enclave_set_parent_role);
+    object_class_property_set_description(oc, NITRO_ENCLAVE_PARENT_ROLE,
+        "IAM role ARN of the parent instance, for PCR3 (default: PCR3 zero)");
+
+    object_class_property_add_str(oc, NITRO_ENCLAVE_PARENT_ID,
+                                  nitro_enclave_get_parent_id,
+                                  nitro_enclave_set_parent_id);
+    object_class_property_set_description(oc, NITRO_ENCLAVE_PARENT_ID,
+        "Instance id of the parent, for PCR4 (default: PCR4 zero)");
+
+    object_class_property_add_str(oc, NITRO_ENCLAVE_CERT_CHAIN,
+                                  nitro_enclave_get_cert_chain,
+                                  nitro_enclave_set_cert_chain);
+    object_class_property_set_description(oc, NITRO_ENCLAVE_CERT_CHAIN,
+        "PEM file: CA certificates, root first (default: an ephemeral chain)");
+
+    object_class_property_add_str(oc, NITRO_ENCLAVE_CERT_KEY,
+                                  nitro_enclave_get_cert_key,
+                                  nitro_enclave_set_cert_key);
+    object_class_property_set_description(oc, NITRO_ENCLAVE_CERT_KEY,
+        "PEM file: private key of the last certificate in cert-chain");
+
+    object_class_property_add_bool(oc, NITRO_ENCLAVE_DEBUG_MODE,
+                                   nitro_enclave_get_debug_mode,
+                                   nitro_enclave_set_debug_mode);
+    object_class_property_set_description(oc, NITRO_ENCLAVE_DEBUG_MODE,
+        "Keep PCR0, PCR1, PCR2 and PCR8 zero, as AWS's debug mode does");
+
+    object_class_property_add_enum(oc, NITRO_ENCLAVE_EIF_SIGNATURE,
+                                   "EifSignaturePolicy",
+                                   &eif_signature_lookup,
+                                   nitro_enclave_get_eif_signature,
+                                   nitro_enclave_set_eif_signature);
+    object_class_property_set_description(oc, NITRO_ENCLAVE_EIF_SIGNATURE,
+        "verify: refuse an image with a bad signature (default); ignore: warn");
+
+    object_class_property_add_enum(oc, NITRO_ENCLAVE_DOCUMENT_FORM,
+                                   "NsmDocumentForm",
+                                   &nitro_document_form_lookup,
+                                   nitro_enclave_get_document_form,
+                                   nitro_enclave_set_document_form);
+    object_class_property_set_description(oc, NITRO_ENCLAVE_DOCUMENT_FORM,
+        "Shape of attestation documents: AWS's of 2025 (default), or 2023");
+}
