@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nitroctl.api import Enclave, build_eif
-    from nitroctl.errors import (
+    from nitroctl.base.errors import (
         ApplicationFailed,
         BootTimeout,
         EnclaveError,
@@ -33,4 +33,4 @@ _HOMES = {"Enclave": "nitroctl.api", "build_eif": "nitroctl.api"}
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOMES.get(name, "nitroctl.errors")), name)
+    return getattr(import_module(_HOMES.get(name, "nitroctl.base.errors")), name)

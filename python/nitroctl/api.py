@@ -29,14 +29,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
-from nitroctl import folder, logs, records, shown, vsock
-from nitroctl.console import ConsoleWatch
-from nitroctl.enclave import DEFAULT_INSTANCE_ID, EnclaveConfig
-from nitroctl.errors import EnclaveError, NitroError, UsageError
-from nitroctl.forwards import forward, forwards
-from nitroctl.records import Record
-from nitroctl.sequences import texts, variables
-from nitroctl.supervisor import Supervised
+from nitroctl.base import shown
+from nitroctl.base.errors import EnclaveError, NitroError, UsageError
+from nitroctl.base.sequences import texts, variables
+from nitroctl.enclaves import folder, logs, records
+from nitroctl.enclaves.console import ConsoleWatch
+from nitroctl.enclaves.enclave import DEFAULT_INSTANCE_ID, EnclaveConfig
+from nitroctl.enclaves.records import Record
+from nitroctl.enclaves.supervisor import Supervised
+from nitroctl.vsock import sockets
+from nitroctl.vsock.forwards import forward, forwards
 
 if TYPE_CHECKING:
     from nitroctl.attestation.document import Document
@@ -93,8 +95,9 @@ class Enclave:
         keep: bool = False,
         log_dir: StrPath | None = None,
     ) -> None:
-        from nitroctl import build, plugin
-        from nitroctl import qemu as options
+        from nitroctl.enclaves import qemu as options
+        from nitroctl.toolchain import plugin
+        from nitroctl.toolchain import tree as build
 
         if qemu is not None and qemu_build is not None:
             raise UsageError("qemu_build chooses a QEMU, and so does qemu")
@@ -273,8 +276,8 @@ class Enclave:
         while True:
             left = deadline - time.monotonic()
             try:
-                return vsock.connect(self.uds, port, timeout=max(left, RETRY_SECONDS))
-            except vsock.PortRefused as e:
+                return sockets.connect(self.uds, port, timeout=max(left, RETRY_SECONDS))
+            except sockets.PortRefused as e:
                 self._check_runs(e)
                 if not retry or left <= 0:
                     raise
@@ -289,36 +292,36 @@ class Enclave:
             left = deadline - time.monotonic()
             try:
                 async with asyncio.timeout(max(left, RETRY_SECONDS)):
-                    return await vsock.open_connection(self.uds, port)
+                    return await sockets.open_connection(self.uds, port)
             except TimeoutError as e:
                 raise EnclaveError(
                     f"no answer about port {port} of the enclave {self.name} within {timeout:g} s"
                 ) from e
-            except vsock.PortRefused as e:
+            except sockets.PortRefused as e:
                 self._check_runs(e)
                 if not retry or left <= 0:
                     raise
             await asyncio.sleep(RETRY_SECONDS)
 
-    def _check_runs(self, error: vsock.PortRefused) -> None:
+    def _check_runs(self, error: sockets.PortRefused) -> None:
         record = self.record
         if not record.running:
-            raise vsock.PortRefused(
+            raise sockets.PortRefused(
                 f"the enclave {record.name} has ended: {record.message}", hint=record.hint
             ) from error
 
-    def listen(self, port: int, *, backlog: int = 128) -> vsock.Listener:
+    def listen(self, port: int, *, backlog: int = 128) -> sockets.Listener:
         """Serve the parent's `port`, which the enclave reaches at CID 3: `listener.accept()` gives the next
         connection. Also before `start`, for applications that want their parent at once. Closed with the
         enclave."""
         if self._record is None:
-            vsock.check_port(port)
+            sockets.check_port(port)
             path = self._early_folder() / str(port)
-            listener = vsock.serve(path, backlog=backlog)
+            listener = sockets.serve(path, backlog=backlog)
             more = forward("listen-port", f"{port}={path}")
             self._request = dataclasses.replace(self._request, forwards=(*self._request.forwards, more))
         else:
-            listener = vsock.listen(self.uds, port, backlog=backlog)
+            listener = sockets.listen(self.uds, port, backlog=backlog)
         self._resources.callback(listener.close)
         return listener
 
@@ -354,11 +357,11 @@ class Enclave:
         Only what runs inside can ask an NSM: this asks nitroctl's test agent, so the image must carry it, as
         `nitroctl eif test-image agent` does. Your own application hands out its documents itself.
         """
-        from nitroctl.agent import PORT, Agent
+        from nitroctl.testing.agent import PORT, Agent
 
         try:
             self.connect(PORT, timeout=timeout).close()
-        except vsock.PortRefused as e:
+        except sockets.PortRefused as e:
             raise EnclaveError(
                 f"the enclave {self.name} has no test agent that could be asked (port {PORT}): {e}",
                 hint="let your application ask its NSM and send you the document",

@@ -14,8 +14,9 @@ import sys
 
 import click
 
-from nitroctl import __version__, shown, stdio
-from nitroctl.errors import EXIT_FAILURE, EXIT_INTERRUPTED, NitroError
+from nitroctl import __version__
+from nitroctl.base import shown, stdio
+from nitroctl.base.errors import EXIT_FAILURE, EXIT_INTERRUPTED, NitroError
 
 # name -> (module of nitroctl.commands, attribute, one line for --help). The lines stand here and not in
 # the modules, or --help would have to import all of them.

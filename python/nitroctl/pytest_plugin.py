@@ -68,19 +68,20 @@ class _State:
     @functools.cached_property
     def programs(self) -> dict[str, Path | None]:
         """QEMU and backend for Enclave, made if they have to be."""
-        from nitroctl import build, demo, plugin
-        from nitroctl.errors import NitroError
+        from nitroctl.base.errors import NitroError
+        from nitroctl.commands import demonstration
+        from nitroctl.toolchain import plugin, tree
 
         qemu, backend = self.option("qemu"), self.option("vsock-backend")
         if qemu is None or backend is None:
             try:
                 plugin.choose(self.option("qemu-build"))  # type: ignore[arg-type]
-                build.locate("vsock")
+                tree.locate("vsock")
             except NitroError:
                 if self.option("qemu-build"):
                     raise  # it is not there, and not for us to choose
                 with self._terminal("nitroctl makes a QEMU with the nitro-enclave machine, this once"):
-                    demo.programs()
+                    demonstration.programs()
         return {"qemu": Path(qemu) if qemu else None, "vsock_backend": Path(backend) if backend else None}
 
     @contextlib.contextmanager

@@ -27,7 +27,7 @@ from pathlib import Path
 
 from common import alternate, seconds_of, table, warm
 
-from nitroctl import progress
+from nitroctl.base import progress
 from nitroctl.eif import testimage
 
 NITROCTL = [sys.executable, "-m", "nitroctl", "eif"]

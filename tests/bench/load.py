@@ -26,8 +26,10 @@ from pathlib import Path
 
 from common import Series, alternate, parts, seconds_of, table, warm
 
-from nitroctl import build, proc, progress, qemu
+from nitroctl.base import proc, progress
 from nitroctl.eif import testimage
+from nitroctl.enclaves import qemu
+from nitroctl.toolchain import tree
 
 BOOT_LIMIT = 180  # seconds without a console byte before a run counts as failed
 
@@ -39,7 +41,7 @@ def backend(folder: Path, cid: int) -> Iterator[Path]:
     read, write = os.pipe()
     process = proc.start(
         [
-            build.locate("vsock"),
+            tree.locate("vsock"),
             f"--socket-path={socket}",
             f"--guest-cid={cid}",
             f"--uds-path={folder}/vsock{cid}",
@@ -116,7 +118,7 @@ def main() -> None:
         memory = "2560M"
         kernel, cmdline, initramfs = parts(eif, folder)
         warm(eif)
-        ours = build.locate("qemu")
+        ours = tree.locate("qemu")
         contenders = {
             "nitro-enclave": lambda: nitro(ours, eif, memory, folder),
             "microvm": lambda: microvm(ours, kernel, cmdline, initramfs, memory),

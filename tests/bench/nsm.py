@@ -19,8 +19,9 @@ from pathlib import Path
 import cbor2
 from common import Series, alternate, table
 
-from nitroctl import build, cache, qemu
-from nitroctl.lab import Lab
+from nitroctl.enclaves import qemu
+from nitroctl.testing.lab import Lab
+from nitroctl.toolchain import cache, tree
 
 REQUESTS: dict[str, tuple[object, int]] = {
     "DescribePCR": ({"DescribePCR": {"index": 0}}, 20000),
@@ -54,7 +55,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", default=3, type=int)
     runs = parser.parse_args().runs
-    binaries = {"ours": build.locate("qemu")}
+    binaries = {"ours": tree.locate("qemu")}
     upstream = os.environ.get("UPSTREAM_QEMU")
     if upstream:
         binaries["upstream"] = Path(upstream)
@@ -69,7 +70,7 @@ def main() -> None:
 
         return once
 
-    with Lab(binaries["ours"], build.locate("vsock")) as lab:
+    with Lab(binaries["ours"], tree.locate("vsock")) as lab:
         image = lab.image("agent")
         contenders = {}
         for who, binary in binaries.items():

@@ -31,10 +31,14 @@ from pathlib import Path
 
 from common import parts, table
 
-from nitroctl import agent, build, cache, proc, progress, qemu, vsock
-from nitroctl.apt import AptRoot
+from nitroctl.base import proc, progress
 from nitroctl.eif import testimage
-from nitroctl.steps import tool
+from nitroctl.enclaves import qemu
+from nitroctl.testing import agent
+from nitroctl.toolchain import cache, tree
+from nitroctl.toolchain.apt import AptRoot
+from nitroctl.toolchain.steps import tool
+from nitroctl.vsock import sockets
 
 ROOT = Path(__file__).resolve().parents[2]
 PEER_PACKAGES = ("vhost-device-vsock", "libc6", "libgcc-s1")
@@ -102,7 +106,7 @@ def peer() -> Contender:
 
 
 def ours() -> Contender:
-    return Contender("vhost-user-vsock", (os.fspath(build.locate("vsock")),))
+    return Contender("vhost-user-vsock", (os.fspath(tree.locate("vsock")),))
 
 
 # ---- behind a fake front end -----------------------------------------------------------------------------
@@ -144,7 +148,7 @@ def linux(contender: Contender, kernel: Path, initramfs: int) -> Iterator[tuple[
     whose parent the peer does not know."""
     with contender.running() as backend:
         argv = [
-            os.fspath(build.locate("qemu")), "-M", "microvm,acpi=off,memory-backend=m",
+            os.fspath(tree.locate("qemu")), "-M", "microvm,acpi=off,memory-backend=m",
             "-object", "memory-backend-memfd,id=m,size=512M,share=on", "-m", "512M",
             "-accel", qemu.accelerator().name, "-cpu", "max", "-kernel", os.fspath(kernel),
             "-initrd", f"/proc/self/fd/{initramfs}", "-append", "console=ttyS0 panic=1 reboot=k quiet",
@@ -170,7 +174,7 @@ def linux(contender: Contender, kernel: Path, initramfs: int) -> Iterator[tuple[
 def guest_sends(uds: Path, client: agent.Agent, size: int) -> float:
     """Bytes per second that arrive of what the guest writes 16 KiB at a time: in one piece, on any kernel."""
     port = 5001
-    with vsock.listen(uds, port) as listener:
+    with sockets.listen(uds, port) as listener:
         listener.socket.settimeout(LIMIT)
         client.start("dial", PARENT, port, "source", size, 1, 16384)
         with listener.accept() as sock:
@@ -189,7 +193,7 @@ def guest_sends(uds: Path, client: agent.Agent, size: int) -> float:
 def guest_receives(uds: Path, client: agent.Agent, size: int) -> float:
     """Bytes per second until the guest has told that it has them all."""
     port = 5002
-    with vsock.listen(uds, port) as listener:
+    with sockets.listen(uds, port) as listener:
         listener.socket.settimeout(LIMIT)
         client.start("dial", PARENT, port, "count")
         with listener.accept() as sock:
@@ -220,7 +224,7 @@ def round_trip(program: Path, backend: Running, client: agent.Agent, count: int)
 def connect_time(uds: Path, client: agent.Agent, count: int) -> float:
     """Seconds of a connect in the guest, the median."""
     port = 5004
-    with vsock.listen(uds, port) as listener:
+    with sockets.listen(uds, port) as listener:
         times = []
         for _ in range(count):
             facts = client.facts("connect", PARENT, port)

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from nitroctl import build
 from nitroctl.eif.compose import Kernel
-from nitroctl.lab import Lab
+from nitroctl.testing.lab import Lab
+from nitroctl.toolchain import tree
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,8 +38,8 @@ def session_lab(pytestconfig: pytest.Config) -> Iterator[Lab]:
         pytest.exit("at most two guests at once: use pytest -n 2 or none for tests/boot", returncode=2)
     qemu, backend = pytestconfig.getoption("--qemu"), pytestconfig.getoption("--vsock-backend")
     lab = Lab(
-        qemu=qemu.absolute() if qemu else build.locate("qemu"),
-        backend=backend.absolute() if backend else build.locate("vsock"),
+        qemu=qemu.absolute() if qemu else tree.locate("qemu"),
+        backend=backend.absolute() if backend else tree.locate("vsock"),
     )
     if kernel := pytestconfig.getoption("--kernel"):
         lab.kernels["own"] = Kernel(kernel.absolute())

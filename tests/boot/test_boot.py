@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Every boot check of `nitroctl.checks`, each as one test named after its claim."""
+"""Every boot check of `nitroctl.testing.checks`, each as one test named after its claim."""
 
 from __future__ import annotations
 
 import pytest
 
-from nitroctl import checks
-from nitroctl.checks import Check
-from nitroctl.lab import Lab
+from nitroctl.testing import checks
+from nitroctl.testing.checks import Check
+from nitroctl.testing.lab import Lab
 
 pytestmark = pytest.mark.boot
 

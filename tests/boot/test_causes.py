@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Each likely cause of an enclave that does not come up, made with a real kernel, backend and QEMU: the error
-and the record name it. What tells them apart is in tests/python/test_diagnosis.py."""
+and the record name it. What tells them apart is in tests/python/enclaves/test_diagnosis.py."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from nitroctl import guest
 from nitroctl.eif import compose, cpio, testimage
 from nitroctl.eif.build import BuildRequest, Generated, Metadata, build
-from nitroctl.lab import LIMIT, Lab, heartbeat_listener
+from nitroctl.testing.lab import LIMIT, Lab, heartbeat_listener
+from nitroctl.toolchain import guest
 
 pytestmark = pytest.mark.boot
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from nitroctl.lab import LIMIT, Backend, Lab
+from nitroctl.testing.lab import LIMIT, Backend, Lab
 
 pytestmark = pytest.mark.boot
 

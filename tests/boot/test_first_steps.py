@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 import imagemodel as im
-from nitroctl import guest
-from nitroctl.checks_nitro_cli import run_script
-from nitroctl.lab import LIMIT, Lab
+from nitroctl.testing.checks_nitro_cli import run_script
+from nitroctl.testing.lab import LIMIT, Lab
+from nitroctl.toolchain import guest
 
 pytestmark = pytest.mark.boot
 

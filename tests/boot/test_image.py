@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 import imagemodel as im
-from nitroctl import guest
-from nitroctl.apt import AptRoot
 from nitroctl.eif import testimage
 from nitroctl.eif.measure import measure
-from nitroctl.lab import Lab
+from nitroctl.testing.lab import Lab
+from nitroctl.toolchain import guest
+from nitroctl.toolchain.apt import AptRoot
 
 pytestmark = pytest.mark.boot
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Detached enclaves with real guests: the main path, by the commands. All that can go wrong beside it is in
-tests/python/test_life.py, with fakes."""
+tests/python/enclaves/test_life.py, with fakes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from nitroctl.lab import LIMIT, Lab
+from nitroctl.testing.lab import LIMIT, Lab
 
 pytestmark = pytest.mark.boot
 

@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 
 import nitroctl
-from nitroctl import vsock
-from nitroctl.agent import Agent
-from nitroctl.lab import LIMIT, Lab
+from nitroctl.testing.agent import Agent
+from nitroctl.testing.lab import LIMIT, Lab
+from nitroctl.vsock import sockets
 
 pytestmark = pytest.mark.boot
 
@@ -69,7 +69,7 @@ def world(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     for name, value in lab.environment().items():
         monkeypatch.setenv(name, value)
     yield lab
-    vsock.sweep_shared()  # of servers that were killed
+    sockets.sweep_shared()  # of servers that were killed
     lab.check_nothing_left()
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import nitroctl
 from nitroctl import attestation
-from nitroctl.lab import Lab
+from nitroctl.testing.lab import Lab
 
 pytestmark = pytest.mark.boot
 

@@ -2,7 +2,7 @@
 """The vsock backend with real guests: the enclave, and a plain `-M microvm` as other VMMs' users have it.
 
 Every byte is compared with a pattern, by hash on the host and by the agent in the guest. What needs no guest
-is tests/python/test_vsock_backend.py; this is about Linux's own driver and QEMU's device.
+is tests/python/vsock/test_vsock_backend.py; this is about Linux's own driver and QEMU's device.
 """
 
 from __future__ import annotations
@@ -21,11 +21,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from nitroctl import agent, vsock
-from nitroctl.agent import Agent
 from nitroctl.eif.extract import extract
-from nitroctl.lab import LIMIT, Guest, GuestOptions, Lab
-from nitroctl.qemu import escape
+from nitroctl.enclaves.qemu import escape
+from nitroctl.testing import agent
+from nitroctl.testing.agent import Agent
+from nitroctl.testing.lab import LIMIT, Guest, GuestOptions, Lab
+from nitroctl.vsock import sockets
 
 pytestmark = pytest.mark.boot
 
@@ -110,9 +111,9 @@ def received(stream: socket.socket) -> Iterator[bytes]:
 
 def test_many_bytes_each_way(machine: tuple[Guest, Agent]) -> None:
     guest, client = machine
-    with vsock.listen(guest.uds, PARENT_PORT) as listener:
+    with sockets.listen(guest.uds, PARENT_PORT) as listener:
         listener.socket.settimeout(LIMIT)
-        client.start("dial", vsock.PARENT_CID, PARENT_PORT, "source", SIZE, 1)
+        client.start("dial", sockets.PARENT_CID, PARENT_PORT, "source", SIZE, 1)
         with listener.accept() as stream:
             stream.settimeout(LIMIT)
             assert digest(received(stream)) == digest(pattern_pieces(1, SIZE))
@@ -120,7 +121,7 @@ def test_many_bytes_each_way(machine: tuple[Guest, Agent]) -> None:
         assert (report["sent"], report["errno"]) == (SIZE, 0)
 
     client.probe("listen", SINK, "sink", 2)
-    with vsock.connect(guest.uds, SINK, timeout=LIMIT) as stream:
+    with sockets.connect(guest.uds, SINK, timeout=LIMIT) as stream:
         stream.settimeout(LIMIT)
         for piece in pattern_pieces(2, SIZE):
             stream.sendall(piece)
@@ -131,9 +132,9 @@ def test_many_bytes_each_way(machine: tuple[Guest, Agent]) -> None:
 
 def test_both_ways_at_once(machine: tuple[Guest, Agent]) -> None:
     guest, client = machine
-    with vsock.listen(guest.uds, PARENT_PORT) as listener:
+    with sockets.listen(guest.uds, PARENT_PORT) as listener:
         listener.socket.settimeout(LIMIT)
-        client.start("dial", vsock.PARENT_CID, PARENT_PORT, "both", SIZE, 3)
+        client.start("dial", sockets.PARENT_CID, PARENT_PORT, "both", SIZE, 3)
         with listener.accept() as stream:
             stream.settimeout(LIMIT)
 
@@ -190,7 +191,7 @@ def test_connections_closed_at_random(machine: tuple[Guest, Agent]) -> None:
     with contextlib.ExitStack() as stack:
         open_ones = []
         for _ in range(CONNECTIONS):
-            sock = stack.enter_context(vsock.connect(guest.uds, ECHO, timeout=LIMIT))
+            sock = stack.enter_context(sockets.connect(guest.uds, ECHO, timeout=LIMIT))
             sock.settimeout(LIMIT)
             open_ones.append(sock)
         choose.shuffle(open_ones)
@@ -198,10 +199,10 @@ def test_connections_closed_at_random(machine: tuple[Guest, Agent]) -> None:
             rude(sock, choose.randrange(5), agent.pattern(5, choose.randrange(1, 100_000)))
             sock.close()
     # The same from the guest, whose ends the parent closes: with bytes unread, at once, or in good order.
-    with vsock.listen(guest.uds, PARENT_PORT) as listener:
+    with sockets.listen(guest.uds, PARENT_PORT) as listener:
         listener.socket.settimeout(LIMIT)
         for _ in range(CONNECTIONS):
-            client.start("dial", vsock.PARENT_CID, PARENT_PORT, "source", choose.randrange(1, 300_000), 6)
+            client.start("dial", sockets.PARENT_CID, PARENT_PORT, "source", choose.randrange(1, 300_000), 6)
             with listener.accept() as sock:
                 sock.settimeout(LIMIT)
                 if choose.randrange(2):
@@ -210,7 +211,7 @@ def test_connections_closed_at_random(machine: tuple[Guest, Agent]) -> None:
                     agent.receive_all(sock)
             client.finish()
     settled(guest, before)
-    with vsock.connect(guest.uds, ECHO, timeout=LIMIT) as sock:
+    with sockets.connect(guest.uds, ECHO, timeout=LIMIT) as sock:
         sock.settimeout(LIMIT)
         rude(sock, 3, agent.pattern(7, 100_000))
 
@@ -238,7 +239,7 @@ def test_a_client_killed_while_it_sends(machine: tuple[Guest, Agent]) -> None:
             assert process.stdout and process.stdout.readline() == b"connected\n"
             process.kill()
     settled(guest, before)
-    with vsock.connect(guest.uds, ECHO, timeout=LIMIT) as sock:
+    with sockets.connect(guest.uds, ECHO, timeout=LIMIT) as sock:
         sock.settimeout(LIMIT)
         rude(sock, 3, b"still there")
 
@@ -251,10 +252,10 @@ def test_the_hosts_programs_see_the_end(machine: tuple[Guest, Agent], victim: st
     """kill -9: whoever was connected, either way, is told at once."""
     guest, client = machine
     client.probe("listen", SINK, "hold")
-    with vsock.listen(guest.uds, PARENT_PORT) as listener:
+    with sockets.listen(guest.uds, PARENT_PORT) as listener:
         listener.socket.settimeout(LIMIT)
-        client.start("dial", vsock.PARENT_CID, PARENT_PORT, "hold")
-        with listener.accept() as accepted, vsock.connect(guest.uds, SINK, timeout=LIMIT) as connected:
+        client.start("dial", sockets.PARENT_CID, PARENT_PORT, "hold")
+        with listener.accept() as accepted, sockets.connect(guest.uds, SINK, timeout=LIMIT) as connected:
             pid = guest.console.child.pid if victim == "qemu" else guest.backend.process.pid
             os.kill(pid, signal.SIGKILL)
             for sock in (accepted, connected):
@@ -271,7 +272,7 @@ def test_a_reboot_ends_what_was_connected(lab: Lab) -> None:
         with guest.agent() as client:
             before = descriptors(guest)  # with that of the client
             client.probe("listen", SINK, "hold")
-            with vsock.connect(guest.uds, SINK, timeout=LIMIT) as connected:
+            with sockets.connect(guest.uds, SINK, timeout=LIMIT) as connected:
                 connected.settimeout(LIMIT)
                 client.reset()
                 with contextlib.suppress(ConnectionResetError):

@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from nitroctl import plugin
-from nitroctl.errors import NitroError
-from nitroctl.plugin import Manifest
-from nitroctl.steps import tool
+from nitroctl.base.errors import NitroError
+from nitroctl.toolchain import plugin
+from nitroctl.toolchain.plugin import Manifest
+from nitroctl.toolchain.steps import tool
 
 
 @pytest.fixture(scope="module")

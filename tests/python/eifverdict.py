@@ -19,7 +19,7 @@ from types import TracebackType
 
 import pytest
 
-from nitroctl.config import cache_dir, source_root
+from nitroctl.base.config import cache_dir, source_root
 
 
 def program(name: str = "eif-verdict") -> Path:

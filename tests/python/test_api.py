@@ -22,8 +22,10 @@ import pytest
 
 import nitroctl
 from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, steps
-from nitroctl import config, records, vsock
-from nitroctl.records import Ending, Party
+from nitroctl.base import config
+from nitroctl.enclaves import records
+from nitroctl.enclaves.records import Ending, Party
+from nitroctl.vsock import sockets
 
 Make = Callable[..., nitroctl.Enclave]
 
@@ -128,7 +130,7 @@ def test_the_guest_ends_by_itself(make: Make, tmp_path: Path) -> None:
         record = enclave.wait(HANG)
         assert record.ending is Ending.ORDERLY and not enclave.running
         record.check()
-        with pytest.raises(vsock.PortRefused, match="has ended"):
+        with pytest.raises(sockets.PortRefused, match="has ended"):
             enclave.connect(5000)
 
 
@@ -149,10 +151,10 @@ def test_connect(make: Make) -> None:
 
 def test_connect_waits_until_the_application_listens(make: Make) -> None:
     with make(ports="5000:5") as enclave:
-        with pytest.raises(vsock.PortRefused, match="nobody listens on port 5000"):
+        with pytest.raises(sockets.PortRefused, match="nobody listens on port 5000"):
             enclave.connect(5000, retry=False)
         enclave.connect(5000).close()
-        with pytest.raises(vsock.PortRefused, match="nobody listens on port 6000"):
+        with pytest.raises(sockets.PortRefused, match="nobody listens on port 6000"):
             enclave.connect(6000, timeout=0.1)
         with pytest.raises(nitroctl.NitroError, match="no vsock port"):
             enclave.connect(1 << 32)
@@ -281,7 +283,7 @@ def test_asyncio(make: Make) -> None:
             writer.write(b"over and back\n")
             assert await reader.readline() == b"over and back\n"
             writer.close()
-            with pytest.raises(vsock.PortRefused, match="nobody listens on port 6000"):
+            with pytest.raises(sockets.PortRefused, match="nobody listens on port 6000"):
                 await enclave.open_connection(6000, timeout=0.1)
 
             def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -29,7 +29,7 @@ getattr(nitroctl.entry, sys.argv[1])()
     ("function", "module"),
     [
         ("nitroctl", "click"),
-        ("nitroctl", "nitroctl.errors"),
+        ("nitroctl", "nitroctl.base.errors"),
         ("nitro_cli", "nitroctl.nitro_cli"),
         ("vsock_proxy", "nitroctl.nitro_cli.vsock_proxy"),
     ],

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from nitroctl import checks
+from nitroctl.testing import checks
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXT = (ROOT / "docs/promises.md").read_text()
@@ -17,7 +17,7 @@ ROWS = re.findall(r"^\| (?!claim|---)(.+?) \| (.+?) \|$", TEXT, re.MULTILINE)
 
 def exists(kind: str, name: str) -> bool:
     if name.endswith(".py"):
-        return any((ROOT / "tests" / folder / name).is_file() for folder in ("python", "boot"))
+        return any(any((ROOT / "tests" / folder).rglob(name)) for folder in ("python", "boot"))
     if kind == "boot":
         return name in {check.name for check in checks.CHECKS}
     return (ROOT / "tests" / kind / f"{name}.c").is_file()

@@ -156,7 +156,9 @@ def test_it(nitro_enclave):
 def test_what_is_missing_is_made(session: Any, bench: Bench, pytester: pytest.Pytester) -> None:
     pytester.makeconftest(f"""
 from pathlib import Path
-from nitroctl import build, demo, errors, plugin
+from nitroctl.toolchain import tree as build, plugin
+from nitroctl.commands import demonstration as demo
+from nitroctl.base import errors
 
 made = []
 
@@ -209,7 +211,7 @@ def test_an_image_is_made(session: Any, tmp_path: Path) -> None:
     (root / "app").write_bytes(b"#!/bin/sh\n")
     (root / "app").chmod(0o755)
     result = session(f"""
-from nitroctl import guest
+from nitroctl.toolchain import guest
 from nitroctl.eif.describe import describe
 
 def test_it(nitro_eif, monkeypatch):
@@ -233,7 +235,7 @@ def test_it_costs_nothing_where_it_is_not_used(pytester: pytest.Pytester) -> Non
     pytester.makepyfile("""
 import sys
 def test_it():
-    costly = {"nitroctl.api", "nitroctl.enclave", "asyncio", "cryptography", "click"}
+    costly = {"nitroctl.api", "nitroctl.enclaves.enclave", "asyncio", "cryptography", "click"}
     assert not costly & set(sys.modules)
 """)
     pytester.runpytest_subprocess("-p", "no:xdist").assert_outcomes(passed=1)

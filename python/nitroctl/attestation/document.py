@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from nitroctl import cbor
 from nitroctl.attestation.errors import FieldError, MalformedDocument
+from nitroctl.base import cbor
 
 ES384 = -35  # RFC 9053, section 2.1
 SIGNATURE_SIZE = 96  # r and s of P-384, 48 bytes each

@@ -18,8 +18,8 @@ AttestationError
 
 from __future__ import annotations
 
-from nitroctl import shown
-from nitroctl.errors import NitroError
+from nitroctl.base import shown
+from nitroctl.base.errors import NitroError
 
 
 class AttestationError(NitroError):

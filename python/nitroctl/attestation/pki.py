@@ -20,8 +20,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from nitroctl import config
-from nitroctl.errors import NitroError
+from nitroctl.base import config
+from nitroctl.base.errors import NitroError
 
 if TYPE_CHECKING:
     from cryptography import x509

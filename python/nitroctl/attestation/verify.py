@@ -27,7 +27,7 @@ from nitroctl.attestation.errors import (
     StaleDocument,
     UserDataMismatch,
 )
-from nitroctl.errors import NitroError, UsageError
+from nitroctl.base.errors import NitroError, UsageError
 
 if TYPE_CHECKING:
     from cryptography import x509

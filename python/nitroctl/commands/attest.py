@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from nitroctl import shown
+from nitroctl.base import shown
+from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.commands import NEW_FILE, PATH
-from nitroctl.errors import NitroError, UsageError
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -238,8 +238,8 @@ def get(
     """
     import base64
 
-    from nitroctl import records
-    from nitroctl.agent import Agent
+    from nitroctl.enclaves import records
+    from nitroctl.testing.agent import Agent
 
     with Agent(records.find(name, running=True).uds) as agent:
         document = agent.attestation(nonce=nonce, user_data=user_data, public_key=public_key)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from nitroctl import shown
+from nitroctl.base import shown
 from nitroctl.commands import PATH
 
 
@@ -38,9 +38,9 @@ def build(
 
     What is built already is found again at once; a change of nitroctl's C sources rebuilds only these.
     """
-    from nitroctl import progress
-    from nitroctl.build import BuildOptions, build_backend, build_qemu, link_programs
-    from nitroctl.config import default_prefix
+    from nitroctl.base import progress
+    from nitroctl.base.config import default_prefix
+    from nitroctl.toolchain.tree import BuildOptions, build_backend, build_qemu, link_programs
 
     progress.set_quiet(as_json)
     if plugin:
@@ -76,9 +76,9 @@ def build(
 
 def _build_plugin(source: Path | None, qemu: Path | None, jobs: int | None, prefix: Path | None,
                   as_json: bool) -> None:
-    from nitroctl.build import build_backend, link_programs
-    from nitroctl.config import default_prefix
-    from nitroctl.plugin import build_plugin
+    from nitroctl.base.config import default_prefix
+    from nitroctl.toolchain.plugin import build_plugin
+    from nitroctl.toolchain.tree import build_backend, link_programs
 
     manifest = build_plugin(qemu, source=source, jobs=jobs)
     backend = build_backend(jobs=jobs)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nitroctl import shown
-from nitroctl.errors import NitroError
+from nitroctl.base import shown
+from nitroctl.base.errors import NitroError
 
 if TYPE_CHECKING:
-    from nitroctl.cache import Entry
+    from nitroctl.toolchain.cache import Entry
 
 _UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"))
 
@@ -42,9 +42,9 @@ def _state(entry: Entry) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
 def ls(as_json: bool) -> None:
     """List the entries: kind, size, age, whether they are in use."""
-    from nitroctl import cache as store
-    from nitroctl.config import cache_dir
-    from nitroctl.progress import amount
+    from nitroctl.base.config import cache_dir
+    from nitroctl.base.progress import amount
+    from nitroctl.toolchain import cache as store
 
     found = store.entries()
     if as_json:
@@ -68,7 +68,7 @@ def ls(as_json: bool) -> None:
 
 
 def _report(removed: Sequence[Entry], busy: Sequence[Entry]) -> None:
-    from nitroctl.progress import amount
+    from nitroctl.base.progress import amount
 
     for entry in removed:
         shown.echo(f"removed {entry.kind}/{entry.key} ({amount(entry.size, 'bytes')})")
@@ -81,7 +81,7 @@ def _report(removed: Sequence[Entry], busy: Sequence[Entry]) -> None:
 @cache.command()
 def prune() -> None:
     """Remove what is out of date, and what interrupted builds left."""
-    from nitroctl import cache as store
+    from nitroctl.toolchain import cache as store
 
     _report(*store.prune())
 
@@ -92,9 +92,9 @@ def clean(yes: bool) -> None:
     """Remove everything in the cache. The next build starts from nothing."""
     import sys
 
-    from nitroctl import cache as store
-    from nitroctl.config import cache_dir
-    from nitroctl.progress import amount
+    from nitroctl.base.config import cache_dir
+    from nitroctl.base.progress import amount
+    from nitroctl.toolchain import cache as store
 
     found = store.entries()
     size = amount(sum(e.size for e in found), "bytes")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`nitroctl demo`: run `nitroctl.demo` and show its comparison."""
+"""`nitroctl demo`: run `nitroctl.commands.demonstration` and show its comparison."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from nitroctl import shown
+from nitroctl.base import shown
+from nitroctl.base.errors import EXIT_FAILURE
 from nitroctl.commands import NEW_FILE
-from nitroctl.errors import EXIT_FAILURE
 
 
 @click.command()
@@ -22,7 +22,7 @@ def demo(output: Path, jobs: int | None) -> int:
     Exit status 0 only if the PCRs that it read from its NSM are those computed from its file, and its
     attestation document verifies under the local CA.
     """
-    from nitroctl import demo as steps
+    from nitroctl.commands import demonstration as steps
 
     steps.prepare(output, jobs=jobs)
     outcome = steps.run(output)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""`nitroctl doctor`: the findings of `nitroctl.doctor` as lines or JSON, and as an exit status."""
+"""`nitroctl doctor`: the findings of `nitroctl.toolchain.doctor` as lines or JSON, and as an exit status."""
 
 from __future__ import annotations
 
 import click
 
-from nitroctl import shown
-from nitroctl.errors import EXIT_FAILURE
+from nitroctl.base import shown
+from nitroctl.base.errors import EXIT_FAILURE
 
 
 @click.command()
@@ -16,7 +16,7 @@ def doctor(as_json: bool) -> int:
 
     Exit status 1 if something is missing that `nitroctl run` needs.
     """
-    from nitroctl.doctor import examine
+    from nitroctl.toolchain.doctor import examine
 
     findings = examine()
     if as_json:

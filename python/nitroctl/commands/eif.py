@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nitroctl import jsontext, shown
+from nitroctl.base import jsontext, shown
+from nitroctl.base.errors import EXIT_USAGE, NitroError
 from nitroctl.commands import PATH
-from nitroctl.errors import EXIT_USAGE, NitroError
 
 if TYPE_CHECKING:
     from nitroctl.eif.build import Built
@@ -37,7 +37,7 @@ def _show_built(built: Built, as_json: bool) -> None:
     if as_json:
         _show_json({"Measurements": built.measurements.to_json()})
         return
-    from nitroctl.progress import amount
+    from nitroctl.base.progress import amount
 
     shown.echo(f"Wrote {built.path} ({amount(built.size, 'bytes')}).")
     _show_measurements(built.measurements)
@@ -109,7 +109,7 @@ def build(as_json: bool, **given: Any) -> None:
     the ENTRYPOINT wherever there is a CMD; --aws-cmd does the same, for images that rely on it. --as-aws
     makes the ramdisks as AWS does: PCR2 is production's, and with AWS's --blobs PCR0 and PCR1 are too.
     """
-    from nitroctl import progress
+    from nitroctl.base import progress
 
     progress.set_quiet(as_json)
     ways = [way for way in ("ramdisks", "image", "directory") if given[way]]
@@ -213,8 +213,8 @@ def _build_application(given: dict[str, Any]) -> Built:
 
 def _start(blobs: Path | None, kernel: str | None, cmdline: str | None, *, as_aws: bool) -> Bootstrap:
     """AWS's blobs where they are given, or installed and wanted; else our init and a kernel."""
-    from nitroctl import guest
     from nitroctl.eif import compose
+    from nitroctl.toolchain import guest
 
     if blobs is None and as_aws and kernel is None and (compose.AWS_BLOBS / "bzImage").is_file():
         blobs = compose.AWS_BLOBS
@@ -235,7 +235,7 @@ def predict(image: str, blobs: Path | None, platform: str | None, no_kernel_chec
     No EIF is written. PCR0 and PCR1 depend on AWS's kernel and init; where those are not at hand, only PCR2
     is told, which depends on the image alone.
     """
-    from nitroctl import progress
+    from nitroctl.base import progress
     from nitroctl.eif import as_aws, compose, reference
 
     progress.set_quiet(True)
@@ -264,7 +264,7 @@ def describe(file: Path, file_rules_only: bool, as_json: bool) -> None:
     A wrong checksum or signature is shown. Whatever else the machine refuses the file for ends in an error
     behind the description, and in status 1.
     """
-    from nitroctl import progress
+    from nitroctl.base import progress
     from nitroctl.eif.describe import describe
 
     progress.set_quiet(as_json)
@@ -315,7 +315,7 @@ def sign(
     signature in DER or as r || s. For a P-384 key:
       --signer "openssl dgst -sha384 -sign key.pem"
     """
-    from nitroctl import progress
+    from nitroctl.base import progress
     from nitroctl.eif import sign as signing
 
     progress.set_quiet(as_json)
@@ -352,7 +352,7 @@ def verify(
 
     Exit status 0 only for a good file whose registers are the expected ones.
     """
-    from nitroctl import progress
+    from nitroctl.base import progress
     from nitroctl.eif.verify import verify
 
     progress.set_quiet(as_json)
@@ -370,7 +370,7 @@ def verify(
 @click.option("--json", "as_json", is_flag=True, help="Print an array of the files' paths.")
 def extract(file: Path, directory: Path, as_json: bool) -> None:
     """Write kernel, command line, metadata, ramdisks and signature of an EIF into a folder."""
-    from nitroctl import progress
+    from nitroctl.base import progress
     from nitroctl.eif.extract import extract
 
     progress.set_quiet(as_json)
@@ -392,7 +392,7 @@ def diff(a: Path, b: Path, as_json: bool) -> int:
 
     Exit status 0 if nothing does, 1 if something does, 2 in case of trouble, as diff(1) has it.
     """
-    from nitroctl import progress
+    from nitroctl.base import progress
     from nitroctl.eif.diff import diff
 
     progress.set_quiet(as_json)
@@ -471,8 +471,9 @@ def test_image(
       no-init       has no init: the kernel panics
       no-app        names an application that is not there
     """
-    from nitroctl import guest, progress
+    from nitroctl.base import progress
     from nitroctl.eif import testimage
+    from nitroctl.toolchain import guest
 
     progress.set_quiet(as_json)
     built = testimage.make(

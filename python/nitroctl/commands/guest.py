@@ -8,7 +8,7 @@ import os
 
 import click
 
-from nitroctl import progress, shown
+from nitroctl.base import progress, shown
 
 
 @click.group()
@@ -27,7 +27,7 @@ def kernel(prebuilt: bool, update: bool, jobs: int | None, as_json: bool) -> Non
     The kernel is Debian's source with a configuration of ours: small, without ACPI and PCI, virtio-mmio from
     the command line as on AWS. Made once, then found again.
     """
-    from nitroctl import guest as guests
+    from nitroctl.toolchain import guest as guests
 
     if as_json:
         progress.set_quiet(True)
@@ -50,7 +50,7 @@ def kernel(prebuilt: bool, update: bool, jobs: int | None, as_json: bool) -> Non
 @click.option("--json", "as_json", is_flag=True, help="Print the paths of all programs, as JSON.")
 def init(as_json: bool) -> None:
     """Compile the init and the test applications; print the init's path."""
-    from nitroctl import guest as guests
+    from nitroctl.toolchain import guest as guests
 
     if as_json:
         progress.set_quiet(True)

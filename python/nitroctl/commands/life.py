@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nitroctl import shown
-from nitroctl.errors import EXIT_FAILURE, EXIT_TIMEOUT, NitroError, UsageError
+from nitroctl.base import shown
+from nitroctl.base.errors import EXIT_FAILURE, EXIT_TIMEOUT, NitroError, UsageError
 
 if TYPE_CHECKING:
-    from nitroctl.records import Record
+    from nitroctl.enclaves.records import Record
 
 _json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 _name = click.argument("name")
@@ -35,7 +35,7 @@ def _print_json(value: object) -> None:
 @_json
 def ps(everything: bool, as_json: bool) -> None:
     """List the running enclaves of this user."""
-    from nitroctl import records
+    from nitroctl.enclaves import records
 
     found = records.every() if everything else records.running()
     if as_json:
@@ -72,7 +72,7 @@ def _duration(seconds: float) -> str:
 @_name
 def inspect(name: str) -> None:
     """Print all that is known about the enclave NAME, in JSON."""
-    from nitroctl import records
+    from nitroctl.enclaves import records
 
     _print_json(records.find(name).to_json())
 
@@ -87,7 +87,7 @@ _lines = click.option("-n", "--lines", type=click.IntRange(0), metavar="N", help
 @_lines
 def console(name: str, follow: bool, lines: int | None) -> None:
     """Print what the enclave NAME has said on its serial console; also after its end."""
-    from nitroctl import logs
+    from nitroctl.enclaves import logs
 
     _print_log(name, logs.CONSOLE, follow, lines)
 
@@ -98,7 +98,7 @@ def console(name: str, follow: bool, lines: int | None) -> None:
 @_lines
 def logs_command(name: str, follow: bool, lines: int | None) -> None:
     """Print what supervisor, QEMU and vsock backend of the detached enclave NAME have said."""
-    from nitroctl import logs, records
+    from nitroctl.enclaves import logs, records
 
     record = records.find(name)
     if not record.detached:
@@ -110,7 +110,7 @@ def logs_command(name: str, follow: bool, lines: int | None) -> None:
 
 
 def _print_log(name: str, log: str, follow: bool, lines: int | None) -> None:
-    from nitroctl import logs, records
+    from nitroctl.enclaves import logs, records
 
     record = records.find(name)
     pieces = records.follow(record, log) if follow else logs.read(record.home, log)
@@ -157,7 +157,7 @@ def wait(names: tuple[str, ...], timeout: float | None, app_status: bool, as_jso
     The exit status is the one that `nitroctl run` would have; of several enclaves, the first that is not 0.
     It is 124 if one has not ended within --timeout.
     """
-    from nitroctl import records
+    from nitroctl.enclaves import records
 
     deadline = None if timeout is None else time.monotonic() + timeout
     ended = []
@@ -181,7 +181,7 @@ def wait(names: tuple[str, ...], timeout: float | None, app_status: bool, as_jso
 
 
 def _chosen(names: Iterable[str], everything: bool, every: Callable[[], list[Record]]) -> list[Record]:
-    from nitroctl import records
+    from nitroctl.enclaves import records
 
     if everything and names:
         raise click.UsageError("give names, or --all")
@@ -212,7 +212,7 @@ def _for_each(chosen: list[Record], act: Callable[[Record], None]) -> int:
 @click.option("--kill", is_flag=True, help="Kill their supervisors at once.")
 def stop(names: tuple[str, ...], everything: bool, kill: bool) -> int:
     """End running enclaves. Their console and logs stay until `nitroctl rm`."""
-    from nitroctl import records
+    from nitroctl.enclaves import records
 
     def end(record: Record) -> None:
         if not record.running:
@@ -229,7 +229,7 @@ def stop(names: tuple[str, ...], everything: bool, kill: bool) -> int:
 @click.option("-f", "--force", is_flag=True, help="Stop it first if it is running.")
 def rm(names: tuple[str, ...], everything: bool, force: bool) -> int:
     """Remove what ended enclaves have left: records, console and logs."""
-    from nitroctl import records
+    from nitroctl.enclaves import records
 
     if everything and force:
         raise UsageError("--force goes with names", hint="`nitroctl stop --all` ends all enclaves")

@@ -11,8 +11,8 @@ from typing import NoReturn
 
 import click
 
+from nitroctl.base.errors import NitroError
 from nitroctl.commands import PATH
-from nitroctl.errors import NitroError
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -26,14 +26,15 @@ def parent(library: Path | None, program: str, arguments: tuple[str, ...]) -> No
     all of them, also where the host has no vsock. It takes the place of this command: signals and the exit
     status are its own. Programs that are statically linked, set-user-ID, or written in Go are refused.
     """
-    from nitroctl import build, vsock
-    from nitroctl import parent as parent_module
+    from nitroctl.toolchain import tree
+    from nitroctl.vsock import parent as parent_module
+    from nitroctl.vsock import sockets
 
-    library = library.absolute() if library else build.preload()
+    library = library.absolute() if library else tree.preload()
     argv = [program, *arguments]
     file = parent_module.check(argv, library)
     environment = parent_module.environment(library, os.environ)
-    vsock.sweep_shared()
+    sockets.sweep_shared()
     for name in ("SIGPIPE", "SIGXFSZ"):  # Python ignores them, and what is ignored stays so
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     for stream in (sys.stdout, sys.stderr):

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from nitroctl import shown
+from nitroctl.base import shown
 from nitroctl.commands import PATH
 
 if TYPE_CHECKING:
-    from nitroctl.records import Record
+    from nitroctl.enclaves.records import Record
 
 
 @click.command()
@@ -95,9 +95,9 @@ def run(
     a panic of the guest's kernel, 5 if the application failed, 130 after Ctrl-C, 143 after SIGTERM, 1 for
     everything else that went wrong.
     """
-    from nitroctl import enclave, supervisor
-    from nitroctl import qemu as qemu_module
-    from nitroctl.forwards import forwards
+    from nitroctl.enclaves import enclave, supervisor
+    from nitroctl.enclaves import qemu as qemu_module
+    from nitroctl.vsock.forwards import forwards
 
     if as_json and not detach:
         raise click.UsageError("--json goes with --detach; in the foreground, standard output is the console")
@@ -153,20 +153,20 @@ def run(
 
 
 def _qemu(kind: Literal["plugin", "tree"] | None) -> Path:
-    from nitroctl import plugin
+    from nitroctl.toolchain import plugin
 
     return plugin.choose(kind)
 
 
 def _backend() -> Path:
-    from nitroctl import build
+    from nitroctl.toolchain import tree
 
-    return build.locate("vsock")
+    return tree.locate("vsock")
 
 
 def _tell(record: Record) -> None:
     """One line on standard error for each state that a user waits for."""
-    from nitroctl.records import State
+    from nitroctl.enclaves.records import State
 
     if record.state is State.STARTING:
         cpus = "1 CPU" if record.cpus == 1 else f"{record.cpus} CPUs"

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """`nitroctl test`: the qtests of the built QEMU tree through meson, and the boot checks; a table of results.
 
-What is checked stands in tests/qtest and in `nitroctl.checks`. Here is only what runs them and shows it.
+What is checked stands in tests/qtest and in `nitroctl.testing.checks`. Here is only what runs them and shows
+it.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from typing import Any
 
 import click
 
-from nitroctl import shown
+from nitroctl.base import shown
+from nitroctl.base.errors import EXIT_FAILURE, NitroError, UsageError
 from nitroctl.commands import PATH
-from nitroctl.errors import EXIT_FAILURE, NitroError, UsageError
 
 PARTS = ("qtest", "boot")
 
@@ -69,7 +70,7 @@ def test(
 
     Without a part: both; with --qemu or --eif the boot checks. Exit status 1 if anything failed.
     """
-    from nitroctl import progress
+    from nitroctl.base import progress
 
     if part == "qtest" and (qemu or eif or vsock_backend):
         raise UsageError(
@@ -145,8 +146,9 @@ def _shower(as_json: bool) -> Any:
 def _boot_checks(
     qemu: Path | None, backend: Path | None, eif: Path | None, only: str | None, sanitize: bool
 ) -> Iterator[Line]:
-    from nitroctl import build, checks, plugin
-    from nitroctl.lab import Lab
+    from nitroctl.testing import checks
+    from nitroctl.testing.lab import Lab
+    from nitroctl.toolchain import plugin, tree
 
     if eif is not None:
         from nitroctl.eif.format import open_eif, read_layout
@@ -160,8 +162,8 @@ def _boot_checks(
     if qemu:
         program = _program(qemu)
     else:
-        program = build.locate("qemu", sanitize=True) if sanitize else plugin.any_qemu()
-    with Lab(program, _program(backend) if backend else build.locate("vsock"), eif) as lab:
+        program = tree.locate("qemu", sanitize=True) if sanitize else plugin.any_qemu()
+    with Lab(program, _program(backend) if backend else tree.locate("vsock"), eif) as lab:
         for check in chosen:
             outcome = checks.perform(check, lab)
             detail = "" if outcome.error is None else f"{outcome.error}\n{outcome.evidence}".rstrip()
@@ -178,10 +180,11 @@ def _program(path: Path) -> Path:
 
 def _qtests(only: str | None, sanitize: bool, series: str | None = None) -> Iterator[Line]:
     """Each qtest program through `meson test`, and of its report the single tests."""
-    from nitroctl import build, progress
-    from nitroctl.steps import tool
+    from nitroctl.base import progress
+    from nitroctl.toolchain import tree
+    from nitroctl.toolchain.steps import tool
 
-    manifest = build.manifest(sanitize=sanitize, series=series)
+    manifest = tree.manifest(sanitize=sanitize, series=series)
     hint = f"nitroctl build{' --sanitize' if sanitize else ''}{f' --series {series}' if series else ''}"
     if manifest is None or not Path(manifest.build_dir).is_dir():
         raise NitroError("no QEMU tree has been built whose qtests could run", hint=hint)
@@ -197,7 +200,7 @@ def _qtests(only: str | None, sanitize: bool, series: str | None = None) -> Iter
 
 
 def _one_qtest(meson: str, build_dir: Path, name: str) -> Iterator[Line]:
-    from nitroctl import proc
+    from nitroctl.base import proc
 
     started = time.monotonic()
     # Its own, so that two runs of one build do not write into each other's.

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from nitroctl.errors import EnclaveError
+from nitroctl.base.errors import EnclaveError
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-    from nitroctl import vsock as vsock_module
+    from nitroctl.vsock import sockets as vsock_module
 
 STDIN, STDOUT = 0, 1
 
@@ -39,8 +39,9 @@ def connect(name: str, port: int, timeout: float | None) -> None:
     The end of standard input is passed on; what the enclave still has to say is printed. Exit status: 0 when
     the connection has been closed, 1 if it was refused or reset.
     """
-    from nitroctl import pipe, records
-    from nitroctl import vsock as vsock_module
+    from nitroctl.enclaves import records
+    from nitroctl.vsock import pipe
+    from nitroctl.vsock import sockets as vsock_module
 
     found = records.find(name, running=True)
     try:
@@ -61,8 +62,9 @@ def listen(name: str, port: int, keep: bool) -> None:
 
     Exit status: 0 when it has been closed, 1 if it was reset or the enclave ended before it came.
     """
-    from nitroctl import pipe, records
-    from nitroctl import vsock as vsock_module
+    from nitroctl.enclaves import records
+    from nitroctl.vsock import pipe
+    from nitroctl.vsock import sockets as vsock_module
 
     found = records.find(name, running=True)
     signal.signal(signal.SIGTERM, _terminated)

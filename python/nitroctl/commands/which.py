@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import click
 
-from nitroctl import shown
-from nitroctl.errors import NitroError
+from nitroctl.base import shown
+from nitroctl.base.errors import NitroError
 
 WHAT = ("qemu", "plugin", "vsock", "preload", "kernel", "prebuilt", "init")
 
@@ -20,23 +20,23 @@ def which(what: str, sanitize: bool) -> None:
     if sanitize and what != "qemu":
         raise click.UsageError(f"there is no sanitized {what}")
     if what == "qemu" and not sanitize:
-        from nitroctl import plugin
+        from nitroctl.toolchain import plugin
 
         path = plugin.any_qemu()
     elif what in ("qemu", "vsock"):
-        from nitroctl import build
+        from nitroctl.toolchain import tree
 
-        path = build.locate(what, sanitize=sanitize)
+        path = tree.locate(what, sanitize=sanitize)
     elif what == "preload":
-        from nitroctl import build
+        from nitroctl.toolchain import tree
 
-        path = build.preload()
+        path = tree.preload()
     elif what == "plugin":
-        from nitroctl import plugin
+        from nitroctl.toolchain import plugin
 
         path = plugin.locate()
     else:
-        from nitroctl import guest
+        from nitroctl.toolchain import guest
 
         path = guest.locate(what)
     if not path.exists():

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nitroctl.base.errors import NitroError
 from nitroctl.eif import linuxkit
 from nitroctl.eif.blobs import encoded
 from nitroctl.eif.boot import read_kernel
@@ -24,7 +25,6 @@ from nitroctl.eif.cpio import readable
 from nitroctl.eif.export import Inode, export
 from nitroctl.eif.image import Image, open_image
 from nitroctl.eif.measure import Measurements, shown
-from nitroctl.errors import NitroError
 
 MODULE_MAX = 64 << 20  # bytes of init or nsm.ko
 

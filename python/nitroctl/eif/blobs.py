@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nitroctl.base.errors import NitroError
 from nitroctl.eif import cpio
 from nitroctl.eif.measure import CHUNK, Progress
 from nitroctl.eif.tar import Member, damage, members
 from nitroctl.eif.unpack import GZIP_MAGIC, ZSTD_MAGIC
-from nitroctl.errors import NitroError
 
 MEMBERS_MAX = 100_000  # of an archive that holds an image
 

@@ -14,8 +14,8 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from nitroctl.base.errors import EifError, NitroError
 from nitroctl.eif.format import Layout, SectionType
-from nitroctl.errors import EifError, NitroError
 
 KERNEL_HEADER_SIZE = 0x264  # through init_size
 PROTOCOL_MIN = 0x20A  # 2.10, Linux 2.6.31: the first with init_size

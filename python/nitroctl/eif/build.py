@@ -24,6 +24,7 @@ from typing import Any, Protocol
 from isal.isal_zlib import crc32
 
 from nitroctl import __version__
+from nitroctl.base.errors import EifError, NitroError, UsageError
 from nitroctl.eif import metadata
 from nitroctl.eif.boot import check_cmdline, read_kernel
 from nitroctl.eif.format import (
@@ -37,7 +38,6 @@ from nitroctl.eif.format import (
 )
 from nitroctl.eif.measure import CHUNK, Digests, Measurements, Progress, Ring, shown
 from nitroctl.eif.output import replacing
-from nitroctl.errors import EifError, NitroError, UsageError
 
 # nitro-cli's limit for a file of custom metadata.
 CUSTOM_METADATA_MAX = 4096

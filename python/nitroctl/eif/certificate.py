@@ -25,8 +25,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from nitroctl.base.errors import EifError
 from nitroctl.eif.measure import pcr_of
-from nitroctl.errors import EifError
 
 if TYPE_CHECKING:
     from cryptography import x509

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.eif import cpio
 from nitroctl.eif.blobs import encoded
 from nitroctl.eif.boot import read_kernel
@@ -29,8 +30,7 @@ from nitroctl.eif.image import Config, open_image
 from nitroctl.eif.layers import SMALL_MAX, TABLES, Node, Tree, read_tree
 from nitroctl.eif.measure import shown
 from nitroctl.eif.root import write_root
-from nitroctl.errors import NitroError, UsageError
-from nitroctl.qemu import MIB, default_memory
+from nitroctl.enclaves.qemu import MIB, default_memory
 
 # nitro-cli's blobs/cmdline for x86_64.
 CMDLINE = (
@@ -93,7 +93,7 @@ class Application:
 def locate_kernel(name: str | None = None) -> Kernel:
     """"own"; "prebuilt", fetched if need be; or the path of a bzImage. By default the first where it was
     built, else the second."""
-    from nitroctl import guest
+    from nitroctl.toolchain import guest
 
     name = guest.default_kernel() if name is None else name
     if name == "own":
@@ -106,7 +106,7 @@ def locate_kernel(name: str | None = None) -> Kernel:
 
 def bootstrap(kernel: str | None = None, cmdline: str | None = None) -> Bootstrap:
     """Our init, compiled if need be, and a kernel as `locate_kernel` knows it."""
-    from nitroctl import guest
+    from nitroctl.toolchain import guest
 
     text = CMDLINE if cmdline is None else cmdline
     return Bootstrap(locate_kernel(kernel), guest.build_init() / "init", text)

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from nitroctl import shown
-from nitroctl.errors import NitroError
+from nitroctl.base import shown
+from nitroctl.base.errors import NitroError
 
 MAGIC = b"070701"
 TRAILER = b"TRAILER!!!"

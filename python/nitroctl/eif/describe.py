@@ -15,14 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nitroctl import shown
+from nitroctl.base import shown
+from nitroctl.base.errors import EifError
 from nitroctl.eif import measure as measuring
 from nitroctl.eif import verify
 from nitroctl.eif.certificate import holds_private_key
 from nitroctl.eif.format import Layout
 from nitroctl.eif.measure import METADATA_KEPT, Measurements
 from nitroctl.eif.metadata import parse as json_of
-from nitroctl.errors import EifError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -203,7 +203,7 @@ def table(d: Description) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
-    from nitroctl.progress import amount
+    from nitroctl.base.progress import amount
 
     result = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     result.add_column(no_wrap=True, min_width=9)

@@ -20,6 +20,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from nitroctl.base.errors import NitroError
 from nitroctl.eif import cpio
 from nitroctl.eif.blobs import encoded
 from nitroctl.eif.cpio import readable
@@ -27,7 +28,6 @@ from nitroctl.eif.image import Image
 from nitroctl.eif.layers import ENTRIES_MAX, LINKS_MAX, PATH_MAX, layer_members, layer_name, path_parts
 from nitroctl.eif.measure import Progress
 from nitroctl.eif.tar import Member, seconds
-from nitroctl.errors import NitroError
 
 # Docker sets what it cannot express to 0: times before 1970, and after what 63 bits of nanoseconds hold.
 TIME_MAX = (1 << 63) // 10**9

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from isal.isal_zlib import crc32
 
+from nitroctl.base.errors import EifError, NitroError
 from nitroctl.eif import signature
 from nitroctl.eif.format import CRC_OFFSET, Layout, Section, SectionType, open_eif, read_layout
 from nitroctl.eif.measure import CHUNK, Progress, crc_mismatch, crc_of_gap, shown
-from nitroctl.errors import EifError, NitroError
 
 # First bytes of what a kernel can unpack (lib/decompress.c) -> suffix.
 _MAGICS = (

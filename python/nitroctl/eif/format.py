@@ -32,7 +32,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from nitroctl.errors import EifError
+from nitroctl.base.errors import EifError
 
 MAGIC = b".eif"
 HEADER = struct.Struct(">4sHHQQHH32Q32QII")

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.eif import cpio
 from nitroctl.eif.blobs import MAKE, Archive, Blob, Folder, Slice, encoded
-from nitroctl.errors import NitroError, UsageError
 
 JSON_MAX = 4 << 20  # bytes of a manifest or configuration; registries take 4 MiB
 JSON_TOTAL_MAX = 16 * JSON_MAX  # bytes of all that are read of one file or folder

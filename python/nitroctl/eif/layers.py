@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import IO
 
+from nitroctl.base.errors import NitroError
 from nitroctl.eif import cpio
 from nitroctl.eif.blobs import Blob, Slice, check_digest, encoded
 from nitroctl.eif.cpio import readable
@@ -26,7 +27,6 @@ from nitroctl.eif.image import Image
 from nitroctl.eif.measure import CHUNK, Progress
 from nitroctl.eif.tar import Member, damage, members, seconds
 from nitroctl.eif.unpack import unpacked
-from nitroctl.errors import NitroError
 
 ENTRIES_MAX = 2_000_000  # in all layers together
 PATH_MAX = 4095  # bytes of a name, as Linux has it

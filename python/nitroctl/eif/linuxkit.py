@@ -19,12 +19,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from nitroctl.base.errors import NitroError
 from nitroctl.eif.blobs import encoded
 from nitroctl.eif.cpio import FIELD_MAX, MAGIC, TRAILER, Sink, readable
 from nitroctl.eif.export import Export, Folder, Inode
 from nitroctl.eif.image import Image
 from nitroctl.eif.layers import layer_files
-from nitroctl.errors import NitroError
 
 # The time of everything that linuxkit itself adds: 2017-04-18 16:30:00 UTC.
 TIME = 1492533000

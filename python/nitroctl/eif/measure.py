@@ -28,10 +28,10 @@ from types import TracebackType
 
 from isal.isal_zlib import crc32  # several times as fast as zlib's
 
-from nitroctl import progress
+from nitroctl.base import progress
+from nitroctl.base.errors import EifError, NitroError
 from nitroctl.eif.boot import KERNEL_HEADER_SIZE
 from nitroctl.eif.format import CRC_OFFSET, SIGNATURE_MAX, Layout, SectionType, open_eif, read_layout
-from nitroctl.errors import EifError, NitroError
 
 DIGEST_SIZE = 48
 CHUNK = 1 << 20  # bytes handed on at a time: large against a thread's wake-up, small against the caches

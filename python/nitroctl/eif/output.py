@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from nitroctl.errors import NitroError
+from nitroctl.base.errors import NitroError
 
 
 @contextlib.contextmanager

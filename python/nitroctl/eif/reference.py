@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from nitroctl import proc, progress
-from nitroctl.errors import NitroError
+from nitroctl.base import proc, progress
+from nitroctl.base.errors import NitroError
 
 # Transports whose reference is a path, which are read without skopeo.
 _PATHS = re.compile(r"(?:dir|docker-archive|oci|oci-archive):(.+)")

@@ -9,11 +9,11 @@ import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
+from nitroctl.base.errors import NitroError
 from nitroctl.eif import cpio
 from nitroctl.eif.build import Sink
 from nitroctl.eif.image import Image
 from nitroctl.eif.layers import Node, Tree, layer_files, layer_name
-from nitroctl.errors import NitroError
 
 
 def write_root(archive: cpio.Archive, image: Image, tree: Tree, prefix: bytes) -> None:

@@ -18,7 +18,8 @@ from pathlib import Path
 
 from isal.isal_zlib import crc32
 
-from nitroctl import proc
+from nitroctl.base import proc
+from nitroctl.base.errors import EifError, NitroError
 from nitroctl.eif import certificate as certificates
 from nitroctl.eif import signature
 from nitroctl.eif.build import Built, Writer, crc32_combine
@@ -37,7 +38,6 @@ from nitroctl.eif.format import (
 from nitroctl.eif.measure import CHUNK, Digests, Measurements, cmdline_nul, crc_mismatch, crc_of_gap, shown
 from nitroctl.eif.output import replacing
 from nitroctl.eif.signature import Signature
-from nitroctl.errors import EifError, NitroError
 
 PEM_MAX = 1 << 20  # bytes of a key or certificate file
 

@@ -10,7 +10,7 @@ All of it comes from a file that nobody has vouched for: lengths are definite an
 left, counts are never believed, nothing recurses. The rules, judged in this order, are those of the
 machine's loader: signature-malformed, signature-certificate, signature-invalid, signature-index,
 signature-pcr0, signature-not-yet-valid, signature-expired. Its verdict must be the loader's on every byte,
-which is why CBOR is read here item by item and not with `nitroctl.cbor`, which accepts other things.
+which is why CBOR is read here item by item and not with `nitroctl.base.cbor`, which accepts other things.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
+from nitroctl.base.errors import EifError
 from nitroctl.eif.certificate import CURVES, Signer, read_certificate
 from nitroctl.eif.measure import DIGEST_SIZE, Measurements
-from nitroctl.errors import EifError
 
 # CBOR's major types (RFC 8949, section 3.1).
 UINT, NEGINT, BYTES, TEXT, ARRAY, MAP, TAG, SIMPLE = range(8)

@@ -14,7 +14,7 @@ from decimal import Decimal, InvalidOperation
 from math import floor
 from typing import IO, Any
 
-from nitroctl.errors import NitroError
+from nitroctl.base.errors import NitroError
 
 HEADER_MAX = 1 << 20  # bytes of an extended tar header: long names, attributes
 HEADERS_MAX = 4 * HEADER_MAX  # bytes of all headers before one file, and of those that are for all files

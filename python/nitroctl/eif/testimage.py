@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.eif import compose, cpio
 from nitroctl.eif.boot import read_kernel
 from nitroctl.eif.build import BuildRequest, Built, Generated, Metadata, Sink, build
 from nitroctl.eif.compose import Kernel
-from nitroctl.errors import NitroError, UsageError
 
 # AWS's, but for the reset after a panic: a test that waits for it need not wait half a minute.
 CMDLINE = compose.CMDLINE.replace("panic=30", "panic=1")
@@ -132,7 +132,7 @@ KINDS: dict[str, Kind] = {
 
 def locate_programs() -> Programs:
     """The programs of guest/, compiled if need be."""
-    from nitroctl import guest
+    from nitroctl.toolchain import guest
 
     return Programs.in_folder(guest.build_init())
 

@@ -11,8 +11,8 @@ import io
 import os
 from typing import Any, BinaryIO
 
+from nitroctl.base.errors import NitroError
 from nitroctl.eif.measure import CHUNK
-from nitroctl.errors import NitroError
 
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from nitroctl.base.errors import EifError, NitroError
 from nitroctl.eif import boot
 from nitroctl.eif import measure as measuring
 from nitroctl.eif.format import SectionType
 from nitroctl.eif.measure import Measurements, Scan
-from nitroctl.errors import EifError, NitroError
 
 
 class PcrMismatch(NitroError):

@@ -39,7 +39,7 @@ READING = ("describe-eif", "describe-enclaves", "pcr")
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit."""
-    from nitroctl import stdio
+    from nitroctl.base import stdio
     from nitroctl.nitro_cli.aside import step_aside
 
     stdio.fill()
@@ -66,8 +66,8 @@ def _run(argv: list[str]) -> int:
     name, options = arguments.parse(argv)
     if name == "explain":
         return errors.explain(options["error_code"])
-    from nitroctl import progress
-    from nitroctl.errors import NitroError
+    from nitroctl.base import progress
+    from nitroctl.base.errors import NitroError
 
     # Callers take whatever is on stderr for a failure, of a command that reads.
     progress.set_quiet(name in READING and not sys.stderr.isatty())

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from nitroctl import __version__, shown
+from nitroctl import __version__
+from nitroctl.base import shown
 
 # The AWS release whose command line this is.
 AWS_VERSION = "1.5.0"

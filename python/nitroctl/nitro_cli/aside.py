@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from nitroctl.shown import say
+from nitroctl.base.shown import say
 
 DRIVER = Path("/dev/nitro_enclaves")
 

@@ -19,8 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nitroctl import logs, records
-from nitroctl.errors import BootTimeout, EifError, GuestPanic, NitroError, UsageError
+from nitroctl.base.errors import BootTimeout, EifError, GuestPanic, NitroError, UsageError
+from nitroctl.base.shown import say
+from nitroctl.enclaves import logs, records
+from nitroctl.enclaves.qemu import signs_documents
+from nitroctl.enclaves.records import Record, State
 from nitroctl.nitro_cli.errors import CliError, InEnclaveProcess, file_error, log, told
 from nitroctl.nitro_cli.images import note, show
 from nitroctl.nitro_cli.request import (
@@ -31,12 +34,9 @@ from nitroctl.nitro_cli.request import (
     from_options,
     host_memory,
 )
-from nitroctl.qemu import signs_documents
-from nitroctl.records import Record, State
-from nitroctl.shown import say
 
 if TYPE_CHECKING:
-    from nitroctl.enclave import EnclaveConfig
+    from nitroctl.enclaves.enclave import EnclaveConfig
 
 BESIDE = "nitro-cli.json"
 
@@ -69,8 +69,8 @@ def run_enclave(options: dict[str, Any]) -> int:
 
 def _check(request: Request) -> tuple[EnclaveConfig, tuple[int, ...]]:
     """All that can be refused before anything starts, in AWS's order."""
-    from nitroctl import enclave, preflight
     from nitroctl.eif.format import open_eif
+    from nitroctl.enclaves import enclave, preflight
 
     path = request.eif_path
     try:
@@ -109,15 +109,15 @@ def _check(request: Request) -> tuple[EnclaveConfig, tuple[int, ...]]:
 
 
 def _qemu() -> Path:
-    from nitroctl import plugin
+    from nitroctl.toolchain import plugin
 
     return Path(os.environ[QEMU]) if QEMU in os.environ else plugin.choose()
 
 
 def _backend() -> Path:
-    from nitroctl import build
+    from nitroctl.toolchain import tree
 
-    return Path(os.environ[BACKEND]) if BACKEND in os.environ else build.locate("vsock")
+    return Path(os.environ[BACKEND]) if BACKEND in os.environ else tree.locate("vsock")
 
 
 def _boot_timeout() -> float | None:
@@ -136,7 +136,7 @@ def _boot_timeout() -> float | None:
 
 def _start(config: EnclaveConfig, cpu_ids: tuple[int, ...]) -> Record:
     """Start the enclave and wait for its heartbeat."""
-    from nitroctl import supervisor
+    from nitroctl.enclaves import supervisor
 
     started = False
 

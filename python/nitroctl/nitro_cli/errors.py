@@ -19,8 +19,9 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from nitroctl import __version__, shown
-from nitroctl.errors import NitroError
+from nitroctl import __version__
+from nitroctl.base import shown
+from nitroctl.base.errors import NitroError
 
 LINK = "https://docs.aws.amazon.com/enclaves/latest/user/cli-errors.html"
 
@@ -157,7 +158,7 @@ def _tell(error: CliError, action: str) -> None:
 
 def logs_dir() -> Path:
     """$NITRO_CLI_LOGS_PATH. AWS's default, /var/log/nitro_enclaves, is not for everybody to write to."""
-    from nitroctl import config
+    from nitroctl.base import config
 
     value = os.environ.get("NITRO_CLI_LOGS_PATH")
     return Path(value) if value else config.state_dir() / "nitro-cli"

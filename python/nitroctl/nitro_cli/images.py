@@ -13,10 +13,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nitroctl import jsontext, proc, shown
-from nitroctl.errors import CommandFailed, EifError, NitroError
+from nitroctl.base import jsontext, proc, shown
+from nitroctl.base.errors import CommandFailed, EifError, NitroError
+from nitroctl.base.shown import say
 from nitroctl.nitro_cli.errors import CliError, file_error, log, told
-from nitroctl.shown import say
 
 if TYPE_CHECKING:
     from nitroctl.eif.compose import Bootstrap
@@ -161,8 +161,8 @@ def build_enclave(options: dict[str, Any]) -> int:
 def _bootstrap() -> Bootstrap:
     """$NITRO_CLI_BLOBS, or AWS's blobs where they are installed, so that the measurements are AWS's; else the
     kernel that is there, our own if it was built, and our init."""
-    from nitroctl import guest
     from nitroctl.eif import compose
+    from nitroctl.toolchain import guest
 
     blobs = os.environ.get("NITRO_CLI_BLOBS")
     try:

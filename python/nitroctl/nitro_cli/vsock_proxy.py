@@ -19,10 +19,12 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
-from nitroctl import __version__, shown, stdio, vsock
-from nitroctl.errors import EXIT_FAILURE, NitroError
+from nitroctl import __version__
+from nitroctl.base import shown, stdio
+from nitroctl.base.errors import EXIT_FAILURE, NitroError
 from nitroctl.nitro_cli.aside import step_aside
 from nitroctl.nitro_cli.errors import told
+from nitroctl.vsock import sockets
 
 ALLOWLIST = Path("/etc/nitro_enclaves/vsock-proxy.yaml")
 WORKERS = 4
@@ -225,9 +227,9 @@ def _run(given: argparse.Namespace) -> None:
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
-    with vsock.serve_shared(given.local_port) as listener:
+    with sockets.serve_shared(given.local_port) as listener:
         asyncio.run(serve(listener.socket))
-    vsock.sweep_shared()
+    sockets.sweep_shared()
 
 
 def main(argv: list[str] | None = None) -> NoReturn:

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: MIT
+"""The errors that a user can meet, and the exit statuses they end in. Not a place for logic.
+
+    NitroError                 something went wrong that we can explain: message, hint, exit status
+    ├── UsageError             the request itself is wrong (status 2)
+    ├── CommandFailed          a program that we ran failed: its command line, its last lines, its log
+    ├── EifError               a broken or refused Enclave Image File: `rule`, file, offset
+    └── EnclaveError           an enclave did not run or end as it should
+        ├── BootTimeout        no heartbeat in time (status 3)
+        ├── GuestPanic         the guest's kernel panicked (status 4)
+        └── ApplicationFailed  its application ended with another status than 0, or by a signal (status 5)
+
+A message says what was wrong, with the value; the hint says what to do next. The command line prints
+both without a traceback; a traceback means a bug of ours. Both are one line, whatever a value in them holds;
+what a message cites in lines of its own (`lines`) follows it indented.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from nitroctl.base import shown
+
+EXIT_FAILURE = 1
+EXIT_USAGE = 2
+EXIT_NO_HEARTBEAT = 3
+EXIT_GUEST_PANIC = 4
+EXIT_APPLICATION = 5
+EXIT_TIMEOUT = 124  # as timeout(1) has it
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+
+
+class NitroError(Exception):
+    """An expected failure. `str(error)` is the message; `hint` what to do about it, if we know."""
+
+    exit_status = EXIT_FAILURE
+
+    def __init__(self, message: str, *, hint: str | None = None, lines: Sequence[str] = ()) -> None:
+        cited = [f"  {shown.line(line.expandtabs())}" for line in lines]
+        super().__init__("\n".join([shown.line(message), *cited]))
+        self.hint = shown.line(hint) if hint else None
+        if hint:
+            self.add_note(f"hint: {self.hint}")  # for tracebacks: those of programs that use the package
+
+
+class UsageError(NitroError):
+    exit_status = EXIT_USAGE
+
+
+class CommandFailed(NitroError):
+    """A program ended with a non-zero status, or could not be started (status None)."""
+
+    def __init__(
+        self,
+        argv: Sequence[str],
+        status: int | None,
+        *,
+        output: str = "",
+        log: Path | None = None,
+        hint: str | None = None,
+    ) -> None:
+        how = "could not be started" if status is None else f"failed with status {status}"
+        lines = output.rstrip().splitlines()[-15:]
+        if log is not None:
+            lines.append(f"the whole log is in {log}")
+        super().__init__(f"{shlex.join(argv)}: {how}", hint=hint, lines=lines)
+        self.argv = list(argv)
+        self.status = status
+        self.output = output
+        self.log = log
+
+
+class EifError(NitroError):
+    """A file that is no valid EIF. `rule` is the violated rule's name, the same as in the C core."""
+
+    def __init__(
+        self, rule: str, message: str, *, path: Path | None = None, offset: int | None = None,
+        hint: str | None = None,
+    ) -> None:
+        where = "" if path is None else f"{path}: "
+        at = "" if offset is None else f" (at offset {offset})"
+        super().__init__(f"{where}{message}{at} [{rule}]", hint=hint)
+        self.rule = rule
+        self.path = path
+        self.offset = offset
+
+
+class EnclaveError(NitroError):
+    pass
+
+
+class BootTimeout(EnclaveError):
+    exit_status = EXIT_NO_HEARTBEAT
+
+
+class GuestPanic(EnclaveError):
+    exit_status = EXIT_GUEST_PANIC
+
+
+class ApplicationFailed(EnclaveError):
+    exit_status = EXIT_APPLICATION

@@ -1,0 +1,1025 @@
+# SPDX-License-Identifier: MIT
+"""The life of one enclave: a private folder, the vsock backend, QEMU, and whoever watches them.
+
+    plan       what will run, all defaults filled in; checked before anything starts
+    Enclave    the supervisor: starts the two programs, carries the console to its sinks, notices every way
+               an enclave can end, and leaves nothing behind
+    run        an Enclave in the foreground, with Ctrl-C and SIGTERM as ways to end it
+
+    starting ──> booting ──> running ──> stopping ──> ended
+    (backend)    (QEMU up)   (heartbeat)
+
+Events only, no polling: the backend says "ready" and "booted" on pipes, QEMU talks QMP over an inherited
+socket, its standard output is the console, processes end on pidfds. Nothing outlives us, however we die: QEMU
+gets SIGKILL from the kernel when the thread that started it ends (so run enclaves from a thread that lives as
+long as they do), and the backend, which holds the lock of the folder as well, sees its lifeline close and
+removes sockets and folder itself. Both are in sessions of their own: a terminal's Ctrl-C reaches only us.
+What others need to find it is in its record (`records`), from before the first program starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import fcntl
+import functools
+import json
+import os
+import secrets
+import signal
+import socket
+import stat
+import subprocess
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from nitroctl.attestation import pki
+from nitroctl.base import proc, shown
+from nitroctl.base.errors import EnclaveError, NitroError
+from nitroctl.enclaves import application, diagnosis, logs, preflight, records
+from nitroctl.enclaves import qemu as qemu_options
+from nitroctl.enclaves.console import ConsoleWatch
+from nitroctl.enclaves.folder import Folder, release, reserve
+from nitroctl.enclaves.qemu import MIB, Accelerator, QemuConfig
+from nitroctl.enclaves.records import Ending, Home, Party, Record, State
+from nitroctl.vsock import sockets
+
+DEFAULT_INSTANCE_ID = "i-0000000000000000"
+
+READY_SECONDS = 20.0  # for the backend to listen; it does nothing else first
+CONSOLE_BUFFER = 1 << 20  # bytes; what an ordinary user's pipe can have (/proc/sys/fs/pipe-max-size)
+STOP_SECONDS = 5.0  # from SIGTERM to SIGKILL
+PANIC_SECONDS = 1.0  # for the rest of a panic's text
+LAST_WORDS_SECONDS = 1.0  # for the console's sinks when we were told to stop
+STATISTICS_SECONDS = 2.0  # for the backend to tell what it saw
+QMP_SECONDS = 5.0  # for the last events of a QEMU that is gone
+
+GIB = 1 << 30
+
+
+# ---- what will run -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EnclaveConfig:
+    """What a user asks for; None means the default. Memory in MiB, times in seconds."""
+
+    eif: Path
+    qemu: Path
+    backend: Path
+    name: str | None = None
+    memory_mib: int | None = None
+    cpus: int = 1
+    cid: int | None = None
+    role: str | None = None
+    instance_id: str = DEFAULT_INSTANCE_ID
+    append: str | None = None
+    boot_timeout: float | None = None
+    accel: Accelerator | None = None
+    debug: bool = False  # PCR0, 1, 2 and 8 read as zeros
+    ignore_signature: bool = False  # start an image whose signature is bad
+    # How long the certificates live under which QEMU issues attestation documents; they are minted from the
+    # user's local CA. None: none are, for a QEMU that takes none, or one that shall make its own.
+    chain_days: int | None = pki.DEFAULT_DAYS
+    document_form: pki.DocumentForm = "2025"  # the shape of attestation documents: AWS's of that year
+    memory_check: bool = True  # AWS's rule: at least four times the EIF
+    forwards: tuple[str, ...] = ()  # see nitroctl.vsock.forwards
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will run: everything decided but the context ID."""
+
+    eif: Path
+    qemu: Path
+    backend: Path
+    name: str
+    memory_mib: int
+    cpus: int
+    cid: int | None
+    role: str | None
+    instance_id: str
+    append: str | None
+    boot_timeout: float
+    accel: Accelerator
+    acpi: bool
+    module_id: str
+    debug: bool
+    ignore_signature: bool
+    chain_days: int | None
+    document_form: pki.DocumentForm = "2025"
+    cmdline: str = ""  # of the kernel, as far as it is known here
+    forwards: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what the user should know beforehand
+
+    def backend_config(self, folder: Folder, **fds: Any) -> sockets.BackendConfig:
+        return sockets.BackendConfig(
+            binary=self.backend,
+            socket_path=folder.device,
+            guest_cid=folder.cid,
+            uds_path=folder.uds,
+            fallback_path=sockets.shared_ports(),
+            forwards=self.forwards,
+            **fds,
+        )
+
+    def qemu_config(self, folder: Folder, **fds: Any) -> QemuConfig:
+        return QemuConfig(
+            binary=self.qemu,
+            eif=self.eif,
+            vsock=folder.device,
+            name=self.name,
+            module_id=self.module_id,
+            accel=self.accel,
+            memory_mib=self.memory_mib,
+            cpus=self.cpus,
+            parent_id=self.instance_id,
+            parent_role=self.role,
+            append=self.append,
+            acpi=self.acpi,
+            debug=self.debug,
+            ignore_signature=self.ignore_signature,
+            document_form=self.document_form,
+            **fds,
+        )
+
+
+def default_boot_timeout(eif_size: int, memory: int) -> float:
+    """Seconds that nitro-cli waits for the heartbeat: 90 per started 6 GiB of EIF and 90 per started 100 GiB
+    of memory (sizes in bytes)."""
+    return 90.0 * (1 + (eif_size - 1) // (6 * GIB)) + 90.0 * (1 + (memory - 1) // (100 * GIB))
+
+
+def new_module_id(instance_id: str) -> str:
+    """An id of AWS's shape: the parent's, "-enc", and a 64-bit number in 16 hex digits, whose upper 48 bits
+    are the time in milliseconds."""
+    number = (time.time_ns() // 1_000_000) << 16 | secrets.randbits(16)
+    return f"{instance_id}-enc{number:016x}"
+
+
+def default_name(eif: Path) -> str:
+    """The file's name without `.eif`, as nitro-cli has it; what a terminal cannot show becomes `?`."""
+    name = eif.name
+    while name.endswith(".eif") and name != ".eif":
+        name = name[: -len(".eif")]
+    return "".join(c if c.isprintable() else "?" for c in name)[: preflight.NAME_MAX]
+
+
+def plan(request: EnclaveConfig) -> Plan:
+    """Fill in the defaults and refuse what cannot work, before anything has started."""
+    checked = preflight.check(request)
+    memory = checked.memory_mib
+    return Plan(
+        eif=request.eif,
+        qemu=request.qemu,
+        backend=request.backend,
+        name=request.name or default_name(request.eif),
+        memory_mib=memory,
+        cpus=request.cpus,
+        cid=request.cid,
+        role=request.role,
+        instance_id=request.instance_id,
+        append=request.append,
+        boot_timeout=request.boot_timeout or default_boot_timeout(checked.eif.size, memory * MIB),
+        accel=request.accel or qemu_options.accelerator(),
+        acpi=checked.eif.needs_acpi,
+        module_id=new_module_id(request.instance_id),
+        debug=request.debug,
+        ignore_signature=request.ignore_signature,
+        chain_days=request.chain_days,
+        document_form=request.document_form,
+        cmdline=" ".join(filter(None, (os.fsdecode(checked.eif.cmdline), request.append))),
+        forwards=request.forwards,
+        notes=checked.notes,
+    )
+
+
+# ---- by hand ----------------------------------------------------------------------------------------
+
+
+def dry_run(plan: Plan) -> tuple[list[str], list[str]]:
+    """The command lines of backend and QEMU for two terminals: sockets beside the folders that a run makes,
+    which belong to no one else, and the console on standard output. No certificates are minted for it: that
+    QEMU makes a chain of its own."""
+    folder = reserve(plan.cid)
+    release(folder)
+    by_hand = _ByHand(folder.cid, folder.path.parent)
+    backend = sockets.argv(plan.backend_config(by_hand, once=True))
+    return backend, qemu_options.argv(plan.qemu_config(by_hand))
+
+
+class _ByHand(Folder):
+    @property
+    def device(self) -> Path:
+        return self.path / f"{self.cid}.device"
+
+    @property
+    def uds(self) -> Path:
+        return self.path / f"{self.cid}.vsock"
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+async def _readable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(fd, _resolve, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_reader(fd)
+
+
+async def _writable(fd: int | socket.socket) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(fd, _resolve, ready)
+    try:
+        await ready
+    finally:
+        loop.remove_writer(fd)
+
+
+# ---- where the console goes --------------------------------------------------------------------------
+
+
+class Sink(Protocol):
+    async def write(self, data: bytes) -> None:
+        """Take console bytes. While it waits no more are read, and the guest's console fills up."""
+
+
+class FdSink:
+    """Console bytes to a descriptor such as standard output, never blocking the loop.
+
+    The file description may be shared with a shell or with other programs, so it is not made
+    non-blocking: pipes and terminals are opened a second time, sockets take MSG_DONTWAIT, and a regular file
+    never blocks.
+    """
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._own: int | None = None
+        self._socket: socket.socket | None = None
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISSOCK(mode):
+            self._socket = socket.socket(fileno=os.dup(fd))
+        elif stat.S_ISFIFO(mode) or os.isatty(fd):
+            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+            # Another user's terminal (su, sudo) may refuse; then writes may block.
+            with contextlib.suppress(OSError):
+                self._own = os.open(f"/proc/self/fd/{fd}", flags)
+
+    async def write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                if self._socket:
+                    count = self._socket.send(view, socket.MSG_DONTWAIT)
+                else:
+                    count = os.write(self._fd if self._own is None else self._own, view)
+            except BlockingIOError:
+                await _writable(self._socket or self._own or self._fd)
+            except BrokenPipeError:
+                raise  # nobody wants it any more
+            except OSError as e:
+                raise EnclaveError(f"cannot write the console: {e.strerror}") from e
+            else:
+                view = view[count:]
+
+    def close(self) -> None:
+        if self._socket:
+            self._socket.close()
+        if self._own is not None:
+            os.close(self._own)
+
+
+# ---- a program under our eyes ------------------------------------------------------------------------
+
+
+class _Child:
+    """A started program: `exited` becomes its status; its standard error comes line by line to `tail`, and
+    to our own standard error once `forward` was called."""
+
+    def __init__(
+        self, name: str, argv: Sequence[str], *, pass_fds: Sequence[int], stdout: int, death_signal: int
+    ) -> None:
+        self.name = name
+        self.tail: deque[str] = deque(maxlen=20)
+        self._forwarding = False
+        self._rest = b""
+        self._loop = asyncio.get_running_loop()
+        self._stderr, writer = os.pipe()
+        os.set_blocking(self._stderr, False)
+        try:
+            self._process = proc.start(
+                argv,
+                stdout=stdout,
+                stderr=writer,
+                pass_fds=pass_fds,
+                new_session=True,
+                death_signal=death_signal,
+            )
+        except BaseException:
+            os.close(self._stderr)
+            raise
+        finally:
+            os.close(writer)
+        self.exited: asyncio.Future[int] = self._loop.create_future()
+        self._answer: asyncio.Future[bytes] | None = None
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._loop.add_reader(self._pidfd, self._on_exit)
+        self._loop.add_reader(self._stderr, self._on_stderr)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def _on_exit(self) -> None:
+        status = self._process.poll()
+        if status is None:
+            return
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        if self._stderr >= 0:
+            self._on_stderr()
+        if not self.exited.done():
+            self.exited.set_result(status)
+
+    def _on_stderr(self) -> None:
+        while self._stderr >= 0:
+            try:
+                data = os.read(self._stderr, 65536)
+            except BlockingIOError:
+                return
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            if not data:
+                lines, self._rest = [self._rest] if self._rest else [], b""
+                self._close_stderr()
+            elif len(self._rest) > 4096:
+                lines, self._rest = [*lines, self._rest], b""
+            for line in lines:
+                if self._answer and not self._answer.done() and line.startswith(b"{"):
+                    self._answer.set_result(line)
+                    continue
+                text = shown.line(line.decode(errors="replace").rstrip())
+                self.tail.append(text)
+                if self._forwarding:
+                    shown.say(text)
+
+    def _close_stderr(self) -> None:
+        if self._stderr >= 0:
+            self._loop.remove_reader(self._stderr)
+            os.close(self._stderr)
+            self._stderr = -1
+
+    def forward(self) -> None:
+        """From now on what it says on standard error is said on ours; what it said already, now."""
+        if not self._forwarding:
+            self._forwarding = True
+            for text in self.tail:
+                shown.say(text)
+
+    def hush(self) -> None:
+        """What it says about being told to end is for nobody."""
+        self._forwarding = False
+
+    def ended_how(self) -> str:
+        """A clause about its end, with what it said if nobody has seen that yet."""
+        status = self.exited.result()
+        if status < 0:
+            try:
+                how = f"{self.name} was killed by {signal.Signals(-status).name}"
+            except ValueError:
+                how = f"{self.name} was killed by signal {-status}"
+        else:
+            how = f"{self.name} ended with status {status}"
+        said = [] if self._forwarding else [line for line in self.tail if line]
+        return f"{how}: {'; '.join(said[-4:])}" if said else how
+
+    def signal(self, number: int) -> None:
+        if not self.exited.done():
+            self._process.send_signal(number)
+
+    async def statistics(self) -> dict[str, Any] | None:
+        """What the vsock backend counted, None if it does not say."""
+        self._answer = self._loop.create_future()
+        self.signal(signal.SIGUSR1)
+        either = (self._answer, self.exited)
+        await asyncio.wait(either, timeout=STATISTICS_SECONDS, return_when="FIRST_COMPLETED")
+        try:
+            found = json.loads(self._answer.result())
+        except (asyncio.InvalidStateError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
+
+    async def stop(self) -> None:
+        """End it and reap it."""
+        self.signal(signal.SIGTERM)
+        try:
+            await asyncio.wait_for(asyncio.shield(self.exited), STOP_SECONDS)
+        except TimeoutError:
+            self.signal(signal.SIGKILL)
+            await self.exited
+        finally:
+            self._close_stderr()
+
+
+# ---- the supervisor ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Result:
+    """How it ended: `by` whom first, `message` a sentence, `cause` the name of a likely cause (`diagnosis`),
+    `hint` what to do about it, `tail` the console's last lines, `signal` the signal that stopped it, if one
+    did, `app_status` the application's own status, if it is known."""
+
+    ending: Ending
+    message: str
+    booted: bool
+    by: Party
+    tail: tuple[str, ...] = ()
+    cause: str | None = None
+    hint: str | None = None
+    signal: int | None = None
+    app_status: int | None = None
+
+    @property
+    def status(self) -> int:
+        """The exit status of `nitroctl run`."""
+        return records.exit_status(self.ending, self.signal)
+
+    def check(self) -> None:
+        """Raise the error that fits, unless the end was orderly or asked for."""
+        records.check(self.ending, self.message, self.hint)
+
+
+class Enclave:
+    """One enclave, once: `await run()` from its start to its end. `stop()` ends it from outside.
+
+    `on_state` is called with a Record after each change of state. Of one that is `detached` the record and
+    the logs stay after the end. Not thread-safe: everything happens in the loop that runs it.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        sinks: Iterable[Sink] = (),
+        on_state: Callable[[Record], None] | None = None,
+        detached: bool = False,
+    ) -> None:
+        self.plan = plan
+        self._clues = diagnosis.Clues()
+        self.console = ConsoleWatch(self._clues.line)
+        self._application = application.Watch()
+        self._outcome: application.Outcome | None = None  # told by init
+        self.state = State.STARTING
+        self._sinks = list(sinks)
+        self._on_state = on_state
+        self._detached = detached
+        self._home: Home | None = None
+        self._first: Record | None = None
+        self._measurements: dict[str, str] | None = None
+        self._failure: str | None = None
+        self._qemu: _Child | None = None
+        self._backend: _Child | None = None
+        self._fds = contextlib.ExitStack()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._panic_timer: asyncio.TimerHandle | None = None
+        self._booted: float | None = None
+        self._told_fd = -1
+        self._told = b""
+        self._ended: float | None = None
+        # QMP's SHUTDOWN event: why QEMU is about to end.
+        self._shutdown: dict[str, Any] | None = None
+        # Set when somebody who asked for the end asks again.
+        self._hurry: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._explaining = False
+        self._pump: asyncio.Task[None] | None = None
+        self._monitoring: asyncio.Task[None] | None = None
+        self._end: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+
+    # -- outside view
+
+    def record(self) -> Record:
+        assert self._first is not None, "no record before the enclave has a context ID"
+        record = dataclasses.replace(
+            self._first,
+            state=self.state,
+            qemu_pid=self._qemu.pid if self._qemu else None,
+            backend_pid=self._backend.pid if self._backend else None,
+            booted=self._booted,
+            ended=self._ended,
+            measurements=self._measurements,
+        )
+        if self.state is not State.ENDED:
+            return record
+        if self._end.cancelled() or self._end.exception():
+            failure = self._failure or "nitroctl failed"
+            return dataclasses.replace(
+                record, ending=Ending.FAILED, ended_by=Party.SUPERVISOR, status=1, message=failure,
+                tail=tuple(self.console.tail()),
+            )  # fmt: skip
+        result = self._end.result()
+        return dataclasses.replace(
+            record, ending=result.ending, ended_by=result.by, status=result.status,
+            app_status=result.app_status, message=result.message, cause=result.cause, hint=result.hint,
+            tail=result.tail,
+        )  # fmt: skip
+
+    def stop(self, message: str = "stopped", *, signum: int | None = None) -> None:
+        """End the enclave. A second call does not wait for QEMU's consent any more."""
+        if self._end.done():
+            _resolve(self._hurry)
+            for child in (self._qemu, self._backend):
+                if child:
+                    child.signal(signal.SIGKILL)
+        self._finish(Ending.STOPPED, Party.REQUEST, message, signum=signum)
+
+    async def run(self) -> Result:
+        """Start it, watch it, and return when it is gone and cleaned up.
+
+        Raises NitroError when it cannot be started, and whatever a sink raises.
+        """
+        folder = reserve(self.plan.cid, {record.cid for record in records.running()})
+        try:
+            self._begin_record(folder)
+        except BaseException:
+            release(folder)
+            raise
+        try:
+            self._set_state(State.STARTING)
+            self._write_chain(folder)
+            await self._start_backend(folder)
+            if not self._end.done():
+                self._start_qemu(folder)
+            return await self._end
+        except NitroError as e:
+            self._failure = str(e)
+            raise
+        finally:
+            await self._clean_up(folder)
+
+    # -- start
+
+    def _write_chain(self, folder: Folder) -> None:
+        if self.plan.chain_days is None:
+            return
+        days, form = self.plan.chain_days, self.plan.document_form
+        chain = pki.mint(pki.load_or_init(), self.plan.instance_id, days=days, form=form)
+        pki.write_private(folder.cert_chain, chain.pem)
+        pki.write_private(folder.cert_key, chain.key_pem)
+
+    async def _start_backend(self, folder: Folder) -> None:
+        ready, ready_writer = os.pipe2(os.O_CLOEXEC)
+        booted, booted_writer = os.pipe2(os.O_CLOEXEC)
+        lifeline, lifeline_writer = os.pipe2(os.O_CLOEXEC)
+        self._fds.callback(os.close, lifeline_writer)
+        argv = sockets.argv(
+            self.plan.backend_config(
+                folder,
+                ready_fd=ready_writer,
+                booted_fd=booted_writer,
+                lifeline_fd=lifeline,
+                cleanup_dir=folder.path,
+            )
+        )
+        theirs = (ready_writer, booted_writer, lifeline)
+        try:
+            # No death signal: on our death it has to clean up. It shares the folder's lock until then.
+            self._backend = _Child(
+                "the vsock backend",
+                argv,
+                pass_fds=(*theirs, folder.lock),
+                stdout=subprocess.DEVNULL,
+                death_signal=0,
+            )
+        except BaseException:
+            os.close(ready)
+            os.close(booted)
+            raise
+        finally:
+            for fd in theirs:
+                os.close(fd)
+        os.set_blocking(booted, False)
+        loop = asyncio.get_running_loop()
+        loop.add_reader(booted, self._read_told, booted)
+        self._told_fd = booted
+        self._fds.callback(os.close, booted)
+        self._fds.callback(loop.remove_reader, booted)
+        self._spawn(self._watch_backend(self._backend))
+        line = await self._read_ready(ready)
+        if line is None and not self._end.done():
+            limit = f"{READY_SECONDS:g} s"
+            self._finish(
+                Ending.FAILED, Party.BACKEND, f"the vsock backend did not start to listen within {limit}"
+            )
+        if line != b"":
+            self._backend.forward()  # else it has ended, and the message about that has its words
+
+    async def _read_ready(self, fd: int) -> bytes | None:
+        """The backend's word, b"" if it closed without one, None if it did neither in time. The enclave's
+        end ends the wait."""
+        loop = asyncio.get_running_loop()
+        readable: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(fd, _resolve, readable)
+        try:
+            await asyncio.wait((readable, self._end), timeout=READY_SECONDS, return_when="FIRST_COMPLETED")
+            if not readable.done():
+                return None
+            word = os.read(fd, 16)
+        finally:
+            loop.remove_reader(fd)
+            os.close(fd)
+        if not word:
+            # It closed the pipe without a word: it is ending, and its end says why.
+            assert self._backend is not None
+            await asyncio.wait((self._end, self._backend.exited), timeout=READY_SECONDS)
+        return word
+
+    def _start_qemu(self, folder: Folder) -> None:
+        console, console_theirs = os.pipe2(os.O_CLOEXEC)
+        # Linux waits 10 ms for the serial port and then drops characters: a full pipe loses text.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(console, fcntl.F_SETPIPE_SZ, CONSOLE_BUFFER)
+        qmp, qmp_theirs = socket.socketpair()
+        with qmp_theirs:
+            more: dict[str, Any] = {"qmp": qmp_theirs.fileno()}
+            if self.plan.chain_days is not None:
+                more |= {"cert_chain": folder.cert_chain, "cert_key": folder.cert_key}
+            argv = qemu_options.argv(self.plan.qemu_config(folder, **more))
+            try:
+                self._qemu = _Child(
+                    "QEMU",
+                    argv,
+                    pass_fds=(qmp_theirs.fileno(),),
+                    stdout=console_theirs,
+                    death_signal=signal.SIGKILL,
+                )
+            except BaseException:
+                os.close(console)
+                qmp.close()
+                raise
+            finally:
+                os.close(console_theirs)
+        self._pump = pump = self._spawn(self._pump_console(console))
+        self._monitoring = monitor = self._spawn(self._monitor(qmp))
+        self._spawn(self._watch_qemu(self._qemu, pump, monitor))
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self.plan.boot_timeout, self._boot_timeout)
+        if self._detached:
+            self._measure()
+
+    # -- watch
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+
+        def done(task: asyncio.Task[None]) -> None:
+            error = None if task.cancelled() else task.exception()
+            if error is not None and not self._end.done():
+                self._end.set_exception(error)
+
+        task.add_done_callback(done)
+        return task
+
+    def _read_told(self, fd: int) -> None:
+        """What the backend tells of the guest, line by line. EOF means that it is gone: others notice."""
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(fd, 4096):
+                *lines, self._told = (self._told + data).split(b"\n")
+                for line in lines:
+                    if line == b"booted" and self._booted is None:
+                        self._on_booted()
+                    self._outcome = application.told(line) or self._outcome
+            asyncio.get_running_loop().remove_reader(fd)
+
+    def _on_booted(self) -> None:
+        self._booted = time.time()
+        if self._timer:
+            self._timer.cancel()
+        if not self._end.done():
+            self._set_state(State.RUNNING)
+
+    def _boot_timeout(self) -> None:
+        said = [line for line in self.console.tail(8) if line][-4:]
+        last = "the console's last lines: " + " | ".join(said) if said else "the console stayed silent"
+        message = f"no heartbeat within {self.plan.boot_timeout:g} s"
+        self._explain(Ending.NO_HEARTBEAT, Party.TIMEOUT, message, last)
+
+    async def _pump_console(self, console: int) -> None:
+        """Bytes from the serial port to every sink as they come, and to the watch first."""
+        os.set_blocking(console, False)
+        try:
+            while True:
+                try:
+                    data = os.read(console, 65536)
+                except BlockingIOError:
+                    await _readable(console)
+                    continue
+                if not data:
+                    return
+                self.console.feed(data)
+                self._application.feed(data)
+                self._judge_console()
+                for sink in self._sinks:
+                    await sink.write(data)
+                await asyncio.sleep(0)  # others have their turn while the guest talks and talks
+        finally:
+            os.close(console)
+
+    def _judge_console(self) -> None:
+        if self.console.panic is not None:
+            if self.console.panic_over:
+                self._finish_panic()
+            elif self._panic_timer is None:
+                loop = asyncio.get_running_loop()
+                self._panic_timer = loop.call_later(PANIC_SECONDS, self._finish_panic)
+        elif self.console.halted is not None:
+            self._finish_by_guest(f"the guest halted ({self.console.halted})")
+
+    def _finish_panic(self) -> None:
+        last = self.console.last_word
+        before = f" (last line before it: {last})" if last and self._booted is None else ""
+        self._explain(Ending.PANIC, Party.GUEST, f"the guest's kernel panicked: {self.console.panic}{before}")
+
+    def _finish_by_guest(self, how: str) -> None:
+        outcome = self._outcome
+        if outcome is None and self._application.failed:
+            outcome = application.UNTOLD
+        if self._booted is None:
+            self._explain(Ending.NO_HEARTBEAT, Party.GUEST, f"{how} without having sent its heartbeat")
+        elif application.may_not_have_started(outcome) and (cause := diagnosis.not_started(self._clues)):
+            self._finish(Ending.FAILED, Party.GUEST, cause.text, cause=cause.name, hint=cause.hint)
+        elif outcome and outcome.failed:
+            self._finish(Ending.APPLICATION, Party.GUEST, outcome.text, app_status=outcome.status)
+        else:
+            self._finish(Ending.ORDERLY, Party.GUEST, how, app_status=outcome.status if outcome else None)
+
+    def _explain(self, ending: Ending, by: Party, message: str, last: str = "") -> None:
+        """Finish, with the likely cause, for which the backend is asked what it saw."""
+
+        async def work() -> None:
+            statistics = None
+            if self._backend and self._booted is None:
+                statistics = await self._backend.statistics()
+            if ending is Ending.NO_HEARTBEAT and self._booted is not None:
+                self._explaining = False
+                return  # it came after all
+            cause = diagnosis.diagnose(
+                diagnosis.Evidence(
+                    clues=self._clues,
+                    received=self.console.received,
+                    booted=self._booted is not None,
+                    cmdline=self.plan.cmdline,
+                    acpi=self.plan.acpi,
+                    statistics=statistics,
+                    panic=self.console.panic,
+                )
+            )
+            parts = [message, f"likely cause: {cause.text}" if cause else "", last]
+            self._finish(
+                ending,
+                by,
+                "; ".join(filter(None, parts)),
+                cause=cause.name if cause else None,
+                hint=cause.hint if cause else None,
+            )
+
+        # What happens while the backend is asked is a consequence.
+        if not self._explaining:
+            self._explaining = True
+            self._spawn(work())
+
+    async def _monitor(self, sock: socket.socket) -> None:
+        """QMP: QEMU is up, why it ends, and a virtual machine that stopped by itself. Ends with QEMU."""
+        from qemu.qmp import EventListener, QMPClient, QMPError, Runstate
+
+        client = QMPClient(self.plan.name)
+        listener = EventListener(("SHUTDOWN", "STOP"))
+        client.register_listener(listener)
+        try:
+            await client.connect(sock)
+        except (QMPError, OSError, EOFError):
+            sock.close()
+            return  # it died before it spoke, and its exit status tells
+        except AssertionError:
+            pass  # the library's way to say: it spoke and was gone at once. The events count.
+
+        if self._qemu:
+            self._qemu.forward()
+        if self.state is State.STARTING and not self._end.done():
+            self._set_state(State.BOOTING)
+
+        def take(event: Any) -> None:
+            if event["event"] == "SHUTDOWN":
+                self._shutdown = event["data"]
+
+        async def follow() -> None:
+            async for event in listener:
+                take(event)
+                if event["event"] == "STOP":
+                    status: Any = await client.execute("query-status")
+                    if status["status"] not in ("running", "paused", "shutdown", "prelaunch"):
+                        why = f"QEMU stopped the guest with the state {status['status']!r}"
+                        self._finish(Ending.FAILED, Party.QEMU, why)
+
+        follower = asyncio.get_running_loop().create_task(follow())
+        try:
+            while client.runstate == Runstate.RUNNING:
+                await client.runstate_changed()
+        finally:
+            follower.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await follower
+            for event in listener.clear():
+                take(event)
+            with contextlib.suppress(Exception):
+                await client.disconnect()
+
+    async def _watch_backend(self, backend: _Child) -> None:
+        await asyncio.shield(backend.exited)
+        self._finish(Ending.FAILED, Party.BACKEND, backend.ended_how())
+
+    async def _watch_qemu(
+        self, process: _Child, pump: asyncio.Task[None], monitor: asyncio.Task[None]
+    ) -> None:
+        status = await asyncio.shield(process.exited)
+        if self._timer:
+            self._timer.cancel()
+        # What it said last decides, so that comes first. A slow reader of the console may take its time.
+        await asyncio.wait((pump,))
+        await asyncio.wait((monitor,), timeout=QMP_SECONDS)
+        self._read_told(self._told_fd)
+        if self.console.panic is not None:
+            self._finish_panic()
+        elif status != 0:
+            self._finish(Ending.FAILED, Party.QEMU, process.ended_how(), hint=_hint(process.tail))
+        elif self._shutdown is None and self.state is State.STARTING:
+            self._finish(Ending.FAILED, Party.QEMU, process.ended_how() + " before the guest ran")
+        elif self._shutdown is not None and not self._shutdown.get("guest"):
+            why = self._shutdown.get("reason", "no reason given")
+            message = f"QEMU was told to end by somebody else ({why})"
+            self._finish(Ending.FAILED, Party.QEMU, message)
+        else:
+            self._finish_by_guest("the guest ended")
+
+    # -- end
+
+    def _finish(
+        self,
+        ending: Ending,
+        by: Party,
+        message: str,
+        *,
+        cause: str | None = None,
+        hint: str | None = None,
+        signum: int | None = None,
+        app_status: int | None = None,
+    ) -> None:
+        """The first cause is the cause; later ones are its consequences."""
+        if not self._end.done():
+            booted = self._booted is not None
+            tail = tuple(self.console.tail())
+            self._end.set_result(
+                Result(ending, message, booted, by, tail, cause, hint, signum, app_status)
+            )
+
+    def _set_state(self, state: State) -> None:
+        assert self._home
+        self.state = state
+        record = self.record()
+        self._home.write(record)
+        if state is State.ENDED:
+            # Waiters look at the record once our process has ended, so nothing is in a hurry here.
+            self._home.close() if self._detached else self._home.remove()
+        if self._on_state:
+            self._on_state(record)
+
+    def _begin_record(self, folder: Folder) -> None:
+        """The first record, which also decides the name."""
+        prefix, _, number = self.plan.module_id.rpartition("-enc")
+        first = Record(
+            id=f"{prefix}-enc{int(number, 16):x}",
+            name=self.plan.name,
+            state=State.STARTING,
+            cid=folder.cid,
+            eif=self.plan.eif,
+            memory_mib=self.plan.memory_mib,
+            cpus=self.plan.cpus,
+            accel=self.plan.accel.name,
+            accel_reason=self.plan.accel.reason,
+            debug=self.plan.debug,
+            detached=self._detached,
+            folder=folder.path,
+            uds=folder.uds,
+            home=Path(),
+            supervisor_pid=os.getpid(),
+            qemu_pid=None,
+            backend_pid=None,
+            started=time.time(),
+        )
+        self._home, self._first = records.create(first, number)
+        self.plan = dataclasses.replace(self.plan, name=self._home.name)
+        self._log = logs.LogSink(self._home.path, logs.CONSOLE)
+        self._sinks.insert(0, self._log)
+        self._fds.callback(self._log.close)
+
+    def _measure(self) -> None:
+        """PCRs for the record, beside the boot, as nitro-cli does it."""
+        from nitroctl.eif import measure
+
+        loop = asyncio.get_running_loop()
+
+        def take(found: dict[str, str]) -> None:
+            self._measurements = found
+            if self._home and self.state is not State.ENDED:
+                self._home.write(self.record())
+
+        def work() -> None:
+            with contextlib.suppress(NitroError, RuntimeError):  # RuntimeError: the loop is closed
+                loop.call_soon_threadsafe(take, measure.measure(self.plan.eif).to_json())
+
+        threading.Thread(target=work, daemon=True).start()
+
+    async def _clean_up(self, folder: Folder) -> None:
+        for timer in (self._timer, self._panic_timer):
+            if timer:
+                timer.cancel()
+        if not self._end.done():
+            self._end.cancel()
+        self._set_state(State.STOPPING)
+        try:
+            if self._qemu:
+                self._qemu.hush()
+                await self._qemu.stop()
+            await self._last_words()
+            for task in self._tasks:
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+            if self._backend:
+                await self._backend.stop()
+        finally:
+            self._fds.close()
+            release(folder)
+            self._ended = time.time()
+            self._set_state(State.ENDED)
+
+
+    async def _last_words(self) -> None:
+        """QEMU is gone: take what is still in its sockets. A slow reader of the console may take its time,
+        unless we were told to stop."""
+        if self._monitoring:
+            await asyncio.wait((self._monitoring,), timeout=QMP_SECONDS)
+        if self._pump:
+            patient = not self._end.cancelled() and self._end.exception() is None
+            patient = patient and self._end.result().ending is not Ending.STOPPED
+            waiting: set[asyncio.Future[Any]] = {self._pump, self._hurry}
+            limit = None if patient else LAST_WORDS_SECONDS
+            await asyncio.wait(waiting, timeout=limit, return_when="FIRST_COMPLETED")
+
+
+def _hint(stderr: Iterable[str]) -> str | None:
+    text = "\n".join(stderr)
+    if "unsupported machine type" in text or "No machine specified" in text:
+        return "this QEMU has no nitro-enclave machine; `nitroctl build` makes one that has"
+    return None
+
+
+# ---- in the foreground -------------------------------------------------------------------------------
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def run(
+    request: EnclaveConfig | Plan,
+    *,
+    sinks: Iterable[Sink] = (),
+    on_state: Callable[[Record], None] | None = None,
+) -> Result:
+    """Run an enclave to its end from the main thread. Ctrl-C, SIGTERM and SIGHUP end it."""
+    todo = request if isinstance(request, Plan) else plan(request)
+
+    async def main() -> Result:
+        loop = asyncio.get_running_loop()
+        enclave = Enclave(todo, sinks=sinks, on_state=on_state)
+        for number in STOP_SIGNALS:
+            # Ignored ones stay ignored: nohup, and background jobs of scripts.
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                text = f"stopped by {signal.Signals(number).name}"
+                loop.add_signal_handler(number, functools.partial(enclave.stop, text, signum=number))
+        return await enclave.run()
+
+    return asyncio.run(main())

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: MIT
+"""Can this enclave be started as asked? Every rule that needs no process, before anything has started.
+
+One broken rule is one error: the value, the rule, what to do. What will work but hardly as the user thinks
+becomes a note. Costs some kilobytes of the EIF; what only the whole file tells is the loader's to say
+(`eif.peek`). Fills in no default but the memory, which the rules are about.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nitroctl.base.errors import EifError, EnclaveError, UsageError
+from nitroctl.eif.peek import Peek, peek
+from nitroctl.enclaves.folder import RESERVED_CIDS
+from nitroctl.enclaves.qemu import MEMORY_PER_EIF, MIB, default_memory
+from nitroctl.vsock import forwards
+
+if TYPE_CHECKING:
+    from nitroctl.enclaves.enclave import EnclaveConfig
+
+NAME_MAX = 255
+CPUS_MAX = 255
+MIN_MEMORY_MIB = 64  # of AWS's driver
+CID_MAX = 0xFFFFFFFE
+
+# The machine's limits for what becomes PCR4 and PCR3.
+INSTANCE_ID_MAX = 79
+ROLE_MAX = 1024
+
+# What the machine adds to the command line of a guest without ACPI, as long as it ever is.
+DEVICE_ENTRIES = len(" virtio_mmio.device=512@0xfeb00000:5") * 2
+
+
+class MemoryRefused(UsageError):
+    """Too little memory for this EIF, or for any."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """What this host has; None where it does not say."""
+
+    available_mib: int | None
+    cpus: int
+
+    @staticmethod
+    def here(meminfo: Path = Path("/proc/meminfo")) -> Host:
+        available = None
+        try:
+            for line in meminfo.read_text("ascii", "replace").splitlines():
+                key, _, value = line.partition(":")
+                if key == "MemAvailable":
+                    available = int(value.split()[0]) >> 10
+        except (OSError, ValueError, IndexError):
+            pass  # a note less
+        return Host(available, len(os.sched_getaffinity(0)))
+
+
+@dataclass(frozen=True)
+class Checked:
+    eif: Peek
+    memory_mib: int
+    notes: tuple[str, ...]
+
+
+def check(request: EnclaveConfig, *, now: datetime | None = None, host: Host | None = None) -> Checked:
+    """Raises UsageError, EifError or EnclaveError for the first rule that is broken."""
+    host = host or Host.here()
+    _check_values(request)
+    forwards.check(request.forwards)
+    eif = _check_eif(request, now or datetime.now(UTC))
+    memory = default_memory(eif.size) if request.memory_mib is None else request.memory_mib
+    _check_memory(memory, eif.size, ratio=request.memory_check)
+    _check_program("QEMU", request.qemu)
+    _check_program("the vsock backend", request.backend)
+    return Checked(eif, memory, tuple(_notes(request, eif, memory, host)))
+
+
+def _check_values(request: EnclaveConfig) -> None:
+    cid = request.cid
+    if cid is not None and (cid in RESERVED_CIDS or not 0 <= cid <= CID_MAX):
+        raise UsageError(
+            f"context ID {cid} is reserved; use one from 4 to {CID_MAX}",
+            hint="leave it out to get the lowest free one from 16",
+        )
+    if not 1 <= request.cpus <= CPUS_MAX:
+        many = "few" if request.cpus < 1 else "many"
+        raise UsageError(f"{request.cpus} CPUs are too {many}; an enclave has at least 1, at most {CPUS_MAX}")
+    name = request.name
+    if name is not None and not (0 < len(name) <= NAME_MAX and name.isprintable()):
+        raise UsageError(f"the name {name!r} must have 1 to {NAME_MAX} characters, all of them printable")
+    if request.boot_timeout is not None and not request.boot_timeout > 0:
+        raise UsageError(f"a boot timeout of {request.boot_timeout:g} s leaves no time to boot")
+    _check_measured("instance ID", request.instance_id, INSTANCE_ID_MAX)
+    if request.role is not None:
+        _check_measured("role", request.role, ROLE_MAX)
+    if request.append is not None and not request.append.isprintable():
+        raise UsageError(f"the text {request.append!r} for the kernel command line is not printable")
+
+
+def _check_measured(what: str, value: str, longest: int) -> None:
+    if not 1 <= len(value) <= longest or not all("!" <= c <= "~" for c in value):
+        raise UsageError(
+            f"the {what} {value[:80]!r} must have 1 to {longest} characters, printable ASCII without spaces"
+        )
+
+
+def _check_eif(request: EnclaveConfig, now: datetime) -> Peek:
+    eif = peek(request.eif)
+    entries = 0 if eif.needs_acpi else DEVICE_ENTRIES
+    eif.check_cmdline(entries + (len(os.fsencode(request.append)) + 1 if request.append else 0))
+    if not request.ignore_signature:
+        try:
+            eif.check_signature(now)
+        except EifError as e:
+            again = "sign it again (`nitroctl eif sign`) with a certificate that is valid now"
+            e.hint = e.hint or f"{again}, or start it all the same with `nitroctl run --ignore-signature`"
+            raise
+    return eif
+
+
+def _check_memory(memory: int, eif_size: int, *, ratio: bool) -> None:
+    if memory < MIN_MEMORY_MIB:
+        raise MemoryRefused(
+            f"{memory} MiB of memory are too little; an enclave has at least {MIN_MEMORY_MIB} MiB"
+        )
+    if ratio and memory * MIB < MEMORY_PER_EIF * eif_size:
+        need = MEMORY_PER_EIF * -(-eif_size // MIB)
+        raise MemoryRefused(
+            f"{memory} MiB of memory are too little for an EIF of {eif_size / MIB:.1f} MiB: AWS asks for "
+            f"{MEMORY_PER_EIF} times its size, {need} MiB",
+            hint=f"give it --memory {need}, or leave AWS's rule aside with --no-memory-check",
+        )
+
+
+def _check_program(what: str, path: Path) -> None:
+    if shutil.which(path):
+        return
+    if path.is_dir():
+        why, hint = "is a folder", "name the program in it"
+    elif path.exists():
+        why, hint = "Permission denied: it is not executable", f"chmod +x {path}, or name another program"
+    else:
+        why, hint = "No such file or directory", "`nitroctl build` makes QEMU and the vsock backend"
+    raise EnclaveError(f"cannot start {what}: {path}: {why}", hint=hint)
+
+
+def _notes(request: EnclaveConfig, eif: Peek, memory: int, host: Host) -> list[str]:
+    notes = []
+    if gap := eif.layout.gap_size:
+        notes.append(f"{gap} bytes of {eif.path} lie between its sections: they are in no PCR")
+    if host.available_mib is not None and memory > host.available_mib:
+        notes.append(
+            f"the enclave may come to use {memory} MiB of memory, and this host has {host.available_mib} MiB "
+            "to give"
+        )
+    if request.cpus > host.cpus:
+        notes.append(f"{request.cpus} virtual CPUs share the {host.cpus} that this host lets us use")
+    return notes

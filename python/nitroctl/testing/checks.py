@@ -1,0 +1,711 @@
+# SPDX-License-Identifier: MIT
+"""What must hold when a real kernel boots: one function per claim, its docstring the claim.
+
+`nitroctl test boot` and the pytest suite in tests/boot run the same functions. The generic ones work with an
+EIF that is not ours; the others use our test images and the agent inside. How guests are started is `lab`'s
+business, `claims` keeps the register, and attestation has a module of its own.
+
+Sources of the expected values: AWS's nsm-check and its user guide for the NSM, nitro-cli for the parent's
+side, Linux's errno for sockets, our own measurement of the file (checked against AWS's vectors elsewhere).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import os
+import re
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nitroctl.testing import (
+    agent,
+    checks_attestation,  # noqa: F401  registers its own
+    checks_clock,  # noqa: F401  likewise
+    checks_image,  # noqa: F401
+    checks_nitro_cli,  # noqa: F401
+)
+from nitroctl.testing.agent import AgentGone
+from nitroctl.testing.claims import (
+    BOOT_PCRS,
+    CHECKS,
+    FREE_PCRS,
+    INSTANCE,
+    NSM_ID,
+    PCR_COUNT,
+    ROLE,
+    VSOCK_ID,
+    ZERO,
+    Check,
+    Nsm,
+    Outcome,
+    boot_check,
+    generic_check,
+    perform,
+    selected,
+)
+from nitroctl.testing.lab import (
+    LIMIT,
+    Backend,
+    CheckFailed,
+    Console,
+    Guest,
+    Lab,
+    check,
+    check_equal,
+    heartbeat_listener,
+)
+from nitroctl.vsock import sockets as vsock
+
+__all__ = ["CHECKS", "Check", "Outcome", "perform", "selected"]
+
+
+# ---- any EIF -----------------------------------------------------------------------------------------
+
+
+@generic_check
+def boots(lab: Lab) -> None:
+    """`nitroctl run` starts the enclave, streams its console and sees its heartbeat; whether the enclave ends
+    by itself or on SIGTERM, nothing is left of it."""
+    with lab.run(lab.eif or lab.image("hello")) as run:
+        if lab.eif is None:  # another may be as quiet as it likes
+            run.expect(rb"Linux version")
+        run.expect(rb"heartbeat after")
+        run.terminate()
+        check(run.status() in (0, 143), "it ended neither by itself nor on SIGTERM")
+    lab.check_nothing_left()
+
+
+@generic_check
+def by_hand(lab: Lab) -> None:
+    """The documentation's two command lines start it: the backend says "ready" and, after the heartbeat,
+    "booted"."""
+    from nitroctl.eif.peek import peek
+
+    eif = lab.eif or lab.image("hello")
+    with lab.guest(eif, machine=",acpi=on" if peek(eif).needs_acpi else "") as guest:
+        guest.backend.expect("booted")
+
+
+@generic_check
+def ctrl_c(lab: Lab) -> None:
+    """Ctrl-C at the terminal ends the enclave with status 130 and leaves no process, socket or file."""
+    with lab.run(lab.eif or lab.image("agent")) as run:
+        run.expect(rb"heartbeat after" if lab.eif is None else rb"vsock /\S+\r\n")
+        run.console.child.sendintr()
+        run.check_ends(130)
+    lab.check_nothing_left()
+
+
+# ---- command lines and ends --------------------------------------------------------------------------
+
+
+def _printed_pcrs(guest: Guest) -> dict[str, str]:
+    """What the hello application prints, until its last line."""
+    guest.expect(rb"(?s)PCR0: .*PCR8: [0-9a-f]{96}")
+    found = re.findall(rb"(PCR\d+): ([0-9a-f]{96})", guest.console.seen)
+    return {name.decode(): value.decode() for name, value in found}
+
+
+def _string_pcr(text: str) -> str:
+    """PCR3 and PCR4: SHA384(48 zero bytes, then the ASCII text), AWS's rule."""
+    return hashlib.sha384(ZERO + text.encode()).hexdigest()
+
+
+def _check_file_pcrs(lab: Lab, eif: Path, got: dict[str, str]) -> None:
+    from nitroctl.eif.measure import measure
+
+    for name, value in measure(eif).items():
+        check_equal(got.get(name), value, f"{name} in the enclave, against the file")
+    check_equal(got.get("PCR8"), ZERO.hex(), "PCR8 of an unsigned image")
+
+
+@boot_check
+def documented_command_lines(lab: Lab) -> None:
+    """`vhost-user-vsock --socket-path --guest-cid --uds-path` and `qemu-system-x86_64 -M
+    nitro-enclave,vsock=c,id=hello-world … -nographic -m 4G` boot hello: the PCRs of its NSM are those of the
+    file, PCR3 and PCR4 zero without their options, and QEMU ends with status 0 when the application does."""
+    eif = lab.image("hello")
+    with lab.guest(eif) as guest:
+        guest.backend.expect("booted")
+        got = _printed_pcrs(guest)
+        guest.check_ends()
+    _check_file_pcrs(lab, eif, got)
+    check_equal((got["PCR3"], got["PCR4"]), (ZERO.hex(),) * 2, "PCR3 and PCR4")
+
+
+@boot_check
+def vm_form(lab: Lab) -> None:
+    """`--vm guest-cid=N,socket=S,uds-path=P`, vhost-device-vsock's form, works too, and the guest's CID is
+    the one named there."""
+    with lab.agent(vm_form=True, cid=77) as (guest, client):
+        guest.backend.expect("booted")
+        check_equal(client.facts("id")["cid"], "77", "the guest's CID")
+
+
+@boot_check
+def run_hello(lab: Lab) -> None:
+    """`nitroctl run` of hello exits with 0; PCR0 to PCR2 are those of the file, PCR3 that of the role and
+    PCR4 that of the instance ID."""
+    eif = lab.image("hello")
+    with lab.run(eif, "--role", ROLE, "--instance-id", INSTANCE) as run:
+        run.check_ends(0)
+        found = re.findall(rb"(PCR\d+): ([0-9a-f]{96})", run.console.seen)
+    got = {name.decode(): value.decode() for name, value in found}
+    _check_file_pcrs(lab, eif, got)
+    check_equal(got.get("PCR3"), _string_pcr(ROLE), "PCR3")
+    check_equal(got.get("PCR4"), _string_pcr(INSTANCE), "PCR4")
+    lab.check_nothing_left()
+
+
+@boot_check
+def stable_parent(lab: Lab) -> None:
+    """Without --instance-id PCR4 is that of i-0000000000000000, the same on every machine."""
+    with lab.run(lab.image("hello")) as run:
+        run.expect(b"PCR4: " + _string_pcr("i-0000000000000000").encode())
+        run.check_ends(0)
+
+
+@boot_check
+def dry_run(lab: Lab) -> None:
+    """The two lines that `nitroctl run --dry-run` prints, pasted into two shells, boot the enclave."""
+    with lab.run(lab.image("hello"), "--dry-run") as run:
+        run.check_ends(0)
+        lines = [line for line in run.console.seen.decode().replace("\r", "").split("\n") if line]
+    check_equal(len(lines), 2, "number of lines")
+    with Backend(lab, ["sh", "-c", f"exec {lines[0]}"]) as backend:
+        backend.expect("ready")
+        console = Console(lab, "pasted QEMU", ["sh", "-c", lines[1]])
+        with contextlib.closing(console):
+            console.expect(rb"PCR8: ")
+            check_equal(console.status(), 0, "QEMU's exit status")
+        backend.expect("booted")
+        check_equal(backend.process.wait(LIMIT), 0, "the backend's exit status, with --once")
+    lab.check_nothing_left()
+
+
+@boot_check
+def application_exit(lab: Lab) -> None:
+    """When the application ends, whatever its status, init tells it, resets the machine, and QEMU ends with
+    status 0."""
+    with lab.agent() as (guest, client):
+        client.exit(3)
+        guest.expect(rb"child exited with error")
+        guest.check_ends()
+        guest.backend.expect("booted")
+        guest.backend.expect("exited 3")
+
+
+@boot_check
+def application_killed(lab: Lab) -> None:
+    """The same when it dies of a signal."""
+    with lab.agent() as (guest, client):
+        client.kill(signal.SIGSEGV)
+        guest.expect(rb"child exited by signal")
+        guest.check_ends()
+        guest.backend.expect("booted")
+        guest.backend.expect(f"killed {signal.SIGSEGV.value}")
+
+
+@boot_check
+def reset_by_keyboard_controller(lab: Lab) -> None:
+    """`reboot=k` on AWS's command line: the reset port answers and QEMU ends with status 0."""
+    with lab.agent() as (guest, client):
+        check("reboot=k" in client.probe("cmdline").split(), "reboot=k is not on the command line")
+        client.reset()
+        guest.expect(rb"reboot: ")
+        guest.check_ends()
+
+
+@boot_check
+def triple_fault(lab: Lab) -> None:
+    """`reboot=t`, a triple fault, ends QEMU with status 0 as well."""
+    with lab.agent(args=("-append", "reboot=t")) as (guest, client):
+        client.reset()
+        guest.check_ends()
+
+
+@boot_check
+def panic(lab: Lab) -> None:
+    """A panic after the heartbeat ends `nitroctl run` with status 4 and the panic's text."""
+    with lab.run(lab.image("agent")) as run:
+        uds = run.uds()
+        with run.agent(uds) as client:
+            client.crash()
+        run.expect(rb"error: the guest's kernel panicked: sysrq triggered crash")
+        run.check_ends(4)
+    lab.check_nothing_left()
+
+
+@boot_check
+def panic_that_stays(lab: Lab) -> None:
+    """With panic=0 the kernel stops for ever after a panic; it is recognised on the console all the same. The
+    line that init printed before is in the message."""
+    with lab.run(lab.image("late-panic"), "--append", "panic=0") as run:
+        run.expect(rb"init: .*/cmd")
+        run.expect(rb"error: the guest's kernel panicked: Attempted to kill init!")
+        run.check_ends(4)
+    lab.check_nothing_left()
+
+
+@boot_check
+def panic_before_the_heartbeat(lab: Lab) -> None:
+    """An EIF whose init is missing panics early: status 4, not a wait for the heartbeat."""
+    with lab.run(lab.image("no-init")) as run:
+        run.expect(rb"error: the guest's kernel panicked: No working init found")
+        run.check_ends(4)
+    lab.check_nothing_left()
+
+
+@boot_check
+def halt(lab: Lab) -> None:
+    """A halt without reset, which QEMU cannot see without ACPI, ends `nitroctl run` with status 0."""
+    with lab.run(lab.image("halt")) as run:
+        run.expect(rb"reboot: System halted")
+        run.check_ends(0)
+    lab.check_nothing_left()
+
+
+# ---- the heartbeat -----------------------------------------------------------------------------------
+
+
+@boot_check
+def no_heartbeat(lab: Lab) -> None:
+    """A guest that runs but sends no heartbeat ends with status 3 and an error that says so, when
+    --boot-timeout is over."""
+    with lab.run(lab.image("no-heartbeat"), "--boot-timeout", "6") as run:
+        run.expect(rb"error: no heartbeat within 6 s")
+        run.check_ends(3)
+        check(agent.READY_LINE.encode() in run.console.seen, "the guest did not even run")
+    lab.check_nothing_left()
+
+
+@boot_check
+def heartbeat_without_answer(lab: Lab) -> None:
+    """A parent that takes the heartbeat and never answers it: status 3 when --boot-timeout is over."""
+    with lab.run(lab.image("hello"), "--boot-timeout", "6") as run:
+        # The guest needs a second to come up: time to be there before the backend answers itself.
+        with heartbeat_listener(run.uds()) as listener, listener.accept() as beat:
+            beat.settimeout(LIMIT)
+            check_equal(beat.recv(1), b"\xb7", "the heartbeat")
+            run.expect(rb"error: no heartbeat within 6 s")
+            run.check_ends(3)
+        check(b"PCR0" not in run.console.seen, "the application ran")
+    lab.check_nothing_left()
+
+
+@boot_check
+def own_heartbeat_listener(lab: Lab) -> None:
+    """A parent that listens on PATH_9000 gets the heartbeat, one byte 0xB7, and the guest goes on once it is
+    answered."""
+    with lab.guest(lab.image("hello")) as guest, heartbeat_listener(guest.uds) as listener:
+        with listener.accept() as beat:
+            beat.settimeout(LIMIT)
+            check_equal(beat.recv(2), b"\xb7", "the heartbeat")
+            check(b"PCR0" not in guest.console.seen, "the application ran before the answer")
+            beat.sendall(b"\xb7")
+            check_equal(beat.recv(1), b"", "after the answer")
+        guest.expect(rb"PCR8: ")
+        guest.check_ends()
+
+
+@boot_check
+def own_heartbeat_listener_under_run(lab: Lab) -> None:
+    """`nitroctl run` counts a heartbeat that the parent's own listener answered."""
+    with lab.run(lab.image("hello")) as run:
+        with heartbeat_listener(run.uds()) as listener, listener.accept() as beat:
+            check_equal(beat.recv(2), b"\xb7", "the heartbeat")
+            beat.sendall(b"\xb7")
+        run.expect(rb"heartbeat after")
+        run.check_ends(0)
+
+
+@boot_check
+def wrong_heartbeat_answer(lab: Lab) -> None:
+    """Another byte than 0xB7 as answer: init says so and dies, and the kernel panics."""
+    with lab.guest(lab.image("hello")) as guest, heartbeat_listener(guest.uds) as listener:
+        with listener.accept() as beat:
+            beat.settimeout(LIMIT)
+            beat.recv(1)
+            beat.sendall(b"\xb6")
+        guest.expect(rb"received wrong heartbeat")
+        guest.expect(rb"Kernel panic - not syncing")
+
+
+# ---- what the guest finds ----------------------------------------------------------------------------
+
+
+@boot_check
+def devices(lab: Lab) -> None:
+    """Exactly two devices, each with its driver: vsock on the first transport with IRQ 5, NSM on the second
+    with IRQ 6; no PCI, disk or network device."""
+    with lab.agent() as (_, client):
+        found = [line.split() for line in client.probe("devices").splitlines()]
+        transports = {int(ident): transport for _, ident, transport, _ in found}
+        check_equal(sorted(transports), [VSOCK_ID, NSM_ID], "virtio device IDs")
+        check("-" not in [driver for *_, driver in found], f"a device without driver: {found}")
+        # Linux numbers the transports as they come on the command line.
+        entries = _transports(client.probe("cmdline"))
+        vsock_at, nsm_at = (entries[int(transports[i].rpartition(".")[2])] for i in (VSOCK_ID, NSM_ID))
+        check_equal((vsock_at[1], nsm_at[1]), (5, 6), "IRQs of vsock and NSM")
+        check(vsock_at[0] < nsm_at[0], f"vsock is at {vsock_at[0]:#x}, NSM at {nsm_at[0]:#x}")
+        check_equal(client.facts("buses"), {"pci": "0", "block": "0", "net": "0"}, "devices of each bus")
+
+
+@boot_check
+def loopback_address(lab: Lab) -> None:
+    """A program can bind 127.0.0.1 while lo is down, as it is at the start: both kernels have tables of
+    routes, as AWS's has."""
+    for kernel, machine in (("own", ""), ("prebuilt", ",acpi=on")):
+        with lab.guest(lab.image("agent", kernel=kernel), machine=machine) as guest, guest.agent() as client:
+            flags = int(client.probe("cat", "/sys/class/net/lo/flags"), 16)
+            check(not flags & 1, f"{kernel} kernel: lo is up")
+            check_equal(client.facts("bind", "127.0.0.1")["errno"], "0", f"{kernel} kernel: errno of bind")
+
+
+def _transports(command_line: str) -> list[tuple[int, int]]:
+    """(address, IRQ) of each virtio_mmio.device=SIZE@ADDRESS:IRQ, Linux's syntax."""
+    found = re.findall(r"virtio_mmio\.device=\w+@(\w+):(\d+)", command_line)
+    return [(int(address, 0), int(irq)) for address, irq in found]
+
+
+@boot_check
+def command_line(lab: Lab) -> None:
+    """The guest's command line is the EIF's, then without KVM what its TSC is, then -append, then one
+    virtio_mmio.device entry per device, and nothing else."""
+    from nitroctl.eif.testimage import CMDLINE
+
+    with lab.agent(args=("-append", "added=1 also=2")) as (_, client):
+        line = client.probe("cmdline").strip()
+        tsc = "" if lab.accel.name == "kvm" else r"tsc_early_khz=\d+ tsc=nowatchdog "
+        entry = r"virtio_mmio\.device=\w+@\w+:\d+"
+        wanted = rf"{re.escape(CMDLINE)} {tsc}added=1 also=2 {entry} {entry}"
+        check(re.fullmatch(wanted, line), f"not the EIF's, the board's, -append and two devices: {line}")
+
+
+@boot_check
+def two_cpus(lab: Lab) -> None:
+    """With -smp 2 the guest brings both CPUs up."""
+    with lab.agent(args=("-smp", "2")) as (_, client):
+        check_equal(client.probe("cpus").strip(), "2", "CPUs online")
+
+
+@boot_check
+def x86_64_v2(lab: Lab) -> None:
+    """The default CPU runs programs compiled for x86-64-v2, which most distributions need now."""
+    with lab.agent() as (_, client):
+        got = client.facts("v2")
+        # CRC-32C's check value (RFC 3720), the ones of ff00ff00ff00ff00, a successful exchange.
+        check_equal([got[k] for k in ("sse4.2", "popcnt", "cx16")], ["e3069283", "32", "1"], "results")
+
+
+@boot_check
+def memory_above_4g(lab: Lab) -> None:
+    """With -m 4G and -m 5G there is RAM above 4 GiB of guest address, and vsock buffers that lie there
+    arrive intact."""
+    for memory, high in (("4G", 1), ("5G", 2)):
+        with lab.agent(memory=memory) as (guest, client):
+            got = int(client.facts("mem")["high"])
+            check(got > (high << 20) * 0.9, f"-m {memory}: only {got} KiB lie above 4 GiB")
+            with vsock.listen(guest.uds, 5000) as listener:
+                listener.socket.settimeout(LIMIT)
+                client.start("high-source", vsock.PARENT_CID, 5000, 1 << 20, 7)
+                with listener.accept() as stream:
+                    stream.settimeout(LIMIT)
+                    data = agent.receive_all(stream)
+                report = client.finish()
+            check_equal(len(data), 1 << 20, f"bytes from above 4 GiB ({report.strip()})")
+            facts = dict(line.split(" ", 1) for line in report.splitlines())
+            check(int(facts["zerocopy"]) > 0, "the guest's kernel copied all of it to somewhere else")
+            frame = int(facts["low-pfn"], 16)
+            check(frame >= (4 << 30) >> 12, f"the lowest page frame is {frame:#x}, below 4 GiB")
+            check(data == agent.pattern(7, 1 << 20), "they are damaged")
+
+
+# ---- vsock -------------------------------------------------------------------------------------------
+
+
+def _numbers(report: str) -> dict[str, int]:
+    return {key: int(value) for key, value in (line.split(" ", 1) for line in report.splitlines())}
+
+
+@boot_check
+def vsock_both_ways(lab: Lab) -> None:
+    """A megabyte from the enclave to the parent's port 5000, and one echoed by the enclave on its port 8000,
+    arrive as they were sent; half-closes pass in both directions."""
+    size = 1 << 20
+    with lab.agent() as (guest, client):
+        with vsock.listen(guest.uds, 5000) as listener:
+            listener.socket.settimeout(LIMIT)
+            client.start("dial", vsock.PARENT_CID, 5000, "source", size, 3)
+            with listener.accept() as stream:
+                stream.settimeout(LIMIT)
+                check(agent.receive_all(stream) == agent.pattern(3, size), "the enclave's bytes are damaged")
+            report = _numbers(client.finish())
+            check_equal((report["sent"], report["errno"]), (size, 0), "what the enclave sent")
+        client.probe("echo-listen", 8000)
+        sent = agent.pattern(4, size)
+        with vsock.connect(guest.uds, 8000, timeout=LIMIT) as stream:
+            stream.settimeout(LIMIT)
+            writer = threading.Thread(target=_send_all, args=(stream, sent))
+            writer.start()
+            got = agent.receive_all(stream)
+            writer.join()
+        check(got == sent, f"the echo is damaged ({len(got)} bytes)")
+
+
+def _send_all(stream: Any, data: bytes) -> None:
+    import socket
+
+    with contextlib.suppress(OSError):  # the reader sees that something is missing
+        stream.sendall(data)
+        stream.shutdown(socket.SHUT_WR)
+
+
+@boot_check
+def vsock_refusals(lab: Lab) -> None:
+    """Nobody on the parent's port, or another CID than the parent's: ECONNRESET at once, not a timeout.
+    Nobody on the enclave's port: the parent's connect is refused."""
+    from errno import ECONNRESET
+
+    with lab.agent() as (guest, client):
+        for cid in (vsock.PARENT_CID, 5):
+            report = client.facts("connect", cid, 4321)
+            check_equal(int(report["errno"]), ECONNRESET, f"connecting to CID {cid}")
+        with contextlib.suppress(vsock.PortRefused):
+            vsock.connect(guest.uds, 4321, timeout=LIMIT).close()
+            raise CheckFailed("a connection to a port of the enclave that nobody serves was made")
+
+
+# ---- NSM ---------------------------------------------------------------------------------------------
+
+
+def _digest(*parts: bytes) -> bytes:
+    return hashlib.sha384(b"".join(parts)).digest()
+
+
+@boot_check
+def nsm_conformance(lab: Lab) -> None:
+    """What AWS's nsm-check asserts on a real enclave (all but attestation), from inside a real guest."""
+    with lab.agent(machine=f",parent-id={INSTANCE}") as (_, client):
+        nsm = Nsm(client)
+        described = nsm.ok("DescribeNSM")
+        check_equal(described["max_pcrs"], PCR_COUNT, "max_pcrs")
+        check(described["module_id"], "module_id is empty")
+        check_equal(described["digest"], "SHA384", "digest")
+        check_equal(described["locked_pcrs"], list(BOOT_PCRS), "locked_pcrs")
+        measured = (0, 1, 2, 4)
+        for index in range(PCR_COUNT):
+            value, locked = nsm.pcr(index)
+            check_equal(value != ZERO, index in measured, f"PCR{index} is not zero")
+            check_equal(locked, index in BOOT_PCRS, f"PCR{index} is locked")
+        for index in BOOT_PCRS:
+            nsm.refused("LockPCR", {"index": index})
+        expected = ZERO
+        for _ in range(10):
+            expected = _digest(expected, b"\1\2\3")
+            for index in FREE_PCRS:
+                got = nsm.ok("ExtendPCR", {"index": index, "data": b"\1\2\3"})["data"]
+                check_equal(got, expected, f"PCR{index} extended")
+        for index in FREE_PCRS:
+            nsm.ok("LockPCR", {"index": index})
+        nsm.ok("LockPCRs", {"range": PCR_COUNT})
+        nsm.refused("LockPCRs", {"range": PCR_COUNT + 1})
+        for index in range(PCR_COUNT):
+            nsm.refused("ExtendPCR", {"index": index, "data": b"\1\2\3"})
+        for index in range(PCR_COUNT):
+            value, locked = nsm.pcr(index)
+            check(locked, f"PCR{index} is not locked")
+            if index in FREE_PCRS:
+                check_equal(value, expected, f"PCR{index} at the end")
+            else:
+                check_equal(value != ZERO, index in measured, f"PCR{index} is not zero")
+        last = b""
+        for _ in range(16):
+            random = nsm.ok("GetRandom")["random"]
+            check_equal(len(random), 256, "random bytes")
+            check(random != last, "the same random bytes twice")
+            last = random
+
+
+@boot_check
+def nsm_survives_its_guest(lab: Lab) -> None:
+    """Nothing that a user of the guest sends by ioctl stops the device: no bytes, rubbish, a response buffer
+    that is too small, the longest request."""
+    with lab.agent() as (_, client):
+        nsm = Nsm(client)
+        before = nsm.pcr(0)
+        requests: list[tuple[bytes, int | None]] = [
+            (b"", None), (b"\xff" * 100, None), (b"\x81" * 4096, None), (b"\x69GetRandom", 1),
+        ]  # fmt: skip
+        for request, capacity in requests:
+            with contextlib.suppress(agent.AgentError):  # what the ioctl says is the guest kernel's business
+                client.nsm(request, capacity=capacity)
+            check_equal(nsm.pcr(0), before, f"PCR0 after the request {request[:8]!r}")
+
+
+@boot_check
+def nsm_random_reaches_the_kernel(lab: Lab) -> None:
+    """The NSM is the kernel's hardware random number generator."""
+    with lab.agent() as (_, client):
+        first, second = client.probe("hwrng", 64), client.probe("hwrng", 64)
+        check(first != second and len(bytes.fromhex(first.strip())) == 64, f"not random: {first} {second}")
+
+
+@boot_check
+def rebinding_the_driver(lab: Lab) -> None:
+    """Unbinding the NSM's driver and binding it again resets the virtio device, and changes no PCR and no
+    lock."""
+    with lab.agent() as (_, client):
+        nsm = Nsm(client)
+        nsm.ok("ExtendPCR", {"index": 16, "data": b"x"})
+        nsm.ok("LockPCR", {"index": 17})
+        before = [nsm.pcr(index) for index in range(PCR_COUNT)]
+        check_equal(before[16], (_digest(ZERO, b"x"), False), "PCR16")
+        client.probe("rebind", NSM_ID)
+        check_equal([nsm.pcr(index) for index in range(PCR_COUNT)], before, "the PCRs after it")
+        nsm.refused("LockPCR", {"index": 17})
+
+
+# ---- images ------------------------------------------------------------------------------------------
+
+
+@boot_check
+def big_image(lab: Lab) -> None:
+    """An EIF of 400 MB boots with the default memory, four times its size, and its NSM has its PCRs."""
+    from nitroctl.eif.measure import measure
+
+    eif = lab.image("big", size=400_000_000)
+    with lab.run(eif) as run:
+        uds = run.uds()
+        with run.agent(uds) as client:
+            nsm = Nsm(client)
+            got = [nsm.pcr(index)[0].hex() for index in range(3)]
+            check_equal(got, [value for _, value in measure(eif).items()], "PCR0 to PCR2")
+            client.exit(0)
+        run.check_ends(0)
+
+
+@boot_check
+def debian_kernel(lab: Lab) -> None:
+    """Debian's prebuilt kernel, whose drivers are modules and which needs ACPI: the EIF says so in its
+    metadata, `nitroctl run` obeys, and --dry-run shows it."""
+    eif = lab.image("hello", kernel="prebuilt")
+    with lab.run(eif, "--dry-run") as run:
+        run.expect(rb" nitro-enclave,\S*,acpi=on ")
+        run.check_ends(0)
+    with lab.run(eif) as run:
+        run.check_ends(0)
+        found = re.findall(rb"(PCR\d+): ([0-9a-f]{96})", run.console.seen)
+    _check_file_pcrs(lab, eif, {name.decode(): value.decode() for name, value in found})
+    lab.check_nothing_left()
+
+
+@boot_check
+def initrd_is_measured(lab: Lab) -> None:
+    """-initrd is appended to the initramfs, where the guest finds it, and measured like a further application
+    ramdisk: PCR0 and PCR2 are those of an EIF that has it as its last ramdisk."""
+    from nitroctl.eif import cpio
+
+    extra = lab.folder / "extra.cpio"
+    archive = _Archive()
+    cpio.write(archive, [cpio.directory("rootfs"), cpio.file("rootfs/extra", b"from outside", 0o644)])
+    extra.write_bytes(archive.data)
+    eif = lab.image("agent")
+    expected = _pcrs_with_ramdisk(eif, extra.read_bytes())
+    with lab.agent(args=("-initrd", os.fspath(extra))) as (_, client):
+        nsm = Nsm(client)
+        check_equal([nsm.pcr(i)[0].hex() for i in range(3)], expected, "PCR0 to PCR2")
+        check_equal(client.probe("cat", "/extra"), "from outside", "/extra in the guest")
+
+
+class _Archive:
+    """A cpio archive in memory, of entries that have their content with them."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def write(self, data: bytes) -> None:
+        self.data += data
+
+    def copy(self, fd: int, size: int | None, name: str) -> None:
+        raise NotImplementedError("no files here")
+
+
+def _pcrs_with_ramdisk(eif: Path, ramdisk: bytes) -> list[str]:
+    """By AWS's rules from the file's sections: PCR0 of all, PCR1 of kernel, command line and the first
+    ramdisk, PCR2 of the other ramdisks; each SHA384(zeros, SHA384(data))."""
+    from nitroctl.eif.format import SectionType, open_eif, read_layout
+
+    whole, boot, application = hashlib.sha384(), hashlib.sha384(), hashlib.sha384()
+    with open_eif(eif) as (fd, size):
+        layout = read_layout(fd, size, eif)
+        ramdisks = 0
+        for section in layout.sections:
+            data = os.pread(fd, section.size, section.data_offset)
+            if section.type in (SectionType.KERNEL, SectionType.CMDLINE):
+                whole.update(data)
+                boot.update(data)
+            elif section.type is SectionType.RAMDISK:
+                whole.update(data)
+                (boot if ramdisks == 0 else application).update(data)
+                ramdisks += 1
+    whole.update(ramdisk)
+    application.update(ramdisk)
+    return [_digest(ZERO, each.digest()).hex() for each in (whole, boot, application)]
+
+
+# ---- several, and sudden deaths ----------------------------------------------------------------------
+
+
+@functools.partial(boot_check, guests=2)
+def two_at_once(lab: Lab) -> None:
+    """Two enclaves at once have different CIDs and talk to their own sockets."""
+    eif = lab.image("agent")
+    with lab.run(eif) as one, lab.run(eif) as two:
+        cids = []
+        sockets = [one.uds(), two.uds()]
+        check(sockets[0] != sockets[1], "both have the same socket")
+        for run, uds in zip((one, two), sockets, strict=True):
+            with run.agent(uds) as client:
+                cids.append(int(client.facts("id")["cid"]))
+        check_equal(cids, [int(uds.parent.name) for uds in sockets], "the guests' CIDs")
+        check_equal(sorted(cids), [16, 17], "the lowest free CIDs")
+        for run, uds in zip((one, two), sockets, strict=True):
+            with contextlib.suppress(AgentGone), agent.Agent(uds, timeout=LIMIT) as client:
+                client.exit(0)
+            run.check_ends(0)
+    lab.check_nothing_left()
+
+
+def _kill(lab: Lab, victim: Callable[[int], int], status: int, message: bytes) -> None:
+    with lab.run(lab.image("agent")) as run:
+        run.expect(rb"heartbeat after")
+        check_equal(len(lab.processes()), 3, "processes of the enclave")
+        os.kill(victim(run.pid), signal.SIGKILL)
+        if message:
+            run.expect(message)
+        run.check_ends(status)
+    lab.check_nothing_left()
+
+
+@boot_check
+def kill_9_of_qemu(lab: Lab) -> None:
+    """kill -9 of QEMU: status 1, an error that says so, and nothing left."""
+    _kill(lab, lambda _: lab.process(lab.qemu), 1, rb"error: QEMU was killed by SIGKILL")
+
+
+@boot_check
+def kill_9_of_the_backend(lab: Lab) -> None:
+    """kill -9 of the backend: status 1, an error that says so, and nothing left."""
+    _kill(lab, lambda _: lab.process(lab.backend), 1, rb"error: the vsock backend was killed by SIGKILL")
+
+
+@boot_check
+def kill_9_of_nitroctl(lab: Lab) -> None:
+    """kill -9 of nitroctl itself: QEMU and backend end too, sockets and folder are gone."""
+    _kill(lab, lambda pid: pid, -signal.SIGKILL, b"")

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: MIT
+"""What this host has and lacks for enclaves: findings, each with the command that mends it.
+
+Only looks; nothing is made, fetched or installed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from nitroctl.base.config import UNIX_PATH_MAX, cache_dir, runtime_dir
+from nitroctl.base.errors import NitroError
+from nitroctl.toolchain import cache, packages
+
+# ok: nothing to do. slow: works, but could be better. lacks: something does not work without it.
+State = Literal["ok", "slow", "lacks"]
+
+# What a socket of an enclave adds to the socket folder: "/CID/vsock_PORT", both numbers 32 bits wide.
+SOCKET_NAME = len("/4294967295/vsock_4294967295")
+# A full set of products, sources and build folders.
+SPACE = 4 * 10**9
+
+
+@dataclass(frozen=True)
+class Finding:
+    topic: str
+    state: State
+    text: str
+    mend: str = ""  # a command, or what to do
+    needed_to_run: bool = False
+
+
+def _located(topic: str, find: Callable[[], Path], *, needed: bool) -> Finding:
+    """A finding about a file that another module makes; that module says how."""
+    try:
+        return Finding(topic, "ok", str(find()))
+    except NitroError as e:
+        return Finding(topic, "lacks", str(e), e.hint or "", needed_to_run=needed)
+
+
+def _accelerator() -> Finding:
+    from nitroctl.enclaves.qemu import accelerator
+
+    chosen = accelerator()
+    if chosen.name == "kvm":
+        return Finding("accelerator", "ok", str(chosen))
+    mend = ""
+    if Path("/dev/kvm").exists() and not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        mend = "sudo usermod -aG kvm $USER, then log in again"
+    return Finding("accelerator", "slow", str(chosen), mend)
+
+
+def _qemu() -> list[Finding]:
+    """The plugin and the tree build; one of them is enough."""
+    from nitroctl.toolchain import plugin
+    from nitroctl.toolchain import tree as build
+
+    built = plugin.manifest()
+    reason = plugin.misfit(built) if built else None
+    usable = built is not None and reason is None
+    if built is None:
+        findings = [Finding("QEMU plugin", "slow", "not built",
+                            "nitroctl build --plugin, for the distribution's QEMU")]
+    elif reason:
+        findings = [Finding("QEMU plugin", "slow", reason, f"nitroctl build --plugin --qemu {built.qemu}")]
+    else:
+        text = f"{built.launcher}, for {built.package} {built.version}"
+        findings = [Finding("QEMU plugin", "ok", text)]
+    tree = _located("QEMU tree", lambda: build.locate("qemu"), needed=not usable)
+    if usable and tree.state == "lacks":
+        return [*findings, Finding("QEMU tree", "slow", "not built; the plugin does", tree.mend)]
+    return [*findings, tree, _firmware()]
+
+
+def _firmware() -> Finding:
+    """Of the tree build; the distribution's QEMU brings its own."""
+    from nitroctl.toolchain import source
+    from nitroctl.toolchain import tree as build
+
+    try:
+        folder = build.locate("qemu").resolve().parents[1] / "share/qemu"
+    except NitroError:
+        return Finding("firmware", "lacks", "comes with the QEMU tree", "nitroctl build", needed_to_run=True)
+    absent = [name for name in source.FIRMWARE_FILES if not (folder / name).is_file()]
+    if absent:
+        return Finding("firmware", "lacks", f"{folder} lacks {', '.join(absent)}",
+                       "nitroctl cache clean, then nitroctl build", needed_to_run=True)
+    return Finding("firmware", "ok", str(folder))
+
+
+def _backend() -> Finding:
+    from nitroctl.toolchain import tree as build
+
+    return _located("vsock backend", lambda: build.locate("vsock"), needed=True)
+
+
+def _kernels() -> list[Finding]:
+    from nitroctl.toolchain import guest
+
+    # An EIF brings its own kernel: these are for the images that nitroctl makes.
+    return [
+        _located("guest kernel", lambda: guest.locate("kernel"), needed=False),
+        _located("prebuilt kernel", lambda: guest.locate("prebuilt"), needed=False),
+        _located("guest init", lambda: guest.locate("init"), needed=False),
+    ]
+
+
+def _disk() -> Finding:
+    from nitroctl.base.progress import amount
+
+    free = cache.free_space()
+    text = f"{amount(free, 'bytes')} free for {cache_dir()}"
+    if free < SPACE:
+        return Finding("disk", "slow", f"{text}; a full build takes {amount(SPACE, 'bytes')}",
+                       "nitroctl cache prune, or set XDG_CACHE_HOME")
+    return Finding("disk", "ok", text)
+
+
+def _sockets() -> Finding:
+    try:
+        folder = runtime_dir()
+    except NitroError as e:
+        return Finding("socket folder", "lacks", str(e), e.hint or "", needed_to_run=True)
+    longest = len(os.fsencode(folder)) + SOCKET_NAME
+    if longest > UNIX_PATH_MAX:
+        return Finding("socket folder", "lacks",
+                       f"{folder}: sockets below would have {longest} bytes, unix(7) allows {UNIX_PATH_MAX}",
+                       "set XDG_RUNTIME_DIR to a shorter path", needed_to_run=True)
+    return Finding("socket folder", "ok", str(folder))
+
+
+def _packages() -> list[Finding]:
+    findings = []
+    for topic, needs in (
+        ("packages: QEMU", packages.BUILD + packages.DEBIAN_SOURCE),
+        ("packages: kernel", packages.KERNEL),
+        ("packages: tests", packages.CHECK),
+    ):
+        lacking = packages.missing(needs)
+        if lacking:
+            text = "missing: " + ", ".join(need.what for need in lacking)
+            findings.append(Finding(topic, "lacks", text, packages.install_line(lacking)))
+        else:
+            findings.append(Finding(topic, "ok", f"all {len(needs)} there"))
+    return findings
+
+
+def examine() -> list[Finding]:
+    """All findings, in the order in which one would mend them."""
+    return [_accelerator(), *_packages(), _disk(), _sockets(), *_qemu(), _backend(), *_kernels()]

@@ -1,0 +1,397 @@
+# SPDX-License-Identifier: MIT
+"""The plugin: the nitro-enclave machine in the QEMU that is installed already, as DKMS does for kernels.
+
+    package     which package and version the QEMU is, and its ELF build-id
+    source      the tree of exactly that version of the source package, with the graft in it
+    configure   with those of Debian's options that decide how QEMU's structures look
+    ninja       QEMU's generated headers and our files: nitro-enclave.so, nothing of QEMU itself
+    launcher    contrib/plugin/launcher.c, which compares the build-id and preloads the plugin
+    product     cache entry plugin/KEY: bin/qemu-system-x86_64, lib/nitro-enclave.so, manifest.json
+
+The plugin itself refuses a QEMU that it does not fit (hw/plugin). Here is also what chooses between plugin
+and tree build, and notices that the distribution has updated its QEMU.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from nitroctl.base import elf, proc, progress
+from nitroctl.base.config import source_root
+from nitroctl.base.errors import CommandFailed, NitroError
+from nitroctl.toolchain import cache, packages
+from nitroctl.toolchain import tree as build
+from nitroctl.toolchain.source import LINK, NO_DEVICES, Source, find_source, package_source, plain_name
+from nitroctl.toolchain.steps import BuildFailed, ninja, toolchain
+from nitroctl.toolchain.tree import QEMU
+
+Kind = Literal["plugin", "tree"]
+
+PLUGIN = "nitro-enclave.so"
+TARGET = f"{LINK}/hw/plugin/{PLUGIN}"
+LAUNCHER = "contrib/plugin/launcher.c"
+POINTER = "plugin"
+PACKAGE = "qemu-system-x86"  # Debian's name of what has it
+
+SPACE_BUILD = 60 * 10**6  # bytes; headers, objects
+
+TREE_HINT = "use the tree build: nitroctl build"
+
+# configure's options that structures of QEMU depend on, as they are where nobody says otherwise. Debian's own
+# replace them; its other options ask for libraries, which need not be here to read headers.
+LAYOUT = {
+    "kvm": "--enable-kvm",
+    "modules": "--disable-modules",
+    "plugins": "--enable-plugins",
+    "tcg": "--enable-tcg",
+    "trace-backends": "--enable-trace-backends=log",
+    "vhost-kernel": "--enable-vhost-kernel",
+    "vhost-net": "--enable-vhost-net",
+    "vhost-user": "--enable-vhost-user",
+    "vhost-vdpa": "--enable-vhost-vdpa",
+}
+# The same, but of no use where Debian does not name them.
+LAYOUT_IF_NAMED = (
+    "coroutine-pool", "debug-mutex", "debug-tcg", "replication", "safe-stack", "tcg-interpreter", "tsan",
+    "xen",
+)  # fmt: skip
+
+
+# --- the installed QEMU ----------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Installed:
+    """A QEMU that belongs to a package."""
+
+    path: Path
+    package: str
+    version: str
+    source_version: str  # a +bN of `version` is a rebuild of the same source
+    build_id: str
+
+
+def build_id(path: Path) -> str | None:
+    """The GNU build-id of a 64-bit little-endian ELF file, in hex (elf(5)); None if there is none to be read.
+
+    Raises OSError.
+    """
+    with open(path, "rb") as f, contextlib.suppress(ValueError):
+        found = elf.read(f)
+        if found and (value := found.notes.get((b"GNU", 3))):  # NT_GNU_BUILD_ID
+            return value.hex()
+    return None
+
+
+def _dpkg_query(*arguments: str) -> str:
+    if not shutil.which("dpkg-query"):
+        raise NitroError("the plugin is for QEMU packages of Debian, and this host has no dpkg",
+                         hint=TREE_HINT)
+    return proc.run(["dpkg-query", *arguments]).stdout.decode()
+
+
+def _owner(path: Path) -> str | None:
+    """The package that installed a file."""
+    # dpkg may know a file below /usr by its name before the /usr merge.
+    names = dict.fromkeys(os.fspath(p) for p in (path, path.resolve()))
+    names |= dict.fromkeys(name.removeprefix("/usr") for name in names if name.startswith("/usr/"))
+    for name in names:
+        with contextlib.suppress(CommandFailed):
+            for line in _dpkg_query("--search", name).splitlines():
+                package, _, found = line.partition(": ")
+                if found == name and not package.startswith("diversion "):
+                    return package.partition(",")[0]
+    return None
+
+
+def _in_path() -> list[Path]:
+    folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    paths = [(Path(folder) / QEMU).absolute() for folder in (*folders, "/usr/bin") if folder]
+    # A folder that may not be looked into is no error, as for a shell.
+    return [path for path in dict.fromkeys(paths) if os.path.isfile(path) and os.access(path, os.X_OK)]
+
+
+def installed(qemu: Path | None = None) -> Installed:
+    """What the QEMU `qemu` is, or the first one in PATH; raises NitroError if no package owns it."""
+    paths = [qemu.absolute()] if qemu else _in_path()
+    install = packages.install_line([packages.DISTRIBUTION_QEMU])
+    if not paths or not paths[0].is_file():
+        raise NitroError(f"{qemu}: no such file" if qemu else f"no {QEMU} is installed",
+                         hint=f"install the distribution's ({install}), or {TREE_HINT}")
+    # PATH may have links of ours, or QEMUs that somebody built, before the distribution's.
+    owners = ((path, _owner(path)) for path in paths)
+    path, package = next(((path, owner) for path, owner in owners if owner), (paths[0], None))
+    if package is None:
+        raise NitroError(f"{path} belongs to no package: its exact source is not known",
+                         hint=f"install the distribution's ({install}), or {TREE_HINT}")
+    form = "${source:Package}\\t${source:Version}\\t${Version}\\n"
+    source, source_version, version = _dpkg_query("--show", f"--showformat={form}", package).split()
+    if source != "qemu":
+        raise NitroError(f"{path} is of {package} from the source package {source}, not qemu",
+                         hint=TREE_HINT)
+    found = build_id(path)
+    if not found:
+        raise NitroError(f"{path} has no build-id by which the plugin could know it", hint=TREE_HINT)
+    # "name:architecture" where several architectures are installed.
+    return Installed(path, package.partition(":")[0], version, source_version, found)
+
+
+def _package_string(qemu: Installed) -> str:
+    """What QEMU says of its package: it is compiled in, and compared by the plugin."""
+    said = proc.run([qemu.path, "--version"]).stdout.decode(errors="replace")
+    match = re.match(r"QEMU emulator version \S+ \((.+)\)$", said.split("\n")[0])
+    if not match or qemu.version not in match[1]:
+        raise NitroError(
+            f"{qemu.path} says {said.splitlines()[:1]}, dpkg says {qemu.package} {qemu.version}",
+            hint=f"install the package again, or {TREE_HINT}",
+        )
+    return match[1]
+
+
+# --- building --------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a plugin was built for and from, kept beside it as manifest.json. Digests are SHA-256 in hex."""
+
+    key: str
+    qemu: str  # path
+    build_id: str
+    package: str
+    version: str  # of the package
+    series: str
+    source: str  # where the source came from
+    source_dir: str
+    overlay: str  # digest of our sources
+    graft: str  # digest of the patch
+    configure: list[str]
+    tools: dict[str, str]  # versions of compiler and libraries
+    build_dir: str
+    plugin_sha256: str
+    built: str  # UTC, ISO 8601
+    seconds: float
+
+    @property
+    def launcher(self) -> Path:
+        return cache.entry("plugin", self.key) / "bin" / QEMU
+
+    def to_json(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "launcher": os.fspath(self.launcher)}
+
+    @classmethod
+    def load(cls, root: Path) -> Manifest | None:
+        """The manifest of a product; None if there is none, or one of another version of nitroctl."""
+        return cache.read_record(cls, root / "manifest.json")
+
+
+def layout_options(rules: str, control: str) -> list[str]:
+    """configure's options for QEMU's layout, from debian/rules and debian/control of the source package.
+
+    In rules, those of the build that makes qemu-system-*: others (for Xen, microvm, static user mode) are no
+    business of ours. In control, the comment lines that Debian's own script turns into options.
+    """
+    common = re.search(r"^common_configure_opts = *\\\n(?:.*\\\n)*.*\n", rules, re.MULTILINE)
+    recipe = re.search(r"^b/qemu/configured:.*\n((?:\t.*\n)+)", rules, re.MULTILINE)
+    if not common or not recipe:
+        raise NitroError("debian/rules is not as expected: the options of Debian's build are not known",
+                         hint=TREE_HINT)
+    commented = "\n".join(re.findall(r"^# ?(--\S+.*)$", control, re.MULTILINE))
+    options = dict(LAYOUT)
+    text = f"{common[0]}{recipe[1]}{commented}"
+    for token in re.findall(r"(?<!\S)--(?:en|dis)able-[a-z0-9-]+(?:=\S+)?", text):
+        name = re.sub(r"^--(en|dis)able-|=.*$", "", token)
+        if name in LAYOUT or name in LAYOUT_IF_NAMED:
+            options[name] = token
+    if options["modules"] != "--enable-modules":
+        raise NitroError("this QEMU is built without loadable modules, and so without symbols for plugins",
+                         hint=TREE_HINT)
+    return list(options.values())
+
+
+def _configure_options(source: Source, package_string: str) -> list[str]:
+    debian = source.root / "debian"
+    try:
+        layout = layout_options((debian / "rules").read_text(), (debian / "control").read_text())
+    except OSError as e:
+        raise NitroError(f"{source.root} is no source package of Debian's: {e.strerror}: {e.filename}") from e
+    named = {re.sub(r"=.*$", "", option) for option in layout}
+    common = [o for o in build.configure_options(source.series, source.root, False)
+              if o not in NO_DEVICES and re.sub(r"=.*$", "", o) not in named]
+    return [*common, *layout, f"--with-pkgversion={package_string}"]
+
+
+def build_plugin(
+    qemu: Path | None = None, *, source: Path | None = None, jobs: int | None = None
+) -> Manifest:
+    """Build the plugin for a QEMU, or find it built. `source` is a .dsc, where Debian's mirror is not asked.
+
+    Raises NitroError; nothing half-made is left where others look.
+    """
+    started = time.monotonic()
+    found = installed(qemu)
+    package_string = _package_string(found)
+    if source is not None and source.suffix != ".dsc":
+        raise NitroError(f"--source {source}: the plugin is built from a source package's .dsc")
+    tree = find_source(source, None) if source else package_source(found.source_version)
+    tools = toolchain(packages.BUILD + tree.series.needs)
+    configure = _configure_options(tree, package_string)
+    configured = cache.digest_text(tree.key, *configure, json.dumps(tools, sort_keys=True))
+    build_key = f"{plain_name(tree.version)}-{configured[:12]}-plugin"
+    build_dir = cache.entry("qemu-build", build_key)
+    launcher = source_root() / LAUNCHER
+
+    def product_key(overlay: str) -> str:
+        content = cache.digest_text(configured, overlay, cache.digest_file(launcher), os.fspath(found.path),
+                                    found.build_id, found.version)
+        return f"{plain_name(tree.version)}-{content[:16]}"
+
+    key = product_key(build.overlay_digest(source_root()))
+    manifest = Manifest.load(cache.entry("plugin", key))
+    if manifest and manifest.launcher.is_file():
+        cache.set_current(POINTER, "plugin", key)
+        return manifest
+
+    with cache.lock("qemu-source", tree.key) as a, cache.lock("qemu-build", build_key) as b:
+        if not build_dir.is_dir():
+            cache.need_space(SPACE_BUILD, what="building the plugin")
+        build.sync_copy(build.OVERLAY, source_root(), tree.root / LINK)
+        overlay = build.overlay_digest(tree.root / LINK)
+        log = cache.log_path(f"plugin-{tree.series.name}")
+        log.unlink(missing_ok=True)
+        build.configure_tree(tree, build_dir, configure, log, (a, b))
+        cache.set_current("qemu-build-plugin", "qemu-build", build_key)
+        ninja(build_dir, [TARGET], f"Building the plugin for QEMU {tree.version}", jobs, log, (a, b),
+              build.originals(LINK))
+        key = product_key(overlay)
+
+        def fill(folder: Path) -> None:
+            (folder / "bin").mkdir()
+            (folder / "lib").mkdir()
+            shutil.copy(build_dir / TARGET, folder / "lib" / PLUGIN)
+            compile_launcher(launcher, found, folder / "bin" / QEMU)
+            # All symbols at once: a missing one is found here and not in the middle of a run.
+            build.check_machine(folder / "bin" / QEMU, env={"LD_BIND_NOW": "1"})
+            made = Manifest(
+                key=key,
+                qemu=os.fspath(found.path),
+                build_id=found.build_id,
+                package=found.package,
+                version=found.version,
+                series=tree.series.name,
+                source=tree.origin,
+                source_dir=os.fspath(tree.root),
+                overlay=overlay,
+                graft=cache.digest_file(tree.series.graft),
+                configure=configure,
+                tools=tools,
+                build_dir=os.fspath(build_dir),
+                plugin_sha256=cache.digest_file(folder / "lib" / PLUGIN),
+                built=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                seconds=round(time.monotonic() - started, 1),
+            )
+            cache.write_json(folder / "manifest.json", dataclasses.asdict(made))
+
+        root = cache.build_entry("plugin", key, fill, name=POINTER)
+    manifest = Manifest.load(root)
+    assert manifest is not None
+    return manifest
+
+
+def compile_launcher(source: Path, qemu: Installed, output: Path) -> None:
+    """Compile the launcher for that QEMU."""
+    defines = {
+        "NITRO_QEMU": os.fspath(qemu.path),
+        "NITRO_BUILD_ID": qemu.build_id,
+        "NITRO_VERSION": f"{qemu.package} {qemu.version}",
+    }
+    # JSON's strings are C's as well, as far as such values go.
+    macros = [f"-D{name}={json.dumps(value)}" for name, value in defines.items()]
+    argv = ["cc", "-O2", "-Wall", "-Wextra", *macros, "-o", os.fspath(output), os.fspath(source)]
+    try:
+        proc.run(argv)
+    except CommandFailed as e:
+        raise BuildFailed("compiling the launcher", str(e).splitlines()[1:9], source) from e
+
+
+# --- choosing --------------------------------------------------------------------------------------------
+
+def manifest() -> Manifest | None:
+    """The manifest of the plugin that was built last, if any."""
+    root = cache.current(POINTER)
+    return Manifest.load(root) if root else None
+
+
+def misfit(built: Manifest) -> str | None:
+    """Why a plugin cannot be used with the QEMU that is there now, as a clause; None: it can."""
+    path = Path(built.qemu)
+    try:
+        found = build_id(path)
+    except OSError as e:
+        return f"{path}, which the plugin was built for, cannot be read: {e.strerror}"
+    if found != built.build_id:
+        return f"{path} is no longer {built.package} {built.version}, which the plugin was built for"
+    if not built.launcher.is_file():
+        return f"{built.launcher} is gone"
+    return None
+
+
+def locate() -> Path:
+    """The launcher of a plugin that fits; raises NitroError with the command that provides it."""
+    built = manifest()
+    if built is None:
+        raise NitroError("there is no plugin built by nitroctl", hint="nitroctl build --plugin")
+    reason = misfit(built)
+    if reason:
+        raise NitroError(reason, hint=f"nitroctl build --plugin --qemu {built.qemu}")
+    return built.launcher
+
+
+def any_qemu() -> Path:
+    """The QEMU of the tree's build, else the plugin's launcher. Raises NitroError with what makes them."""
+    try:
+        return build.locate("qemu")
+    except NitroError:
+        if manifest() is None:
+            raise
+    return locate()
+
+
+def choose(kind: Kind | None = None) -> Path:
+    """The QEMU to run: the plugin's launcher if there is one, else the tree build's; or as `kind` says.
+
+    A plugin whose QEMU was updated is built again; if that fails, the tree build stands in unless `kind`
+    forbids it. Raises NitroError with the command that provides what is missing.
+    """
+    built = manifest() if kind != "tree" else None
+    if built is None:
+        if kind == "plugin":
+            return locate()
+        try:
+            return build.locate("qemu")
+        except NitroError as e:
+            if kind is None:
+                e.hint = f"{e.hint}, or, for the QEMU that is installed, nitroctl build --plugin"
+            raise
+    reason = misfit(built)
+    if reason is None:
+        return built.launcher
+    progress.say(f"{reason}: building it again")
+    try:
+        return build_plugin(Path(built.qemu)).launcher
+    except NitroError as e:
+        if kind == "plugin":
+            raise
+        try:
+            tree = build.locate("qemu")
+        except NitroError:
+            raise e from None
+        progress.say(f"that failed ({str(e).splitlines()[0]}): using the tree build")
+        return tree

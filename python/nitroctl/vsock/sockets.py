@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: MIT
+"""An enclave's vsock as its parent sees it: unix sockets in place of AF_VSOCK.
+
+The backend, vhost-user-vsock, serves one enclave. A program on this host reaches port N of the enclave by
+connecting to the backend's socket PATH and saying `CONNECT N` (the text protocol that Firecracker
+documents as hybrid vsock); it serves the parent's port N by listening on `PATH_N`. Here are both, and the
+backend's command line. The backend's life is `enclave`'s business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import socket
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from nitroctl.base import config
+from nitroctl.base.config import UNIX_PATH_MAX
+from nitroctl.base.errors import EnclaveError, NitroError
+
+PARENT_CID = 3
+HEARTBEAT_PORT = 9000
+HEARTBEAT = 0xB7
+PORT_MAX = 0xFFFFFFFE  # 0xFFFFFFFF is VMADDR_PORT_ANY
+
+# The answer is "OK ", a decimal u32 and a newline; whatever is longer is no answer.
+_OK_MAX = 32
+
+
+class PortRefused(EnclaveError):
+    """Nobody listens on that port of the enclave, or the enclave is gone."""
+
+
+@dataclass(frozen=True)
+class BackendConfig:
+    """The backend's options. Descriptors are numbers that it inherits; None leaves the option out.
+    `forwards` are those of `nitroctl.vsock.forwards`.
+
+    `booted_fd` gets the line "booted" when the backend has answered the heartbeat, `ready_fd` the line
+    "ready" once it listens. When the other end of `lifeline_fd` closes, the backend removes its sockets
+    and `cleanup_dir`, and ends. With `once` it ends when QEMU disconnects.
+    """
+
+    binary: Path
+    socket_path: Path
+    guest_cid: int
+    uds_path: Path
+    fallback_path: Path | None = None
+    forwards: Sequence[str] = ()
+    booted_fd: int | None = None
+    ready_fd: int | None = None
+    lifeline_fd: int | None = None
+    cleanup_dir: Path | None = None
+    once: bool = False
+
+
+def argv(options: BackendConfig) -> list[str]:
+    args = [
+        os.fspath(options.binary),
+        f"--socket-path={options.socket_path}",
+        f"--guest-cid={options.guest_cid}",
+        f"--uds-path={options.uds_path}",
+        *(f"--{forward}" for forward in options.forwards),
+    ]
+    if options.fallback_path is not None:
+        args.append(f"--fallback-path={options.fallback_path}")
+    if options.booted_fd is not None:
+        args.append(f"--booted-fd={options.booted_fd}")
+    if options.ready_fd is not None:
+        args.append(f"--ready-fd={options.ready_fd}")
+    if options.lifeline_fd is not None:
+        args.append(f"--lifeline-fd={options.lifeline_fd}")
+    if options.cleanup_dir is not None:
+        args.append(f"--cleanup-dir={options.cleanup_dir}")
+    if options.once:
+        args.append("--once")
+    return args
+
+
+def shared_ports() -> Path:
+    """PATH of ports that are served for every enclave of this user, running or not: where nobody listens on
+    an enclave's own PATH_N, its backend tries this one."""
+    return config.runtime_dir() / "ports" / "all"
+
+
+def serve_shared(port: int) -> Listener:
+    """Serve the parent's port `port` for every enclave. As `serve`."""
+    with _shared_folder():
+        return listen(shared_ports(), port)
+
+
+def sweep_shared() -> None:
+    """Remove the sockets in `shared_ports` that nobody serves any more, and their folder if it is empty then.
+    Programs that are killed, and those of `parent`, leave them."""
+    if not shared_ports().parent.exists():
+        return
+    with _shared_folder() as folder, contextlib.suppress(OSError):
+        for path in folder.glob("all_*"):
+            with contextlib.suppress(FileNotFoundError):
+                if _stale(os.fspath(path)):
+                    path.unlink()
+        folder.rmdir()
+
+
+@contextlib.contextmanager
+def _shared_folder() -> Iterator[Path]:
+    """The folder of `shared_ports`, made if need be. It is locked: whoever makes sockets there, replaces or
+    removes them has it alone, contrib/vsock-preload as well."""
+    while True:
+        folder = config.private_dir(shared_ports().parent)
+        try:
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue  # it was empty, and has just been removed
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(fd), os.stat(folder)):
+                    yield folder
+                    fcntl.flock(fd, fcntl.LOCK_UN)  # also for a child forked meanwhile
+                    return
+        finally:
+            os.close(fd)
+
+
+def check_path(path: str | os.PathLike[str]) -> str:
+    """`path` as text if a unix socket can have it as its address; raise NitroError with its length if not."""
+    text = os.fspath(path)
+    length = len(os.fsencode(text))
+    if length > UNIX_PATH_MAX:
+        raise NitroError(
+            f"the path {text} has {length} bytes; the address of a unix socket has at most {UNIX_PATH_MAX}",
+            hint="set XDG_RUNTIME_DIR to a private folder with a shorter path",
+        )
+    return text
+
+
+def port_path(uds: str | os.PathLike[str], port: int) -> Path:
+    """Where the parent's port `port` is served."""
+    check_port(port)
+    return Path(f"{os.fspath(uds)}_{port}")
+
+
+def check_port(port: int) -> None:
+    if not 0 <= port <= PORT_MAX:
+        raise NitroError(f"{port} is no vsock port; ports are 0 to {PORT_MAX}")
+
+
+def connect(uds: str | os.PathLike[str], port: int, *, timeout: float | None = None) -> socket.socket:
+    """Connect to port `port` of the enclave whose backend serves `uds`.
+
+    Returns a connected stream socket, blocking and without a timeout. `timeout` seconds bound the
+    handshake. Raises PortRefused if nobody listens there, NitroError for anything else; no socket stays
+    open then.
+    """
+    check_port(port)
+    path = check_path(uds)
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        sock.settimeout(timeout)
+        try:
+            sock.connect(path)
+            sock.sendall(b"CONNECT %d\n" % port)
+            answer = _read_line(sock)
+        except TimeoutError as e:
+            raise EnclaveError(f"no answer about the enclave's port {port} within {timeout:g} s") from e
+        except (FileNotFoundError, ConnectionRefusedError) as e:
+            raise PortRefused(f"no enclave is behind {path}: {e.strerror}") from e
+        except (ConnectionResetError, BrokenPipeError):
+            answer = b""
+        except OSError as e:
+            raise NitroError(f"{path}: {e.strerror}") from e
+        _check_answer(answer, path, port)
+        sock.settimeout(None)
+        stack.pop_all()
+        return sock
+
+
+async def open_connection(
+    uds: str | os.PathLike[str], port: int
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """As `connect`, for asyncio."""
+    check_port(port)
+    path = check_path(uds)
+    try:
+        reader, writer = await asyncio.open_unix_connection(path)
+    except (FileNotFoundError, ConnectionRefusedError) as e:
+        raise PortRefused(f"no enclave is behind {path}: {e.strerror}") from e
+    except OSError as e:
+        raise NitroError(f"{path}: {e.strerror}") from e
+    try:
+        writer.write(b"CONNECT %d\n" % port)
+        try:
+            answer = await reader.readline()
+        except ConnectionError:
+            answer = b""
+        _check_answer(answer, path, port)
+    except BaseException:
+        writer.close()
+        raise
+    return reader, writer
+
+
+def _check_answer(answer: bytes, path: str, port: int) -> None:
+    if not answer:
+        raise PortRefused(f"nobody listens on port {port} of the enclave behind {path}")
+    number = answer[3:-1]
+    if not (answer.startswith(b"OK ") and answer.endswith(b"\n") and number.isdigit()):
+        raise EnclaveError(
+            f"{path} answered {answer[:_OK_MAX]!r} to CONNECT {port}: no hybrid vsock socket"
+        )
+
+
+def _read_line(sock: socket.socket) -> bytes:
+    # Byte by byte: what follows the newline belongs to the caller.
+    line = b""
+    while len(line) < _OK_MAX and not line.endswith(b"\n"):
+        byte = sock.recv(1)
+        if not byte:
+            break
+        line += byte
+    return line
+
+
+class Listener:
+    """A served port of the parent. A context manager: the socket file goes with it."""
+
+    def __init__(self, sock: socket.socket, path: Path) -> None:
+        self.socket = sock
+        self.path = path
+        self._inode = os.lstat(path).st_ino
+
+    def accept(self) -> socket.socket:
+        """The next connection from the enclave. `socket.settimeout` on `.socket` bounds the wait."""
+        return self.socket.accept()[0]
+
+    def close(self) -> None:
+        self.socket.close()
+        with contextlib.suppress(FileNotFoundError):
+            if os.lstat(self.path).st_ino == self._inode:
+                os.unlink(self.path)
+
+    def __enter__(self) -> Listener:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def listen(uds: str | os.PathLike[str], port: int, *, backlog: int = 128) -> Listener:
+    """Serve the parent's port `port`: connections that the enclave opens to CID 3 arrive here. As `serve`."""
+    return serve(port_path(uds, port), backlog=backlog)
+
+
+def serve(path: Path, *, backlog: int = 128) -> Listener:
+    """Listen on a unix socket that only the user can connect to.
+
+    A socket file that nobody serves any more is replaced. Raises NitroError if somebody does.
+    """
+    address = check_path(path)
+    with contextlib.ExitStack() as stack:
+        sock = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        try:
+            try:
+                sock.bind(address)
+            except OSError:
+                if not _stale(address):
+                    raise
+                os.unlink(address)
+                sock.bind(address)
+            os.chmod(address, 0o600)
+            sock.listen(backlog)
+        except OSError as e:
+            raise NitroError(f"cannot listen on {address}: {e.strerror}") from e
+        listener = Listener(sock, path)
+        stack.pop_all()
+        return listener
+
+
+def _stale(address: str) -> bool:
+    """True for a socket file without a server. Asked with a socket of another type, which is refused for that
+    if somebody is there, and is no connection that he would take for a client."""
+    if not stat.S_ISSOCK(os.lstat(address).st_mode):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(address)
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+        return False

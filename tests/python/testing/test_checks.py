@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: MIT
+"""`nitroctl test` itself, with fake programs in place of guests: can it fail, and does it say why? What it
+checks on real guests is in tests/boot."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, install, steps, write_eif
+from nitroctl.base import progress
+from nitroctl.base.errors import NitroError
+from nitroctl.commands import test as command
+from nitroctl.testing import checks
+from nitroctl.toolchain import tree as build
+from nitroctl.toolchain.steps import tool
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    runtime = tmp_path / "r"
+    runtime.mkdir()
+    made = Bench(
+        tmp=tmp_path,
+        runtime=runtime,
+        qemu=install("fake_qemu.py", tmp_path),
+        backend=install("fake_backend.py", tmp_path),
+        eif=write_eif(tmp_path / "hello.eif"),
+    )
+    yield made
+    assert made.processes() == {}
+
+
+def nitroctl_test(bench: Bench, *options: str, env: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable, "-m", "nitroctl", "test", "boot", "--qemu", str(bench.qemu),
+        "--vsock-backend", str(bench.backend), *options,
+    ]  # fmt: skip
+    return subprocess.run(
+        command, env=bench.environment(env), stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=4 * HANG,
+    )  # fmt: skip
+
+
+GOOD = steps(HEARTBEAT, ["print", "up\r\n"])
+
+
+def test_an_image_of_the_users_is_checked_for_what_is_true_of_any(bench: Bench) -> None:
+    done = nitroctl_test(bench, "--eif", str(bench.eif), "--json", env=GOOD)
+    results = json.loads(done.stdout)
+    assert done.returncode == 0, done.stdout
+    assert [r["name"] for r in results] == [c.name for c in checks.CHECKS if c.generic]
+    assert {r["result"] for r in results} == {"pass"}
+
+
+def test_a_failure_shows_what_the_guest_said(bench: Bench) -> None:
+    env = steps(["print", "[    1.000000] Kernel panic - not syncing: no luck\r\n"])
+    done = nitroctl_test(bench, "--eif", str(bench.eif), "-k", "boots", env=env)
+    assert done.returncode == 1
+    assert "FAIL" in done.stdout
+    assert "expected 'heartbeat after'" in done.stdout
+    assert "Kernel panic - not syncing: no luck" in done.stdout
+    assert "0 passed, 1 failed" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_a_guest_that_ends_by_itself_passes_as_well(bench: Bench) -> None:
+    env = steps(HEARTBEAT, RESET)
+    done = nitroctl_test(bench, "--eif", str(bench.eif), "-k", "boots", env=env)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "message"),
+    [
+        (["-k", "nothing-of-this-name"], 2, "no check has 'nothing-of-this-name' in its name"),
+        (["--eif", "/nonexistent.eif"], 1, "cannot open the file"),
+        (["--sanitize"], 2, "--sanitize chooses a QEMU"),
+    ],
+)
+def test_mistakes_are_no_failed_checks(
+    bench: Bench, options: list[str], status: int, message: str
+) -> None:
+    done = nitroctl_test(bench, *options, env={})
+    assert done.returncode == status
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_options_for_boot_checks_do_not_go_with_qtests() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "nitroctl", "test", "qtest", "--qemu", "x"],
+        capture_output=True, text=True, timeout=HANG,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "qtests run in the tree that was built" in done.stderr
+
+
+@pytest.fixture(autouse=True)
+def loud() -> Iterator[None]:
+    """--json switches progress off for the process."""
+    yield
+    progress.set_quiet(False)
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A meson tree with three "qtests": one that passes, one with a failing point, one that crashes."""
+    source = tmp_path / "source"
+    source.mkdir()
+    scripts = {
+        "good-test": "echo 1..2; echo ok 1 - /a; echo ok 2 - /b",
+        "bad-test": "echo 1..2; echo ok 1 - /a; echo 'not ok 2 - /b'; echo because >&2",
+        "crash-test": "echo 1..2; echo ok 1 - /a; kill -SEGV $$",
+    }
+    lines = ["project('fake')", "sh = find_program('sh')"]
+    lines += [
+        f"test('{name}', sh, args: ['-c', '{script.replace(chr(39), chr(92) + chr(39))}'], protocol: 'tap')"
+        for name, script in scripts.items()
+    ]
+    (source / "meson.build").write_text("\n".join(lines) + "\n")
+    built = tmp_path / "build"
+    subprocess.run([tool("meson"), "setup", built, source], check=True, capture_output=True)
+    manifest = SimpleNamespace(build_dir=str(built), qtests=[f"some/folder/{name}" for name in scripts])
+    monkeypatch.setattr(build, "manifest", lambda *, sanitize, series: manifest)
+    return built
+
+
+def test_qtests_run_through_meson(tree: Path) -> None:
+    done = CliRunner().invoke(command.test, ["qtest", "--json"])
+    results = {r["name"]: r for r in json.loads(done.stdout)}
+    assert {name: r["result"] for name, r in results.items()} == {
+        "good-test": "pass", "bad-test": "fail", "crash-test": "fail",
+    }  # fmt: skip
+    assert results["good-test"]["claim"] == "2 tests"
+    assert "not ok 2 - /b" in results["bad-test"]["detail"]
+    assert "because" in results["bad-test"]["detail"]
+    assert "killed by SIGSEGV" in results["crash-test"]["detail"]
+    assert f"{tree}/meson-logs" in results["bad-test"]["detail"]
+
+
+def test_a_qtest_that_meson_does_not_know(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = SimpleNamespace(build_dir=str(tree), qtests=["absent-test"])
+    monkeypatch.setattr(build, "manifest", lambda *, sanitize, series: manifest)
+    done = CliRunner().invoke(command.test, ["qtest", "--json"])
+    (result,) = json.loads(done.stdout)
+    assert result["result"] == "fail"
+    assert "meson ran no test of this name" in result["detail"]
+
+
+@pytest.mark.parametrize("sanitize", [False, True])
+def test_without_a_built_tree_the_command_to_build_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, sanitize: bool
+) -> None:
+    monkeypatch.setattr(build, "manifest", lambda *, sanitize, series: None)
+    done = CliRunner().invoke(command.test, ["qtest", *(["--sanitize"] if sanitize else [])])
+    assert isinstance(done.exception, NitroError)
+    assert done.exception.hint == ("nitroctl build --sanitize" if sanitize else "nitroctl build")
+
+
+def test_claims_are_sentences() -> None:
+    for check in checks.CHECKS:
+        assert len(check.claim) > 20 and check.claim.endswith("."), check.name
+
+
+def test_names_are_unique() -> None:
+    names = [c.name for c in checks.CHECKS]
+    assert len(set(names)) == len(names)

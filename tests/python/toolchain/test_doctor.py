@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: MIT
+"""`nitroctl doctor`: each gap is found, comes with what mends it, and decides the exit status."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from nitroctl.base import config
+from nitroctl.commands.doctor import doctor as command
+from nitroctl.enclaves import qemu
+from nitroctl.toolchain import cache, doctor, packages, plugin, source
+
+
+@pytest.fixture(autouse=True)
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host on which nitroctl has made nothing yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("nitroctl.toolchain.tree.default_prefix", lambda: tmp_path / "prefix")
+    monkeypatch.setattr(doctor, "runtime_dir", lambda: Path("/run/user/1000/nitroctl"))
+    monkeypatch.setattr(packages, "missing", lambda needs: [])
+
+
+def make(kind: str, *files: str) -> None:
+    def fill(folder: Path) -> None:
+        for name in files:
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("")
+            path.chmod(0o755)
+
+    cache.build_entry(kind, "key", fill)
+
+
+def make_all() -> None:
+    make("qemu", "bin/qemu-system-x86_64", *(f"share/qemu/{name}" for name in source.FIRMWARE_FILES))
+    make("vsock", "bin/vhost-user-vsock")
+
+
+def findings() -> dict[str, doctor.Finding]:
+    return {f.topic: f for f in doctor.examine()}
+
+
+def test_nothing_built() -> None:
+    found = findings()
+    assert {t for t, f in found.items() if f.state == "lacks"} == {
+        "QEMU tree", "firmware", "vsock backend", "guest kernel", "prebuilt kernel", "guest init"
+    }  # fmt: skip
+    assert all(f.mend for f in found.values() if f.state == "lacks")
+    assert {t for t, f in found.items() if f.needed_to_run and f.state == "lacks"} == {
+        "QEMU tree", "firmware", "vsock backend"
+    }  # fmt: skip
+    assert found["QEMU plugin"].state == "slow" and "nitroctl build --plugin" in found["QEMU plugin"].mend
+
+
+def test_status_is_about_running() -> None:
+    """Kernels are for making images; an EIF brings its own."""
+    assert CliRunner().invoke(command, [], standalone_mode=False).return_value == 1
+    make_all()
+    result = CliRunner().invoke(command, [], standalone_mode=False)
+    assert result.return_value == 0
+    assert "LACKS  guest kernel" in result.output and "-> nitroctl guest kernel" in result.output
+
+
+def test_json() -> None:
+    make_all()
+    result = CliRunner().invoke(command, ["--json"], standalone_mode=False)
+    found = {f["topic"]: f for f in json.loads(result.output)}
+    assert found["QEMU tree"]["state"] == "ok"
+    assert found["QEMU tree"]["text"].endswith("bin/qemu-system-x86_64")
+    assert found["guest init"] == {
+        "topic": "guest init", "state": "lacks", "text": found["guest init"]["text"],
+        "mend": "nitroctl guest init", "needed_to_run": False,
+    }  # fmt: skip
+
+
+def test_the_plugin_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {field.name: "x" for field in dataclasses.fields(plugin.Manifest)}
+    manifest = plugin.Manifest(**values)  # type: ignore[arg-type]
+    monkeypatch.setattr(plugin, "manifest", lambda: manifest)
+    monkeypatch.setattr(plugin, "misfit", lambda built: None)
+    make("vsock", "bin/vhost-user-vsock")
+    found = findings()
+    assert found["QEMU plugin"].state == "ok" and found["QEMU tree"].state == "slow"
+    assert not any(f.needed_to_run and f.state == "lacks" for f in found.values())
+    monkeypatch.setattr(plugin, "misfit", lambda built: "it was updated")
+    found = findings()
+    assert found["QEMU plugin"].text == "it was updated" and found["QEMU plugin"].mend
+    assert found["QEMU tree"].state == "lacks" and found["QEMU tree"].needed_to_run
+
+
+def test_firmware_that_is_gone() -> None:
+    make_all()
+    (cache.entry("qemu", "key") / "share/qemu/qboot.rom").unlink()
+    assert findings()["firmware"].state == "lacks"
+    assert "qboot.rom" in findings()["firmware"].text
+
+
+def test_missing_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packages, "missing", lambda needs: [n for n in needs if n.what == "libcbor"])
+    found = findings()["packages: QEMU"]
+    assert found.state == "lacks" and "libcbor" in found.text
+    assert "libcbor-dev" in found.mend or "libcbor-devel" in found.mend
+
+
+def test_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: real._replace(free=10**9))
+    assert findings()["disk"].state == "slow" and "1.00 GB free" in findings()["disk"].text
+
+
+@pytest.mark.parametrize("length, state", [(107, "ok"), (108, "lacks")])
+def test_socket_paths_fit(monkeypatch: pytest.MonkeyPatch, length: int, state: str) -> None:
+    """unix(7): sun_path has 108 bytes, one of them for the NUL."""
+    assert config.UNIX_PATH_MAX == 107
+    longest = "/4294967295/vsock_4294967295"
+    folder = "/" + "x" * (length - len(longest) - 1)
+    monkeypatch.setattr(doctor, "runtime_dir", lambda: Path(folder))
+    assert findings()["socket folder"].state == state
+
+
+@pytest.mark.parametrize("name, state", [("kvm", "ok"), ("tcg", "slow")])
+def test_accelerator(monkeypatch: pytest.MonkeyPatch, name: str, state: str) -> None:
+    chosen = qemu.Accelerator(name, "because of the weather")  # type: ignore[arg-type]
+    monkeypatch.setattr(qemu, "accelerator", lambda: chosen)
+    found = findings()["accelerator"]
+    assert found.state == state and "because of the weather" in found.text
+    assert not found.needed_to_run

@@ -1,0 +1,455 @@
+# SPDX-License-Identifier: MIT
+"""Kernels and programs for guests, without a guest: real tar, dpkg-deb, make and cc; the "kernel" is a fake.
+
+That the real ones boot is for tests/boot.
+"""
+
+from __future__ import annotations
+
+import json
+import lzma
+import os
+import re
+import subprocess
+import tarfile
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nitroctl.base.config import cache_dir, source_root
+from nitroctl.base.errors import CommandFailed, NitroError
+from nitroctl.cli import nitroctl
+from nitroctl.toolchain import cache, guest, packages, steps
+from nitroctl.toolchain.steps import BuildFailed
+
+FRAGMENT = (source_root() / "guest/kernel.config").read_text()
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    yield tmp_path / "cache" / "nitroctl"
+
+
+def leftovers(kind: str) -> list[str]:
+    """Names below a kind of the cache that are no finished entry."""
+    folder = cache_dir() / kind
+    return [p.name for p in folder.iterdir() if p.name.startswith(".")] if folder.is_dir() else []
+
+
+# --- configuration ---------------------------------------------------------------------------------------
+
+
+def test_lost_options_names_each_with_what_it_is() -> None:
+    fragment = '# a comment\nCONFIG_A=y\nCONFIG_B=y\n# CONFIG_C is not set\nCONFIG_D="x y"\nCONFIG_E=1\n'
+    config = 'CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=y\nCONFIG_D="x"\n'
+    assert guest.lost_options(fragment, config) == [
+        "CONFIG_B=y (is not set)",
+        "CONFIG_C=n (is y)",
+        'CONFIG_D="x y" (is "x")',
+        "CONFIG_E=1 (is not set)",
+    ]
+
+
+def test_an_option_that_is_off_may_be_absent_altogether() -> None:
+    assert guest.lost_options("# CONFIG_C is not set\nCONFIG_A=y\n", "CONFIG_A=y\n") == []
+
+
+def test_the_fragment_has_no_option_twice_and_no_line_of_another_form() -> None:
+    names = []
+    for line in FRAGMENT.splitlines():
+        match = re.fullmatch(r"(CONFIG_\w+)=\S+|# (CONFIG_\w+) is not set", line)
+        if match:
+            names.append(match[1] or match[2])
+        else:
+            assert not line or line.startswith("#"), line
+            assert "CONFIG_" not in line.removeprefix("# CONFIG") or "KCONFIG_ALLCONFIG" in line, line
+    assert len(names) == len(set(names))
+    # What the enclave's contract stands on.
+    assert {"CONFIG_NSM", "CONFIG_VIRTIO_VSOCKETS", "CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES"} <= set(names)
+
+
+# --- building a kernel, from a tree that is no kernel ----------------------------------------------------
+
+# What of the kernel's build system is used, in a dozen lines: the configuration is what KCONFIG_ALLCONFIG
+# asks for (less what LOSE matches), the bzImage has the header's magic, and prints a line a step.
+MAKEFILE = r"""
+allnoconfig:
+	@echo "  HOSTLD  conf"
+	grep -v "$(LOSE)" $(KCONFIG_ALLCONFIG) > $(KCONFIG_CONFIG)
+bzImage:
+	test "$(ARCH)$(KCFLAGS)" = x86_64
+	@echo "  CC      init/main.o"
+	$(FAIL)
+	mkdir -p arch/x86/boot include/config
+	{ head -c 514 /dev/zero; printf HdrS; echo "$(KBUILD_BUILD_TIMESTAMP)"; } > arch/x86/boot/bzImage
+	echo 6.12.0-fake > include/config/kernel.release
+"""
+MTIME = 1700000000
+MADE = "Tue Nov 14 22:13:20 UTC 2023"  # date -u -d @1700000000
+
+
+def source_package(tmp_path: Path, *, lose: str = "nothing-at-all", fail: str = "true") -> Path:
+    """Put a source package with a tree like that into the cache, as if apt had fetched it."""
+    tree = BytesIO()
+    with tarfile.open(fileobj=tree, mode="w:xz") as tar:
+        for name, text in {
+            "Makefile": f"LOSE={lose}\nFAIL={fail}\n{MAKEFILE}",
+            "arch/arm/Kconfig": "",
+            "arch/arm/kernel.c": "",
+            "arch/x86/kernel.c": "",
+            "tools/objtool/arch/x86/include/arch/special.h": "",
+            "Documentation/Kconfig": "",
+            "Documentation/admin-guide/index.rst": "",
+        }.items():
+            member = tarfile.TarInfo(f"{guest.KERNEL_SOURCE}/{name}")
+            content = text.encode()
+            member.size, member.mtime = len(content), MTIME
+            tar.addfile(member, BytesIO(content))
+    root = tmp_path / "package"
+    (root / "DEBIAN").mkdir(parents=True)
+    (root / "DEBIAN/control").write_text(
+        f"Package: {guest.KERNEL_SOURCE}\nVersion: 6.12.0-1\nArchitecture: all\nMaintainer: nobody <n@x>\n"
+        "Description: test\n"
+    )
+    (root / "usr/src").mkdir(parents=True)
+    (root / f"usr/src/{guest.KERNEL_SOURCE}.tar.xz").write_bytes(tree.getvalue())
+    (root / "usr/src/other").write_text("not the tarball")
+
+    def fill(folder: Path) -> None:
+        deb = folder / f"{guest.KERNEL_SOURCE}_6.12.0-1_all.deb"
+        subprocess.run(["dpkg-deb", "--root-owner-group", "--build", root, deb], check=True)
+
+    return cache.build_entry("deb", "source", fill, name=f"deb-{guest.KERNEL_SOURCE}")
+
+
+@pytest.fixture
+def any_tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """flex, bison and so on are for the real kernel."""
+    monkeypatch.setattr(guest, "toolchain", lambda needs: {"cc": "12.2.0"})
+
+
+@pytest.mark.usefixtures("any_tools")
+def test_a_kernel_is_built_once_and_its_tree_is_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    package = source_package(tmp_path)
+    bzimage = guest.build_kernel()
+    assert "Removing the kernel's source" in capsys.readouterr().err
+    assert bzimage.read_bytes() == bytes(514) + f"HdrS{MADE}\n".encode()
+    folder = bzimage.parent
+    assert sorted(p.name for p in folder.iterdir()) == ["bzImage", "config", "manifest.json"]
+    assert leftovers("kernel") == []
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["release"] == "6.12.0-fake"
+    assert manifest["source"] == f"{guest.KERNEL_SOURCE} 6.12.0-1"
+    assert "CONFIG_NSM=y\n" in (folder / "config").read_text()
+    assert guest.locate("kernel") == bzimage
+
+    before = bzimage.stat()
+    (package / f"{guest.KERNEL_SOURCE}_6.12.0-1_all.deb").write_bytes(b"not read again")
+    assert guest.build_kernel() == bzimage
+    assert bzimage.stat() == before
+
+
+@pytest.mark.usefixtures("any_tools")
+def test_an_option_that_does_not_come_out_fails_by_name(tmp_path: Path) -> None:
+    source_package(tmp_path, lose="CONFIG_NSM=")
+    with pytest.raises(NitroError, match=r"CONFIG_NSM=y \(is not set\)"):
+        guest.build_kernel()
+    assert leftovers("kernel") == []
+    with pytest.raises(NitroError, match="no kernel for guests") as e:
+        guest.locate("kernel")
+    assert e.value.hint == "nitroctl guest kernel"
+
+
+@pytest.mark.usefixtures("any_tools")
+def test_a_failing_compiler_is_quoted(tmp_path: Path) -> None:
+    source_package(tmp_path, fail="@echo 'init/main.c:1:1: error: no such thing'; exit 1")
+    with pytest.raises(BuildFailed) as e:
+        guest.build_kernel()
+    assert "init/main.c:1:1: error: no such thing" in str(e.value)
+    assert e.value.log.is_file()
+    assert leftovers("kernel") == []
+
+
+@pytest.mark.usefixtures("any_tools")
+def test_an_interrupted_build_leaves_nothing_and_can_be_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source_package(tmp_path)
+    real = steps.logged
+
+    def interrupted(argv: Sequence[str], *args: Any, **options: Any) -> int:
+        if "bzImage" in argv:
+            raise KeyboardInterrupt
+        return real(argv, *args, **options)
+
+    monkeypatch.setattr(guest, "logged", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        guest.build_kernel()
+    assert "Removing the kernel's source" in capsys.readouterr().err
+    assert leftovers("kernel") == []
+    monkeypatch.setattr(guest, "logged", real)
+    assert guest.build_kernel().is_file()
+
+
+@pytest.mark.usefixtures("any_tools")
+def test_settings_of_a_make_above_do_not_reach_the_kernel(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MAKEFLAGS", "n")  # only print
+    monkeypatch.setenv("KBUILD_BUILD_TIMESTAMP", "today")
+    monkeypatch.setenv("KCFLAGS", "-O0")
+    source_package(tmp_path)
+    assert MADE.encode() in guest.build_kernel().read_bytes()
+
+
+@pytest.mark.usefixtures("any_tools")
+def test_a_damaged_package_fails_and_leaves_nothing(tmp_path: Path) -> None:
+    package = source_package(tmp_path)
+    (deb,) = package.glob("*.deb")
+    deb.write_bytes(deb.read_bytes()[:-200])
+    with pytest.raises(CommandFailed):
+        guest.build_kernel()
+    assert leftovers("kernel") == []
+
+
+def test_only_what_an_x86_kernel_needs_is_unpacked(tmp_path: Path) -> None:
+    (deb,) = source_package(tmp_path).glob("*.deb")
+    into = tmp_path / "tree"
+    into.mkdir()
+    root = guest._unpack_kernel(deb, into)
+    files = {str(p.relative_to(root)) for p in root.rglob("*") if p.is_file()}
+    # Kconfig files name those of other architectures, so they stay.
+    assert files == {
+        "Makefile",
+        "arch/arm/Kconfig",
+        "arch/x86/kernel.c",
+        "tools/objtool/arch/x86/include/arch/special.h",
+        "Documentation/Kconfig",
+    }
+
+
+def test_missing_tools_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(packages, "_search_path", lambda: str(tmp_path))
+    with pytest.raises(NitroError, match=r"flex.*bison.*bc"):
+        guest.build_kernel()
+
+
+def test_a_kernel_that_is_no_bzimage_is_refused(tmp_path: Path) -> None:
+    for content in (b"", bytes(0x206), b"\x7fELF" + bytes(1000)):
+        path = tmp_path / "k"
+        path.write_bytes(content)
+        with pytest.raises(NitroError, match="is not a bzImage"):
+            guest.check_bzimage(path)
+    path.write_bytes(bytes(0x202) + b"HdrS")
+    guest.check_bzimage(path)
+
+
+# --- modules ---------------------------------------------------------------------------------------------
+
+
+def module(*depends: str) -> bytes:
+    info = b"license=GPL\0depends=" + ",".join(depends).encode() + b"\0retpoline=Y\0name=x\0"
+    return b"\x7fELF" + bytes(60) + info
+
+
+def modules_folder(root: Path, modules: dict[str, bytes], builtin: str = "") -> Path:
+    folder = root / "6.12.0-fake"
+    (folder / "kernel/drivers").mkdir(parents=True)
+    for name, content in modules.items():
+        if name.endswith(".xz"):
+            content = lzma.compress(content)
+        (folder / "kernel/drivers" / name).write_bytes(content)
+    (folder / "modules.builtin").write_text(builtin)
+    return folder
+
+
+def test_modules_come_after_what_they_depend_on(tmp_path: Path) -> None:
+    folder = modules_folder(
+        tmp_path,
+        {
+            "nsm.ko.xz": module("rng-core"),
+            "rng-core.ko": module(),
+            "transport.ko.xz": module("common", "vsock"),
+            "common.ko.xz": module("vsock"),
+            "vsock.ko.xz": module(),
+            "unrelated.ko.xz": module("vsock"),
+            "other.ko.gz": b"of no interest",
+        },
+        "kernel/drivers/virtio/virtio.ko\nkernel/drivers/virtio/virtio-mmio.ko\n",
+    )
+    found = guest.modules_in_order(folder, ["virtio_mmio", "transport", "nsm"])
+    assert list(found) == ["vsock", "common", "transport", "rng_core", "nsm"]
+    assert found["nsm"] == module("rng-core")
+
+
+@pytest.mark.parametrize(
+    ("modules", "message"),
+    [
+        ({"a.ko": module("b")}, "no module b, and it is not built in"),
+        ({"a.ko": module("b"), "b.ko": module("a")}, "depends on itself"),
+        ({"a.ko": module("a")}, "depends on itself"),
+        ({"a.ko.zst": b"\x28\xb5\x2f\xfd"}, "compressed in a way"),
+        ({"a.ko": b"text"}, "no ELF file"),
+    ],
+)
+def test_modules_that_cannot_be_loaded(tmp_path: Path, modules: dict[str, bytes], message: str) -> None:
+    with pytest.raises(NitroError, match=message):
+        guest.modules_in_order(modules_folder(tmp_path, modules), ["a"])
+
+
+@given(st.lists(st.frozensets(st.integers(0, 11)), min_size=1, max_size=12), st.data())
+@settings(deadline=None, derandomize=True, max_examples=60)
+def test_any_graph_of_modules_is_loadable_in_order(
+    tmp_path_factory: pytest.TempPathFactory, needs: list[frozenset[int]], data: st.DataObject
+) -> None:
+    # Module i depends on lower numbers only, so there is an order.
+    graph = {i: sorted(n for n in need if n < i) for i, need in enumerate(needs)}
+    wanted = data.draw(st.lists(st.sampled_from(sorted(graph)), min_size=1))
+    folder = modules_folder(
+        tmp_path_factory.mktemp("m"),
+        {f"m{i}.ko": module(*(f"m{n}" for n in need)) for i, need in graph.items()},
+    )
+    order = [int(name[1:]) for name in guest.modules_in_order(folder, [f"m{i}" for i in wanted])]
+
+    closure, pending = set(), list(wanted)
+    while pending:
+        i = pending.pop()
+        closure.add(i)
+        pending += graph[i]
+    assert sorted(order) == sorted(closure)
+    for at, i in enumerate(order):
+        assert set(graph[i]) <= set(order[:at])
+
+
+def test_depends_as_modinfo_reads_it() -> None:
+    assert guest.module_depends(module()) == []
+    assert guest.module_depends(module("a", "b-c")) == ["a", "b-c"]
+    assert guest.module_depends(b"\x7fELF no such entry") == []
+    # Part of another key is none.
+    assert guest.module_depends(b"\0softdepends=x\0depends=a\0") == ["a"]
+
+
+def test_a_kernel_package_becomes_a_kernel_and_a_ramdisk_part(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    modules_folder(
+        tree / "usr/lib/modules",
+        {
+            "virtio_mmio.ko.xz": module(),
+            "vmw_vsock_virtio_transport.ko.xz": module("vsock"),
+            "vsock.ko.xz": module(),
+            "nsm.ko.xz": module(),
+        },
+    )
+    (tree / "boot").mkdir()
+    (tree / "boot/vmlinuz-6.12.0-fake").write_bytes(bytes(0x202) + b"HdrS")
+    (tree / "boot/config-6.12.0-fake").write_text("")
+    into = tmp_path / "into"
+    into.mkdir()
+    assert guest._pick_prebuilt(tree, into) == "6.12.0-fake"
+    names = [line.split("/")[-1] for line in (into / "ramdisk/modules").read_text().splitlines()]
+    assert names == ["virtio_mmio.ko", "vsock.ko", "vmw_vsock_virtio_transport.ko", "nsm.ko"]
+    for line in (into / "ramdisk/modules").read_text().splitlines():
+        assert (into / "ramdisk" / line.lstrip("/")).read_bytes().startswith(b"\x7fELF")
+
+
+def test_the_metapackage_must_name_one_kernel() -> None:
+    one = "linux-image-6.12.117+deb13-cloud-amd64"
+    assert guest._prebuilt_package(["linux-base", one]) == one
+    for names in ([], ["linux-image-amd64"], [one, one.replace("117", "118")]):
+        with pytest.raises(NitroError, match="names no one kernel"):
+            guest._prebuilt_package(names)
+
+
+# --- programs --------------------------------------------------------------------------------------------
+
+
+def test_programs_are_static_without_warnings_and_compiled_once() -> None:
+    folder = guest.build_init()
+    assert cache.log_path("init").read_text() == ""  # a warning would be there
+    for name in guest.PROGRAMS:
+        content = (folder / name).read_bytes()
+        assert content.startswith(b"\x7fELF")
+        # No PT_INTERP, no dynamic section: System V ABI, program header types 3 and 2.
+        headers = subprocess.run(["readelf", "-lW", folder / name], check=True, capture_output=True).stdout
+        assert b"LOAD" in headers and b"INTERP" not in headers and b"DYNAMIC" not in headers
+        assert os.access(folder / name, os.X_OK)
+    before = (folder / "init").stat()
+    assert guest.build_init() == folder
+    assert (folder / "init").stat() == before
+    assert guest.locate("init") == folder / "init"
+    assert guest.locate("agent") == folder / "agent"
+
+
+def test_the_same_sources_make_the_same_programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = {name: (guest.build_init() / name).read_bytes() for name in guest.PROGRAMS}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another, longer cache"))
+    second = {name: (guest.build_init() / name).read_bytes() for name in guest.PROGRAMS}
+    assert first == second
+
+
+def test_hello_without_an_nsm_says_so_and_fails() -> None:
+    if os.path.exists("/dev/nsm"):
+        pytest.fail("this host has an NSM of its own")
+    run = subprocess.run([guest.build_init() / "hello"], capture_output=True, check=False)
+    assert run.returncode == 1
+    assert b"/dev/nsm: No such file or directory" in run.stderr
+
+
+def fake_cc(folder: Path, script: str) -> None:
+    folder.mkdir()
+    (folder / "cc").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "cc").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("script", "message", "hint"),
+    [
+        ("case $1 in -dumpmachine) echo aarch64-linux-gnu;; *) echo 1;; esac", "for aarch64", "x86_64"),
+        ("case $1 in -dumpmachine) echo x86_64-linux-gnu;; -print*) echo libc.a;; *) echo 1;; esac",
+         "no static C library", "libc"),
+    ],
+)  # fmt: skip
+def test_a_compiler_that_cannot_make_guests(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, message: str, hint: str
+) -> None:
+    fake_cc(tmp_path / "bin", script)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    with pytest.raises(NitroError, match=message) as e:
+        guest.build_init()
+    assert hint in str(e.value.hint)
+
+
+def test_a_program_that_does_not_compile_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = subprocess.run(["cc", "-print-file-name=libc.a"], check=True, capture_output=True, text=True)
+    fake_cc(
+        tmp_path / "bin",
+        "case $1 in -dumpmachine) echo x86_64-linux-gnu;; "
+        f"-print*) echo {real.stdout.strip()};; -dump*) echo 1;; "
+        "*) echo 'init.c:3: error: impossible' >&2; exit 1;; esac",
+    )
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    with pytest.raises(BuildFailed, match="init.c:3: error: impossible"):
+        guest.build_init()
+    assert leftovers("init") == []
+
+
+def test_the_commands_print_paths(tmp_path: Path) -> None:
+    from click.testing import CliRunner
+
+    runner = CliRunner()
+    result = runner.invoke(nitroctl, ["guest", "init", "--json"], catch_exceptions=False)
+    assert result.exit_code == 0
+    paths = json.loads(result.stdout)
+    assert set(paths) == {"init", "agent", "hello"}
+    assert all(Path(path).is_file() for path in paths.values())
+    result = runner.invoke(nitroctl, ["which", "init"], catch_exceptions=False)
+    assert result.stdout.strip() == paths["init"]
