@@ -1,83 +1,31 @@
 /*
  * SPDX-License-Identifier: MIT
  *
- * main.c: the command line of vhost-user-vsock, and nothing else.
+ * main.c: the command line of vhost-user-vsock, and nothing else. Each option
+ * is a row of one table, which --help prints as well; those about ports and
+ * addresses are taken by routes.c.
  */
 
-#include "host.h"
 #include "log.h"
+#include "options.h"
 #include "vsock.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <linux/vm_sockets.h>
-#include <netdb.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 
 #ifndef VERSION
 #define VERSION "unversioned"
 #endif
 
-static const char help[] =
-"Usage: vhost-user-vsock --socket-path=S --guest-cid=N --uds-path=P [OPTION]...\n"
-"       vhost-user-vsock --vm guest-cid=N,socket=S,uds-path=P [OPTION]...\n"
-"\n"
-"Serves the vsock device of one virtual machine through unix sockets.\n"
-"  guest -> host  a connection to CID 3, port N goes to the socket P_N\n"
-"  host -> guest  connect to P, send \"CONNECT N\\n\", read \"OK n\\n\"\n"
-"Port 9000, the boot heartbeat of an enclave, is answered here unless\n"
-"somebody listens on P_9000.\n"
-"\n"
-"  --socket-path=S      socket for the VMM (vhost-user); is created\n"
-"  --guest-cid=N        the guest's CID, 4 to 4294967294\n"
-"  --uds-path=P         socket for the host's clients; is created\n"
-"  --vm KEY=VALUE,...   the three above, forward-cid and forward-listen, as\n"
-"                       vhost-device-vsock spells them\n"
-"  --proxy=PORT=HOST:PORT  the parent's PORT is that TCP service; HOST is looked\n"
-"                       up once, at the start, and its addresses are tried in\n"
-"                       turn; [HOST] for IPv6\n"
-"  --listen-port=PORT=PATH   the parent's PORT is the unix socket PATH\n"
-"  --publish=ADDR=PORT  clients of ADDR, HOST:PORT or a path with a slash, are\n"
-"                       joined to the guest's PORT without a word; is created\n"
-"  --connect-port=PORT=PATH  the same as --publish=PATH=PORT\n"
-"  --fallback-path=F    where nobody listens on P_N, try F_N\n"
-"  --forward-cid=N      where nobody listens there either, try this host's\n"
-"                       AF_VSOCK, CID N (1: itself); --uds-path is optional then\n"
-"  --forward-listen=PORT+PORT...  clients from CID N to these ports of this\n"
-"                       host's AF_VSOCK are joined to the guest's\n"
-"  --socket-fd=N        listening socket instead of --socket-path\n"
-"  --uds-fd=N           listening socket in the place of P (still needed for P_N)\n"
-"  --no-cid2            refuse CID 2 (served like CID 3 otherwise)\n"
-"  --once               end when the first VMM has disconnected\n"
-"  --max-connections=N  at most so many at a time, 1 to 8192 (4096)\n"
-"  --driver-timeout=S   seconds that clients wait for the guest's driver to\n"
-"                       come up, 1 to 3600 (20)\n"
-"  --ready-fd=N         write \"ready\\n\" there once listening, and close it\n"
-"                       (otherwise to standard output)\n"
-"  --booted-fd=N        write \"booted\\n\" there when a heartbeat was answered,\n"
-"                       once for each boot, and \"exited N\\n\" or \"killed N\\n\"\n"
-"                       when an init told how the application ended (otherwise\n"
-"                       to standard output)\n"
-"  --lifeline-fd=N      remove the sockets and end when the other end of this\n"
-"                       pipe or socket is closed\n"
-"  --cleanup-dir=D      then also remove the files and sockets in D, and D\n"
-"  --no-sandbox         leave all system calls to the process\n"
-"  -v, -q               log more (twice: all), or errors only\n"
-"  --log-level=LEVEL    error, warning (default), info or debug\n"
-"  --version, --help    print this and exit\n"
-"\n"
-"SIGUSR1 prints statistics, a line of JSON, on standard error.\n"
-"Exit status: 0 ended as asked (signal, --once, lifeline), 1 failed, 2 wrong\n"
-"options.\n";
-
-static void __attribute__((noreturn, format(printf, 1, 2)))
-wrong(const char *fmt, ...)
+void wrong(const char *fmt, ...)
 {
     char text[1024];
     va_list ap;
@@ -91,7 +39,8 @@ wrong(const char *fmt, ...)
     exit(2);
 }
 
-static uint32_t number(const char *option, const char *text, uint32_t min,
+/* Digits alone: strtoul() would take signs, spaces and what wraps. */
+uint32_t option_number(const char *option, const char *text, uint32_t min,
                        uint32_t max)
 {
     uint64_t n = 0;
@@ -106,9 +55,184 @@ static uint32_t number(const char *option, const char *text, uint32_t min,
     return n;
 }
 
+/* What takes more than a place in struct host_options. */
+
+static void set_vm(struct host_options *o, const char *option, char *text);
+
+static void set_driver_timeout(struct host_options *o, const char *option,
+                               char *text)
+{
+    o->driver_ms = option_number(option, text, 1, 3600) * 1000ll;
+}
+
+/* Its name is used at the end: what is behind the last slash. */
+static void set_cleanup_dir(struct host_options *o, const char *option,
+                            char *text)
+{
+    (void)option;
+    for (size_t n = strlen(text); n > 1 && text[n - 1] == '/'; n--) {
+        text[n - 1] = 0;
+    }
+    o->cleanup_dir = text;
+}
+
+static void set_log_level(struct host_options *o, const char *option,
+                          char *text)
+{
+    (void)o;
+    if (!log_set_level(text)) {
+        wrong("%s=%s is not error, warning, info or debug", option, text);
+    }
+}
+
+static void show_help(struct host_options *o, const char *option, char *text);
+
+static void show_version(struct host_options *o, const char *option,
+                         char *text)
+{
+    (void)o, (void)option, (void)text;
+    puts("vhost-user-vsock " VERSION);
+    exit(0);
+}
+
+/* The table. */
+
+enum kind {
+    TEXT,                       /* const char * */
+    NUMBER,                     /* uint32_t, from min to max */
+    DESCRIPTOR,                 /* int */
+    ON,                         /* bool; the option has no value */
+    OFF,
+    CALL,                       /* take() knows what to do */
+};
+
+struct row {
+    const char *name;
+    const char *value;          /* as --help calls it; NULL: it has none */
+    enum kind kind;
+    size_t at;                  /* where it goes, in struct host_options */
+    uint32_t min, max;
+    void (*take)(struct host_options *o, const char *option, char *text);
+    const char *help;           /* NULL: beside another's, see last_help */
+};
+
+#define AT(member) offsetof(struct host_options, member)
+
+static const struct row table[] = {
+    { "--socket-path", "=S", TEXT, .at = AT(socket_path), .help =
+      "socket for the VMM (vhost-user); is created" },
+    { "--guest-cid", "=N", NUMBER, AT(guest_cid), VSOCK_CID_PARENT + 1,
+      VSOCK_CID_ANY - 1, .help =
+      "the guest's CID, 4 to 4294967294" },
+    { "--uds-path", "=P", TEXT, .at = AT(uds_path), .help =
+      "socket for the host's clients; is created" },
+    { "--vm", " KEY=VALUE,...", CALL, .take = set_vm, .help =
+      "the three above, forward-cid and forward-listen, as\n"
+      "vhost-device-vsock spells them" },
+    { "--proxy", "=PORT=HOST:PORT", CALL, .take = route_proxy, .help =
+      "the parent's PORT is that TCP service; HOST is looked\n"
+      "up once, at the start, and its addresses are tried in\n"
+      "turn; [HOST] for IPv6" },
+    { "--listen-port", "=PORT=PATH", CALL, .take = route_listen_port, .help =
+      "the parent's PORT is the unix socket PATH" },
+    { "--publish", "=ADDR=PORT", CALL, .take = route_publish, .help =
+      "clients of ADDR, HOST:PORT or a path with a slash, are\n"
+      "joined to the guest's PORT without a word; is created" },
+    { "--connect-port", "=PORT=PATH", CALL, .take = route_connect_port, .help =
+      "the same as --publish=PATH=PORT" },
+    { "--fallback-path", "=F", TEXT, .at = AT(fallback_path), .help =
+      "where nobody listens on P_N, try F_N" },
+    { "--forward-cid", "=N", NUMBER, AT(forward_cid), VMADDR_CID_LOCAL,
+      VSOCK_CID_ANY - 1, .help =
+      "where nobody listens there either, try this host's\n"
+      "AF_VSOCK, CID N (1: itself); --uds-path is optional then" },
+    { "--forward-listen", "=PORT+PORT...", CALL, .take = route_forward_listen,
+      .help =
+      "clients from CID N to these ports of this\n"
+      "host's AF_VSOCK are joined to the guest's" },
+    { "--socket-fd", "=N", DESCRIPTOR, .at = AT(socket_fd), .help =
+      "listening socket instead of --socket-path" },
+    { "--uds-fd", "=N", DESCRIPTOR, .at = AT(uds_fd), .help =
+      "listening socket in the place of P (still needed for P_N)" },
+    { "--no-cid2", NULL, OFF, .at = AT(serve_cid2), .help =
+      "refuse CID 2 (served like CID 3 otherwise)" },
+    { "--once", NULL, ON, .at = AT(once), .help =
+      "end when the first VMM has disconnected" },
+    { "--max-connections", "=N", NUMBER, AT(max_conns), 1,
+      VSOCK_MAX_CONNS_LIMIT, .help =
+      "at most so many at a time, 1 to 8192 (4096)" },
+    { "--driver-timeout", "=S", CALL, .take = set_driver_timeout, .help =
+      "seconds that clients wait for the guest's driver to\n"
+      "come up, 1 to 3600 (20)" },
+    { "--ready-fd", "=N", DESCRIPTOR, .at = AT(ready_fd), .help =
+      "write \"ready\\n\" there once listening, and close it\n"
+      "(otherwise to standard output)" },
+    { "--booted-fd", "=N", DESCRIPTOR, .at = AT(booted_fd), .help =
+      "write \"booted\\n\" there when a heartbeat was answered,\n"
+      "once for each boot, and \"exited N\\n\" or \"killed N\\n\"\n"
+      "when an init told how the application ended (otherwise\n"
+      "to standard output)" },
+    { "--lifeline-fd", "=N", DESCRIPTOR, .at = AT(lifeline_fd), .help =
+      "remove the sockets and end when the other end of this\n"
+      "pipe or socket is closed" },
+    { "--cleanup-dir", "=D", CALL, .take = set_cleanup_dir, .help =
+      "then also remove the files and sockets in D, and D" },
+    { "--no-sandbox", NULL, OFF, .at = AT(sandbox), .help =
+      "leave all system calls to the process" },
+    { "--log-level", "=LEVEL", CALL, .take = set_log_level, .help =
+      "error, warning (default), info or debug" },
+    { "--version", NULL, CALL, .take = show_version },
+    { "--help", NULL, CALL, .take = show_help },
+};
+
+#define ROWS (sizeof(table) / sizeof(table[0]))
+
+static const char first_help[] =
+"Usage: vhost-user-vsock --socket-path=S --guest-cid=N --uds-path=P [OPTION]...\n"
+"       vhost-user-vsock --vm guest-cid=N,socket=S,uds-path=P [OPTION]...\n"
+"\n"
+"Serves the vsock device of one virtual machine through unix sockets.\n"
+"  guest -> host  a connection to CID 3, port N goes to the socket P_N\n"
+"  host -> guest  connect to P, send \"CONNECT N\\n\", read \"OK n\\n\"\n"
+"Port 9000, the boot heartbeat of an enclave, is answered here unless\n"
+"somebody listens on P_9000.\n"
+"\n";
+
+static const char last_help[] =
+"  -v, -q               log more (twice: all), or errors only\n"
+"  --version, --help    print this and exit\n"
+"\n"
+"SIGUSR1 prints statistics, a line of JSON, on standard error.\n"
+"Exit status: 0 ended as asked (signal, --once, lifeline), 1 failed, 2 wrong\n"
+"options.\n";
+
+static void show_help(struct host_options *o, const char *option, char *text)
+{
+    (void)o, (void)option, (void)text;
+    fputs(first_help, stdout);
+    for (unsigned i = 0; i < ROWS; i++) {
+        const char *line = table[i].help;
+        int width = line ? printf("  %s%s", table[i].name,
+                                  table[i].value ?: "") : 0;
+
+        /* Lines begin in one column; the first where there is room. */
+        while (line && *line) {
+            int n = strcspn(line, "\n");
+
+            printf("%*s%.*s\n", width < 21 ? 23 - width : 2, "", n, line);
+            line += n + !!line[n];
+            width = 0;
+        }
+    }
+    fputs(last_help, stdout);
+    exit(0);
+}
+
+/* Taking them. */
+
 static int descriptor(const char *option, const char *text)
 {
-    int fd = number(option, text, 0, INT32_MAX);
+    int fd = option_number(option, text, 0, INT32_MAX);
 
     if (fcntl(fd, F_GETFD) < 0) {
         wrong("%s=%d: %s", option, fd, strerror(errno));
@@ -117,247 +241,113 @@ static int descriptor(const char *option, const char *text)
     return fd;
 }
 
-static void guest_cid(struct host_options *o, const char *option,
-                      const char *text)
+static void take(struct host_options *o, const struct row *row,
+                 const char *option, char *text)
 {
-    o->guest_cid = number(option, text, VSOCK_CID_PARENT + 1,
-                          VSOCK_CID_ANY - 1);
-}
+    void *at = (char *)o + row->at;
 
-/* Without the slashes at its end. */
-static const char *folder(char *path)
-{
-    for (size_t n = strlen(path); n > 1 && path[n - 1] == '/'; n--) {
-        path[n - 1] = 0;
-    }
-    return path;
-}
-
-static struct host_route *new_route(struct host_route *table, unsigned *count,
-                                    const char *option)
-{
-    if (*count == HOST_MAX_ROUTES) {
-        wrong("%s more than %d times", option, HOST_MAX_ROUTES);
-    }
-    return &table[(*count)++];
-}
-
-static void forward_cid(struct host_options *o, const char *option,
-                        const char *text)
-{
-    o->forward_cid = number(option, text, VMADDR_CID_LOCAL,
-                            VSOCK_CID_ANY - 1);
-}
-
-/* PORT+PORT...; text is cut into pieces. */
-static void forward_listen(struct host_options *o, const char *option,
-                           char *text)
-{
-    char *port;
-
-    do {
-        port = strsep(&text, "+");
-        new_route(o->publish, &o->published, option)->port =
-            number(option, port, 0, VSOCK_PORT_ANY - 1);
-    } while (text);
-}
-
-/* The parent's CID is known only when all options are. */
-static void published_addresses(struct host_options *o)
-{
-    for (unsigned i = 0; i < o->published; i++) {
-        struct host_route *r = &o->publish[i];
-
-        if (!r->to.len) {
-            if (!o->forward_cid) {
-                wrong("--forward-listen needs --forward-cid");
-            }
-            /* Where others can reach us as well, they are sent away. */
-            host_vsock_address(&r->to, o->forward_cid == VMADDR_CID_LOCAL ?
-                                       VMADDR_CID_LOCAL : VMADDR_CID_ANY,
-                               r->port);
-        }
-        for (unsigned j = 0; j < i; j++) {
-            if (!memcmp(&o->publish[j].to.addr, &r->to.addr,
-                        sizeof(r->to.addr))) {
-                wrong("%s is published twice", r->to.text);
-            }
-        }
+    switch (row->kind) {
+    case TEXT:
+        *(const char **)at = text;
+        break;
+    case NUMBER:
+        *(uint32_t *)at = option_number(option, text, row->min, row->max);
+        break;
+    case DESCRIPTOR:
+        *(int *)at = descriptor(option, text);
+        break;
+    case ON:
+    case OFF:
+        *(bool *)at = row->kind == ON;
+        break;
+    case CALL:
+        row->take(o, option, text);
+        break;
     }
 }
 
-/* --vm guest-cid=N,socket=S,uds-path=P; text is cut into pieces. */
-static void vm_option(struct host_options *o, char *text)
+/* guest-cid=N,socket=S,uds-path=P; text is cut into pieces. */
+static void set_vm(struct host_options *o, const char *option, char *text)
 {
+    static const struct {
+        const char *key;
+        const char *name;       /* the option that is the same */
+    } keys[] = {
+        { "guest-cid", "--guest-cid" },
+        { "socket", "--socket-path" },
+        { "uds-path", "--uds-path" },
+        { "forward-cid", "--forward-cid" },
+        { "forward-listen", "--forward-listen" },
+    };
+    const unsigned count = sizeof(keys) / sizeof(keys[0]);
     char *save, *item;
 
     for (item = strtok_r(text, ",", &save); item;
          item = strtok_r(NULL, ",", &save)) {
         char *value = strchr(item, '=');
+        char called[32];
+        unsigned key = 0, i = 0;
 
         if (!value) {
-            wrong("--vm: \"%s\" is not KEY=VALUE", item);
+            wrong("%s: \"%s\" is not KEY=VALUE", option, item);
         }
         *value++ = 0;
-        if (!strcmp(item, "guest-cid")) {
-            guest_cid(o, "--vm guest-cid", value);
-        } else if (!strcmp(item, "socket")) {
-            o->socket_path = value;
-        } else if (!strcmp(item, "uds-path")) {
-            o->uds_path = value;
-        } else if (!strcmp(item, "forward-cid")) {
-            forward_cid(o, "--vm forward-cid", value);
-        } else if (!strcmp(item, "forward-listen")) {
-            forward_listen(o, "--vm forward-listen", value);
-        } else {
-            wrong("--vm: unknown key \"%s\"; known are guest-cid, socket, "
-                  "uds-path, forward-cid, forward-listen", item);
+        while (key < count && strcmp(keys[key].key, item)) {
+            key++;
+        }
+        if (key == count) {
+            wrong("%s: unknown key \"%s\"; known are guest-cid, socket, "
+                  "uds-path, forward-cid, forward-listen", option, item);
+        }
+        while (strcmp(table[i].name, keys[key].name)) {
+            i++;
+        }
+        snprintf(called, sizeof(called), "%s %s", option, item);
+        take(o, &table[i], called, value);
+    }
+}
+
+static void parse(struct host_options *o, int argc, char **argv)
+{
+    enum { FIRST = 256 };       /* what getopt_long() says for the first row */
+    struct option options[ROWS + 1] = { { 0 } };
+    int c;
+
+    for (unsigned i = 0; i < ROWS; i++) {
+        options[i] = (struct option) {
+            .name = table[i].name + 2,
+            .has_arg = table[i].value ? required_argument : no_argument,
+            .val = FIRST + i,
+        };
+    }
+    opterr = 0;
+    while ((c = getopt_long(argc, argv, ":vqh", options, NULL)) != -1) {
+        switch (c) {
+        case 'v':
+            log_threshold += log_threshold < LOG_DEBUG;
+            break;
+        case 'q':
+            log_threshold = LOG_ERROR;
+            break;
+        case 'h':
+            show_help(o, "-h", NULL);
+            break;
+        case ':':
+            wrong("%s needs a value", argv[optind - 1]);
+        case '?':
+            wrong("unknown option \"%s\"", argv[optind - 1]);
+        default:
+            take(o, &table[c - FIRST], table[c - FIRST].name, optarg);
         }
     }
+    if (optind < argc) {
+        wrong("unexpected argument \"%s\"", argv[optind]);
+    }
 }
 
-static void unix_address(struct host_address *a, const char *option,
-                         const char *path)
-{
-    struct sockaddr_un *un = (struct sockaddr_un *)&a->addr;
+/* Checking them: what can be seen only when all are there. */
 
-    if (!*path || strlen(path) > HOST_MAX_PATH) {
-        wrong("%s: \"%s\" has %zu bytes; a unix socket's path has 1 to %d",
-              option, path, strlen(path), HOST_MAX_PATH);
-    }
-    un->sun_family = AF_UNIX;
-    strcpy(un->sun_path, path);
-    a->text = path;
-    a->len = sizeof(*un);
-}
-
-/* HOST:PORT or [HOST]:PORT, looked up now: all its addresses. */
-static struct addrinfo *tcp_addresses(const char *option, const char *text,
-                                      bool passive)
-{
-    const struct addrinfo hints = {
-        .ai_socktype = SOCK_STREAM,
-        .ai_flags = AI_NUMERICSERV | (passive ? AI_PASSIVE : 0),
-    };
-    const char *colon = strrchr(text, ':');
-    char host[256];
-    struct addrinfo *found;
-    int len, r;
-
-    if (!colon || colon == text || colon - text >= (int)sizeof(host)) {
-        wrong("%s: \"%s\" is not HOST:PORT", option, text);
-    }
-    number(option, colon + 1, 1, 65535);
-    len = colon - text;
-    if (*text == '[' && colon[-1] == ']') {
-        text++;
-        len -= 2;
-    }
-    snprintf(host, sizeof(host), "%.*s", len, text);
-    r = getaddrinfo(host, colon + 1, &hints, &found);
-    if (r) {
-        wrong("%s: %s: %s", option, host, gai_strerror(r));
-    }
-    return found;
-}
-
-/* Two lines of /etc/hosts may say the same. */
-static bool is_new(const struct addrinfo *all, const struct addrinfo *a)
-{
-    for (; all != a; all = all->ai_next) {
-        if (all->ai_addrlen == a->ai_addrlen &&
-            !memcmp(all->ai_addr, a->ai_addr, a->ai_addrlen)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static void tcp_address(struct host_address *a, const struct addrinfo *found,
-                        const char *text)
-{
-    memcpy(&a->addr, found->ai_addr, found->ai_addrlen);
-    a->len = found->ai_addrlen;
-    a->text = text;
-}
-
-static void proxy_address(struct host_address *a, const char *text)
-{
-    struct addrinfo *found = tcp_addresses("--proxy", text, false);
-
-    tcp_address(a, found, text);
-    for (const struct addrinfo *f = found->ai_next; f; f = f->ai_next) {
-        if (!is_new(found, f)) {
-            continue;
-        }
-        a->next = calloc(1, sizeof(*a));
-        if (!a->next) {
-            wrong("--proxy: no memory");
-        }
-        a = a->next;
-        tcp_address(a, f, text);
-    }
-    freeaddrinfo(found);
-}
-
-/* PORT=WHAT; cuts the text, returns WHAT. */
-static char *port_and(const char *option, char *text, uint32_t *port)
-{
-    char *equals = strchr(text, '=');
-
-    if (!equals) {
-        wrong("%s=%s has no \"=\"", option, text);
-    }
-    *equals = 0;
-    *port = number(option, text, 0, VSOCK_PORT_ANY - 1);
-    return equals + 1;
-}
-
-static struct host_route *parent_route(struct host_options *o,
-                                       const char *option, char **text)
-{
-    struct host_route *r = new_route(o->route, &o->routes, option);
-
-    *text = port_and(option, *text, &r->port);
-    for (unsigned i = 0; i + 1 < o->routes; i++) {
-        if (o->route[i].port == r->port) {
-            wrong("%s: port %u is given twice", option, r->port);
-        }
-    }
-    return r;
-}
-
-static void publish_option(struct host_options *o, char *text)
-{
-    char *equals = strrchr(text, '=');
-    struct addrinfo *found;
-    struct host_route *r;
-    uint32_t port;
-
-    if (!equals) {
-        wrong("--publish=%s is not ADDR=PORT", text);
-    }
-    *equals = 0;
-    port = number("--publish", equals + 1, 0, VSOCK_PORT_ANY - 1);
-    if (strchr(text, '/')) {
-        r = new_route(o->publish, &o->published, "--publish");
-        r->port = port;
-        unix_address(&r->to, "--publish", text);
-        return;
-    }
-    found = tcp_addresses("--publish", text, true);
-    for (const struct addrinfo *f = found; f; f = f->ai_next) {
-        if (!is_new(found, f)) {
-            continue;
-        }
-        r = new_route(o->publish, &o->published, "--publish");
-        r->port = port;
-        r->to.shared = found->ai_next;
-        tcp_address(&r->to, f, text);
-    }
-    freeaddrinfo(found);
-}
-
+/* suffix: bytes that must fit behind it. */
 static void check_path(const char *option, const char *path, unsigned suffix)
 {
     size_t len;
@@ -377,43 +367,41 @@ static void check_path(const char *option, const char *path, unsigned suffix)
     }
 }
 
+static void check(struct host_options *o)
+{
+    struct stat st;
+
+    if (o->socket_fd < 0) {
+        check_path("--socket-path", o->socket_path, 0);
+    } else if (o->socket_path) {
+        wrong("--socket-path and --socket-fd exclude each other");
+    }
+    /* Without it the parent's ports can only be those of AF_VSOCK. */
+    if (o->uds_path || !o->forward_cid || o->uds_fd >= 0) {
+        check_path("--uds-path", o->uds_path, HOST_MAX_SUFFIX);
+    }
+    routes_complete(o);
+    if (o->fallback_path) {
+        check_path("--fallback-path", o->fallback_path, HOST_MAX_SUFFIX);
+    }
+    if (!o->guest_cid) {
+        wrong("--guest-cid is missing");
+    }
+    if (o->socket_path && o->uds_path && !strcmp(o->socket_path, o->uds_path)) {
+        wrong("--socket-path and --uds-path are both %s", o->uds_path);
+    }
+    /* Only the end of its owner is a reason to remove a folder. */
+    if (o->cleanup_dir && o->lifeline_fd < 0) {
+        wrong("--cleanup-dir needs --lifeline-fd");
+    }
+    if (o->cleanup_dir && (stat(o->cleanup_dir, &st) < 0 ||
+                           !S_ISDIR(st.st_mode))) {
+        wrong("--cleanup-dir=%s is not a folder", o->cleanup_dir);
+    }
+}
+
 int main(int argc, char **argv)
 {
-    enum {
-        SOCKET_PATH = 256, GUEST_CID, UDS_PATH, VM, NO_CID2, ONCE, MAX_CONNS,
-        DRIVER_TIMEOUT, PROXY, LISTEN_PORT, PUBLISH, CONNECT_PORT,
-        FALLBACK, FORWARD_CID, FORWARD_LISTEN, SOCKET_FD, UDS_FD, READY_FD,
-        BOOTED_FD, LIFELINE_FD, CLEANUP_DIR, NO_SANDBOX, LOG_LEVEL,
-        SHOW_VERSION, SHOW_HELP,
-    };
-    static const struct option long_options[] = {
-        { "socket-path", required_argument, NULL, SOCKET_PATH },
-        { "guest-cid", required_argument, NULL, GUEST_CID },
-        { "uds-path", required_argument, NULL, UDS_PATH },
-        { "vm", required_argument, NULL, VM },
-        { "no-cid2", no_argument, NULL, NO_CID2 },
-        { "once", no_argument, NULL, ONCE },
-        { "max-connections", required_argument, NULL, MAX_CONNS },
-        { "driver-timeout", required_argument, NULL, DRIVER_TIMEOUT },
-        { "proxy", required_argument, NULL, PROXY },
-        { "listen-port", required_argument, NULL, LISTEN_PORT },
-        { "publish", required_argument, NULL, PUBLISH },
-        { "connect-port", required_argument, NULL, CONNECT_PORT },
-        { "fallback-path", required_argument, NULL, FALLBACK },
-        { "forward-cid", required_argument, NULL, FORWARD_CID },
-        { "forward-listen", required_argument, NULL, FORWARD_LISTEN },
-        { "socket-fd", required_argument, NULL, SOCKET_FD },
-        { "uds-fd", required_argument, NULL, UDS_FD },
-        { "ready-fd", required_argument, NULL, READY_FD },
-        { "booted-fd", required_argument, NULL, BOOTED_FD },
-        { "lifeline-fd", required_argument, NULL, LIFELINE_FD },
-        { "cleanup-dir", required_argument, NULL, CLEANUP_DIR },
-        { "no-sandbox", no_argument, NULL, NO_SANDBOX },
-        { "log-level", required_argument, NULL, LOG_LEVEL },
-        { "version", no_argument, NULL, SHOW_VERSION },
-        { "help", no_argument, NULL, SHOW_HELP },
-        { NULL, 0, NULL, 0 },
-    };
     static struct host_options o = {
         .serve_cid2 = true,
         .sandbox = true,
@@ -425,139 +413,8 @@ int main(int argc, char **argv)
         .socket_fd = -1,
         .uds_fd = -1,
     };
-    struct host_route *route;
-    struct stat st;
-    char *text;
-    int c;
 
-    opterr = 0;
-    while ((c = getopt_long(argc, argv, ":vqh", long_options, NULL)) != -1) {
-        switch (c) {
-        case SOCKET_PATH:
-            o.socket_path = optarg;
-            break;
-        case GUEST_CID:
-            guest_cid(&o, "--guest-cid", optarg);
-            break;
-        case UDS_PATH:
-            o.uds_path = optarg;
-            break;
-        case VM:
-            vm_option(&o, optarg);
-            break;
-        case NO_CID2:
-            o.serve_cid2 = false;
-            break;
-        case ONCE:
-            o.once = true;
-            break;
-        case MAX_CONNS:
-            o.max_conns = number("--max-connections", optarg, 1,
-                                 VSOCK_MAX_CONNS_LIMIT);
-            break;
-        case DRIVER_TIMEOUT:
-            o.driver_ms = number("--driver-timeout", optarg, 1, 3600) * 1000ll;
-            break;
-        case PROXY:
-            text = optarg;
-            route = parent_route(&o, "--proxy", &text);
-            proxy_address(&route->to, text);
-            break;
-        case LISTEN_PORT:
-            text = optarg;
-            route = parent_route(&o, "--listen-port", &text);
-            unix_address(&route->to, "--listen-port", text);
-            break;
-        case PUBLISH:
-            publish_option(&o, optarg);
-            break;
-        case CONNECT_PORT:
-            route = new_route(o.publish, &o.published, "--connect-port");
-            text = port_and("--connect-port", optarg, &route->port);
-            unix_address(&route->to, "--connect-port", text);
-            break;
-        case FALLBACK:
-            o.fallback_path = optarg;
-            break;
-        case FORWARD_CID:
-            forward_cid(&o, "--forward-cid", optarg);
-            break;
-        case FORWARD_LISTEN:
-            forward_listen(&o, "--forward-listen", optarg);
-            break;
-        case SOCKET_FD:
-            o.socket_fd = descriptor("--socket-fd", optarg);
-            break;
-        case UDS_FD:
-            o.uds_fd = descriptor("--uds-fd", optarg);
-            break;
-        case READY_FD:
-            o.ready_fd = descriptor("--ready-fd", optarg);
-            break;
-        case BOOTED_FD:
-            o.booted_fd = descriptor("--booted-fd", optarg);
-            break;
-        case LIFELINE_FD:
-            o.lifeline_fd = descriptor("--lifeline-fd", optarg);
-            break;
-        case CLEANUP_DIR:
-            o.cleanup_dir = folder(optarg);
-            break;
-        case NO_SANDBOX:
-            o.sandbox = false;
-            break;
-        case LOG_LEVEL:
-            if (!log_set_level(optarg)) {
-                wrong("--log-level=%s is not error, warning, info or debug",
-                      optarg);
-            }
-            break;
-        case 'v':
-            log_threshold += log_threshold < LOG_DEBUG;
-            break;
-        case 'q':
-            log_threshold = LOG_ERROR;
-            break;
-        case SHOW_VERSION:
-            puts("vhost-user-vsock " VERSION);
-            return 0;
-        case SHOW_HELP:
-        case 'h':
-            fputs(help, stdout);
-            return 0;
-        case ':':
-            wrong("%s needs a value", argv[optind - 1]);
-        default:
-            wrong("unknown option \"%s\"", argv[optind - 1]);
-        }
-    }
-    if (optind < argc) {
-        wrong("unexpected argument \"%s\"", argv[optind]);
-    }
-    if (o.socket_fd < 0) {
-        check_path("--socket-path", o.socket_path, 0);
-    } else if (o.socket_path) {
-        wrong("--socket-path and --socket-fd exclude each other");
-    }
-    if (o.uds_path || !o.forward_cid || o.uds_fd >= 0) {
-        check_path("--uds-path", o.uds_path, HOST_MAX_SUFFIX);
-    }
-    published_addresses(&o);
-    if (o.fallback_path) {
-        check_path("--fallback-path", o.fallback_path, HOST_MAX_SUFFIX);
-    }
-    if (!o.guest_cid) {
-        wrong("--guest-cid is missing");
-    }
-    if (o.socket_path && o.uds_path && !strcmp(o.socket_path, o.uds_path)) {
-        wrong("--socket-path and --uds-path are both %s", o.uds_path);
-    }
-    if (o.cleanup_dir && o.lifeline_fd < 0) {
-        wrong("--cleanup-dir needs --lifeline-fd");
-    }
-    if (o.cleanup_dir && (stat(o.cleanup_dir, &st) < 0 ||
-                          !S_ISDIR(st.st_mode))) {
-        wrong("--cleanup-dir=%s is not a folder", o.cleanup_dir);
-    }
+    parse(&o, argc, argv);
+    check(&o);
     return host_run(&o);
 }
