@@ -5,6 +5,7 @@
  */
 
 #include "connect-line.h"
+#include "agreed.h"
 #include "packet.h"
 
 #include <stdbool.h>
@@ -52,13 +53,13 @@ static ssize_t parse_number(const char *buf, size_t len, size_t i,
 int vsock_parse_line(const char *buf, size_t len, uint32_t *port,
                      int64_t *from, uint32_t *ms)
 {
-    ssize_t i = parse_word(buf, len, "CONNECT");
+    ssize_t i = parse_word(buf, len, VSOCK_WORD_CONNECT);
     bool open = i < 0;
     uint32_t second;
 
     *from = -1;
     if (open) {
-        i = parse_word(buf, len, "OPEN");
+        i = parse_word(buf, len, VSOCK_WORD_OPEN);
     }
     if (i >= 0) {
         i = parse_number(buf, len, i, port);

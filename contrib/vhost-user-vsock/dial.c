@@ -28,8 +28,8 @@ static void port_address(struct host_address *a, const char *path,
     memset(un, 0, sizeof(*un));
     un->sun_family = AF_UNIX;
     /* The length was checked at the start. */
-    snprintf(un->sun_path, sizeof(un->sun_path), "%.*s_%u",
-             HOST_MAX_PATH - HOST_MAX_SUFFIX, path, port);
+    snprintf(un->sun_path, sizeof(un->sun_path), "%.*s" VSOCK_PORT_SUFFIX,
+             VSOCK_MAX_PATH - VSOCK_MAX_SUFFIX, path, port);
     a->text = un->sun_path;
     a->len = sizeof(*un);
 }
@@ -78,7 +78,7 @@ static void name_socket(const struct host *h, const struct vsock_conn *c,
 {
     struct sockaddr_un un = { .sun_family = AF_UNIX };
     int n = snprintf(un.sun_path + 1, sizeof(un.sun_path) - 1,
-                     HOST_NAME "%u:%u/%u:%u/%d-%d", h->options->guest_cid,
+                     VSOCK_NAME_PAIR "%d-%d", h->options->guest_cid,
                      c->guest_port, c->parent_cid, c->parent_port, getpid(),
                      fd);
 

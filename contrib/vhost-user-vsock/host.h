@@ -11,18 +11,6 @@
 #include <stdint.h>
 #include <sys/socket.h>
 
-/*
- * sun_path holds 107 bytes and a zero; the guest chooses the port, so room
- * for the longest suffix "_4294967294" must be left behind --uds-path.
- */
-#define HOST_MAX_PATH 107
-#define HOST_MAX_SUFFIX 11
-/*
- * Our ends of connections to listeners are called so in the abstract namespace,
- * then "CID:PORT/CID:PORT/" of the guest and of the parent, then what makes it
- * unique.
- */
-#define HOST_NAME "nitro-vsock/"
 /* Where an enclave says that it has booted, and the byte it says it with. */
 #define HOST_HEARTBEAT_PORT 9000
 #define HOST_HEARTBEAT_BYTE 0xB7

@@ -6,6 +6,7 @@
  */
 
 #include "listener.h"
+#include "agreed.h"
 #include "log.h"
 
 #include <dirent.h>
@@ -190,12 +191,12 @@ static bool make_unix(struct listener *l, const char *path)
 
 bool listener_open_unix(struct listener *l, const char *path)
 {
-    char lock_name[HOST_MAX_PATH + sizeof(LISTENER_LOCK)];
+    char lock_name[VSOCK_MAX_PATH + sizeof(LISTENER_LOCK)];
     bool made = false;
     int lock = -1;
 
-    if (strlen(path) > HOST_MAX_PATH) {
-        log_line(LOG_ERROR, "%s has more than %d bytes", path, HOST_MAX_PATH);
+    if (strlen(path) > VSOCK_MAX_PATH) {
+        log_line(LOG_ERROR, "%s has more than %d bytes", path, VSOCK_MAX_PATH);
         return false;
     }
     l->folder = open_folder(path, &l->name);

@@ -356,14 +356,14 @@ static void check_path(const char *option, const char *path, unsigned suffix)
         wrong("%s is missing", option);
     }
     len = strlen(path);
-    if (len + suffix > HOST_MAX_PATH && suffix) {
+    if (len + suffix > VSOCK_MAX_PATH && suffix) {
         wrong("%s=%s has %zu bytes; with \"_\" and the longest port behind it "
               "a unix socket's path allows %u", option, path, len,
-              HOST_MAX_PATH - suffix);
+              VSOCK_MAX_PATH - suffix);
     }
-    if (len > HOST_MAX_PATH) {
+    if (len > VSOCK_MAX_PATH) {
         wrong("%s=%s has %zu bytes; a unix socket's path allows %d", option,
-              path, len, HOST_MAX_PATH);
+              path, len, VSOCK_MAX_PATH);
     }
 }
 
@@ -378,11 +378,11 @@ static void check(struct host_options *o)
     }
     /* Without it the parent's ports can only be those of AF_VSOCK. */
     if (o->uds_path || !o->forward_cid || o->uds_fd >= 0) {
-        check_path("--uds-path", o->uds_path, HOST_MAX_SUFFIX);
+        check_path("--uds-path", o->uds_path, VSOCK_MAX_SUFFIX);
     }
     routes_complete(o);
     if (o->fallback_path) {
-        check_path("--fallback-path", o->fallback_path, HOST_MAX_SUFFIX);
+        check_path("--fallback-path", o->fallback_path, VSOCK_MAX_SUFFIX);
     }
     if (!o->guest_cid) {
         wrong("--guest-cid is missing");

@@ -16,7 +16,6 @@
 
 /* Well-known context ids, and the port that no packet may carry. */
 #define VSOCK_CID_HOST 2
-#define VSOCK_CID_PARENT 3
 #define VSOCK_CID_ANY 0xFFFFFFFFu
 #define VSOCK_PORT_ANY 0xFFFFFFFFu
 

@@ -59,9 +59,9 @@ static void unix_address(struct host_address *a, const char *option,
 {
     struct sockaddr_un *un = (struct sockaddr_un *)&a->addr;
 
-    if (!*path || strlen(path) > HOST_MAX_PATH) {
+    if (!*path || strlen(path) > VSOCK_MAX_PATH) {
         wrong("%s: \"%s\" has %zu bytes; a unix socket's path has 1 to %d",
-              option, path, strlen(path), HOST_MAX_PATH);
+              option, path, strlen(path), VSOCK_MAX_PATH);
     }
     un->sun_family = AF_UNIX;
     strcpy(un->sun_path, path);

@@ -132,7 +132,7 @@ static void guest_answered(struct vsock *v, struct vsock_conn *c,
         conn_reset(v, c);
         return;
     }
-    iov.iov_len = snprintf(line, sizeof(line), "OK %u\n", c->parent_port);
+    iov.iov_len = snprintf(line, sizeof(line), VSOCK_LINE_OK, c->parent_port);
     if (!c->silent &&
         v->ops->send(v->opaque, c, &iov, 1) != (ssize_t)iov.iov_len) {
         vsock_note(v, VSOCK_NOTE_CLIENT_GONE, c, h);

@@ -12,6 +12,7 @@
 #ifndef VSOCK_H
 #define VSOCK_H
 
+#include "agreed.h"
 #include "connect-line.h"
 #include "packet.h"
 
@@ -30,11 +31,6 @@
 /* Largest payload of one packet; Linux guests accept and send no more. */
 #define VSOCK_MAX_PAYLOAD 65536u
 /*
- * Receive window of a connection: what Linux uses for its own side, and the
- * most it will have outstanding. A smaller one costs kicks and throughput.
- */
-#define VSOCK_WINDOW 262144u
-/*
  * Bytes that all connections together may hold for slow host applications.
  * A window is reserved from this when its connection opens, so no connection
  * is ever reset for lack of memory: late ones get a smaller window instead.
@@ -48,8 +44,6 @@
  * backlog, where they cost us nothing.
  */
 #define VSOCK_MAX_CLIENTS 128u
-/* "OPEN" with three numbers of ten digits and an end, and some slack. */
-#define VSOCK_MAX_LINE 48u
 /*
  * RSTs that belong to no connection and wait for an RX buffer. When they fill
  * up, packets from the guest stay in its ring.

@@ -11,13 +11,13 @@
 #include "address.h"
 
 #include <errno.h>
-#include <inttypes.h>
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
-#define PREFIX "nitro-vsock/"
-#define PATH offsetof(struct sockaddr_un, sun_path)
+/* The bytes of a unix address before its path. */
+#define UN_PATH offsetof(struct sockaddr_un, sun_path)
 /* The upper 16 bits of a state; SO_MAX_PACING_RATE is all ones by default. */
 #define MAGIC 0x4e56ull
 #define BOUND_ANY 0x7f
@@ -75,10 +75,9 @@ socklen_t address_to_name(struct sockaddr_un *un, const struct address_pair *p)
     un->sun_family = AF_UNIX;
     /* At most 12 + 5 * 11 bytes. */
     n = snprintf(un->sun_path + 1, sizeof(un->sun_path) - 1,
-                 PREFIX "%" PRIu32 ":%" PRIu32 "/%" PRIu32 ":%" PRIu32 "/%"
-                 PRIu32, p->here.cid, p->here.port, p->there.cid,
-                 p->there.port, p->until);
-    return PATH + 1 + n;
+                 VSOCK_NAME_PAIR "%" PRIu32, p->here.cid, p->here.port,
+                 p->there.cid, p->there.port, p->until);
+    return UN_PATH + 1 + n;
 }
 
 bool address_from_name(const struct sockaddr_un *un, socklen_t len,
@@ -86,13 +85,13 @@ bool address_from_name(const struct sockaddr_un *un, socklen_t len,
 {
     struct rest r;
 
-    if (len <= PATH || len > sizeof(*un) || un->sun_family != AF_UNIX ||
+    if (len <= UN_PATH || len > sizeof(*un) || un->sun_family != AF_UNIX ||
         un->sun_path[0]) {
         return false;
     }
     r.at = un->sun_path + 1;
     r.end = (const char *)un + len;
-    take_word(&r, PREFIX);
+    take_word(&r, VSOCK_NAME_PREFIX);
     p->here = take_address(&r);
     p->there = take_address(&r);
     if (!r.at) {
@@ -105,44 +104,46 @@ bool address_from_name(const struct sockaddr_un *un, socklen_t len,
     return true;
 }
 
-static bool set_path(struct sockaddr_un *un, const char *folder,
-                     const char *before, uint32_t number, const char *after)
+static bool __attribute__((format(printf, 2, 3)))
+set_path(struct sockaddr_un *un, const char *fmt, ...)
 {
+    va_list ap;
     int n;
 
     memset(un, 0, sizeof(*un));
     un->sun_family = AF_UNIX;
-    n = snprintf(un->sun_path, sizeof(un->sun_path), "%s/%s%" PRIu32 "%s",
-                 folder, before, number, after);
+    va_start(ap, fmt);
+    n = vsnprintf(un->sun_path, sizeof(un->sun_path), fmt, ap);
+    va_end(ap);
     return n > 0 && (size_t)n < sizeof(un->sun_path);
 }
 
 bool address_home(struct sockaddr_un *un, const char *folder, uint32_t cid)
 {
-    return set_path(un, folder, "", cid, "");
+    return set_path(un, VSOCK_FOLDER_HOME, folder, cid);
 }
 
 bool address_enclave(struct sockaddr_un *un, const char *folder, uint32_t cid)
 {
-    return set_path(un, folder, "", cid, "/vsock");
+    return set_path(un, VSOCK_FOLDER_PATH, folder, cid);
 }
 
 bool address_port(struct sockaddr_un *un, const char *folder, uint32_t port)
 {
-    return set_path(un, folder, "ports/all_", port, "");
+    return set_path(un, VSOCK_FOLDER_PORT, folder, port);
 }
 
 bool address_from_path(const struct sockaddr_un *un, socklen_t len,
                        uint32_t *port)
 {
-    static const char part[] = "/ports/all_";
+    static const char part[] = VSOCK_PORTS_ALL VSOCK_PORT_MARK;
     struct rest r;
 
-    if (len <= PATH || len > sizeof(*un) || un->sun_family != AF_UNIX) {
+    if (len <= UN_PATH || len > sizeof(*un) || un->sun_family != AF_UNIX) {
         return false;
     }
     r.at = un->sun_path;
-    r.end = un->sun_path + strnlen(un->sun_path, len - PATH);
+    r.end = un->sun_path + strnlen(un->sun_path, len - UN_PATH);
     for (const char *at = r.end; ; at--) {
         if (at == un->sun_path) {
             return false;

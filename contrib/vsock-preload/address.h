@@ -5,11 +5,14 @@
  * have not: CIDs and ports as names of unix sockets, and what is known of a
  * socket as a number that the kernel keeps with it.
  *
- * Nothing here makes a system call.
+ * Nothing here makes a system call. What names look like the backend knows as
+ * well: ../vhost-user-vsock/agreed.h.
  */
 
 #ifndef ADDRESS_H
 #define ADDRESS_H
+
+#include "../vhost-user-vsock/agreed.h"
 
 #include <linux/vm_sockets.h>
 #include <stdbool.h>
@@ -17,24 +20,16 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
-/* The parent, as Nitro has it; VMADDR_CID_HOST serves as well. */
-#define ADDRESS_CID_PARENT 3
-
 struct address {
     uint32_t cid;
     uint32_t port;
 };
 
-/*
- * The name of one end of a connection, in the abstract namespace:
- * "nitro-vsock/CID:PORT/CID:PORT/REST", this end first. The backend gives such
- * names to its ends, and REST makes them unique. For ours it is a time, in
- * milliseconds, when the connect has lasted too long.
- */
+/* The name of one end of a connection, see agreed.h. */
 struct address_pair {
     struct address here;
     struct address there;
-    uint32_t until;             /* 0 if REST is no number */
+    uint32_t until;             /* 0 if what is behind is no number */
 };
 
 /* Returns the length of the address. */

@@ -5,7 +5,6 @@
  */
 
 #include "socket.h"
-#include "../vhost-user-vsock/vsock.h"
 
 #include <fcntl.h>
 #include <poll.h>
@@ -176,7 +175,7 @@ static int send_open(int fd, const struct address_pair *p, uint32_t ms)
 {
     static const char zeros[VSOCK_OPEN_SIZE];
     char line[VSOCK_MAX_LINE];
-    int n = snprintf(line, sizeof(line), "OPEN %u %u %u\n", p->there.port,
+    int n = snprintf(line, sizeof(line), VSOCK_LINE_OPEN, p->there.port,
                      p->here.port, ms);
     struct iovec iov[] = {
         { line, n },

@@ -66,10 +66,10 @@ static int bind_path(int fd, const struct sockaddr_un *un)
 /* The folder of the ports, locked against others who take away stale ones. */
 static int lock_ports(void)
 {
-    char path[VP_FOLDER_MAX + sizeof("/ports")];
+    char path[VP_FOLDER_MAX + sizeof(VSOCK_PORTS)];
     int fd;
 
-    snprintf(path, sizeof(path), "%s/ports", vp_folder);
+    snprintf(path, sizeof(path), "%s" VSOCK_PORTS, vp_folder);
     for (unsigned i = 0; i < SOCK_TRIES; i++) {
         struct stat opened, named;
 
@@ -128,7 +128,7 @@ int op_bind(int fd, struct address_state *s, const struct sockaddr *a,
     if (r < 0) {
         return r;
     }
-    if (vm.svm_cid != VMADDR_CID_ANY && vm.svm_cid != ADDRESS_CID_PARENT &&
+    if (vm.svm_cid != VMADDR_CID_ANY && vm.svm_cid != VSOCK_CID_PARENT &&
         vm.svm_cid != VMADDR_CID_HOST) {
         return connect_elsewhere(fd, s, NEXT(bind), &vm, -EADDRNOTAVAIL);
     }

@@ -5,7 +5,6 @@
  */
 
 #include "socket.h"
-#include "../vhost-user-vsock/vsock.h"
 
 #include <string.h>
 #include <sys/time.h>

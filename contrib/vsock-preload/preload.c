@@ -381,7 +381,7 @@ int vp_ioctl(int fd, unsigned long request, ...)
         if (s.stage != STAGE_DEVICE) {
             return finish(-ENOTTY);
         }
-        *(unsigned *)argument = ADDRESS_CID_PARENT;
+        *(unsigned *)argument = VSOCK_CID_PARENT;
         return 0;
     }
     if (request == SIOCOUTQ && sock_is_ours(fd, &s)) {

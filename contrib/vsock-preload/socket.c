@@ -223,7 +223,7 @@ bool sock_peer_pair(int fd, struct address_pair *p)
     }
     if (!address_from_name(&un, len, p)) {
         p->here = (struct address){ VMADDR_CID_LOCAL, VMADDR_PORT_ANY };
-        p->there = (struct address){ ADDRESS_CID_PARENT, VMADDR_PORT_ANY };
+        p->there = (struct address){ VSOCK_CID_PARENT, VMADDR_PORT_ANY };
         sock_own_port(fd, &p->there.port);
     }
     return true;

@@ -176,7 +176,7 @@ static void test_states(void)
     static const struct address_state states[] = {
         { STAGE_NEW, false, 0, 2000 },
         { STAGE_NEW, true, VMADDR_CID_ANY, UINT32_MAX },
-        { STAGE_CONNECTING, true, ADDRESS_CID_PARENT, 0 },
+        { STAGE_CONNECTING, true, VSOCK_CID_PARENT, 0 },
         { STAGE_CONNECTED, true, VMADDR_CID_HOST, ADDRESS_CONNECT_MS_MAX },
         { STAGE_DEVICE, false, 0, 0 },
     };
