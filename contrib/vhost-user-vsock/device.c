@@ -233,7 +233,8 @@ static void tx_finish(struct device *d)
     device_tx(d, d->queue[QUEUE_TX].ring.num);
 }
 
-bool device_map(struct device *d, unsigned queue)
+/* Translates the ring's addresses again. */
+static bool device_map(struct device *d, unsigned queue)
 {
     if (queue == QUEUE_RX) {
         hand_drop(d);
@@ -298,6 +299,35 @@ void device_set_mem(struct device *d, struct mem *m)
     m->count = 0;
     for (unsigned i = 0; i < QUEUES; i++) {
         ring_map(&d->queue[i].ring, &d->mem);
+    }
+}
+
+void device_set_size(struct device *d, unsigned queue, unsigned num)
+{
+    struct ring *r = &d->queue[queue].ring;
+
+    /* The old addresses were checked against the old size. */
+    ring_unmap(r);
+    r->num = num;
+    device_map(d, queue);
+}
+
+bool device_set_addresses(struct device *d, unsigned queue, uint64_t desc,
+                          uint64_t avail, uint64_t used)
+{
+    struct ring *r = &d->queue[queue].ring;
+
+    r->desc_user = desc;
+    r->avail_user = avail;
+    r->used_user = used;
+    r->has_addr = true;
+    return device_map(d, queue);
+}
+
+void device_set_event_idx(struct device *d, bool on)
+{
+    for (unsigned i = 0; i < QUEUES; i++) {
+        d->queue[i].ring.event_idx = on;
     }
 }
 

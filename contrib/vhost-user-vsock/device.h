@@ -71,7 +71,10 @@ bool device_run(struct device *d);
 /* Started, enabled, mapped and not broken. */
 bool device_usable(const struct device *d, unsigned queue);
 
-/* Life of a queue, driven by the front end's messages. */
+/*
+ * Life of a queue, driven by the front end's messages. Nobody else changes
+ * queues and rings.
+ */
 void device_start(struct device *d, unsigned queue);
 void device_set_base(struct device *d, unsigned queue, uint16_t index);
 void device_enable(struct device *d, unsigned queue, bool on);
@@ -79,8 +82,13 @@ void device_enable(struct device *d, unsigned queue, bool on);
 uint16_t device_stop(struct device *d, unsigned queue);
 /* Takes over *m, which is left empty. */
 void device_set_mem(struct device *d, struct mem *m);
-/* Translates the ring's addresses again; false: they are no good. */
-bool device_map(struct device *d, unsigned queue);
+/* num: a power of two, up to RING_MAX_SIZE. */
+void device_set_size(struct device *d, unsigned queue, unsigned num);
+/* Where the parts are, in the front end's memory; false: they are no good. */
+bool device_set_addresses(struct device *d, unsigned queue, uint64_t desc,
+                          uint64_t avail, uint64_t used);
+/* Whether the guest says when it wants to be told, and is told the same. */
+void device_set_event_idx(struct device *d, bool on);
 /* The front end has gone. */
 void device_reset(struct device *d);
 

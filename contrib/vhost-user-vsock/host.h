@@ -7,9 +7,10 @@
 #ifndef HOST_H
 #define HOST_H
 
+#include "host-address.h"
+
 #include <stdbool.h>
 #include <stdint.h>
-#include <sys/socket.h>
 
 /* Where an enclave says that it has booted, and the byte it says it with. */
 #define HOST_HEARTBEAT_PORT 9000
@@ -42,19 +43,6 @@
 /* Ports that are known to be full; one more costs only tries. */
 #define HOST_FULL_PORTS 64
 
-/*
- * An address, unix, TCP or AF_VSOCK, as the user wrote it and as the kernel
- * wants it.
- */
-struct host_address {
-    struct host_address *next;  /* of the same name, or NULL */
-    const char *text;
-    char made[32];              /* text, if it is ours: "CID N port N" */
-    struct sockaddr_storage addr;
-    socklen_t len;
-    bool shared;                /* its name has others */
-};
-
 struct host_route {
     uint32_t port;
     struct host_address to;
@@ -84,9 +72,6 @@ struct host_options {
     unsigned published;
     struct host_route publish[HOST_MAX_ROUTES];
 };
-
-/* A port of AF_VSOCK on this host. */
-void host_vsock_address(struct host_address *a, uint32_t cid, uint32_t port);
 
 /* Serves until told to end; the exit status of the process. */
 int host_run(const struct host_options *options);

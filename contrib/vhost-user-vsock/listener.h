@@ -9,7 +9,7 @@
 #ifndef LISTENER_H
 #define LISTENER_H
 
-#include "host.h"
+#include "host-address.h"
 
 #include <sys/stat.h>
 

@@ -108,7 +108,10 @@ ssize_t status_send(struct host *h, struct vsock_conn *c,
 ssize_t status_recv(struct host *h, struct vsock_conn *c,
                     const struct iovec *iov);
 
-/* dial.c: the host ends of connections; what the core calls. */
+/*
+ * dial.c: the host ends of connections; what the core calls. (And what
+ * host-address.h says.)
+ */
 
 void host_no_delay(int fd, int family);
 extern const struct vsock_ops host_vsock_ops;

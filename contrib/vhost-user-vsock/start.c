@@ -172,7 +172,7 @@ static bool enter_sandbox(const struct host_options *o)
     return r == 0;
 }
 
-bool host_start(struct host *h)
+static bool start_core(struct host *h)
 {
     const struct host_options *o = h->options;
     struct vsock_config config = {
@@ -181,7 +181,6 @@ bool host_start(struct host *h)
         .max_conns = raise_fd_limit(o->max_conns, o->published),
         .driver_ms = o->driver_ms,
     };
-    sigset_t set;
 
     if (getrandom(config.hash_key, sizeof(config.hash_key), 0) !=
         sizeof(config.hash_key)) {
@@ -196,6 +195,14 @@ bool host_start(struct host *h)
     h->can_wait_awake = has_cpus();
     vsock_set_now(h->vsock, host_now_ms());
     device_init(&h->device, h->vsock, &host_device_ops, h);
+    return true;
+}
+
+/* Signals are read like everything else, so that nothing is interrupted. */
+static bool start_events(struct host *h)
+{
+    const struct host_options *o = h->options;
+    sigset_t set;
 
     signal(SIGPIPE, SIG_IGN);
     sigemptyset(&set);
@@ -217,6 +224,13 @@ bool host_start(struct host *h)
                  o->lifeline_fd, strerror(errno));
         return false;
     }
+    return true;
+}
+
+static bool start_listeners(struct host *h)
+{
+    const struct host_options *o = h->options;
+
     /* Others of this user may connect, nobody else. */
     umask(0177);
     if (o->cleanup_dir && !cleanup_open(&h->cleanup, o->cleanup_dir)) {
@@ -234,7 +248,16 @@ bool host_start(struct host *h)
             return false;
         }
     }
-    if (!enter_sandbox(o)) {
+    return true;
+}
+
+/* In this order: in the sandbox nothing can be opened any more. */
+bool host_start(struct host *h)
+{
+    const struct host_options *o = h->options;
+
+    if (!start_core(h) || !start_events(h) || !start_listeners(h) ||
+        !enter_sandbox(o)) {
         return false;
     }
     host_tell(o->ready_fd, "ready\n");

@@ -61,81 +61,87 @@ static void end_eof(struct vsock_conn *c)
     c->pending |= PEND_SHUTDOWN;
 }
 
-/*
- * Reads from the host end straight into as many buffers as credit, the packet
- * limit and the quantum allow; returns the number of packets made.
- */
-static unsigned conn_data_out(struct vsock *v, struct vsock_conn *c,
-                              struct vsock_buf *bufs, unsigned n, bool *maybe)
-{
+/* How far one read goes: pieces of the guest's buffers, and their bytes. */
+struct burst {
     struct iovec iov[VSOCK_MAX_BURST];
-    unsigned niov = 0, count = 0, limit = conn_packet_limit(c);
+    unsigned niov;
+    uint32_t total;
+};
+
+/* At most room bytes of b behind the header; false: no place for the pieces. */
+static bool burst_add(struct burst *burst, struct vsock_buf *b, uint32_t room)
+{
+    size_t skip = VSOCK_HDR_SIZE;
+    unsigned first = burst->niov;
+
+    b->used = room;
+    for (unsigned i = 0; room && i < b->niov &&
+                         burst->niov < VSOCK_MAX_BURST; i++) {
+        struct iovec *to = &burst->iov[burst->niov];
+        size_t len = b->iov[i].iov_len;
+
+        if (skip >= len) {
+            skip -= len;
+            continue;
+        }
+        to->iov_base = (uint8_t *)b->iov[i].iov_base + skip;
+        to->iov_len = len - skip < room ? len - skip : room;
+        room -= to->iov_len;
+        burst->niov++;
+        skip = 0;
+    }
+    if (room && first) {
+        burst->niov = first;
+        return false;
+    }
+    b->used -= room;
+    burst->total += b->used;
+    return true;
+}
+
+/*
+ * As many buffers as credit, the packet limit and the quantum allow; returns
+ * how many.
+ */
+static unsigned burst_fill(struct burst *burst, const struct vsock_conn *c,
+                           struct vsock_buf *bufs, unsigned n)
+{
+    unsigned count, limit = conn_packet_limit(c);
     uint32_t flight = c->tx_cnt - c->peer_fwd_cnt;
     uint32_t credit = flight < c->peer_buf_alloc ? c->peer_buf_alloc - flight
                                                  : 0;
-    uint32_t total = 0;
-    ssize_t got;
 
-    if (c->ends_count >= limit) {
-        conn_stall(v, c, true);
-        return 0;
-    }
-    for (; count < n && c->ends_count + count < limit; count++) {
-        struct vsock_buf *b = &bufs[count];
-        size_t skip = VSOCK_HDR_SIZE;
-        uint32_t room = b->len - skip < VSOCK_MAX_PAYLOAD ?
-                        b->len - skip : VSOCK_MAX_PAYLOAD;
-        uint32_t left = credit - total;
-        unsigned i, first = niov;
+    burst->niov = 0;
+    burst->total = 0;
+    for (count = 0; count < n && c->ends_count + count < limit; count++) {
+        size_t len = bufs[count].len - VSOCK_HDR_SIZE;
+        uint32_t room = len < VSOCK_MAX_PAYLOAD ? len : VSOCK_MAX_PAYLOAD;
+        uint32_t left = credit - burst->total;
 
-        if (count && room > VSOCK_QUANTUM - total) {
+        if (count && room > VSOCK_QUANTUM - burst->total) {
             break;
         }
         if (left < room) {
             /* No crumbs while there are bytes under way. */
-            if (!left || ((flight || total) && left < c->peer_buf_alloc / 4)) {
+            if (!left || ((flight || burst->total) &&
+                          left < c->peer_buf_alloc / 4)) {
                 break;
             }
             room = left;
         }
-        b->used = room;
-        for (i = 0; room && i < b->niov && niov < VSOCK_MAX_BURST; i++) {
-            size_t len = b->iov[i].iov_len;
-
-            if (skip >= len) {
-                skip -= len;
-                continue;
-            }
-            iov[niov].iov_base = (uint8_t *)b->iov[i].iov_base + skip;
-            iov[niov].iov_len = len - skip < room ? len - skip : room;
-            room -= iov[niov++].iov_len;
-            skip = 0;
-        }
-        if (room && first) {
-            niov = first;       /* no place for all its pieces */
+        if (!burst_add(burst, &bufs[count], room)) {
             break;
         }
-        b->used -= room;
-        total += b->used;
     }
-    if (!count) {
-        conn_stall(v, c, false);
-        return 0;
-    }
+    return count;
+}
 
-    got = v->ops->recv(v->opaque, c, iov, niov);
-    if (got <= 0) {
-        if (got == 0) {
-            end_eof(c);
-        }
-        if (got == -EAGAIN) {
-            c->readable = false;
-        } else if (got < 0 || c->aborted) {
-            conn_reset(v, c);
-        }
-        return 0;
-    }
-    *maybe = got < total;
+/* Makes packets of the bytes that were read into the buffers. */
+static unsigned burst_send(struct vsock *v, struct vsock_conn *c,
+                           struct vsock_buf *bufs, uint32_t got)
+{
+    unsigned count;
+
     v->stats.bytes_to_guest += got;
     c->asked = false;
     for (count = 0; got > 0; count++) {
@@ -148,12 +154,47 @@ static unsigned conn_data_out(struct vsock *v, struct vsock_conn *c,
             c->tx_cnt;
         conn_put(v, c, &bufs[count], VSOCK_OP_RW, 0, len);
     }
-    if (c->ends_count >= limit / 2 && !c->asked_half) {
+    if (c->ends_count >= conn_packet_limit(c) / 2 && !c->asked_half) {
         /* So that the count is fresh before the limit is reached. */
         c->asked_half = true;
         c->pending |= PEND_ASK;
     }
     return count;
+}
+
+/*
+ * Reads from the host end straight into the guest's buffers; returns the number
+ * of packets made. *maybe: the host end gave less than there was place for, so
+ * it is probably empty.
+ */
+static unsigned conn_data_out(struct vsock *v, struct vsock_conn *c,
+                              struct vsock_buf *bufs, unsigned n, bool *maybe)
+{
+    struct burst burst;
+    ssize_t got;
+
+    if (c->ends_count >= conn_packet_limit(c)) {
+        conn_stall(v, c, true);
+        return 0;
+    }
+    if (!burst_fill(&burst, c, bufs, n)) {
+        conn_stall(v, c, false);
+        return 0;
+    }
+    got = v->ops->recv(v->opaque, c, burst.iov, burst.niov);
+    if (got <= 0) {
+        if (got == 0) {
+            end_eof(c);
+        }
+        if (got == -EAGAIN) {
+            c->readable = false;
+        } else if (got < 0 || c->aborted) {
+            conn_reset(v, c);
+        }
+        return 0;
+    }
+    *maybe = got < burst.total;
+    return burst_send(v, c, bufs, got);
 }
 
 bool conn_has_data(const struct vsock_conn *c)
