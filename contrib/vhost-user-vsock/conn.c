@@ -75,35 +75,6 @@ struct vsock_conn *conn_lookup(const struct vsock *v, uint64_t cid,
     return NULL;
 }
 
-bool conn_is_client(const struct vsock_conn *c)
-{
-    return c->state == VSOCK_CLIENT || c->state == VSOCK_REQUESTED;
-}
-
-bool conn_is_draining(const struct vsock_conn *c)
-{
-    return c->host && (c->state == VSOCK_RESET || c->state == VSOCK_DRAIN);
-}
-
-/* All changes of state and host pass here, so that the counts are right. */
-void conn_state(struct vsock *v, struct vsock_conn *c,
-                enum vsock_state state, bool host)
-{
-    bool drained = conn_is_draining(c);
-
-    v->clients -= conn_is_client(c);
-    c->state = state;
-    c->host = host;
-    v->clients += conn_is_client(c);
-    if (drained && !conn_is_draining(c)) {
-        TAILQ_REMOVE(&v->drains, c, drain);
-        v->draining--;
-    } else if (!drained && conn_is_draining(c)) {
-        TAILQ_INSERT_TAIL(&v->drains, c, drain);
-        v->draining++;
-    }
-}
-
 /* Another size for its window; 0 gives it back. */
 static void conn_window(struct vsock *v, struct vsock_conn *c, uint32_t size)
 {
@@ -127,7 +98,6 @@ void conn_hash(struct vsock *v, struct vsock_conn *c, uint32_t cid,
     c->parent_cid = cid;
     c->parent_port = parent_port;
     c->guest_port = guest_port;
-    c->hashed = true;
     c->hash_next = *b;
     *b = c->slot + 1;
 
@@ -141,7 +111,7 @@ static void conn_unhash(struct vsock *v, struct vsock_conn *c)
 {
     uint32_t *i;
 
-    if (!c->hashed) {
+    if (!conn_is_hashed(c)) {
         return;
     }
     i = bucket(v, c->parent_cid, c->parent_port, c->guest_port);
@@ -149,7 +119,6 @@ static void conn_unhash(struct vsock *v, struct vsock_conn *c)
         i = &v->slots[*i - 1].hash_next;
     }
     *i = c->hash_next;
-    c->hashed = false;
 }
 
 void end_close(struct vsock *v, struct vsock_conn *c)
@@ -280,8 +249,8 @@ void conn_reset(struct vsock *v, struct vsock_conn *c)
     if (c->state == VSOCK_RESET) {
         return;
     }
-    if (c->state == VSOCK_REQUESTED && !c->sent) {
-        conn_free(v, c);
+    if (c->state == VSOCK_WAITING) {
+        conn_free(v, c);        /* the guest does not know it */
         return;
     }
     c->pending = 0;

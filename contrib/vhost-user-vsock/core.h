@@ -47,7 +47,7 @@ struct vsock {
     struct vsock_conn *slots;
     uint32_t used_slots;        /* slots above were never used */
     unsigned count;
-    unsigned clients;           /* VSOCK_CLIENT and VSOCK_REQUESTED */
+    unsigned clients;           /* who have not got their OK yet */
     unsigned draining;          /* not in the table, or RST to be sent */
     struct conn_list free;
     struct conn_list ready;
@@ -75,6 +75,18 @@ struct vsock {
 void vsock_note(struct vsock *v, enum vsock_note what,
                 const struct vsock_conn *c, const struct vsock_hdr *h);
 
+/* state.c: what follows what. */
+
+/* All changes of state and host pass here, so that the counts are right. */
+void conn_state(struct vsock *v, struct vsock_conn *c,
+                enum vsock_state state, bool host);
+/* It has its tuple in the table. */
+bool conn_is_hashed(const struct vsock_conn *c);
+/* A program of the host that has not got its OK yet. */
+bool conn_is_client(const struct vsock_conn *c);
+/* All that is left to do is to give the host end its last bytes. */
+bool conn_is_draining(const struct vsock_conn *c);
+
 /* conn.c: the table, lists, deadlines, windows. */
 
 /* NULL: there is no room. Of those that only drain the oldest makes some. */
@@ -87,11 +99,6 @@ void conn_hash(struct vsock *v, struct vsock_conn *c, uint32_t cid,
                uint32_t parent_port, uint32_t guest_port);
 struct vsock_conn *conn_lookup(const struct vsock *v, uint64_t cid,
                                uint32_t parent_port, uint32_t guest_port);
-/* All changes of state and host pass here, so that the counts are right. */
-void conn_state(struct vsock *v, struct vsock_conn *c,
-                enum vsock_state state, bool host);
-bool conn_is_client(const struct vsock_conn *c);
-bool conn_is_draining(const struct vsock_conn *c);
 /* Into the list of those that have something for the guest, and out of any. */
 void conn_queue(struct vsock *v, struct vsock_conn *c);
 void conn_unqueue(struct vsock *v, struct vsock_conn *c);
@@ -107,6 +114,11 @@ void conn_reset(struct vsock *v, struct vsock_conn *c);
 /* Closes the host end. */
 void end_close(struct vsock *v, struct vsock_conn *c);
 
+/* vsock.c: events of the host, and time. */
+
+/* One try to reach the host end; true unless it is to be refused. */
+bool conn_try(struct vsock *v, struct vsock_conn *c);
+
 /* credit.c: how much may be under way. */
 
 /* What the guest's packet says of its buffer. */
@@ -115,7 +127,7 @@ void conn_credit(struct vsock *v, struct vsock_conn *c,
 /* Packets that the guest may have unread. */
 unsigned conn_packet_limit(const struct vsock_conn *c);
 /* Nothing can be sent before the guest's numbers change. */
-void conn_stall(struct vsock *v, struct vsock_conn *c, bool packets);
+void conn_stall(struct vsock *v, struct vsock_conn *c, enum vsock_stall why);
 /* n more bytes have left for the host, or never will have to. */
 void conn_consumed(struct vsock *v, struct vsock_conn *c, uint32_t n);
 

@@ -32,26 +32,24 @@ void conn_credit(struct vsock *v, struct vsock_conn *c,
     if (c->ends_count < conn_packet_limit(c) / 2) {
         c->asked_half = false;
     }
-    if (c->stalled) {
-        c->stalled = false;
-        if (c->packet_stall) {
-            c->packet_stall = false;
+    if (c->stall) {
+        if (c->stall == VSOCK_STALL_PACKETS) {
             conn_deadline(v, c, 0);
         }
+        c->stall = VSOCK_STALL_NONE;
         conn_queue(v, c);
     }
 }
 
-void conn_stall(struct vsock *v, struct vsock_conn *c, bool packets)
+void conn_stall(struct vsock *v, struct vsock_conn *c, enum vsock_stall why)
 {
-    c->stalled = true;
+    c->stall = why;
     if (!c->asked) {
         c->asked = true;
         c->ask_ms = VSOCK_MS_ASK;
         c->pending |= PEND_ASK;
     }
-    if (packets) {
-        c->packet_stall = true;
+    if (why == VSOCK_STALL_PACKETS) {
         conn_deadline(v, c, v->now + c->ask_ms);
     }
 }

@@ -174,11 +174,11 @@ static unsigned conn_data_out(struct vsock *v, struct vsock_conn *c,
     ssize_t got;
 
     if (c->ends_count >= conn_packet_limit(c)) {
-        conn_stall(v, c, true);
+        conn_stall(v, c, VSOCK_STALL_PACKETS);
         return 0;
     }
     if (!burst_fill(&burst, c, bufs, n)) {
-        conn_stall(v, c, false);
+        conn_stall(v, c, VSOCK_STALL_CREDIT);
         return 0;
     }
     got = v->ops->recv(v->opaque, c, burst.iov, burst.niov);
@@ -199,7 +199,7 @@ static unsigned conn_data_out(struct vsock *v, struct vsock_conn *c,
 
 bool conn_has_data(const struct vsock_conn *c)
 {
-    return c->state == VSOCK_OPEN && c->readable && !c->stalled &&
+    return c->state == VSOCK_OPEN && c->readable && !c->stall &&
            !(c->guest_off & VSOCK_OFF_RECV) && !(c->host_off & VSOCK_OFF_SEND);
 }
 
@@ -208,7 +208,7 @@ static void conn_put_control(struct vsock *v, struct vsock_conn *c,
 {
     if (c->pending & PEND_REQUEST) {
         c->pending &= ~PEND_REQUEST;
-        c->sent = true;
+        conn_state(v, c, VSOCK_REQUESTED, true);
         if (!c->give_up) {
             conn_deadline(v, c, v->now + VSOCK_MS_REQUEST);
         }

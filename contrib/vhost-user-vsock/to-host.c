@@ -132,8 +132,7 @@ void conn_data_in(struct vsock *v, struct vsock_conn *c,
 {
     ssize_t r = 0;
 
-    if ((c->guest_off & VSOCK_OFF_SEND) ||
-        (c->state != VSOCK_OPEN && c->state != VSOCK_CLOSING)) {
+    if (c->guest_off & VSOCK_OFF_SEND) {
         vsock_note(v, VSOCK_NOTE_VIOLATION, c, h);
         conn_reset(v, c);
         return;

@@ -1,10 +1,10 @@
 /*
  * SPDX-License-Identifier: MIT
  *
- * vsock.c: the connection core: what a packet, an event or the time means for
- * a connection. Packets and events in, packets and calls of struct vsock_ops
- * out; no system call, no clock, no ring, no descriptor. Its parts are in
- * core.h.
+ * vsock.c: the connection core: packets and events in, packets and calls of
+ * struct vsock_ops out; no system call, no clock, no ring, no descriptor. What
+ * an event of the host or the time means for a connection is here; its other
+ * parts are in core.h.
  *
  * The protocol in a minute (virtio 1.2, section 5.10.6)
  * -----------------------------------------------------
@@ -48,23 +48,7 @@
 #include "core.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
-
-static void stray_rst(struct vsock *v, const struct vsock_hdr *h)
-{
-    struct stray *s;
-
-    if (h->op == VSOCK_OP_RST || v->stray_count == VSOCK_MAX_STRAYS) {
-        return;
-    }
-    s = &v->strays[(v->stray_head + v->stray_count++) % VSOCK_MAX_STRAYS];
-    s->src_cid = h->dst_cid;
-    s->src_port = h->dst_port;
-    s->dst_cid = h->src_cid;
-    s->dst_port = h->src_port;
-    s->type = h->type;
-}
 
 static void conn_open(struct vsock *v, struct vsock_conn *c)
 {
@@ -82,8 +66,7 @@ static void conn_opening(struct vsock *v, struct vsock_conn *c)
     conn_deadline(v, c, v->now + (c->open_ms ?: VSOCK_MS_OPEN));
 }
 
-/* One try to reach the host end; true unless it is to be refused. */
-static bool conn_try(struct vsock *v, struct vsock_conn *c)
+bool conn_try(struct vsock *v, struct vsock_conn *c)
 {
     int r = v->ops->open(v->opaque, c);
 
@@ -102,212 +85,6 @@ static bool conn_try(struct vsock *v, struct vsock_conn *c)
     return true;
 }
 
-static void guest_open(struct vsock *v, const struct vsock_hdr *h)
-{
-    struct vsock_conn *c = conn_new(v);
-
-    if (!c) {
-        vsock_note(v, VSOCK_NOTE_TABLE_FULL, NULL, h);
-        stray_rst(v, h);
-        return;
-    }
-    conn_hash(v, c, h->dst_cid, h->dst_port, h->src_port);
-    c->peer_buf_alloc = h->buf_alloc;
-    c->peer_fwd_cnt = h->fwd_cnt;
-    c->give_up = v->now + VSOCK_MS_BACKLOG;
-    if (!conn_try(v, c)) {
-        conn_free(v, c);
-        stray_rst(v, h);
-    }
-}
-
-static void guest_answered(struct vsock *v, struct vsock_conn *c,
-                           const struct vsock_hdr *h)
-{
-    char line[32];
-    struct iovec iov = { line, 0 };
-
-    if (c->state != VSOCK_REQUESTED || !c->sent) {
-        vsock_note(v, VSOCK_NOTE_VIOLATION, c, h);
-        conn_reset(v, c);
-        return;
-    }
-    iov.iov_len = snprintf(line, sizeof(line), VSOCK_LINE_OK, c->parent_port);
-    if (!c->silent &&
-        v->ops->send(v->opaque, c, &iov, 1) != (ssize_t)iov.iov_len) {
-        vsock_note(v, VSOCK_NOTE_CLIENT_GONE, c, h);
-        conn_reset(v, c);
-        return;
-    }
-    if (!client_skip(v, c)) {
-        vsock_note(v, VSOCK_NOTE_HOST_ERROR, c, h);
-        conn_reset(v, c);
-        return;
-    }
-    v->stats.host_opened++;
-    conn_state(v, c, VSOCK_OPEN, true);
-    conn_deadline(v, c, 0);
-    c->writable = true;
-    c->readable = true;
-    conn_queue(v, c);
-}
-
-static void guest_shutdown(struct vsock *v, struct vsock_conn *c,
-                           const struct vsock_hdr *h)
-{
-    uint8_t fresh = h->flags & VSOCK_OFF_BOTH & ~c->guest_off;
-
-    if (c->state != VSOCK_OPEN && c->state != VSOCK_CLOSING) {
-        vsock_note(v, VSOCK_NOTE_VIOLATION, c, h);
-        conn_reset(v, c);
-        return;
-    }
-    c->guest_off |= fresh;
-    if (c->guest_off == VSOCK_OFF_BOTH) {
-        /* Closed. Its bytes are ours to deliver; the guest need not wait. */
-        conn_reset(v, c);
-    } else if (c->state == VSOCK_OPEN && (fresh & VSOCK_OFF_RECV)) {
-        c->readable = false;
-        v->ops->shutdown(v->opaque, c, VSOCK_OFF_RECV);
-    } else if (c->state == VSOCK_OPEN && (fresh & VSOCK_OFF_SEND)) {
-        end_finish(v, c);
-    }
-}
-
-static void conn_packet(struct vsock *v, struct vsock_conn *c,
-                        const struct vsock_hdr *h,
-                        const struct iovec *iov, unsigned niov)
-{
-    if (h->op == VSOCK_OP_RST) {
-        if (c->state == VSOCK_REQUESTED && !c->sent) {
-            /* It has not been told of this one: meant for an older one. */
-            return;
-        }
-        if (c->state == VSOCK_REQUESTED) {
-            vsock_note(v, VSOCK_NOTE_GUEST_REFUSED, c, h);
-        }
-        conn_forget(v, c);
-        return;
-    }
-    if (c->state == VSOCK_RESET) {
-        return;
-    }
-    if (h->op == VSOCK_OP_REQUEST) {
-        vsock_note(v, VSOCK_NOTE_TUPLE_REUSED, c, h);
-        conn_reset(v, c);
-        return;
-    }
-    conn_credit(v, c, h);
-    switch (h->op) {
-    case VSOCK_OP_RESPONSE:
-        guest_answered(v, c, h);
-        break;
-    case VSOCK_OP_RW:
-        conn_data_in(v, c, h, iov, niov);
-        break;
-    case VSOCK_OP_SHUTDOWN:
-        guest_shutdown(v, c, h);
-        break;
-    case VSOCK_OP_CREDIT_REQUEST:
-        if (c->state == VSOCK_OPEN) {
-            conn_pend(v, c, PEND_CREDIT);
-        }
-        break;
-    case VSOCK_OP_CREDIT_UPDATE:
-        break;
-    default:
-        vsock_note(v, VSOCK_NOTE_VIOLATION, c, h);
-        conn_reset(v, c);
-    }
-}
-
-/* Shortens the array to len bytes; returns the number of pieces. */
-static unsigned iov_limit(struct iovec *iov, unsigned niov, size_t len)
-{
-    unsigned i;
-
-    for (i = 0; i < niov && len; i++) {
-        if (iov[i].iov_len > len) {
-            iov[i].iov_len = len;
-        }
-        len -= iov[i].iov_len;
-    }
-    return i;
-}
-
-static bool is_served(const struct vsock *v, uint64_t cid)
-{
-    return cid == VSOCK_CID_PARENT ||
-           (cid == VSOCK_CID_HOST && v->config.serve_cid2);
-}
-
-void vsock_tx(struct vsock *v, const uint8_t raw[VSOCK_HDR_SIZE],
-              struct iovec *iov, unsigned niov, size_t room)
-{
-    struct vsock_hdr h;
-    struct vsock_conn *c;
-
-    v->stats.tx_packets++;
-    vsock_hdr_decode(&h, raw);
-    if (h.src_cid != v->config.guest_cid) {
-        vsock_note(v, VSOCK_NOTE_BAD_SOURCE, NULL, &h);
-        return;
-    }
-    if (!is_served(v, h.dst_cid)) {
-        vsock_note(v, VSOCK_NOTE_NOT_SERVED, NULL, &h);
-        stray_rst(v, &h);
-        return;
-    }
-    if (h.type != VSOCK_TYPE_STREAM) {
-        vsock_note(v, VSOCK_NOTE_BAD_TYPE, NULL, &h);
-        stray_rst(v, &h);
-        return;
-    }
-    if (h.src_port == VSOCK_PORT_ANY || h.dst_port == VSOCK_PORT_ANY) {
-        vsock_note(v, VSOCK_NOTE_BAD_PORT, NULL, &h);
-        stray_rst(v, &h);
-        return;
-    }
-    c = conn_lookup(v, h.dst_cid, h.dst_port, h.src_port);
-    if (h.len > (h.op == VSOCK_OP_RW ? VSOCK_MAX_PAYLOAD : 0) ||
-        h.len > room) {
-        vsock_note(v, VSOCK_NOTE_BAD_LENGTH, c, &h);
-        if (!c) {
-            stray_rst(v, &h);
-        } else if (h.op == VSOCK_OP_RST) {
-            conn_forget(v, c);
-        } else {
-            conn_reset(v, c);
-        }
-        return;
-    }
-    if (c) {
-        conn_packet(v, c, &h, iov, iov_limit(iov, niov, h.len));
-    } else if (h.op == VSOCK_OP_REQUEST) {
-        guest_open(v, &h);
-    } else if (h.op != VSOCK_OP_RST) {
-        vsock_note(v, VSOCK_NOTE_UNKNOWN_TUPLE, NULL, &h);
-        stray_rst(v, &h);
-    }
-}
-
-void vsock_tx_lost(struct vsock *v)
-{
-    vsock_note(v, VSOCK_NOTE_LOST, NULL, NULL);
-    for (uint32_t i = 0; i < v->used_slots; i++) {
-        struct vsock_conn *c = &v->slots[i];
-
-        if (c->state == VSOCK_OPEN && !(c->guest_off & VSOCK_OFF_SEND)) {
-            conn_reset(v, c);
-        }
-    }
-}
-
-bool vsock_tx_ready(const struct vsock *v)
-{
-    return v->stray_count < VSOCK_MAX_STRAYS;
-}
-
 void vsock_driver_seen(struct vsock *v)
 {
     v->driver_seen = true;
@@ -320,7 +97,8 @@ void vsock_fresh_driver(struct vsock *v)
     for (uint32_t i = 0; i < v->used_slots; i++) {
         struct vsock_conn *c = &v->slots[i];
 
-        if (c->hashed && (c->state != VSOCK_REQUESTED || c->sent)) {
+        /* What it has not been told of it can be told of yet. */
+        if (conn_is_hashed(c) && c->state != VSOCK_WAITING) {
             conn_forget(v, c);
         }
     }
@@ -330,7 +108,7 @@ void vsock_disconnect(struct vsock *v)
 {
     vsock_fresh_driver(v);
     for (uint32_t i = 0; i < v->used_slots; i++) {
-        if (v->slots[i].hashed) {
+        if (conn_is_hashed(&v->slots[i])) {
             conn_free(v, &v->slots[i]);
         }
     }
@@ -351,10 +129,10 @@ void vsock_event(struct vsock *v, struct vsock_conn *c, unsigned events)
     if (conn_is_client(c)) {
         if (events & VSOCK_EV_HUP) {
             vsock_note(v, VSOCK_NOTE_CLIENT_GONE, c, NULL);
-            if (c->state == VSOCK_REQUESTED) {
-                conn_reset(v, c);
-            } else {
+            if (c->state == VSOCK_CLIENT) {
                 conn_free(v, c);
+            } else {
+                conn_reset(v, c);
             }
         } else if (c->state == VSOCK_CLIENT) {
             client_line(v, c);
@@ -435,6 +213,7 @@ static void conn_expired(struct vsock *v, struct vsock_conn *c)
         vsock_note(v, VSOCK_NOTE_BAD_LINE, c, NULL);
         conn_free(v, c);
         break;
+    case VSOCK_WAITING:
     case VSOCK_REQUESTED:
         vsock_note(v, VSOCK_NOTE_GUEST_SILENT, c, NULL);
         conn_reset(v, c);
@@ -447,7 +226,7 @@ static void conn_expired(struct vsock *v, struct vsock_conn *c)
         }
         break;
     case VSOCK_OPEN:
-        if (c->packet_stall) {
+        if (c->stall == VSOCK_STALL_PACKETS) {
             c->ask_ms = c->ask_ms * 2 < VSOCK_MS_ASK_MAX ? c->ask_ms * 2
                                                          : VSOCK_MS_ASK_MAX;
             conn_deadline(v, c, v->now + c->ask_ms);
@@ -465,6 +244,7 @@ static void conn_expired(struct vsock *v, struct vsock_conn *c)
         conn_free(v, c);
         break;
     case VSOCK_FREE:
+    case VSOCK_STATES:
         break;
     }
 }

@@ -75,15 +75,25 @@
 #define VSOCK_MS_ASK_MAX 1000       /* ... and the longest pause, see vsock.c */
 #define VSOCK_MS_TICK 10            /* deadlines are rounded up to these */
 
+/* How one follows another is in state.c. */
 enum vsock_state {
     VSOCK_FREE,
     VSOCK_CLIENT,       /* host client, CONNECT line not complete */
     VSOCK_OPENING,      /* guest asked; the host end is not connected yet */
-    VSOCK_REQUESTED,    /* host asked; the guest has not answered */
+    VSOCK_WAITING,      /* host asked; the guest has not been told yet */
+    VSOCK_REQUESTED,    /* ... has been told, and has not answered */
     VSOCK_OPEN,
     VSOCK_CLOSING,      /* SHUTDOWN of both directions sent, RST awaited */
     VSOCK_RESET,        /* RST to be sent, then the tuple is forgotten */
     VSOCK_DRAIN,        /* no tuple; the host end gets its last bytes */
+    VSOCK_STATES
+};
+
+/* Nothing can be sent before the guest's numbers change, and why. */
+enum vsock_stall {
+    VSOCK_STALL_NONE,
+    VSOCK_STALL_CREDIT,
+    VSOCK_STALL_PACKETS,
 };
 
 /*
@@ -103,7 +113,6 @@ struct vsock_conn {
     uint32_t parent_cid;        /* the tuple */
     uint32_t parent_port;
     uint32_t guest_port;
-    bool hashed;
     bool host;                  /* the host end is open */
     bool silent;                /* host end expects no OK line */
     uint32_t skip;              /* ... but that we throw so much away */
@@ -130,11 +139,9 @@ struct vsock_conn {
     bool writable;              /* a write may take something */
     bool hup;                   /* host end closed or done both ways */
     bool aborted;               /* host end closed without reading it all */
-    bool stalled;               /* no credit: wait until it changes */
-    bool packet_stall;          /* ... because of the number of packets */
+    enum vsock_stall stall;
     bool asked;                 /* CREDIT_REQUEST sent since the last data */
     bool asked_half;            /* ... since half the packet limit */
-    bool sent;                  /* REQUEST is in the ring */
     uint16_t ask_ms;
     uint8_t list;
 

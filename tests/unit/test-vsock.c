@@ -29,12 +29,14 @@ static struct {
 
 static struct vsock *v;
 static unsigned notes[VSOCK_NOTES];
+static int open_result;
+static ssize_t recv_result;
 
 static int op_open(void *opaque, struct vsock_conn *c)
 {
     c->fd = c->guest_port;
     ends[c->fd].c = c;
-    return 0;
+    return open_result;
 }
 
 static ssize_t op_send(void *opaque, struct vsock_conn *c,
@@ -51,7 +53,7 @@ static ssize_t op_send(void *opaque, struct vsock_conn *c,
 static ssize_t op_recv(void *opaque, struct vsock_conn *c,
                        const struct iovec *iov, unsigned niov)
 {
-    return -EAGAIN;
+    return recv_result;
 }
 
 static void op_shutdown(void *opaque, struct vsock_conn *c, int how)
@@ -89,6 +91,8 @@ static void begin(void)
 
     memset(ends, 0, sizeof(ends));
     memset(notes, 0, sizeof(notes));
+    open_result = 0;
+    recv_result = -EAGAIN;
     v = vsock_new(&config, &ops, NULL);
     vsock_set_now(v, NOW);
 }
@@ -99,20 +103,27 @@ static void pass(int64_t now)
     vsock_tick(v);
 }
 
-static void packet(uint32_t port, enum vsock_op op, uint32_t flags,
-                   uint32_t len)
+static void packet_to(uint32_t parent_port, uint32_t port, unsigned op,
+                      uint32_t flags, uint32_t len)
 {
     static uint8_t payload[VSOCK_MAX_PAYLOAD];
     struct iovec iov = { payload, len };
     struct vsock_hdr h = {
         .src_cid = CID, .dst_cid = VSOCK_CID_PARENT, .src_port = port,
-        .dst_port = PORT, .len = len, .type = VSOCK_TYPE_STREAM, .op = op,
+        .dst_port = parent_port, .len = len, .type = VSOCK_TYPE_STREAM,
+        .op = op,
         .flags = flags, .buf_alloc = 262144,
     };
     uint8_t raw[VSOCK_HDR_SIZE];
 
     vsock_hdr_encode(&h, raw);
     vsock_tx(v, raw, &iov, 1, len);
+}
+
+static void packet(uint32_t port, enum vsock_op op, uint32_t flags,
+                   uint32_t len)
+{
+    packet_to(PORT, port, op, flags, len);
 }
 
 /* The op of what the guest gets next. */
@@ -257,6 +268,108 @@ static void test_the_end_of_all_is_a_cut(void)
     g_assert_cmpuint(notes[VSOCK_NOTE_EVICTED], ==, 1);
 }
 
+/* Connections in each state that the guest can send to. */
+
+static struct vsock_conn *opening(void)
+{
+    open_result = -EINPROGRESS;
+    packet(1, VSOCK_OP_REQUEST, 0, 0);
+    return ends[1].c;
+}
+
+static struct vsock_conn *waiting(void)
+{
+    return ends[1].c = vsock_client(v, 1, 1);
+}
+
+static struct vsock_conn *requested(void)
+{
+    waiting();
+    g_assert_cmpuint(answer(), ==, VSOCK_OP_REQUEST);
+    return ends[1].c;
+}
+
+static struct vsock_conn *is_open(void)
+{
+    packet(1, VSOCK_OP_REQUEST, 0, 0);
+    g_assert_cmpuint(answer(), ==, VSOCK_OP_RESPONSE);
+    return ends[1].c;
+}
+
+static struct vsock_conn *closing(void)
+{
+    recv_result = 0;
+    vsock_event(v, is_open(), VSOCK_EV_HUP);
+    g_assert_cmpuint(answer(), ==, VSOCK_OP_SHUTDOWN);
+    return ends[1].c;
+}
+
+static struct vsock_conn *reset(void)
+{
+    is_open();
+    packet(1, VSOCK_OP_SHUTDOWN, VSOCK_OFF_BOTH, 0);
+    return ends[1].c;
+}
+
+static void check_outcome(char outcome)
+{
+    unsigned sum = 0;
+
+    for (unsigned i = 0; i < VSOCK_NOTES; i++) {
+        sum += notes[i];
+    }
+    g_assert_cmpuint(sum, ==, strchr("vVuUn", outcome) ? 1 : 0);
+    g_assert_cmpuint(notes[VSOCK_NOTE_VIOLATION], ==,
+                     outcome == 'v' || outcome == 'V');
+    g_assert_cmpuint(notes[VSOCK_NOTE_TUPLE_REUSED], ==,
+                     outcome == 'u' || outcome == 'U');
+    g_assert_cmpuint(notes[VSOCK_NOTE_GUEST_REFUSED], ==, outcome == 'n');
+    g_assert_cmpuint(vsock_stats(v)->host_opened, ==, outcome == 'o');
+    if (outcome == 'v' || outcome == 'u') {
+        g_assert_cmpuint(answer(), ==, VSOCK_OP_RST);
+    } else if (outcome == 'c') {
+        g_assert_cmpuint(answer(), ==, VSOCK_OP_CREDIT_UPDATE);
+    }
+    if (strchr("-co", outcome)) {
+        g_assert_cmpuint(vsock_count(v), ==, 1);
+    } else {
+        g_assert_cmpuint(vsock_count(v), ==, 0);
+        g_assert_false(vsock_rx_ready(v));
+    }
+}
+
+/*
+ * For each op, from INVALID to one that nobody knows: v violation, answered by
+ * RST; u tuple reused, the same; V, U without an RST, for who was not told of
+ * it; g gone; n gone, refused; o open; c credit told; - nothing to be seen.
+ */
+static void test_each_packet_in_each_state(void)
+{
+    static const struct {
+        struct vsock_conn *(*reach)(void);
+        const char *outcome;
+    } states[] = {
+        { opening,   "vuvgvv--v" },
+        { waiting,   "VUV-VV--V" },
+        { requested, "vuonvv--v" },
+        { is_open,   "vuvg---cv" },
+        { closing,   "vuvg----v" },
+        { reset,     "---g-----" },
+    };
+
+    for (unsigned i = 0; i < G_N_ELEMENTS(states); i++) {
+        for (unsigned op = 0; states[i].outcome[op]; op++) {
+            struct vsock_conn *c;
+
+            begin();
+            c = states[i].reach();
+            packet_to(c->parent_port, 1, op, 0, op == VSOCK_OP_RW ? 10 : 0);
+            check_outcome(states[i].outcome[op]);
+            vsock_free(v);
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -269,5 +382,6 @@ int main(int argc, char **argv)
     g_test_add_func("/vsock/clients-get-room", test_clients_get_room_too);
     g_test_add_func("/vsock/finish", test_at_our_end_progress_gives_time);
     g_test_add_func("/vsock/end", test_the_end_of_all_is_a_cut);
+    g_test_add_func("/vsock/packets-by-state", test_each_packet_in_each_state);
     return g_test_run();
 }
