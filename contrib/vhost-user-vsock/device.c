@@ -291,10 +291,10 @@ uint16_t device_stop(struct device *d, unsigned queue)
     return q->ring.next;
 }
 
-void device_set_mem(struct device *d, struct mem *m)
+void device_set_mem(struct device *d, struct guest_mem *m)
 {
     hand_drop(d);
-    mem_clear(&d->mem);
+    guest_mem_clear(&d->mem);
     d->mem = *m;
     m->count = 0;
     for (unsigned i = 0; i < QUEUES; i++) {
@@ -336,6 +336,6 @@ void device_reset(struct device *d)
     tx_finish(d);
     d->hand_count = 0;
     memset(d->queue, 0, sizeof(d->queue));
-    mem_clear(&d->mem);
+    guest_mem_clear(&d->mem);
     vsock_disconnect(d->vsock);
 }

@@ -49,7 +49,7 @@ struct device {
     struct vsock *vsock;
     const struct device_ops *ops;
     void *opaque;
-    struct mem mem;
+    struct guest_mem mem;
     struct device_queue queue[QUEUES];
     uint64_t bad_chains;
 
@@ -61,7 +61,7 @@ struct device {
     struct iovec hand_iov[DEVICE_HAND][DEVICE_PIECES];
 
     /* The packet that is being read. Untouched where chains are short. */
-    struct iovec tx_iov[RING_MAX_SIZE + MEM_MAX_REGIONS];
+    struct iovec tx_iov[RING_MAX_SIZE + GUEST_MEM_MAX_REGIONS];
 };
 
 void device_init(struct device *d, struct vsock *v,
@@ -81,7 +81,7 @@ void device_enable(struct device *d, unsigned queue, bool on);
 /* Stops it, and returns the index of the entry that would come next. */
 uint16_t device_stop(struct device *d, unsigned queue);
 /* Takes over *m, which is left empty. */
-void device_set_mem(struct device *d, struct mem *m);
+void device_set_mem(struct device *d, struct guest_mem *m);
 /* num: a power of two, up to RING_MAX_SIZE. */
 void device_set_size(struct device *d, unsigned queue, unsigned num);
 /* Where the parts are, in the front end's memory; false: they are no good. */

@@ -84,7 +84,7 @@ static void name_socket(const struct host *h, const struct vsock_conn *c,
 
     if (bind(fd, (struct sockaddr *)&un,
              offsetof(struct sockaddr_un, sun_path) + 1 + n) < 0) {
-        log_rated(LOG_DEBUG, "no name for a connection: %s", strerror(errno));
+        log_rated(VLOG_DEBUG, "no name for a connection: %s", strerror(errno));
     }
 }
 
@@ -98,7 +98,7 @@ static int host_connect(struct host *h, struct vsock_conn *c,
 
     if (fd < 0) {
         err = errno;
-        log_own(LOG_WARN, "no socket for %s: %s", a->text, strerror(err));
+        log_own(VLOG_WARN, "no socket for %s: %s", a->text, strerror(err));
         return -err;
     }
     if (a->addr.ss_family == AF_UNIX) {
@@ -121,7 +121,7 @@ static int host_connect(struct host *h, struct vsock_conn *c,
     }
     close(fd);
     if (err != ENOENT && err != ECONNREFUSED && err != EAGAIN) {
-        log_own(LOG_WARN, "cannot connect to %s: %s", a->text,
+        log_own(VLOG_WARN, "cannot connect to %s: %s", a->text,
                   strerror(err));
     }
     return -err;

@@ -39,6 +39,7 @@ static void guest_open(struct vsock *v, const struct vsock_hdr *h)
     c->peer_buf_alloc = h->buf_alloc;
     c->peer_fwd_cnt = h->fwd_cnt;
     c->give_up = v->now + VSOCK_MS_BACKLOG;
+    /* Refused as if it had never been: its RST needs no place in the table. */
     if (!conn_try(v, c)) {
         conn_free(v, c);
         stray_rst(v, h);
@@ -52,6 +53,7 @@ static void guest_answered(struct vsock *v, struct vsock_conn *c,
     struct iovec iov = { line, 0 };
 
     iov.iov_len = snprintf(line, sizeof(line), VSOCK_LINE_OK, c->parent_port);
+    /* Its socket is empty, so a client that does not take this is gone. */
     if (!c->silent &&
         v->ops->send(v->opaque, c, &iov, 1) != (ssize_t)iov.iov_len) {
         vsock_note(v, VSOCK_NOTE_CLIENT_GONE, c, h);
@@ -67,7 +69,7 @@ static void guest_answered(struct vsock *v, struct vsock_conn *c,
     conn_state(v, c, VSOCK_OPEN, true);
     conn_deadline(v, c, 0);
     c->writable = true;
-    c->readable = true;
+    c->readable = true;         /* it may have sent on behind its line */
     conn_queue(v, c);
 }
 
@@ -81,7 +83,7 @@ static void guest_shutdown(struct vsock *v, struct vsock_conn *c,
         /* Closed. Its bytes are ours to deliver; the guest need not wait. */
         conn_reset(v, c);
     } else if (c->state == VSOCK_OPEN && (fresh & VSOCK_OFF_RECV)) {
-        c->readable = false;
+        c->readable = false;    /* nobody is there for what would be read */
         v->ops->shutdown(v->opaque, c, VSOCK_OFF_RECV);
     } else if (c->state == VSOCK_OPEN && (fresh & VSOCK_OFF_SEND)) {
         end_finish(v, c);
@@ -221,6 +223,7 @@ void vsock_tx(struct vsock *v, const uint8_t raw[VSOCK_HDR_SIZE],
 
     v->stats.tx_packets++;
     vsock_hdr_decode(&h, raw);
+    /* Whom would an answer go to? */
     if (h.src_cid != v->config.guest_cid) {
         vsock_note(v, VSOCK_NOTE_BAD_SOURCE, NULL, &h);
         return;
@@ -241,6 +244,7 @@ void vsock_tx(struct vsock *v, const uint8_t raw[VSOCK_HDR_SIZE],
         return;
     }
     c = conn_lookup(v, h.dst_cid, h.dst_port, h.src_port);
+    /* A stream has a hole now, so it cannot go on. */
     if (h.len > (h.op == VSOCK_OP_RW ? VSOCK_MAX_PAYLOAD : 0) ||
         h.len > room) {
         vsock_note(v, VSOCK_NOTE_BAD_LENGTH, c, &h);

@@ -19,7 +19,7 @@ void host_tell(int fd, const char *line)
 
     if (poll(&p, 1, 0) != 1 || !(p.revents & POLLOUT) ||
         write(p.fd, line, strlen(line)) != (ssize_t)strlen(line)) {
-        log_rated(LOG_WARN, "nobody reads descriptor %d: \"%.*s\" not "
+        log_rated(VLOG_WARN, "nobody reads descriptor %d: \"%.*s\" not "
                   "told", p.fd, (int)strcspn(line, "\n"), line);
     }
 }

@@ -35,11 +35,16 @@ static int64_t now_us(void)
     return t.tv_sec * 1000000ll + t.tv_nsec / 1000;
 }
 
+/* Above 0, which the core has for "never". */
 int64_t host_now_ms(void)
 {
     return now_us() / 1000 + 1;
 }
 
+/*
+ * By slot and generation, not by descriptor: an event may be about a connection
+ * that an earlier one of the same batch has closed.
+ */
 uint64_t host_conn_tag(const struct vsock_conn *c)
 {
     return (uint64_t)c->gen << 32 | c->slot << 8 | ON_CONN;
@@ -67,10 +72,11 @@ static void host_bad_ring(void *opaque, unsigned queue, enum ring_result what)
 {
     struct host *h = opaque;
 
+    /* Of a bad chain the guest makes as many as it likes. */
     if (what == RING_BROKEN) {
         vhost_user_error(&h->front, queue);
     }
-    log_rated(LOG_WARN, what == RING_BROKEN ?
+    log_rated(VLOG_WARN, what == RING_BROKEN ?
               "ring %u: the guest's index ran away, ring stopped" :
               "ring %u: bad descriptor chain given back", queue);
 }
@@ -79,9 +85,9 @@ static void host_fresh_driver(void *opaque)
 {
     struct host *h = opaque;
 
-    h->booted = false;
+    h->booted = false;          /* a reboot: its heartbeat is told again */
     h->drivers++;
-    log_rated(LOG_INFO, "the guest's driver starts");
+    log_rated(VLOG_INFO, "the guest's driver starts");
 }
 
 const struct device_ops host_device_ops = {
@@ -94,7 +100,7 @@ static void host_watch(void *opaque, unsigned queue, int fd)
 {
     (void)queue;
     if (!host_epoll(opaque, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLET, ON_KICK)) {
-        log_own(LOG_ERROR, "cannot watch a kick descriptor: %s",
+        log_own(VLOG_ERROR, "cannot watch a kick descriptor: %s",
                   strerror(errno));
     }
 }
@@ -124,6 +130,7 @@ static void listeners_close(struct host *h)
     }
 }
 
+/* Clients of one that is not watched wait in its backlog. */
 static void listener_watch(struct host *h, struct listener *l, bool on)
 {
     if (l->fd >= 0 && on != l->on &&
@@ -149,19 +156,21 @@ static int listener_accept(struct host *h, struct listener *l)
                      SOCK_NONBLOCK | SOCK_CLOEXEC);
 
     if (fd < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
-        log_own(LOG_WARN, "cannot accept on %s: %s",
+        log_own(VLOG_WARN, "cannot accept on %s: %s",
                   l->path ? l->path : "a socket", strerror(errno));
+        /* It stays ready, so watched it would wake us again at once. */
         listener_watch(h, l, false);
         l->rest = h->now + HOST_MS_REST;
     }
     if (fd >= 0 && !is_parent(h, &peer)) {
-        log_rated(LOG_INFO, "a client of another CID was refused");
+        log_rated(VLOG_INFO, "a client of another CID was refused");
         close(fd);
         fd = -1;                /* others that wait will wake us again */
     }
     return fd;
 }
 
+/* Takes up again one that was switched off, if the reason has gone. */
 static void listener_wake(struct host *h, struct listener *l, bool room)
 {
     if (!l->on && room && h->now >= l->rest) {
@@ -172,6 +181,7 @@ static void listener_wake(struct host *h, struct listener *l, bool room)
 
 /* Clients. */
 
+/* False: there is none, or no room for one. */
 static bool client_accept(struct host *h, struct listener *l)
 {
     struct vsock_conn *c;
@@ -194,7 +204,8 @@ static bool client_accept(struct host *h, struct listener *l)
     if (!host_epoll(h, EPOLL_CTL_ADD, fd,
                     EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
                     host_conn_tag(c))) {
-        log_own(LOG_WARN, "cannot watch a client: %s", strerror(errno));
+        log_own(VLOG_WARN, "cannot watch a client: %s", strerror(errno));
+        /* Nobody would ever tell of its events. */
         vsock_event(h->vsock, c, VSOCK_EV_HUP);
     }
     return true;
@@ -215,9 +226,10 @@ static void front_close(struct host *h)
 {
     h->front_on = false;
     vhost_user_close(&h->front);
-    log_rated(LOG_INFO, "front end disconnected");
-    /* Who only looked whether we are alive was none. */
+    log_rated(VLOG_INFO, "front end disconnected");
+    /* A connection without a message was no VMM, but a look at the socket. */
     if (h->options->once && h->front.spoke) {
+        /* The guest's last bytes are still given out; see loop(). */
         h->front_gone = true;
         vsock_finish(h->vsock);
         listeners_close(h);
@@ -235,12 +247,12 @@ static void front_accept(struct host *h)
         front_close(h);         /* it had left before the new one came */
     }
     if (h->front_on || h->front_gone) {
-        log_rated(LOG_WARN, "a second front end was refused");
+        log_rated(VLOG_WARN, "a second front end was refused");
         close(fd);
         return;
     }
     if (!host_epoll(h, EPOLL_CTL_ADD, fd, EPOLLIN, ON_FRONT)) {
-        log_own(LOG_ERROR, "cannot watch the front end: %s",
+        log_own(VLOG_ERROR, "cannot watch the front end: %s",
                   strerror(errno));
         close(fd);
         return;
@@ -248,13 +260,15 @@ static void front_accept(struct host *h)
     vhost_user_init(&h->front, fd, h->options->guest_cid, &h->device,
                     &vhost_user_ops, h);
     h->front_on = true;
+    /* Another VMM is another guest, which boots and ends for itself. */
     h->booted = false;
     h->app = (struct app_status){ 0 };
-    log_rated(LOG_INFO, "front end connected");
+    log_rated(VLOG_INFO, "front end connected");
 }
 
 /* The end. */
 
+/* Whatever the owner writes there is no matter; only its end is. */
 static void on_lifeline(struct host *h, uint32_t events)
 {
     char unused[256];
@@ -266,7 +280,8 @@ static void on_lifeline(struct host *h, uint32_t events)
     if (r > 0 || (r < 0 && (errno == EAGAIN || errno == EINTR))) {
         return;
     }
-    log_line(LOG_INFO, "the owner has gone");
+    log_line(VLOG_INFO, "the owner has gone");
+    /* They may be in that folder, which must be empty to be removed. */
     listeners_close(h);
     if (h->options->cleanup_dir) {
         cleanup_remove(&h->cleanup);
@@ -284,7 +299,7 @@ static void on_signal(struct host *h)
     if (info.ssi_signo == SIGUSR1) {
         host_statistics(h);
     } else {
-        log_line(LOG_INFO, "signal %u: ending", info.ssi_signo);
+        log_line(VLOG_INFO, "signal %u: ending", info.ssi_signo);
         h->end = true;
     }
 }
@@ -319,6 +334,7 @@ static void on_conn(struct host *h, uint64_t tag, uint32_t events)
     if (c->state == VSOCK_OPENING && !on_opening(h, c, events)) {
         return;
     }
+    /* The end of one direction is found by a read, behind the last bytes. */
     if (events & (EPOLLIN | EPOLLRDHUP)) {
         e |= VSOCK_EV_IN;
     }
@@ -362,6 +378,7 @@ static void on_event(struct host *h, const struct epoll_event *e)
     }
 }
 
+/* when, below 0 for never, or the end of a listener's rest before that. */
 static int64_t earlier(int64_t when, const struct listener *l)
 {
     return l->rest && (when < 0 || l->rest < when) ? l->rest : when;
@@ -426,18 +443,21 @@ static void loop(struct host *h)
         int n = wait_events(h, events, more ? 0 : loop_timeout(h));
 
         if (n < 0 && errno != EINTR) {
-            log_line(LOG_ERROR, "epoll_wait: %s", strerror(errno));
+            log_line(VLOG_ERROR, "epoll_wait: %s", strerror(errno));
             h->status = 1;
             return;
         }
         h->wakeups++;
+        /* One time for all that is done in this turn. */
         h->now = host_now_ms();
         vsock_set_now(h->vsock, h->now);
         for (int i = 0; i < n; i++) {
             on_event(h, &events[i]);
         }
         vsock_tick(h->vsock);
+        /* After the events, so that what they give fills the same turn. */
         more = device_run(&h->device);
+        /* Whatever has ended in it may have made room for clients. */
         for (unsigned i = 0; i < h->options->published; i++) {
             listener_wake(h, &h->published[i], vsock_client_room(h->vsock));
         }
@@ -455,7 +475,7 @@ int host_run(const struct host_options *options)
     int status;
 
     if (!h) {
-        log_line(LOG_ERROR, "no memory");
+        log_line(VLOG_ERROR, "no memory");
         return 1;
     }
     h->options = options;
@@ -471,8 +491,10 @@ int host_run(const struct host_options *options)
     } else {
         h->status = 1;
     }
+    /* First, so that nobody connects to one that is on its way out. */
     listeners_close(h);
     cleanup_close(&h->cleanup);
+    /* Before the core: the guest's last packets are taken from its ring. */
     if (h->front_on) {
         front_close(h);
     }

@@ -41,7 +41,7 @@ static int open_folder(const char *path, const char **name)
              slash ? (int)(slash - path + 1) : 1, slash ? path : ".");
     fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) {
-        log_line(LOG_ERROR, "cannot open the folder %s of %s: %s", folder,
+        log_line(VLOG_ERROR, "cannot open the folder %s of %s: %s", folder,
                  path, strerror(errno));
     }
     return fd;
@@ -92,11 +92,11 @@ static bool clear_path(const struct listener *l, const char *path,
         if (errno == ENOENT) {
             return true;
         }
-        log_line(LOG_ERROR, "cannot look at %s: %s", path, strerror(errno));
+        log_line(VLOG_ERROR, "cannot look at %s: %s", path, strerror(errno));
         return false;
     }
     if (!S_ISSOCK(st.st_mode)) {
-        log_line(LOG_ERROR, "%s exists and is not a socket; remove it or "
+        log_line(VLOG_ERROR, "%s exists and is not a socket; remove it or "
                  "choose another path", path);
         return false;
     }
@@ -105,16 +105,16 @@ static bool clear_path(const struct listener *l, const char *path,
           connect(fd, (const struct sockaddr *)a, sizeof(*a)) == 0 ? 0 : errno;
     close_fd(&fd);
     if (err != ECONNREFUSED) {
-        log_line(LOG_ERROR, "%s is in use by another process; end that one or "
+        log_line(VLOG_ERROR, "%s is in use by another process; end that one or "
                  "choose another path", path);
         return false;
     }
     if (unlinkat(l->folder, l->name, 0) < 0) {
-        log_line(LOG_ERROR, "cannot remove the stale socket %s: %s", path,
+        log_line(VLOG_ERROR, "cannot remove the stale socket %s: %s", path,
                  strerror(errno));
         return false;
     }
-    log_line(LOG_INFO, "removed the stale socket %s", path);
+    log_line(VLOG_INFO, "removed the stale socket %s", path);
     return true;
 }
 
@@ -131,7 +131,7 @@ bool listener_take(struct listener *l, int fd, const char *option)
     socklen_t len = sizeof(on);
 
     if (getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &on, &len) < 0 || !on) {
-        log_line(LOG_ERROR, "%s=%d is not a listening socket", option, fd);
+        log_line(VLOG_ERROR, "%s=%d is not a listening socket", option, fd);
         return false;
     }
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
@@ -173,12 +173,12 @@ static bool make_unix(struct listener *l, const char *path)
     }
     l->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (l->fd < 0 || bind(l->fd, (struct sockaddr *)&a, sizeof(a)) < 0) {
-        log_line(LOG_ERROR, "cannot make %s: %s", path, strerror(errno));
+        log_line(VLOG_ERROR, "cannot make %s: %s", path, strerror(errno));
         return false;
     }
     if (listen(l->fd, SOMAXCONN) < 0 ||
         fstatat(l->folder, l->name, &st, AT_SYMLINK_NOFOLLOW) < 0) {
-        log_line(LOG_ERROR, "cannot listen on %s: %s", path, strerror(errno));
+        log_line(VLOG_ERROR, "cannot listen on %s: %s", path, strerror(errno));
         unlinkat(l->folder, l->name, 0);
         return false;
     }
@@ -196,7 +196,7 @@ bool listener_open_unix(struct listener *l, const char *path)
     int lock = -1;
 
     if (strlen(path) > VSOCK_MAX_PATH) {
-        log_line(LOG_ERROR, "%s has more than %d bytes", path, VSOCK_MAX_PATH);
+        log_line(VLOG_ERROR, "%s has more than %d bytes", path, VSOCK_MAX_PATH);
         return false;
     }
     l->folder = open_folder(path, &l->name);
@@ -204,7 +204,7 @@ bool listener_open_unix(struct listener *l, const char *path)
         snprintf(lock_name, sizeof(lock_name), "%s" LISTENER_LOCK, l->name);
         lock = take_lock(l->folder, lock_name);
         if (lock < 0) {
-            log_line(LOG_ERROR, "cannot lock %s" LISTENER_LOCK ": %s", path,
+            log_line(VLOG_ERROR, "cannot lock %s" LISTENER_LOCK ": %s", path,
                      strerror(errno));
         }
     }
@@ -249,7 +249,7 @@ bool cleanup_open(struct cleanup *c, const char *path)
     c->fd = openat(c->parent, c->name,
                    O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
     if (c->fd < 0) {
-        log_line(LOG_ERROR, "cannot open the folder %s: %s", path,
+        log_line(VLOG_ERROR, "cannot open the folder %s: %s", path,
                  strerror(errno));
     }
     return c->fd >= 0;
@@ -272,7 +272,7 @@ void cleanup_remove(struct cleanup *c)
         c->fd = -1;
     }
     if (unlinkat(c->parent, c->name, AT_REMOVEDIR) < 0) {
-        log_line(LOG_WARN, "cannot remove %s: %s", c->path, strerror(errno));
+        log_line(VLOG_WARN, "cannot remove %s: %s", c->path, strerror(errno));
     }
 }
 

@@ -13,7 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum log_level log_threshold = LOG_WARN;
+enum log_level log_threshold = VLOG_WARN;
 struct log_rate log_noise;
 
 static const char *const names[] = { "error", "warning", "info", "debug" };

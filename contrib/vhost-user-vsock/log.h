@@ -13,7 +13,8 @@
 #include <stddef.h>
 #include <time.h>
 
-enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
+/* syslog.h has LOG_INFO and so on for itself. */
+enum log_level { VLOG_ERROR, VLOG_WARN, VLOG_INFO, VLOG_DEBUG };
 
 /* Rated lines per second; enough to see a problem, too few to fill a disk. */
 #define LOG_RATE 10

@@ -324,10 +324,10 @@ static void parse(struct host_options *o, int argc, char **argv)
     while ((c = getopt_long(argc, argv, ":vqh", options, NULL)) != -1) {
         switch (c) {
         case 'v':
-            log_threshold += log_threshold < LOG_DEBUG;
+            log_threshold += log_threshold < VLOG_DEBUG;
             break;
         case 'q':
-            log_threshold = LOG_ERROR;
+            log_threshold = VLOG_ERROR;
             break;
         case 'h':
             show_help(o, "-h", NULL);

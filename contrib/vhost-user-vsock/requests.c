@@ -67,7 +67,7 @@ struct table_entry {
 static bool read_payload(const struct message *m, void *to, size_t size)
 {
     if (m->size != size) {
-        log_rated(LOG_WARN, "request %u has %u bytes of payload, not %zu",
+        log_rated(VLOG_WARN, "request %u has %u bytes of payload, not %zu",
                   m->request, m->size, size);
         return false;
     }
@@ -78,7 +78,7 @@ static bool read_payload(const struct message *m, void *to, size_t size)
 static bool check_queue(const struct message *m, uint64_t queue)
 {
     if (queue >= QUEUES) {
-        log_rated(LOG_WARN, "request %u for queue %llu; there are %u",
+        log_rated(VLOG_WARN, "request %u for queue %llu; there are %u",
                   m->request, (unsigned long long)queue, QUEUES);
         return false;
     }
@@ -95,7 +95,7 @@ static bool set_features(struct vhost_user *u, const struct message *m)
         return false;
     }
     if (f & ~FEATURES) {
-        log_rated(LOG_WARN, "features 0x%llx were not offered",
+        log_rated(VLOG_WARN, "features 0x%llx were not offered",
                   (unsigned long long)(f & ~FEATURES));
         return false;
     }
@@ -117,7 +117,7 @@ static bool set_protocol_features(struct vhost_user *u,
         return false;
     }
     if (f & ~PROTOCOL_FEATURES) {
-        log_rated(LOG_WARN, "protocol features 0x%llx were not offered",
+        log_rated(VLOG_WARN, "protocol features 0x%llx were not offered",
                   (unsigned long long)(f & ~PROTOCOL_FEATURES));
         return false;
     }
@@ -127,32 +127,33 @@ static bool set_protocol_features(struct vhost_user *u,
 
 static bool set_mem_table(struct vhost_user *u, const struct message *m)
 {
-    struct mem mem = { 0 };
+    struct guest_mem mem = { 0 };
     struct table_entry e;
     uint32_t count;
 
     if (m->size < 8) {
-        log_rated(LOG_WARN, "memory table of %u bytes", m->size);
+        log_rated(VLOG_WARN, "memory table of %u bytes", m->size);
         return false;
     }
     memcpy(&count, m->payload, sizeof(count));
-    if (count > MEM_MAX_REGIONS || count != u->nfds ||
+    if (count > GUEST_MEM_MAX_REGIONS || count != u->nfds ||
         m->size < 8 + count * sizeof(e)) {
-        log_rated(LOG_WARN, "memory table of %u regions, %u files, %u bytes",
+        log_rated(VLOG_WARN, "memory table of %u regions, %u files, %u bytes",
                   count, u->nfds, m->size);
         return false;
     }
+    /* All or none: until here the device has the old table. */
     for (uint32_t i = 0; i < count; i++) {
         int r;
 
         memcpy(&e, m->payload + 8 + i * sizeof(e), sizeof(e));
-        r = mem_add(&mem, u->fds[i], e.guest, e.user, e.size, e.offset);
+        r = guest_mem_add(&mem, u->fds[i], e.guest, e.user, e.size, e.offset);
         if (r < 0) {
-            log_rated(LOG_WARN, "cannot map memory region %u (guest address "
+            log_rated(VLOG_WARN, "cannot map memory region %u (guest address "
                       "0x%llx, 0x%llx bytes): %s", i,
                       (unsigned long long)e.guest, (unsigned long long)e.size,
                       strerror(-r));
-            mem_clear(&mem);
+            guest_mem_clear(&mem);
             return false;
         }
     }
@@ -168,7 +169,7 @@ static bool set_vring_num(struct vhost_user *u, const struct message *m)
         return false;
     }
     if (!p[1] || p[1] > RING_MAX_SIZE || (p[1] & (p[1] - 1))) {
-        log_rated(LOG_WARN, "queue size %u is no power of two up to %u", p[1],
+        log_rated(VLOG_WARN, "queue size %u is no power of two up to %u", p[1],
                   RING_MAX_SIZE);
         return false;
     }
@@ -184,7 +185,7 @@ static bool set_vring_addr(struct vhost_user *u, const struct message *m)
         return false;
     }
     if (!device_set_addresses(u->device, a.index, a.desc, a.avail, a.used)) {
-        log_rated(LOG_WARN, "ring %u is not in the guest's memory", a.index);
+        log_rated(VLOG_WARN, "ring %u is not in the guest's memory", a.index);
         return false;
     }
     return true;
@@ -197,8 +198,9 @@ static bool set_vring_base(struct vhost_user *u, const struct message *m)
     if (!read_payload(m, p, sizeof(p)) || !check_queue(m, p[0])) {
         return false;
     }
+    /* Of a packed ring it would have more. */
     if (p[1] > UINT16_MAX) {
-        log_rated(LOG_WARN, "ring index %u has more than 16 bits", p[1]);
+        log_rated(VLOG_WARN, "ring index %u has more than 16 bits", p[1]);
         return false;
     }
     device_set_base(u->device, p[0], p[1]);
@@ -216,12 +218,12 @@ static bool take_fd(struct vhost_user *u, const struct message *m,
         return false;
     }
     *queue = p & VRING_INDEX_MASK;
-    *fd = -1;
+    *fd = -1;                   /* the flag's meaning: none from now on */
     if (p & VRING_NO_FD) {
         return true;
     }
     if (u->nfds != 1) {
-        log_rated(LOG_WARN, "request %u with %u descriptors", m->request,
+        log_rated(VLOG_WARN, "request %u with %u descriptors", m->request,
                   u->nfds);
         return false;
     }
@@ -241,7 +243,7 @@ static bool set_vring_kick(struct vhost_user *u, const struct message *m)
     vhost_user_set_kick(u, queue, fd);
     if (fd < 0) {
         /* The protocol means that we poll then, which we do not. */
-        log_rated(LOG_WARN, "ring %u without a kick descriptor", queue);
+        log_rated(VLOG_WARN, "ring %u without a kick descriptor", queue);
         return false;
     }
     device_start(u->device, queue);
@@ -293,6 +295,7 @@ static bool set_owner(struct vhost_user *u, const struct message *m)
     return true;
 }
 
+/* No longer used; it once asked for all rings to be disabled. */
 static bool reset_owner(struct vhost_user *u, const struct message *m)
 {
     (void)m;
@@ -305,7 +308,7 @@ static bool reset_owner(struct vhost_user *u, const struct message *m)
 static bool set_config(struct vhost_user *u, const struct message *m)
 {
     (void)u, (void)m;
-    log_rated(LOG_WARN, "config space cannot be written");
+    log_rated(VLOG_WARN, "config space cannot be written");
     return false;
 }
 
@@ -353,16 +356,18 @@ static bool get_config(struct vhost_user *u, const struct message *m)
     uint8_t space[CONFIG_SIZE];
     uint32_t p[3];
 
+    /* The whole config space of a vsock is the CID. */
     for (unsigned i = 0; i < CONFIG_SIZE; i++) {
         space[i] = u->guest_cid >> 8 * i;
     }
+    /* Without even the header there is nothing that could be sent back. */
     if (m->size < CONFIG_HEADER) {
         return vhost_user_reply(u, m, NULL, 0);
     }
     memcpy(p, m->payload, sizeof(p));
     if (p[0] > CONFIG_SIZE || p[1] > CONFIG_SIZE - p[0] ||
         m->size != CONFIG_HEADER + p[1]) {
-        log_rated(LOG_WARN, "config space has %u bytes, asked for %u at %u",
+        log_rated(VLOG_WARN, "config space has %u bytes, asked for %u at %u",
                   CONFIG_SIZE, p[1], p[0]);
         return vhost_user_reply(u, m, NULL, 0);
     }
@@ -408,7 +413,7 @@ bool vhost_user_handle(struct vhost_user *u, const struct message *m)
     if (m->request < REQUESTS && requests[m->request].carry_out) {
         done = requests[m->request].carry_out(u, m);
     } else {
-        log_rated(LOG_WARN, "unknown request %u from the front end",
+        log_rated(VLOG_WARN, "unknown request %u from the front end",
                   m->request);
     }
     /* Who has not asked for answers would take one for that of a question. */

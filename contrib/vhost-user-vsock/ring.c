@@ -50,14 +50,14 @@ struct ring_used {
 
 /* Memory. */
 
-int mem_add(struct mem *m, int fd, uint64_t guest, uint64_t user,
-            uint64_t size, uint64_t offset)
+int guest_mem_add(struct guest_mem *m, int fd, uint64_t guest, uint64_t user,
+                  uint64_t size, uint64_t offset)
 {
-    struct mem_region *g = &m->region[m->count];
+    struct guest_mem_region *g = &m->region[m->count];
     uint64_t end, unused;
     struct stat st;
 
-    if (m->count == MEM_MAX_REGIONS) {
+    if (m->count == GUEST_MEM_MAX_REGIONS) {
         return -ENOSPC;
     }
     if (!size || __builtin_add_overflow(size, offset, &end) ||
@@ -93,7 +93,7 @@ int mem_add(struct mem *m, int fd, uint64_t guest, uint64_t user,
     return 0;
 }
 
-void mem_clear(struct mem *m)
+void guest_mem_clear(struct guest_mem *m)
 {
     for (unsigned i = 0; i < m->count; i++) {
         munmap(m->region[i].map, m->region[i].map_size);
@@ -101,10 +101,10 @@ void mem_clear(struct mem *m)
     m->count = 0;
 }
 
-void *mem_guest(const struct mem *m, uint64_t addr, uint64_t *len)
+void *guest_mem_at(const struct guest_mem *m, uint64_t addr, uint64_t *len)
 {
     for (unsigned i = 0; i < m->count; i++) {
-        const struct mem_region *g = &m->region[i];
+        const struct guest_mem_region *g = &m->region[i];
         uint64_t at = addr - g->guest;
 
         if (addr >= g->guest && at < g->size) {
@@ -115,10 +115,10 @@ void *mem_guest(const struct mem *m, uint64_t addr, uint64_t *len)
     return NULL;
 }
 
-void *mem_user(const struct mem *m, uint64_t addr, uint64_t len)
+void *guest_mem_at_user(const struct guest_mem *m, uint64_t addr, uint64_t len)
 {
     for (unsigned i = 0; i < m->count; i++) {
-        const struct mem_region *g = &m->region[i];
+        const struct guest_mem_region *g = &m->region[i];
         uint64_t at = addr - g->user;
 
         if (addr >= g->user && at < g->size && len <= g->size - at) {
@@ -140,15 +140,15 @@ static uint16_t *avail_event(struct ring *r)
     return (uint16_t *)&r->used->ring[r->num];
 }
 
-bool ring_map(struct ring *r, const struct mem *m)
+bool ring_map(struct ring *r, const struct guest_mem *m)
 {
     ring_unmap(r);
     if (!r->has_addr || !r->num) {
         return false;
     }
-    r->desc = mem_user(m, r->desc_user, sizeof(*r->desc) * r->num);
-    r->avail = mem_user(m, r->avail_user, 6 + 2 * r->num);
-    r->used = mem_user(m, r->used_user, 6 + 8 * r->num);
+    r->desc = guest_mem_at_user(m, r->desc_user, sizeof(*r->desc) * r->num);
+    r->avail = guest_mem_at_user(m, r->avail_user, 6 + 2 * r->num);
+    r->used = guest_mem_at_user(m, r->used_user, 6 + 8 * r->num);
     if (!r->desc || !r->avail || !r->used ||
         (uintptr_t)r->desc % _Alignof(struct ring_desc) ||
         (uintptr_t)r->avail % 2 || (uintptr_t)r->used % 4) {
@@ -169,7 +169,7 @@ void ring_unmap(struct ring *r)
 }
 
 /* A descriptor's memory, cut where regions meet. */
-static bool chain_add(struct ring_chain *c, const struct mem *m,
+static bool chain_add(struct ring_chain *c, const struct guest_mem *m,
                       uint64_t addr, uint64_t len, bool writable)
 {
     uint64_t last, n;
@@ -181,7 +181,7 @@ static bool chain_add(struct ring_chain *c, const struct mem *m,
         void *p;
 
         n = len;
-        p = mem_guest(m, addr, &n);
+        p = guest_mem_at(m, addr, &n);
         if (!p) {
             return false;
         }
@@ -196,7 +196,7 @@ static bool chain_add(struct ring_chain *c, const struct mem *m,
     return true;
 }
 
-static bool chain_read(struct ring *r, const struct mem *m, bool writable,
+static bool chain_read(struct ring *r, const struct guest_mem *m, bool writable,
                        struct ring_chain *c)
 {
     unsigned i = c->head;
@@ -222,8 +222,8 @@ static bool chain_read(struct ring *r, const struct mem *m, bool writable,
     return false;
 }
 
-enum ring_result ring_pop(struct ring *r, const struct mem *m, bool writable,
-                          struct ring_chain *c)
+enum ring_result ring_pop(struct ring *r, const struct guest_mem *m,
+                          bool writable, struct ring_chain *c)
 {
     uint16_t waiting;
 

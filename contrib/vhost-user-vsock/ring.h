@@ -20,10 +20,11 @@
 #include <sys/uio.h>
 
 /* What a vhost-user message can carry without CONFIGURE_MEM_SLOTS. */
-#define MEM_MAX_REGIONS 8
+#define GUEST_MEM_MAX_REGIONS 8
 /* virtio's own limit. */
 #define RING_MAX_SIZE 32768
-struct mem_region {
+
+struct guest_mem_region {
     uint64_t guest;             /* guest-physical address */
     uint64_t user;              /* the front end's own address */
     uint64_t size;
@@ -32,22 +33,22 @@ struct mem_region {
     size_t map_size;
 };
 
-struct mem {
+struct guest_mem {
     unsigned count;
-    struct mem_region region[MEM_MAX_REGIONS];
+    struct guest_mem_region region[GUEST_MEM_MAX_REGIONS];
 };
 
 /*
  * Maps one more region, from the file at offset; 0 or -errno (EOVERFLOW: the
  * numbers wrap; ENOSPC: the table is full; ENXIO: the file is too short).
  */
-int mem_add(struct mem *m, int fd, uint64_t guest, uint64_t user,
-            uint64_t size, uint64_t offset);
-void mem_clear(struct mem *m);
+int guest_mem_add(struct guest_mem *m, int fd, uint64_t guest, uint64_t user,
+                  uint64_t size, uint64_t offset);
+void guest_mem_clear(struct guest_mem *m);
 /* Where *len > 0 bytes begin, or NULL; no more than the region has of them. */
-void *mem_guest(const struct mem *m, uint64_t addr, uint64_t *len);
+void *guest_mem_at(const struct guest_mem *m, uint64_t addr, uint64_t *len);
 /* len > 0 bytes that lie in one region, or NULL. */
-void *mem_user(const struct mem *m, uint64_t addr, uint64_t len);
+void *guest_mem_at_user(const struct guest_mem *m, uint64_t addr, uint64_t len);
 
 struct ring_desc;
 struct ring_avail;
@@ -80,7 +81,7 @@ struct ring {
  * where a buffer crosses from one region into the next. The array is the
  * caller's. A writable chain that has more pieces is used as far as they go;
  * one that is to be read, which virtio allows to be as long as the queue, wants
- * num + MEM_MAX_REGIONS of them.
+ * num + GUEST_MEM_MAX_REGIONS of them.
  */
 struct ring_chain {
     uint16_t head;
@@ -94,7 +95,7 @@ struct ring_chain {
  * Translates the addresses and takes the used index from the ring; false and
  * unmapped if they are no good.
  */
-bool ring_map(struct ring *r, const struct mem *m);
+bool ring_map(struct ring *r, const struct guest_mem *m);
 void ring_unmap(struct ring *r);
 
 enum ring_result {
@@ -106,8 +107,8 @@ enum ring_result {
 };
 
 /* Takes a chain, of which every piece must be (not) writable. */
-enum ring_result ring_pop(struct ring *r, const struct mem *m, bool writable,
-                          struct ring_chain *c);
+enum ring_result ring_pop(struct ring *r, const struct guest_mem *m,
+                          bool writable, struct ring_chain *c);
 /* Undoes the last n pops. */
 void ring_unpop(struct ring *r, unsigned n);
 /* Gives back a chain with so many bytes written; seen at ring_publish(). */

@@ -213,7 +213,7 @@ static void put_program(struct program *p,
 /* The call has not been made. Says which it was, and ends. */
 static void on_forbidden(int signal, siginfo_t *info, void *context)
 {
-    log_line(LOG_ERROR, "system call %d (of architecture 0x%x) is not for "
+    log_line(VLOG_ERROR, "system call %d (of architecture 0x%x) is not for "
              "this process; if that is a bug, --no-sandbox goes on without",
              info->si_syscall, info->si_arch);
     /* The signal is blocked here, so the kernel ends us by it. */

@@ -47,7 +47,7 @@ static uint32_t raise_fd_limit(uint32_t conns, unsigned published)
         conns = l.rlim_cur > 2 * spare ? l.rlim_cur - spare
                                        : l.rlim_cur / 2;
         conns = conns ?: 1;
-        log_line(LOG_WARN, "the limit of %llu open files allows %u "
+        log_line(VLOG_WARN, "the limit of %llu open files allows %u "
                  "connections", (unsigned long long)l.rlim_cur, conns);
     }
     return conns;
@@ -58,7 +58,7 @@ static bool listener_start(struct host *h, struct listener *l, uint64_t tag)
     l->tag = tag;
     l->on = true;
     if (!host_epoll(h, EPOLL_CTL_ADD, l->fd, EPOLLIN, tag)) {
-        log_line(LOG_ERROR, "cannot watch a listener: %s", strerror(errno));
+        log_line(VLOG_ERROR, "cannot watch a listener: %s", strerror(errno));
         return false;
     }
     return true;
@@ -80,14 +80,14 @@ static bool has_vsock(uint32_t cid)
     int fd = socket(AF_VSOCK, SOCK_STREAM | SOCK_CLOEXEC, 0);
 
     if (fd < 0) {
-        log_line(LOG_ERROR, "--forward-cid=%u: this host has no AF_VSOCK: %s",
+        log_line(VLOG_ERROR, "--forward-cid=%u: this host has no AF_VSOCK: %s",
                  cid, strerror(errno));
         return false;
     }
     host_vsock_address(&a, cid, VMADDR_PORT_ANY);
     if (cid == VMADDR_CID_LOCAL &&
         bind(fd, (const struct sockaddr *)&a.addr, a.len) < 0) {
-        log_line(LOG_ERROR, "--forward-cid=%u: this host has no vsock "
+        log_line(VLOG_ERROR, "--forward-cid=%u: this host has no vsock "
                  "loopback (%s); modprobe vsock_loopback", cid,
                  strerror(errno));
         close(fd);
@@ -129,7 +129,7 @@ static bool published_open(struct host *h, unsigned i)
             return true;
         }
         if (r < 0) {
-            log_line(LOG_ERROR, "cannot listen on %s: %s", p->to.text,
+            log_line(VLOG_ERROR, "cannot listen on %s: %s", p->to.text,
                      strerror(-r));
             return false;
         }
@@ -144,11 +144,11 @@ static bool enter_sandbox(const struct host_options *o)
     int r;
 
     if (!o->sandbox) {
-        log_line(LOG_INFO, "no sandbox, as asked");
+        log_line(VLOG_INFO, "no sandbox, as asked");
         return true;
     }
 #ifdef SANDBOX_SANITIZED
-    log_line(LOG_WARN, "no sandbox: this program was built with a sanitizer, "
+    log_line(VLOG_WARN, "no sandbox: this program was built with a sanitizer, "
              "which needs more system calls");
     return true;
 #endif
@@ -160,13 +160,13 @@ static bool enter_sandbox(const struct host_options *o)
     }
     r = sandbox_available();
     if (r < 0) {
-        log_line(LOG_WARN, "no sandbox: seccomp filters are not to be had "
+        log_line(VLOG_WARN, "no sandbox: seccomp filters are not to be had "
                  "here: %s", strerror(-r));
         return true;
     }
     r = sandbox_enter(&sockets);
     if (r < 0) {
-        log_line(LOG_ERROR, "cannot enter the sandbox: %s; --no-sandbox goes "
+        log_line(VLOG_ERROR, "cannot enter the sandbox: %s; --no-sandbox goes "
                  "on without", strerror(-r));
     }
     return r == 0;
@@ -184,12 +184,12 @@ static bool start_core(struct host *h)
 
     if (getrandom(config.hash_key, sizeof(config.hash_key), 0) !=
         sizeof(config.hash_key)) {
-        log_line(LOG_ERROR, "no random numbers: %s", strerror(errno));
+        log_line(VLOG_ERROR, "no random numbers: %s", strerror(errno));
         return false;
     }
     h->vsock = vsock_new(&config, &host_vsock_ops, h);
     if (!h->vsock) {
-        log_line(LOG_ERROR, "no memory");
+        log_line(VLOG_ERROR, "no memory");
         return false;
     }
     h->can_wait_awake = has_cpus();
@@ -215,12 +215,12 @@ static bool start_events(struct host *h)
     h->epoll = epoll_create1(EPOLL_CLOEXEC);
     if (h->signals < 0 || h->epoll < 0 ||
         !host_epoll(h, EPOLL_CTL_ADD, h->signals, EPOLLIN, ON_SIGNAL)) {
-        log_line(LOG_ERROR, "cannot set up events: %s", strerror(errno));
+        log_line(VLOG_ERROR, "cannot set up events: %s", strerror(errno));
         return false;
     }
     if (o->lifeline_fd >= 0 &&
         !host_epoll(h, EPOLL_CTL_ADD, o->lifeline_fd, EPOLLIN, ON_LIFELINE)) {
-        log_line(LOG_ERROR, "--lifeline-fd=%d cannot be watched: %s",
+        log_line(VLOG_ERROR, "--lifeline-fd=%d cannot be watched: %s",
                  o->lifeline_fd, strerror(errno));
         return false;
     }

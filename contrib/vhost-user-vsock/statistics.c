@@ -18,14 +18,14 @@ static enum log_level note_level(enum vsock_note what)
     case VSOCK_NOTE_CLIENT_GONE:
     case VSOCK_NOTE_GUEST_REFUSED:
     case VSOCK_NOTE_UNDELIVERED:
-        return LOG_DEBUG;
+        return VLOG_DEBUG;
     case VSOCK_NOTE_NO_LISTENER:
     case VSOCK_NOTE_NOT_SERVED:
     case VSOCK_NOTE_BAD_LINE:
     case VSOCK_NOTE_GUEST_SILENT:
-        return LOG_INFO;
+        return VLOG_INFO;
     default:
-        return LOG_WARN;
+        return VLOG_WARN;
     }
 }
 

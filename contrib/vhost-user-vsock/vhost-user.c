@@ -62,6 +62,7 @@ static void close_message_fds(struct vhost_user *u)
 
 void vhost_user_close(struct vhost_user *u)
 {
+    /* While there is a call descriptor, for the last interrupts. */
     device_reset(u->device);
     close_message_fds(u);
     for (unsigned i = 0; i < QUEUES; i++) {
@@ -109,7 +110,7 @@ bool vhost_user_reply(struct vhost_user *u, const struct message *m,
     size += HEADER_SIZE;
     /* It waits for the answer, so the socket has room, or it is not well. */
     if (send(u->fd, out, size, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)size) {
-        log_rated(LOG_WARN, "front end does not take the answer to request %u",
+        log_rated(VLOG_WARN, "front end does not take the answer to request %u",
                   m->request);
         return false;
     }
@@ -123,6 +124,7 @@ static void keep_fds(struct vhost_user *u, struct msghdr *msg)
     struct cmsghdr *c;
 
     for (c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
+        /* However many the kernel took: each is open, and ours to close. */
         unsigned n = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
 
         if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS) {
@@ -164,8 +166,9 @@ static ssize_t read_some(struct vhost_user *u, void *to, size_t n)
         return -1;
     }
     keep_fds(u, &msg);
+    /* Which of them are missing cannot be told. */
     if (msg.msg_flags & MSG_CTRUNC) {
-        log_rated(LOG_WARN, "front end sent more than %u descriptors at once, "
+        log_rated(VLOG_WARN, "front end sent more than %u descriptors at once, "
                   "or we are out of them", VHOST_USER_MAX_FDS);
         return -1;
     }
@@ -179,7 +182,7 @@ static bool check_header(const uint32_t head[3])
         head[2] <= VHOST_USER_MAX_SKIP) {
         return true;
     }
-    log_rated(LOG_WARN, "front end sent no vhost-user message (flags 0x%x, "
+    log_rated(VLOG_WARN, "front end sent no vhost-user message (flags 0x%x, "
               "size %u)", head[1], head[2]);
     return false;
 }
@@ -231,7 +234,7 @@ bool vhost_user_input(struct vhost_user *u)
     while ((r = read_message(u, &m)) > 0) {
         u->spoke = true;
         if (m.size > VHOST_USER_MAX_PAYLOAD) {
-            log_rated(LOG_WARN, "request %u has %u bytes of payload",
+            log_rated(VLOG_WARN, "request %u has %u bytes of payload",
                       m.request, m.size);
             /* What needs a payload is refused, since it has none. */
             m.size = 0;

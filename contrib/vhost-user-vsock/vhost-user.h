@@ -14,7 +14,7 @@
 #include "device.h"
 
 /* A message carries at most one descriptor for each memory region. */
-#define VHOST_USER_MAX_FDS MEM_MAX_REGIONS
+#define VHOST_USER_MAX_FDS GUEST_MEM_MAX_REGIONS
 /* The largest payload that we read: a full memory table or config space. */
 #define VHOST_USER_MAX_PAYLOAD 512
 /* Larger ones are skipped up to here; beyond it the stream is broken. */

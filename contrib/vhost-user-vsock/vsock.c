@@ -54,7 +54,7 @@ static void conn_open(struct vsock *v, struct vsock_conn *c)
 {
     conn_state(v, c, VSOCK_OPEN, true);
     conn_deadline(v, c, 0);
-    c->writable = true;
+    c->writable = true;         /* until a write says no */
     v->stats.guest_opened++;
     conn_pend(v, c, PEND_RESPONSE);
 }
@@ -73,6 +73,7 @@ bool conn_try(struct vsock *v, struct vsock_conn *c)
     if (r == 0) {
         conn_open(v, c);
     } else if (r == -EAGAIN && v->now < c->give_up) {
+        /* A unix socket does not tell when its backlog has room again. */
         conn_state(v, c, VSOCK_OPENING, false);
         conn_deadline(v, c, v->now + VSOCK_MS_RETRY);
     } else if (r == -EINPROGRESS) {
@@ -92,7 +93,7 @@ void vsock_driver_seen(struct vsock *v)
 
 void vsock_fresh_driver(struct vsock *v)
 {
-    v->stray_count = 0;
+    v->stray_count = 0;         /* RSTs for a driver that has gone */
     v->driver_seen = false;
     for (uint32_t i = 0; i < v->used_slots; i++) {
         struct vsock_conn *c = &v->slots[i];
@@ -107,6 +108,7 @@ void vsock_fresh_driver(struct vsock *v)
 void vsock_disconnect(struct vsock *v)
 {
     vsock_fresh_driver(v);
+    /* And those that waited for a driver to be told of: none will come. */
     for (uint32_t i = 0; i < v->used_slots; i++) {
         if (conn_is_hashed(&v->slots[i])) {
             conn_free(v, &v->slots[i]);
@@ -126,6 +128,7 @@ void vsock_finish(struct vsock *v)
 
 void vsock_event(struct vsock *v, struct vsock_conn *c, unsigned events)
 {
+    /* No byte of it is for the guest yet, so its end is the end. */
     if (conn_is_client(c)) {
         if (events & VSOCK_EV_HUP) {
             vsock_note(v, VSOCK_NOTE_CLIENT_GONE, c, NULL);
@@ -146,6 +149,7 @@ void vsock_event(struct vsock *v, struct vsock_conn *c, unsigned events)
         c->hup = true;
         /* So that the read finds the end, and the write that nobody is. */
         events |= VSOCK_EV_IN | VSOCK_EV_OUT;
+        /* It is read from no more, so no read would find the end. */
         if (c->state == VSOCK_OPEN && ((c->host_off & VSOCK_OFF_SEND) ||
                                        (c->guest_off & VSOCK_OFF_RECV))) {
             c->host_off = VSOCK_OFF_BOTH;
@@ -169,7 +173,7 @@ void vsock_event(struct vsock *v, struct vsock_conn *c, unsigned events)
 void vsock_opened(struct vsock *v, struct vsock_conn *c, int err)
 {
     if (c->state != VSOCK_OPENING || !c->host) {
-        return;
+        return;                 /* decided already, by time or the guest */
     }
     err = err ? v->ops->instead(v->opaque, c) : 0;
     if (!err) {
@@ -219,6 +223,7 @@ static void conn_expired(struct vsock *v, struct vsock_conn *c)
         conn_reset(v, c);
         break;
     case VSOCK_OPENING:
+        /* One that is in progress, or else a full backlog's next try. */
         if (c->host) {
             vsock_opened(v, c, -ETIMEDOUT);
         } else if (!conn_try(v, c)) {
@@ -226,6 +231,7 @@ static void conn_expired(struct vsock *v, struct vsock_conn *c)
         }
         break;
     case VSOCK_OPEN:
+        /* Linux before 6.8 says nothing by itself, see above. */
         if (c->stall == VSOCK_STALL_PACKETS) {
             c->ask_ms = c->ask_ms * 2 < VSOCK_MS_ASK_MAX ? c->ask_ms * 2
                                                          : VSOCK_MS_ASK_MAX;
@@ -238,7 +244,7 @@ static void conn_expired(struct vsock *v, struct vsock_conn *c)
         conn_reset(v, c);
         break;
     case VSOCK_RESET:
-        end_close(v, c);
+        end_close(v, c);        /* the RST still waits for the guest */
         break;
     case VSOCK_DRAIN:
         conn_free(v, c);
@@ -254,7 +260,7 @@ void vsock_tick(struct vsock *v)
     if (!v->next_deadline || v->now < v->next_deadline) {
         return;
     }
-    v->next_deadline = 0;
+    v->next_deadline = 0;       /* found again by what is left */
     for (uint32_t i = 0; i < v->used_slots; i++) {
         struct vsock_conn *c = &v->slots[i];
 

@@ -256,7 +256,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     };
     struct vsock *v = vsock_new(&config, &ops, NULL);
     struct device *d = malloc(sizeof(*d));
-    struct mem mem = { .count = 2 };
+    struct guest_mem mem = { .count = 2 };
 
     memory = calloc(1, MEMORY);
     CHECK(v && d && memory);
@@ -265,10 +265,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     vsock_set_now(v, 1);
     device_init(d, v, &device_ops, NULL);
     /* Two regions that meet, over one block. */
-    mem.region[0] = (struct mem_region) {
+    mem.region[0] = (struct guest_mem_region) {
         .guest = GUEST, .user = USER, .size = BORDER, .host = memory,
     };
-    mem.region[1] = (struct mem_region) {
+    mem.region[1] = (struct guest_mem_region) {
         .guest = GUEST + BORDER, .user = USER + MEMORY,
         .size = MEMORY - BORDER, .host = memory + BORDER,
     };
