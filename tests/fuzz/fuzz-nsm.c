@@ -6,7 +6,7 @@
  * Input: one byte that picks the answer buffer's size, then a request. Beyond
  * not crashing, it checks what holds for every request: the answer is one CBOR
  * item and fits, an error changes nothing, locked registers stand still,
- * and what was accepted is CBOR for libcbor's own tree builder, too.
+ * and what was accepted is well-formed CBOR.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -64,6 +64,127 @@ static bool one_item(const uint8_t *data, size_t len)
     return result.read == len;
 }
 
+/*
+ * RFC 8949, appendix C. libcbor's own answer is no where it does not know what
+ * a tag or a simple value is for.
+ */
+
+typedef struct Input {
+    const uint8_t *p;
+    const uint8_t *end;
+} Input;
+
+enum {
+    MALFORMED = -1,
+    MAJOR_BYTES = 2,
+    MAJOR_TEXT,
+    MAJOR_ARRAY,
+    MAJOR_MAP,
+    MAJOR_TAG,
+    MAJOR_SIMPLE,
+    INDEFINITE = 8,
+    BREAK,
+};
+
+static int well_formed(Input *in, bool breakable);
+
+static int well_formed_indefinite(Input *in, int major, bool breakable)
+{
+    int kind;
+
+    switch (major) {
+    case MAJOR_BYTES:
+    case MAJOR_TEXT:
+        while ((kind = well_formed(in, true)) != BREAK) {
+            if (kind != major) {
+                return MALFORMED;
+            }
+        }
+        return INDEFINITE;
+    case MAJOR_ARRAY:
+    case MAJOR_MAP:
+        while ((kind = well_formed(in, true)) != BREAK) {
+            if (kind == MALFORMED ||
+                (major == MAJOR_MAP && well_formed(in, false) == MALFORMED)) {
+                return MALFORMED;
+            }
+        }
+        return INDEFINITE;
+    case MAJOR_SIMPLE:
+        return breakable ? BREAK : MALFORMED;
+    default:
+        return MALFORMED;
+    }
+}
+
+/* Past one item: what it is. Recurses at most once for a byte. */
+static int well_formed(Input *in, bool breakable)
+{
+    uint64_t n, items = 0;
+    int major, info;
+
+    if (in->p == in->end) {
+        return MALFORMED;
+    }
+    major = *in->p >> 5;
+    info = *in->p++ & 0x1f;
+    n = info;
+    if (info == 31) {
+        return well_formed_indefinite(in, major, breakable);
+    }
+    if (info > 27) {
+        return MALFORMED;
+    }
+    if (info >= 24) {
+        n = 0;
+        for (int bytes = 1 << (info - 24); bytes > 0; bytes--) {
+            if (in->p == in->end) {
+                return MALFORMED;
+            }
+            n = n << 8 | *in->p++;
+        }
+    }
+    if (major >= MAJOR_BYTES && major <= MAJOR_MAP &&
+        n > (uint64_t)(in->end - in->p)) {
+        return MALFORMED;
+    }
+    switch (major) {
+    case MAJOR_BYTES:
+    case MAJOR_TEXT:
+        in->p += n;
+        break;
+    case MAJOR_ARRAY:
+        items = n;
+        break;
+    case MAJOR_MAP:
+        items = 2 * n;
+        break;
+    case MAJOR_TAG:
+        items = 1;
+        break;
+    case MAJOR_SIMPLE:
+        if (info == 24 && n < 32) {
+            return MALFORMED;
+        }
+        break;
+    default:
+        break;
+    }
+    while (items--) {
+        if (well_formed(in, false) == MALFORMED) {
+            return MALFORMED;
+        }
+    }
+    return major;
+}
+
+static bool one_well_formed(const uint8_t *data, size_t len)
+{
+    Input in = { .p = data, .end = data + len };
+
+    return well_formed(&in, false) != MALFORMED && in.p == in.end;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     NsmState s, before;
@@ -100,7 +221,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     CHECK(!memcmp(s.pcr, before.pcr, NSM_PCR_PLATFORM * NSM_PCR_SIZE));
     if (info.code == NSM_SUCCESS) {
         CHECK(len > 0 && info.op != NSM_OP_NONE);
-        CHECK(size <= NSM_REQUEST_MAX && one_item(req, size));
+        CHECK(size <= NSM_REQUEST_MAX && one_well_formed(req, size));
     } else {
         CHECK(info.code != NSM_INTERNAL_ERROR);
         CHECK(!memcmp(&s, &before, sizeof(s)));
