@@ -285,10 +285,10 @@ def _kernel_make(source: Path) -> list[str]:
 
 
 def _configure_kernel(source: Path, make: list[str], fragment: str, log: Path) -> None:
-    (source / "nitroctl.base.config").write_text(fragment)
+    (source / "nitroctl.config").write_text(fragment)
     lines: list[str] = []
     with progress.task("Configuring the guest kernel"):
-        argv = [*make, "KCONFIG_ALLCONFIG=nitroctl.base.config", "allnoconfig"]
+        argv = [*make, "KCONFIG_ALLCONFIG=nitroctl.config", "allnoconfig"]
         if logged(argv, log, lines.append, cwd=source):
             raise BuildFailed("configuring the guest kernel", _reasons(lines), log)
     lost = lost_options(fragment, (source / ".config").read_text())
