@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from nitroctl.eif.build import Built
     from nitroctl.eif.compose import Bootstrap
     from nitroctl.eif.describe import Description
-    from nitroctl.eif.measure import Measurements
+    from nitroctl.eif.pcr import Measurements
     from nitroctl.eif.sign import SigningKey
 
 
@@ -422,14 +422,15 @@ def pcr(
 ) -> None:
     """Compute registers from what goes into them; JSON, as nitro-cli prints it."""
     from nitroctl.eif import measure
+    from nitroctl.eif.pcr import DIGEST_SIZE, extend
 
     found: dict[str, bytes] = {}
     if file:
         found["PCR"] = measure.measure_file(file)
     if role is not None:
-        found["PCR3"] = measure.extend(bytes(measure.DIGEST_SIZE), role.encode())
+        found["PCR3"] = extend(bytes(DIGEST_SIZE), role.encode())
     if instance_id is not None:
-        found["PCR4"] = measure.extend(bytes(measure.DIGEST_SIZE), instance_id.encode())
+        found["PCR4"] = extend(bytes(DIGEST_SIZE), instance_id.encode())
     if signing_certificate:
         from nitroctl.eif import sign
 

@@ -24,7 +24,8 @@ from nitroctl.eif.compose import Bootstrap, Options, about, write_bootstrap
 from nitroctl.eif.cpio import readable
 from nitroctl.eif.export import Inode, export
 from nitroctl.eif.image import Image, open_image
-from nitroctl.eif.measure import Measurements, shown
+from nitroctl.eif.measure import shown
+from nitroctl.eif.pcr import Measurements
 
 MODULE_MAX = 64 << 20  # bytes of init or nsm.ko
 

@@ -36,8 +36,9 @@ from nitroctl.eif.format import (
     Hints,
     SectionType,
 )
-from nitroctl.eif.measure import CHUNK, Digests, Measurements, Progress, Ring, shown
+from nitroctl.eif.measure import CHUNK, Digests, Progress, Ring, shown
 from nitroctl.eif.output import replacing
+from nitroctl.eif.pcr import Measurements
 
 # nitro-cli's limit for a file of custom metadata.
 CUSTOM_METADATA_MAX = 4096

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from nitroctl.base.errors import EifError
-from nitroctl.eif.measure import pcr_of
+from nitroctl.eif.pcr import pcr_of
 
 if TYPE_CHECKING:
     from cryptography import x509

@@ -21,8 +21,9 @@ from nitroctl.eif import measure as measuring
 from nitroctl.eif import verify
 from nitroctl.eif.certificate import holds_private_key
 from nitroctl.eif.format import Layout
-from nitroctl.eif.measure import METADATA_KEPT, Measurements
+from nitroctl.eif.measure import METADATA_KEPT
 from nitroctl.eif.metadata import parse as json_of
+from nitroctl.eif.pcr import Measurements
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -30,10 +30,11 @@ from isal.isal_zlib import crc32  # several times as fast as zlib's
 
 from nitroctl.base import progress
 from nitroctl.base.errors import EifError, NitroError
+from nitroctl.eif import signature
 from nitroctl.eif.boot import KERNEL_HEADER_SIZE
 from nitroctl.eif.format import CRC_OFFSET, SIGNATURE_MAX, Layout, SectionType, open_eif, read_layout
+from nitroctl.eif.pcr import Measurements, pcr_of
 
-DIGEST_SIZE = 48
 CHUNK = 1 << 20  # bytes handed on at a time: large against a thread's wake-up, small against the caches
 DEPTH = 8  # chunks under way at once
 
@@ -48,16 +49,6 @@ PROGRESS_FROM = 256 << 20
 Progress = Callable[[int], None]  # bytes done since the last call
 
 
-def extend(pcr: bytes, data: bytes) -> bytes:
-    """A PCR's value after it is extended: SHA384(pcr || data)."""
-    return hashlib.sha384(pcr + data).digest()
-
-
-def pcr_of(digest: bytes) -> bytes:
-    """The PCR whose content has this SHA-384 digest: the digest itself is hashed once more."""
-    return extend(bytes(DIGEST_SIZE), digest)
-
-
 def measure_file(path: Path) -> bytes:
     """What a PCR is whose content is one whole file, as `nitro-cli pcr --input` gives it."""
     try:
@@ -65,25 +56,6 @@ def measure_file(path: Path) -> bytes:
             return pcr_of(hashlib.file_digest(f, "sha384").digest())
     except OSError as e:
         raise NitroError(f"cannot read {path}: {e.strerror}") from e
-
-
-@dataclass(frozen=True)
-class Measurements:
-    """PCR values of 48 bytes. `pcr8` is None in an unsigned file (the PCR itself then is zero)."""
-
-    pcr0: bytes
-    pcr1: bytes
-    pcr2: bytes
-    pcr8: bytes | None = None
-
-    def items(self) -> list[tuple[str, str]]:
-        """("PCR0", lower-case hex) and so on, PCR8 only where there is one."""
-        values = [("PCR0", self.pcr0), ("PCR1", self.pcr1), ("PCR2", self.pcr2), ("PCR8", self.pcr8)]
-        return [(name, value.hex()) for name, value in values if value is not None]
-
-    def to_json(self) -> dict[str, str]:
-        """As nitro-cli prints them."""
-        return {"HashAlgorithm": "Sha384 { ... }", **dict(self.items())}
 
 
 class Ring:
@@ -301,6 +273,4 @@ def measure(path: Path) -> Measurements:
     found.check(path)
     if found.signature is None:
         return found.measurements
-    from nitroctl.eif import signature
-
     return signature.with_pcr8(found.measurements, signature.decode(found.signature, path), path)

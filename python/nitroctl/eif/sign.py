@@ -35,8 +35,9 @@ from nitroctl.eif.format import (
     open_eif,
     read_layout,
 )
-from nitroctl.eif.measure import CHUNK, Digests, Measurements, cmdline_nul, crc_mismatch, crc_of_gap, shown
+from nitroctl.eif.measure import CHUNK, Digests, cmdline_nul, crc_mismatch, crc_of_gap, shown
 from nitroctl.eif.output import replacing
+from nitroctl.eif.pcr import Measurements
 from nitroctl.eif.signature import Signature
 
 PEM_MAX = 1 << 20  # bytes of a key or certificate file

@@ -22,7 +22,7 @@ from typing import NoReturn
 
 from nitroctl.base.errors import EifError
 from nitroctl.eif.certificate import CURVES, Signer, read_certificate
-from nitroctl.eif.measure import DIGEST_SIZE, Measurements
+from nitroctl.eif.pcr import DIGEST_SIZE, Measurements
 
 # CBOR's major types (RFC 8949, section 3.1).
 UINT, NEGINT, BYTES, TEXT, ARRAY, MAP, TAG, SIMPLE = range(8)

@@ -14,7 +14,8 @@ from nitroctl.base.errors import EifError, NitroError
 from nitroctl.eif import boot
 from nitroctl.eif import measure as measuring
 from nitroctl.eif.format import SectionType
-from nitroctl.eif.measure import Measurements, Scan
+from nitroctl.eif.measure import Scan
+from nitroctl.eif.pcr import DIGEST_SIZE, Measurements
 
 
 class PcrMismatch(NitroError):
@@ -35,7 +36,7 @@ def verify(
     signing certificate must be valid. `file_rules_only`: whether the content can be booted is not asked.
     """
     found = judge(measuring.scan(path), now or datetime.now(UTC), path, file_rules_only=file_rules_only)
-    values = {0: found.pcr0, 1: found.pcr1, 2: found.pcr2, 8: found.pcr8 or bytes(measuring.DIGEST_SIZE)}
+    values = {0: found.pcr0, 1: found.pcr1, 2: found.pcr2, 8: found.pcr8 or bytes(DIGEST_SIZE)}
     for index, expected in (pcrs or {}).items():
         if values[index] != expected:
             raise PcrMismatch(f"{path}: PCR{index} is {values[index].hex()}, expected was {expected.hex()}")

@@ -23,7 +23,8 @@ import eifsigner as signer
 from nitroctl.base.errors import EifError
 from nitroctl.eif import signature
 from nitroctl.eif.describe import describe
-from nitroctl.eif.measure import Measurements, measure
+from nitroctl.eif.measure import measure
+from nitroctl.eif.pcr import Measurements
 from nitroctl.eif.verify import verify as verify_all
 
 PCR0 = bytes.fromhex(model.TINY_PCRS[0])

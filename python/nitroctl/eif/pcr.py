@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: MIT
+"""A PCR's value: how it follows from what is measured, and those of one EIF together."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+DIGEST_SIZE = 48  # bytes of SHA-384
+
+
+def extend(pcr: bytes, data: bytes) -> bytes:
+    """A PCR's value after it is extended: SHA384(pcr || data)."""
+    return hashlib.sha384(pcr + data).digest()
+
+
+def pcr_of(digest: bytes) -> bytes:
+    """The PCR whose content has this SHA-384 digest: the digest itself is hashed once more."""
+    return extend(bytes(DIGEST_SIZE), digest)
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """PCR values of 48 bytes. `pcr8` is None in an unsigned file (the PCR itself then is zero)."""
+
+    pcr0: bytes
+    pcr1: bytes
+    pcr2: bytes
+    pcr8: bytes | None = None
+
+    def items(self) -> list[tuple[str, str]]:
+        """("PCR0", lower-case hex) and so on, PCR8 only where there is one."""
+        values = [("PCR0", self.pcr0), ("PCR1", self.pcr1), ("PCR2", self.pcr2), ("PCR8", self.pcr8)]
+        return [(name, value.hex()) for name, value in values if value is not None]
+
+    def to_json(self) -> dict[str, str]:
+        """As nitro-cli prints them."""
+        return {"HashAlgorithm": "Sha384 { ... }", **dict(self.items())}
