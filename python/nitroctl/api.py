@@ -96,8 +96,7 @@ class Enclave:
         log_dir: StrPath | None = None,
     ) -> None:
         from nitroctl.enclaves import qemu as options
-        from nitroctl.toolchain import plugin
-        from nitroctl.toolchain import tree as build
+        from nitroctl.toolchain import plugin, tree
 
         if qemu is not None and qemu_build is not None:
             raise UsageError("qemu_build chooses a QEMU, and so does qemu")
@@ -105,7 +104,7 @@ class Enclave:
         self._request = EnclaveConfig(
             eif=Path(eif),
             qemu=program,
-            backend=Path(vsock_backend) if vsock_backend is not None else build.locate("vsock"),
+            backend=Path(vsock_backend) if vsock_backend is not None else tree.locate("vsock"),
             name=name,
             memory_mib=options.parse_memory(memory) if isinstance(memory, str) else memory,
             memory_check=memory_check,

@@ -16,8 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from nitroctl.toolchain import cache, source
-from nitroctl.toolchain import tree as build
+from nitroctl.toolchain import cache, source, tree
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "nitroctl"
@@ -94,10 +93,10 @@ def checkpatch() -> Path:
     """The script in the newest QEMU source that there is."""
     newest = sorted(source.SERIES, key=lambda name: [int(n) for n in name.split(".")], reverse=True)
     for series in newest:
-        tree = cache.current(f"qemu-source-{series}")
-        if tree:
-            return tree / "scripts/checkpatch.pl"
-    built = build.manifest()
+        found = cache.current(f"qemu-source-{series}")
+        if found:
+            return found / "scripts/checkpatch.pl"
+    built = tree.manifest()
     assert built is not None, "no QEMU source for its checkpatch.pl: run `nitroctl build`"
     return Path(built.source_dir) / "scripts/checkpatch.pl"
 

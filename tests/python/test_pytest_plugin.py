@@ -156,7 +156,7 @@ def test_it(nitro_enclave):
 def test_what_is_missing_is_made(session: Any, bench: Bench, pytester: pytest.Pytester) -> None:
     pytester.makeconftest(f"""
 from pathlib import Path
-from nitroctl.toolchain import tree as build, plugin
+from nitroctl.toolchain import plugin, tree
 from nitroctl.commands import demonstration as demo
 from nitroctl.base import errors
 
@@ -172,7 +172,7 @@ def programs():
     made.append(1)
 
 plugin.choose = lambda kind=None: found({os.fspath(bench.qemu)!r})
-build.locate = lambda what: found({os.fspath(bench.backend)!r})
+tree.locate = lambda what: found({os.fspath(bench.backend)!r})
 demo.programs = programs
 """)
     test = "def test_it(nitro_enclave): nitro_enclave(EIF); nitro_enclave(EIF)"

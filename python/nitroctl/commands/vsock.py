@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
 
-    from nitroctl.vsock import sockets as vsock_module
+    from nitroctl.vsock import sockets
 
 STDIN, STDOUT = 0, 1
 
@@ -40,13 +40,12 @@ def connect(name: str, port: int, timeout: float | None) -> None:
     the connection has been closed, 1 if it was refused or reset.
     """
     from nitroctl.enclaves import records
-    from nitroctl.vsock import pipe
-    from nitroctl.vsock import sockets as vsock_module
+    from nitroctl.vsock import pipe, sockets
 
     found = records.find(name, running=True)
     try:
-        connection = vsock_module.connect(found.uds, port, timeout=timeout)
-    except vsock_module.PortRefused as e:
+        connection = sockets.connect(found.uds, port, timeout=timeout)
+    except sockets.PortRefused as e:
         raise EnclaveError(f"nobody listens on port {port} of enclave {name}") from e
     with connection, pipe.wakeup() as wake:
         pipe.join(connection, STDIN, STDOUT, wake=wake)
@@ -63,8 +62,7 @@ def listen(name: str, port: int, keep: bool) -> None:
     Exit status: 0 when it has been closed, 1 if it was reset or the enclave ended before it came.
     """
     from nitroctl.enclaves import records
-    from nitroctl.vsock import pipe
-    from nitroctl.vsock import sockets as vsock_module
+    from nitroctl.vsock import pipe, sockets
 
     found = records.find(name, running=True)
     signal.signal(signal.SIGTERM, _terminated)
@@ -74,7 +72,7 @@ def listen(name: str, port: int, keep: bool) -> None:
             raise EnclaveError(f"enclave {name} has just ended")
         stack.callback(os.close, enclave)
         with _signals_later():  # no socket file without somebody to remove it
-            listener = stack.enter_context(vsock_module.listen(found.uds, port))
+            listener = stack.enter_context(sockets.listen(found.uds, port))
         wake = stack.enter_context(pipe.wakeup())
         while True:
             with _accept(listener, enclave, wake, name) as connection:
@@ -98,7 +96,7 @@ def _signals_later() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _accept(listener: vsock_module.Listener, enclave: int, wake: int, name: str) -> socket.socket:
+def _accept(listener: sockets.Listener, enclave: int, wake: int, name: str) -> socket.socket:
     connection = listener.socket.fileno()
     while connection not in (ready := select.select([connection, enclave, wake], [], [])[0]):
         if enclave in ready:

@@ -59,7 +59,7 @@ from nitroctl.testing.lab import (
     check_equal,
     heartbeat_listener,
 )
-from nitroctl.vsock import sockets as vsock
+from nitroctl.vsock import sockets
 
 __all__ = ["CHECKS", "Check", "Outcome", "perform", "selected"]
 
@@ -411,9 +411,9 @@ def memory_above_4g(lab: Lab) -> None:
         with lab.agent(memory=memory) as (guest, client):
             got = int(client.facts("mem")["high"])
             check(got > (high << 20) * 0.9, f"-m {memory}: only {got} KiB lie above 4 GiB")
-            with vsock.listen(guest.uds, 5000) as listener:
+            with sockets.listen(guest.uds, 5000) as listener:
                 listener.socket.settimeout(LIMIT)
-                client.start("high-source", vsock.PARENT_CID, 5000, 1 << 20, 7)
+                client.start("high-source", sockets.PARENT_CID, 5000, 1 << 20, 7)
                 with listener.accept() as stream:
                     stream.settimeout(LIMIT)
                     data = agent.receive_all(stream)
@@ -439,9 +439,9 @@ def vsock_both_ways(lab: Lab) -> None:
     arrive as they were sent; half-closes pass in both directions."""
     size = 1 << 20
     with lab.agent() as (guest, client):
-        with vsock.listen(guest.uds, 5000) as listener:
+        with sockets.listen(guest.uds, 5000) as listener:
             listener.socket.settimeout(LIMIT)
-            client.start("dial", vsock.PARENT_CID, 5000, "source", size, 3)
+            client.start("dial", sockets.PARENT_CID, 5000, "source", size, 3)
             with listener.accept() as stream:
                 stream.settimeout(LIMIT)
                 check(agent.receive_all(stream) == agent.pattern(3, size), "the enclave's bytes are damaged")
@@ -449,7 +449,7 @@ def vsock_both_ways(lab: Lab) -> None:
             check_equal((report["sent"], report["errno"]), (size, 0), "what the enclave sent")
         client.probe("echo-listen", 8000)
         sent = agent.pattern(4, size)
-        with vsock.connect(guest.uds, 8000, timeout=LIMIT) as stream:
+        with sockets.connect(guest.uds, 8000, timeout=LIMIT) as stream:
             stream.settimeout(LIMIT)
             writer = threading.Thread(target=_send_all, args=(stream, sent))
             writer.start()
@@ -473,11 +473,11 @@ def vsock_refusals(lab: Lab) -> None:
     from errno import ECONNRESET
 
     with lab.agent() as (guest, client):
-        for cid in (vsock.PARENT_CID, 5):
+        for cid in (sockets.PARENT_CID, 5):
             report = client.facts("connect", cid, 4321)
             check_equal(int(report["errno"]), ECONNRESET, f"connecting to CID {cid}")
-        with contextlib.suppress(vsock.PortRefused):
-            vsock.connect(guest.uds, 4321, timeout=LIMIT).close()
+        with contextlib.suppress(sockets.PortRefused):
+            sockets.connect(guest.uds, 4321, timeout=LIMIT).close()
             raise CheckFailed("a connection to a port of the enclave that nobody serves was made")
 
 
@@ -668,14 +668,14 @@ def two_at_once(lab: Lab) -> None:
     eif = lab.image("agent")
     with lab.run(eif) as one, lab.run(eif) as two:
         cids = []
-        sockets = [one.uds(), two.uds()]
-        check(sockets[0] != sockets[1], "both have the same socket")
-        for run, uds in zip((one, two), sockets, strict=True):
+        paths = [one.uds(), two.uds()]
+        check(paths[0] != paths[1], "both have the same socket")
+        for run, uds in zip((one, two), paths, strict=True):
             with run.agent(uds) as client:
                 cids.append(int(client.facts("id")["cid"]))
-        check_equal(cids, [int(uds.parent.name) for uds in sockets], "the guests' CIDs")
+        check_equal(cids, [int(uds.parent.name) for uds in paths], "the guests' CIDs")
         check_equal(sorted(cids), [16, 17], "the lowest free CIDs")
-        for run, uds in zip((one, two), sockets, strict=True):
+        for run, uds in zip((one, two), paths, strict=True):
             with contextlib.suppress(AgentGone), agent.Agent(uds, timeout=LIMIT) as client:
                 client.exit(0)
             run.check_ends(0)

@@ -56,8 +56,7 @@ def _accelerator() -> Finding:
 
 def _qemu() -> list[Finding]:
     """The plugin and the tree build; one of them is enough."""
-    from nitroctl.toolchain import plugin
-    from nitroctl.toolchain import tree as build
+    from nitroctl.toolchain import plugin, tree
 
     built = plugin.manifest()
     reason = plugin.misfit(built) if built else None
@@ -70,19 +69,18 @@ def _qemu() -> list[Finding]:
     else:
         text = f"{built.launcher}, for {built.package} {built.version}"
         findings = [Finding("QEMU plugin", "ok", text)]
-    tree = _located("QEMU tree", lambda: build.locate("qemu"), needed=not usable)
-    if usable and tree.state == "lacks":
-        return [*findings, Finding("QEMU tree", "slow", "not built; the plugin does", tree.mend)]
-    return [*findings, tree, _firmware()]
+    own = _located("QEMU tree", lambda: tree.locate("qemu"), needed=not usable)
+    if usable and own.state == "lacks":
+        return [*findings, Finding("QEMU tree", "slow", "not built; the plugin does", own.mend)]
+    return [*findings, own, _firmware()]
 
 
 def _firmware() -> Finding:
     """Of the tree build; the distribution's QEMU brings its own."""
-    from nitroctl.toolchain import source
-    from nitroctl.toolchain import tree as build
+    from nitroctl.toolchain import source, tree
 
     try:
-        folder = build.locate("qemu").resolve().parents[1] / "share/qemu"
+        folder = tree.locate("qemu").resolve().parents[1] / "share/qemu"
     except NitroError:
         return Finding("firmware", "lacks", "comes with the QEMU tree", "nitroctl build", needed_to_run=True)
     absent = [name for name in source.FIRMWARE_FILES if not (folder / name).is_file()]
@@ -93,9 +91,9 @@ def _firmware() -> Finding:
 
 
 def _backend() -> Finding:
-    from nitroctl.toolchain import tree as build
+    from nitroctl.toolchain import tree
 
-    return _located("vsock backend", lambda: build.locate("vsock"), needed=True)
+    return _located("vsock backend", lambda: tree.locate("vsock"), needed=True)
 
 
 def _kernels() -> list[Finding]:

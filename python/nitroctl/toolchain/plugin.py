@@ -28,8 +28,7 @@ from typing import Any, Literal
 from nitroctl.base import elf, proc, progress
 from nitroctl.base.config import source_root
 from nitroctl.base.errors import CommandFailed, NitroError
-from nitroctl.toolchain import cache, packages
-from nitroctl.toolchain import tree as build
+from nitroctl.toolchain import cache, packages, tree
 from nitroctl.toolchain.source import LINK, NO_DEVICES, Source, find_source, package_source, plain_name
 from nitroctl.toolchain.steps import BuildFailed, ninja, toolchain
 from nitroctl.toolchain.tree import QEMU
@@ -223,7 +222,7 @@ def _configure_options(source: Source, package_string: str) -> list[str]:
     except OSError as e:
         raise NitroError(f"{source.root} is no source package of Debian's: {e.strerror}: {e.filename}") from e
     named = {re.sub(r"=.*$", "", option) for option in layout}
-    common = [o for o in build.configure_options(source.series, source.root, False)
+    common = [o for o in tree.configure_options(source.series, source.root, False)
               if o not in NO_DEVICES and re.sub(r"=.*$", "", o) not in named]
     return [*common, *layout, f"--with-pkgversion={package_string}"]
 
@@ -240,36 +239,36 @@ def build_plugin(
     package_string = _package_string(found)
     if source is not None and source.suffix != ".dsc":
         raise NitroError(f"--source {source}: the plugin is built from a source package's .dsc")
-    tree = find_source(source, None) if source else package_source(found.source_version)
-    tools = toolchain(packages.BUILD + tree.series.needs)
-    configure = _configure_options(tree, package_string)
-    configured = cache.digest_text(tree.key, *configure, json.dumps(tools, sort_keys=True))
-    build_key = f"{plain_name(tree.version)}-{configured[:12]}-plugin"
+    sources = find_source(source, None) if source else package_source(found.source_version)
+    tools = toolchain(packages.BUILD + sources.series.needs)
+    configure = _configure_options(sources, package_string)
+    configured = cache.digest_text(sources.key, *configure, json.dumps(tools, sort_keys=True))
+    build_key = f"{plain_name(sources.version)}-{configured[:12]}-plugin"
     build_dir = cache.entry("qemu-build", build_key)
     launcher = source_root() / LAUNCHER
 
     def product_key(overlay: str) -> str:
         content = cache.digest_text(configured, overlay, cache.digest_file(launcher), os.fspath(found.path),
                                     found.build_id, found.version)
-        return f"{plain_name(tree.version)}-{content[:16]}"
+        return f"{plain_name(sources.version)}-{content[:16]}"
 
-    key = product_key(build.overlay_digest(source_root()))
+    key = product_key(tree.overlay_digest(source_root()))
     manifest = Manifest.load(cache.entry("plugin", key))
     if manifest and manifest.launcher.is_file():
         cache.set_current(POINTER, "plugin", key)
         return manifest
 
-    with cache.lock("qemu-source", tree.key) as a, cache.lock("qemu-build", build_key) as b:
+    with cache.lock("qemu-source", sources.key) as a, cache.lock("qemu-build", build_key) as b:
         if not build_dir.is_dir():
             cache.need_space(SPACE_BUILD, what="building the plugin")
-        build.sync_copy(build.OVERLAY, source_root(), tree.root / LINK)
-        overlay = build.overlay_digest(tree.root / LINK)
-        log = cache.log_path(f"plugin-{tree.series.name}")
+        tree.sync_copy(tree.OVERLAY, source_root(), sources.root / LINK)
+        overlay = tree.overlay_digest(sources.root / LINK)
+        log = cache.log_path(f"plugin-{sources.series.name}")
         log.unlink(missing_ok=True)
-        build.configure_tree(tree, build_dir, configure, log, (a, b))
+        tree.configure_tree(sources, build_dir, configure, log, (a, b))
         cache.set_current("qemu-build-plugin", "qemu-build", build_key)
-        ninja(build_dir, [TARGET], f"Building the plugin for QEMU {tree.version}", jobs, log, (a, b),
-              build.originals(LINK))
+        ninja(build_dir, [TARGET], f"Building the plugin for QEMU {sources.version}", jobs, log, (a, b),
+              tree.originals(LINK))
         key = product_key(overlay)
 
         def fill(folder: Path) -> None:
@@ -278,18 +277,18 @@ def build_plugin(
             shutil.copy(build_dir / TARGET, folder / "lib" / PLUGIN)
             compile_launcher(launcher, found, folder / "bin" / QEMU)
             # All symbols at once: a missing one is found here and not in the middle of a run.
-            build.check_machine(folder / "bin" / QEMU, env={"LD_BIND_NOW": "1"})
+            tree.check_machine(folder / "bin" / QEMU, env={"LD_BIND_NOW": "1"})
             made = Manifest(
                 key=key,
                 qemu=os.fspath(found.path),
                 build_id=found.build_id,
                 package=found.package,
                 version=found.version,
-                series=tree.series.name,
-                source=tree.origin,
-                source_dir=os.fspath(tree.root),
+                series=sources.series.name,
+                source=sources.origin,
+                source_dir=os.fspath(sources.root),
                 overlay=overlay,
-                graft=cache.digest_file(tree.series.graft),
+                graft=cache.digest_file(sources.series.graft),
                 configure=configure,
                 tools=tools,
                 build_dir=os.fspath(build_dir),
@@ -357,7 +356,7 @@ def locate() -> Path:
 def any_qemu() -> Path:
     """The QEMU of the tree's build, else the plugin's launcher. Raises NitroError with what makes them."""
     try:
-        return build.locate("qemu")
+        return tree.locate("qemu")
     except NitroError:
         if manifest() is None:
             raise
@@ -375,7 +374,7 @@ def choose(kind: Kind | None = None) -> Path:
         if kind == "plugin":
             return locate()
         try:
-            return build.locate("qemu")
+            return tree.locate("qemu")
         except NitroError as e:
             if kind is None:
                 e.hint = f"{e.hint}, or, for the QEMU that is installed, nitroctl build --plugin"
@@ -390,8 +389,8 @@ def choose(kind: Kind | None = None) -> Path:
         if kind == "plugin":
             raise
         try:
-            tree = build.locate("qemu")
+            own = tree.locate("qemu")
         except NitroError:
             raise e from None
         progress.say(f"that failed ({str(e).splitlines()[0]}): using the tree build")
-        return tree
+        return own

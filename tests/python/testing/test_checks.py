@@ -20,7 +20,7 @@ from nitroctl.base import progress
 from nitroctl.base.errors import NitroError
 from nitroctl.commands import test as command
 from nitroctl.testing import checks
-from nitroctl.toolchain import tree as build
+from nitroctl.toolchain import tree
 from nitroctl.toolchain.steps import tool
 
 
@@ -112,7 +112,7 @@ def loud() -> Iterator[None]:
 
 
 @pytest.fixture
-def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def meson_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A meson tree with three "qtests": one that passes, one with a failing point, one that crashes."""
     source = tmp_path / "source"
     source.mkdir()
@@ -130,11 +130,11 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     built = tmp_path / "build"
     subprocess.run([tool("meson"), "setup", built, source], check=True, capture_output=True)
     manifest = SimpleNamespace(build_dir=str(built), qtests=[f"some/folder/{name}" for name in scripts])
-    monkeypatch.setattr(build, "manifest", lambda *, sanitize, series: manifest)
+    monkeypatch.setattr(tree, "manifest", lambda *, sanitize, series: manifest)
     return built
 
 
-def test_qtests_run_through_meson(tree: Path) -> None:
+def test_qtests_run_through_meson(meson_tree: Path) -> None:
     done = CliRunner().invoke(command.test, ["qtest", "--json"])
     results = {r["name"]: r for r in json.loads(done.stdout)}
     assert {name: r["result"] for name, r in results.items()} == {
@@ -144,12 +144,12 @@ def test_qtests_run_through_meson(tree: Path) -> None:
     assert "not ok 2 - /b" in results["bad-test"]["detail"]
     assert "because" in results["bad-test"]["detail"]
     assert "killed by SIGSEGV" in results["crash-test"]["detail"]
-    assert f"{tree}/meson-logs" in results["bad-test"]["detail"]
+    assert f"{meson_tree}/meson-logs" in results["bad-test"]["detail"]
 
 
-def test_a_qtest_that_meson_does_not_know(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    manifest = SimpleNamespace(build_dir=str(tree), qtests=["absent-test"])
-    monkeypatch.setattr(build, "manifest", lambda *, sanitize, series: manifest)
+def test_a_qtest_that_meson_does_not_know(meson_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest = SimpleNamespace(build_dir=str(meson_tree), qtests=["absent-test"])
+    monkeypatch.setattr(tree, "manifest", lambda *, sanitize, series: manifest)
     done = CliRunner().invoke(command.test, ["qtest", "--json"])
     (result,) = json.loads(done.stdout)
     assert result["result"] == "fail"
@@ -160,7 +160,7 @@ def test_a_qtest_that_meson_does_not_know(tree: Path, monkeypatch: pytest.Monkey
 def test_without_a_built_tree_the_command_to_build_it_is_named(
     monkeypatch: pytest.MonkeyPatch, sanitize: bool
 ) -> None:
-    monkeypatch.setattr(build, "manifest", lambda *, sanitize, series: None)
+    monkeypatch.setattr(tree, "manifest", lambda *, sanitize, series: None)
     done = CliRunner().invoke(command.test, ["qtest", *(["--sanitize"] if sanitize else [])])
     assert isinstance(done.exception, NitroError)
     assert done.exception.hint == ("nitroctl build --sanitize" if sanitize else "nitroctl build")

@@ -23,8 +23,7 @@ from click.testing import CliRunner
 from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.commands.build import build as build_command
 from nitroctl.commands.which import which as which_command
-from nitroctl.toolchain import cache, packages, source, steps
-from nitroctl.toolchain import tree as build
+from nitroctl.toolchain import cache, packages, source, steps, tree
 from nitroctl.toolchain.steps import BuildFailed, NinjaOutput, configure_reasons
 from nitroctl.toolchain.tree import BuildOptions, build_qemu
 
@@ -146,17 +145,17 @@ class Stage:
         self.steps_file.unlink(missing_ok=True)
         return ["configure" if line.startswith("configure ") else line for line in lines]
 
-    def build(self, **options: object) -> build.Manifest:
+    def build(self, **options: object) -> tree.Manifest:
         return build_qemu(BuildOptions(**{"source": self.tarball, **options}))  # type: ignore[arg-type]
 
 
 def use_stage(stage: Stage, setattr: Callable[[object, str, object], None]) -> None:
     """Let nitroctl take the stage's checkout for its own sources, and not look at this host's tools."""
-    for module in (build, source):
+    for module in (tree, source):
         setattr(module, "source_root", lambda: stage.checkout)
         setattr(module, "toolchain", lambda needs: {"cc": "12.2.0"})
     # What is linked into the environment that runs the tests is none of theirs.
-    setattr(build, "default_prefix", lambda: stage.checkout.parent / "prefix")
+    setattr(tree, "default_prefix", lambda: stage.checkout.parent / "prefix")
 
 
 @pytest.fixture
@@ -189,7 +188,7 @@ def test_a_product_is_complete(stage: Stage) -> None:
     ).stdout[:64]
     assert "--without-default-devices" in made.configure
     assert json.loads((made.root / "manifest.json").read_text())["key"] == made.key
-    assert build.locate("qemu") == made.qemu
+    assert tree.locate("qemu") == made.qemu
     assert not (Path(made.source_dir) / "roms").exists()
 
 
@@ -269,7 +268,7 @@ def test_sanitized_and_plain_are_two(stage: Stage) -> None:
     assert plain.key != sanitized.key and plain.build_dir != sanitized.build_dir
     assert plain.source_dir == sanitized.source_dir
     assert {"--enable-asan", "--enable-ubsan"} <= set(sanitized.configure) - set(plain.configure)
-    assert build.locate("qemu") == plain.qemu and build.locate("qemu", sanitize=True) == sanitized.qemu
+    assert tree.locate("qemu") == plain.qemu and tree.locate("qemu", sanitize=True) == sanitized.qemu
 
 
 def test_prune_after_builds_keeps_what_is_current(stage: Stage) -> None:
@@ -335,7 +334,7 @@ def test_an_error_of_the_compiler(stage: Stage) -> None:
     assert str(caught.value.log) in str(caught.value)
     assert "FAILED" in caught.value.log.read_text()
     with pytest.raises(NitroError, match="nitroctl"):
-        build.locate("qemu")
+        tree.locate("qemu")
     write(stage.checkout / "hw" / "nitro.c", "nitro-enclave   fixed\n")
     stage.build()
 
@@ -622,19 +621,19 @@ def program(kind: str, key: str, name: str) -> Path:
 
 
 def test_links(stage: Stage) -> None:
-    old, new = program("qemu", "old", build.QEMU), program("qemu", "new", build.QEMU)
+    old, new = program("qemu", "old", tree.QEMU), program("qemu", "new", tree.QEMU)
     prefix = stage.tmp / "prefix"
-    link = prefix / "bin" / build.QEMU
-    assert build.link_programs([old], prefix) == [(link, old, True)]
-    assert build.link_programs([old], prefix) == [(link, old, False)]
-    assert build.link_programs([new], prefix) == [(link, new, True)]
+    link = prefix / "bin" / tree.QEMU
+    assert tree.link_programs([old], prefix) == [(link, old, True)]
+    assert tree.link_programs([old], prefix) == [(link, old, False)]
+    assert tree.link_programs([new], prefix) == [(link, new, True)]
     assert link.resolve() == new
 
 
 def test_a_linked_program_is_not_pruned(stage: Stage) -> None:
-    old = program("qemu", "old", build.QEMU)
-    build.link_programs([old], stage.tmp / "prefix")
-    program("qemu", "new", build.QEMU)
+    old = program("qemu", "old", tree.QEMU)
+    tree.link_programs([old], stage.tmp / "prefix")
+    program("qemu", "new", tree.QEMU)
     cache.prune()
     assert old.is_file()
 
@@ -645,49 +644,49 @@ def test_the_backend_is_rebuilt_when_the_environment_that_configured_it_is_gone(
     """A stand-in of one C file, real meson and ninja."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root = tmp_path / "checkout"
-    code = root / "contrib" / build.BACKEND / "main.c"
-    folders = "".join(f"subdir('contrib/{name}')\n" for name in (build.BACKEND, build.PRELOAD))
+    code = root / "contrib" / tree.BACKEND / "main.c"
+    folders = "".join(f"subdir('contrib/{name}')\n" for name in (tree.BACKEND, tree.PRELOAD))
     write(root / "meson.build", f"project('x', 'c')\n{folders}")
-    write(code.parent / "meson.build", f"executable('{build.BACKEND}', 'main.c')\n")
-    library = root / "contrib" / build.PRELOAD
+    write(code.parent / "meson.build", f"executable('{tree.BACKEND}', 'main.c')\n")
+    library = root / "contrib" / tree.PRELOAD
     write(library / "preload.c", "int preloaded;\n")
-    module = f"shared_module('{build.PRELOAD}', 'preload.c', name_prefix: '')\n"
+    module = f"shared_module('{tree.PRELOAD}', 'preload.c', name_prefix: '')\n"
     write(library / "meson.build", module)
     write(code, "int main(void) { return 3; }\n")
-    monkeypatch.setattr(build, "source_root", lambda: root)
+    monkeypatch.setattr(tree, "source_root", lambda: root)
     # An environment of its own, whose meson is only known there.
     gone = tmp_path / "venv" / "meson"
     gone.parent.mkdir()
     shutil.copy(steps.tool("meson"), gone)
     here = steps.tool
     with monkeypatch.context() as patch:
-        patch.setattr(build, "tool", lambda name: str(gone) if name == "meson" else here(name))
-        made = build.build_backend()
+        patch.setattr(tree, "tool", lambda name: str(gone) if name == "meson" else here(name))
+        made = tree.build_backend()
         assert subprocess.run([made]).returncode == 3
-        assert (made.parents[1] / "lib" / f"{build.PRELOAD}.so").is_file()
+        assert (made.parents[1] / "lib" / f"{tree.PRELOAD}.so").is_file()
     gone.unlink()
     write(code, "int main(void) { return 4; }\n")
-    (code.parent / "meson.build").write_text(f"# later\nexecutable('{build.BACKEND}', 'main.c')\n")
-    assert subprocess.run([build.build_backend()]).returncode == 4
+    (code.parent / "meson.build").write_text(f"# later\nexecutable('{tree.BACKEND}', 'main.c')\n")
+    assert subprocess.run([tree.build_backend()]).returncode == 4
 
 
 def test_a_file_in_the_way_of_a_link_stays(stage: Stage) -> None:
-    made = program("qemu", "a", build.QEMU)
-    theirs = stage.tmp / "prefix" / "bin" / build.QEMU
+    made = program("qemu", "a", tree.QEMU)
+    theirs = stage.tmp / "prefix" / "bin" / tree.QEMU
     write(theirs, "the distribution's")
     with pytest.raises(NitroError, match="exists and is no link"):
-        build.link_programs([made], stage.tmp / "prefix")
+        tree.link_programs([made], stage.tmp / "prefix")
     assert theirs.read_text() == "the distribution's"
 
 
 def test_the_commands(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = stage.tmp / "prefix"
-    backend = program("vsock", "key", build.BACKEND)
-    monkeypatch.setattr(build, "build_backend", lambda **options: backend)
+    backend = program("vsock", "key", tree.BACKEND)
+    monkeypatch.setattr(tree, "build_backend", lambda **options: backend)
     arguments = ["--source", str(stage.tarball), "--prefix", str(prefix)]
     result = CliRunner().invoke(build_command, arguments, catch_exceptions=False)
     assert result.exit_code == 0
-    for name in (build.QEMU, build.BACKEND):
+    for name in (tree.QEMU, tree.BACKEND):
         assert f"linked {prefix}/bin/{name} -> " in result.output
         assert (prefix / "bin" / name).is_file()
     result = CliRunner().invoke(build_command, [*arguments, "--json"], catch_exceptions=False)
@@ -698,7 +697,7 @@ def test_the_commands(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     # The library that an older nitroctl has not built is said to be absent.
     result = CliRunner().invoke(which_command, ["preload"])
     assert isinstance(result.exception, NitroError) and result.exception.hint == "nitroctl build"
-    library = backend.parents[1] / "lib" / f"{build.PRELOAD}.so"
+    library = backend.parents[1] / "lib" / f"{tree.PRELOAD}.so"
     write(library, "")
     assert CliRunner().invoke(which_command, ["preload"]).output == f"{library}\n"
 

@@ -19,8 +19,7 @@ from nitroctl.base.errors import NitroError
 from nitroctl.commands.build import build as build_command
 from nitroctl.commands.run import run as run_command
 from nitroctl.commands.which import which as which_command
-from nitroctl.toolchain import cache, packages, plugin
-from nitroctl.toolchain import tree as build
+from nitroctl.toolchain import cache, packages, plugin, tree
 from nitroctl.toolchain.plugin import Installed, Manifest
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -218,7 +217,7 @@ def test_a_folder_on_path_that_may_not_be_looked_into(
             raise PermissionError(13, os.strerror(13), path)
         return really_stat(path, *more, **others)
 
-    program = tmp_path / build.QEMU
+    program = tmp_path / tree.QEMU
     program.touch(0o755)
     monkeypatch.setattr(os, "stat", refusing)  # root may look everywhere
     monkeypatch.setenv("PATH", f"/locked{os.pathsep}{tmp_path}")
@@ -320,7 +319,7 @@ class Built:
 
         def fill(folder: Path) -> None:
             (folder / "bin").mkdir()
-            (folder / "bin" / build.QEMU).touch()
+            (folder / "bin" / tree.QEMU).touch()
             cache.write_json(folder / "manifest.json", dataclasses.asdict(made))
 
         cache.build_entry("plugin", made.key, fill, name=plugin.POINTER)
@@ -329,11 +328,11 @@ class Built:
     def make_tree(self) -> Path:
         def fill(folder: Path) -> None:
             (folder / "bin").mkdir()
-            program = folder / "bin" / build.QEMU
+            program = folder / "bin" / tree.QEMU
             program.touch()
             program.chmod(0o755)
 
-        return cache.build_entry("qemu", "tree", fill) / "bin" / build.QEMU
+        return cache.build_entry("qemu", "tree", fill) / "bin" / tree.QEMU
 
     def build_plugin(self, qemu: Path | None = None) -> Manifest:
         self.rebuilt.append(qemu)
@@ -345,7 +344,7 @@ class Built:
 @pytest.fixture
 def built(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Built:
     monkeypatch.setenv("XDG_CACHE_HOME", str(stage.tmp / "cache"))
-    monkeypatch.setattr(build, "default_prefix", lambda: stage.tmp / "prefix")
+    monkeypatch.setattr(tree, "default_prefix", lambda: stage.tmp / "prefix")
     made = Built(stage)
     monkeypatch.setattr(plugin, "build_plugin", made.build_plugin)
     return made
