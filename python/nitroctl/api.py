@@ -95,7 +95,9 @@ class Enclave:
         keep: bool = False,
         log_dir: StrPath | None = None,
     ) -> None:
-        from nitroctl.enclaves import qemu as options
+        from nitroctl.base.accelerator import Accelerator
+        from nitroctl.base.memory import parse_memory
+        from nitroctl.enclaves.qemu import signs_documents
         from nitroctl.toolchain import plugin, tree
 
         if qemu is not None and qemu_build is not None:
@@ -106,7 +108,7 @@ class Enclave:
             qemu=program,
             backend=Path(vsock_backend) if vsock_backend is not None else tree.locate("vsock"),
             name=name,
-            memory_mib=options.parse_memory(memory) if isinstance(memory, str) else memory,
+            memory_mib=parse_memory(memory) if isinstance(memory, str) else memory,
             memory_check=memory_check,
             cpus=cpus,
             cid=cid,
@@ -114,10 +116,10 @@ class Enclave:
             instance_id=instance_id,
             append=append,
             boot_timeout=boot_timeout,
-            accel=None if accel is None else options.Accelerator(accel, "asked for"),
+            accel=None if accel is None else Accelerator(accel, "asked for"),
             debug=debug_mode,
             ignore_signature=ignore_signature,
-            chain_days=ca_days if qemu is None or options.signs_documents(program) else None,
+            chain_days=ca_days if qemu is None or signs_documents(program) else None,
             document_form=document_form,
             forwards=forwards(
                 texts("publish", publish),

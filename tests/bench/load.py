@@ -26,9 +26,8 @@ from pathlib import Path
 
 from common import Series, alternate, parts, seconds_of, table, warm
 
-from nitroctl.base import proc, progress
+from nitroctl.base import accelerator, proc, progress
 from nitroctl.eif import testimage
-from nitroctl.enclaves import qemu
 from nitroctl.toolchain import tree
 
 BOOT_LIMIT = 180  # seconds without a console byte before a run counts as failed
@@ -82,7 +81,7 @@ def nitro(binary: Path, eif: Path, memory: str, folder: Path) -> float:
         return first_byte(
             [
                 os.fspath(binary), "-M", "nitro-enclave,vsock=c", "-kernel", os.fspath(eif), "-m", memory,
-                "-accel", qemu.accelerator().name, "-chardev", f"socket,id=c,path={socket}",
+                "-accel", accelerator.choose().name, "-chardev", f"socket,id=c,path={socket}",
                 "-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot",
             ]
         )  # fmt: skip
@@ -93,7 +92,7 @@ def microvm(binary: Path, kernel: Path, cmdline: str, initramfs: int, memory: st
         [
             os.fspath(binary), "-M", "microvm,acpi=off,memory-backend=m", "-cpu", "max",
             "-object", f"memory-backend-memfd,id=m,size={memory},share=on", "-m", memory,
-            "-accel", qemu.accelerator().name, "-kernel", os.fspath(kernel), "-append", cmdline,
+            "-accel", accelerator.choose().name, "-kernel", os.fspath(kernel), "-append", cmdline,
             "-initrd", f"/proc/self/fd/{initramfs}", "-nodefaults",
             "-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot",
         ],
@@ -139,7 +138,7 @@ def main() -> None:
         else:
             rows.append(("upstream beyond microvm", "not measured: UPSTREAM_QEMU names no QEMU"))
         megabytes = eif.stat().st_size / 1e6
-        table(f"Loading an EIF of {megabytes:.0f} MB in two ramdisks ({qemu.accelerator().name})", rows)
+        table(f"Loading an EIF of {megabytes:.0f} MB in two ramdisks ({accelerator.choose().name})", rows)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

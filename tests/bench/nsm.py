@@ -19,7 +19,7 @@ from pathlib import Path
 import cbor2
 from common import Series, alternate, table
 
-from nitroctl.enclaves import qemu
+from nitroctl.base import accelerator
 from nitroctl.testing.lab import Lab
 from nitroctl.toolchain import cache, tree
 
@@ -92,7 +92,7 @@ def main() -> None:
     rows.append(("document, no guest", f"{host['documents/s']:8.0f}/s"))
     ratio = host["signatures/s"] / host["documents/s"]
     rows.append(("bare P-384 signature", f"{host['signatures/s']:8.0f}/s   a document costs {ratio:.2f}"))
-    table(f"NSM requests from one guest thread ({qemu.accelerator().name})", rows)
+    table(f"NSM requests from one guest thread ({accelerator.choose().name})", rows)
 
 
 if __name__ == "__main__":

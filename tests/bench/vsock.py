@@ -31,9 +31,8 @@ from pathlib import Path
 
 from common import parts, table
 
-from nitroctl.base import proc, progress
+from nitroctl.base import accelerator, proc, progress
 from nitroctl.eif import testimage
-from nitroctl.enclaves import qemu
 from nitroctl.testing import agent
 from nitroctl.toolchain import cache, tree
 from nitroctl.toolchain.apt import AptRoot
@@ -150,7 +149,7 @@ def linux(contender: Contender, kernel: Path, initramfs: int) -> Iterator[tuple[
         argv = [
             os.fspath(tree.locate("qemu")), "-M", "microvm,acpi=off,memory-backend=m",
             "-object", "memory-backend-memfd,id=m,size=512M,share=on", "-m", "512M",
-            "-accel", qemu.accelerator().name, "-cpu", "max", "-kernel", os.fspath(kernel),
+            "-accel", accelerator.choose().name, "-cpu", "max", "-kernel", os.fspath(kernel),
             "-initrd", f"/proc/self/fd/{initramfs}", "-append", "console=ttyS0 panic=1 reboot=k quiet",
             "-chardev", f"socket,id=c,path={backend.device}", "-device", "vhost-user-vsock-device,chardev=c",
             "-nodefaults", "-display", "none", "-serial", "stdio", "-monitor", "none", "-no-reboot",
@@ -386,7 +385,8 @@ def main() -> None:
                  for part, rows in found.items()}  # fmt: skip
         print(json.dumps({"peer": contenders[1].name, **parts, "notes": notes}, indent=2))
         return
-    titles = {"front": "Behind a fake front end", "guest": f"With a Linux guest ({qemu.accelerator().name})"}
+    guest = f"With a Linux guest ({accelerator.choose().name})"
+    titles = {"front": "Behind a fake front end", "guest": guest}
     for part, rows in found.items():
         show(f"{titles[part]}: ours, {contenders[1].name}, ratio, goal", rows)
         if part == "front":

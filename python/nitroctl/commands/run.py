@@ -95,8 +95,9 @@ def run(
     a panic of the guest's kernel, 5 if the application failed, 130 after Ctrl-C, 143 after SIGTERM, 1 for
     everything else that went wrong.
     """
+    from nitroctl.base.memory import parse_memory
     from nitroctl.enclaves import enclave, supervisor
-    from nitroctl.enclaves import qemu as qemu_module
+    from nitroctl.enclaves.qemu import signs_documents
     from nitroctl.vsock.forwards import forwards
 
     if as_json and not detach:
@@ -106,7 +107,7 @@ def run(
     if qemu and qemu_build:
         raise click.UsageError("--qemu-build chooses a QEMU, and so does --qemu")
     chain_days: int | None = ca_days
-    if qemu is not None and not qemu_module.signs_documents(qemu):
+    if qemu is not None and not signs_documents(qemu):
         chain_days = None
         shown.say(f"note: {qemu} takes no certificates: it cannot sign attestation documents")
     request = enclave.EnclaveConfig(
@@ -114,7 +115,7 @@ def run(
         qemu=qemu or _qemu(qemu_build),
         backend=vsock_backend or _backend(),
         name=name,
-        memory_mib=None if memory is None else qemu_module.parse_memory(memory),
+        memory_mib=None if memory is None else parse_memory(memory),
         memory_check=not no_memory_check,
         cpus=cpus,
         cid=cid,

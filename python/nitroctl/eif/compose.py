@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from nitroctl.base.errors import NitroError, UsageError
+from nitroctl.base.memory import MIB, default_memory
 from nitroctl.eif import cpio
 from nitroctl.eif.blobs import encoded
 from nitroctl.eif.boot import read_kernel
@@ -30,7 +31,6 @@ from nitroctl.eif.image import Config, open_image
 from nitroctl.eif.layers import SMALL_MAX, TABLES, Node, Tree, read_tree
 from nitroctl.eif.measure import shown
 from nitroctl.eif.root import write_root
-from nitroctl.enclaves.qemu import MIB, default_memory
 
 # nitro-cli's blobs/cmdline for x86_64.
 CMDLINE = (

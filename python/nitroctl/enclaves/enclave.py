@@ -40,13 +40,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nitroctl.attestation import pki
-from nitroctl.base import proc, shown
+from nitroctl.base import accelerator, proc, shown
+from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.errors import EnclaveError, NitroError
+from nitroctl.base.memory import MIB
 from nitroctl.enclaves import application, diagnosis, logs, preflight, records
 from nitroctl.enclaves import qemu as qemu_options
 from nitroctl.enclaves.console import ConsoleWatch
 from nitroctl.enclaves.folder import Folder, release, reserve
-from nitroctl.enclaves.qemu import MIB, Accelerator, QemuConfig
+from nitroctl.enclaves.qemu import QemuConfig
 from nitroctl.enclaves.records import Ending, Home, Party, Record, State
 from nitroctl.vsock import sockets
 
@@ -187,7 +189,7 @@ def plan(request: EnclaveConfig) -> Plan:
         instance_id=request.instance_id,
         append=request.append,
         boot_timeout=request.boot_timeout or default_boot_timeout(checked.eif.size, memory * MIB),
-        accel=request.accel or qemu_options.accelerator(),
+        accel=request.accel or accelerator.choose(),
         acpi=checked.eif.needs_acpi,
         module_id=new_module_id(request.instance_id),
         debug=request.debug,

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nitroctl.base.errors import EifError, EnclaveError, UsageError
+from nitroctl.base.memory import MEMORY_PER_EIF, MIB, default_memory
 from nitroctl.eif.peek import Peek, peek
 from nitroctl.enclaves.folder import RESERVED_CIDS
-from nitroctl.enclaves.qemu import MEMORY_PER_EIF, MIB, default_memory
 from nitroctl.vsock import forwards
 
 if TYPE_CHECKING:

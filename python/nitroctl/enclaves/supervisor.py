@@ -30,10 +30,10 @@ from pathlib import Path
 from typing import Any
 
 from nitroctl.base import proc, shown
+from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.errors import EXIT_USAGE, EnclaveError, NitroError, UsageError
 from nitroctl.enclaves import enclave, logs, preflight, records
 from nitroctl.enclaves.enclave import Enclave, EnclaveConfig
-from nitroctl.enclaves.qemu import Accelerator
 from nitroctl.enclaves.records import Record, State
 
 _PATHS = ("eif", "qemu", "backend")

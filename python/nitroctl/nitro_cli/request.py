@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from nitroctl.base.errors import UsageError
+from nitroctl.base.memory import MEMORY_PER_EIF, MIB, parse_memory
 from nitroctl.enclaves.folder import RESERVED_CIDS
 from nitroctl.enclaves.preflight import CID_MAX, CPUS_MAX, MIN_MEMORY_MIB
-from nitroctl.enclaves.qemu import MEMORY_PER_EIF, MIB, parse_memory
 from nitroctl.nitro_cli.errors import CliError, InEnclaveProcess, file_error
 
 HUGE_PAGE_MIB = 2  # of which AWS's enclaves have whole ones

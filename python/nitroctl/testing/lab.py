@@ -25,9 +25,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nitroctl.base import proc
+from nitroctl.base import accelerator, proc
+from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.errors import NitroError
-from nitroctl.enclaves.qemu import Accelerator, accelerator, escape
+from nitroctl.enclaves.qemu import escape
 from nitroctl.testing import agent
 from nitroctl.vsock import sockets
 
@@ -261,7 +262,7 @@ class Lab:
     backend: Path
     eif: Path | None = None
     kernels: dict[str, str | Kernel] = field(default_factory=lambda: {"own": "own", "prebuilt": "prebuilt"})
-    accel: Accelerator = field(default_factory=accelerator)
+    accel: Accelerator = field(default_factory=accelerator.choose)
 
     def __post_init__(self) -> None:
         self.consoles: list[Console] = []

@@ -43,9 +43,9 @@ def _located(topic: str, find: Callable[[], Path], *, needed: bool) -> Finding:
 
 
 def _accelerator() -> Finding:
-    from nitroctl.enclaves.qemu import accelerator
+    from nitroctl.base import accelerator
 
-    chosen = accelerator()
+    chosen = accelerator.choose()
     if chosen.name == "kvm":
         return Finding("accelerator", "ok", str(chosen))
     mend = ""

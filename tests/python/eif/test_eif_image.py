@@ -685,7 +685,7 @@ def test_compressed_ramdisks_need_memory_all_the_same(
     # An enclave of 512 MiB was seen to unpack 240 MiB, and not 250.
     assert compose._memory_warnings(1 << 20, 240 << 20) == []
     assert compose._memory_warnings(1 << 20, 250 << 20) != []
-    monkeypatch.setattr("nitroctl.enclaves.qemu.MIN_MEMORY_MIB", 40)
+    monkeypatch.setattr("nitroctl.base.memory.MIN_MEMORY_MIB", 40)
     assert warnings(12, compress=False) == ()
     assert warnings(8, compress=True) == ()
     (warning,) = warnings(12, compress=True)

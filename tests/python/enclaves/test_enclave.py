@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from enclave_fakes import write_eif
+from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.errors import (
     ApplicationFailed,
     BootTimeout,
@@ -28,7 +29,6 @@ from nitroctl.enclaves import enclave
 from nitroctl.enclaves.console import LINE_MAX, TAIL_LINES, ConsoleWatch
 from nitroctl.enclaves.enclave import EnclaveConfig, Result
 from nitroctl.enclaves.folder import release, reserve
-from nitroctl.enclaves.qemu import Accelerator
 from nitroctl.enclaves.records import Ending, Party
 
 GIB = 1 << 30

@@ -27,10 +27,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, install, steps, write_eif
+from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.errors import BootTimeout, EnclaveError
 from nitroctl.enclaves import records, supervisor
 from nitroctl.enclaves.enclave import EnclaveConfig
-from nitroctl.enclaves.qemu import Accelerator
 from nitroctl.enclaves.records import Ending, Party, Record
 
 UP = (HEARTBEAT, ["print", "up\r\n"])

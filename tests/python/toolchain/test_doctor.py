@@ -11,9 +11,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from nitroctl.base import config
+from nitroctl.base import accelerator, config
 from nitroctl.commands.doctor import doctor as command
-from nitroctl.enclaves import qemu
 from nitroctl.toolchain import cache, doctor, packages, plugin, source
 
 
@@ -126,8 +125,8 @@ def test_socket_paths_fit(monkeypatch: pytest.MonkeyPatch, length: int, state: s
 
 @pytest.mark.parametrize("name, state", [("kvm", "ok"), ("tcg", "slow")])
 def test_accelerator(monkeypatch: pytest.MonkeyPatch, name: str, state: str) -> None:
-    chosen = qemu.Accelerator(name, "because of the weather")  # type: ignore[arg-type]
-    monkeypatch.setattr(qemu, "accelerator", lambda: chosen)
+    chosen = accelerator.Accelerator(name, "because of the weather")  # type: ignore[arg-type]
+    monkeypatch.setattr(accelerator, "choose", lambda: chosen)
     found = findings()["accelerator"]
     assert found.state == state and "because of the weather" in found.text
     assert not found.needed_to_run
