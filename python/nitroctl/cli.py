@@ -76,13 +76,6 @@ def nitroctl(ctx: click.Context, debug: bool) -> None:
     ctx.obj = {"debug": debug}
 
 
-def report(error: NitroError) -> None:
-    """Print an expected failure to stderr as it is shown to users."""
-    shown.say(*f"error: {error}".split("\n"))
-    if error.hint:
-        shown.say(f"hint: {error.hint}")
-
-
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit. An expected failure prints its message and hint, no traceback."""
     stdio.fill()
@@ -94,7 +87,7 @@ def main(argv: list[str] | None = None) -> None:
     except NitroError as e:
         if debug:
             raise
-        report(e)
+        shown.failure(e, e.hint)
         sys.exit(e.exit_status)
     except click.exceptions.Abort:
         sys.exit(EXIT_INTERRUPTED)
@@ -117,7 +110,7 @@ def main(argv: list[str] | None = None) -> None:
         what = e.strerror or str(e)
         where = _place(e)
         hint = "NITROCTL_DEBUG=1 shows where that happened"
-        report(NitroError(f"{where}: {what}" if where else what, hint=hint))
+        shown.failure(NitroError(f"{where}: {what}" if where else what), hint)
         _drop_output()
         sys.exit(EXIT_FAILURE)
     sys.exit(status if isinstance(status, int) else 0)

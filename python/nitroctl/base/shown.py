@@ -7,6 +7,7 @@ cursor, ring, retitle the window, or look like a line of ours. So what is not pr
 
     line(text)     text as one line
     say(*texts)    lines on stderr, at once
+    failure(error) an expected failure on stderr, with its hint
     echo(*texts)   lines on stdout
     styled(*parts) one line on stdout of texts, and pairs of a text and a style of rich's
     bare(text)     on stdout what another program may read, such as a path: as it is, but not on a terminal
@@ -50,6 +51,13 @@ def _escaped(text: str) -> str:
 def say(*texts: object) -> None:
     for text in texts:
         print(line(text), file=sys.stderr, flush=True)
+
+
+def failure(error: Exception, hint: str | None) -> None:
+    """An expected failure on stderr: what it says, and what can be done."""
+    say(*f"error: {error}".split("\n"))
+    if hint:
+        say(f"hint: {hint}")
 
 
 def echo(*texts: object) -> None:

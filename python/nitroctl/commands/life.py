@@ -194,14 +194,12 @@ def _chosen(names: Iterable[str], everything: bool, every: Callable[[], list[Rec
 
 def _for_each(chosen: list[Record], act: Callable[[Record], None]) -> int:
     """One that fails does not keep the others from their turn."""
-    from nitroctl import cli
-
     status = 0
     for record in chosen:
         try:
             act(record)
         except NitroError as e:
-            cli.report(e)
+            shown.failure(e, e.hint)
             status = EXIT_FAILURE
     return status
 
