@@ -69,8 +69,7 @@ class _State:
     def programs(self) -> dict[str, Path | None]:
         """QEMU and backend for Enclave, made if they have to be."""
         from nitroctl.base.errors import NitroError
-        from nitroctl.commands import demonstration
-        from nitroctl.toolchain import plugin, tree
+        from nitroctl.toolchain import plugin, programs, tree
 
         qemu, backend = self.option("qemu"), self.option("vsock-backend")
         if qemu is None or backend is None:
@@ -81,7 +80,7 @@ class _State:
                 if self.option("qemu-build"):
                     raise  # it is not there, and not for us to choose
                 with self._terminal("nitroctl makes a QEMU with the nitro-enclave machine, this once"):
-                    demonstration.programs()
+                    programs.make()
         return {"qemu": Path(qemu) if qemu else None, "vsock_backend": Path(backend) if backend else None}
 
     @contextlib.contextmanager

@@ -156,8 +156,7 @@ def test_it(nitro_enclave):
 def test_what_is_missing_is_made(session: Any, bench: Bench, pytester: pytest.Pytester) -> None:
     pytester.makeconftest(f"""
 from pathlib import Path
-from nitroctl.toolchain import plugin, tree
-from nitroctl.commands import demonstration as demo
+from nitroctl.toolchain import plugin, programs, tree
 from nitroctl.base import errors
 
 made = []
@@ -167,13 +166,13 @@ def found(path):
         raise errors.NitroError("there is none")
     return Path(path)
 
-def programs():
+def make():
     print("compiling")
     made.append(1)
 
 plugin.choose = lambda kind=None: found({os.fspath(bench.qemu)!r})
 tree.locate = lambda what: found({os.fspath(bench.backend)!r})
-demo.programs = programs
+programs.make = make
 """)
     test = "def test_it(nitro_enclave): nitro_enclave(EIF); nitro_enclave(EIF)"
     result = session(test, fakes=False)

@@ -22,7 +22,7 @@ from nitroctl.base import progress
 from nitroctl.base.config import default_prefix
 from nitroctl.base.errors import NitroError
 from nitroctl.base.place import place
-from nitroctl.toolchain import packages, plugin, tree
+from nitroctl.toolchain import plugin, programs, tree
 
 if TYPE_CHECKING:
     from nitroctl.attestation import Document
@@ -114,27 +114,11 @@ class Verifier:
             self._listener.close()
 
 
-def _qemu(jobs: int | None) -> Path:
-    """The distribution's QEMU with the plugin where that is supported; else a QEMU of our own."""
-    if packages.distribution_qemu():
-        try:
-            return plugin.build_plugin(jobs=jobs).launcher
-        except NitroError as e:
-            progress.say(f"{e}")
-            progress.say("building a QEMU instead")
-    return tree.build_qemu(tree.BuildOptions(jobs=jobs)).qemu
-
-
-def programs(jobs: int | None = None) -> tuple[Path, Path]:
-    """QEMU and the backend, each made if it is not there."""
-    return _qemu(jobs), tree.build_backend(jobs=jobs)
-
-
 def prepare(image: Path, *, jobs: int | None = None) -> None:
     """QEMU, the backend, a kernel and the hello image, each made if it is not there."""
     from nitroctl.eif import testimage
 
-    qemu, backend = programs(jobs)
+    qemu, backend = programs.make(jobs)
     for link, program, changed in tree.link_programs([qemu, backend], default_prefix()):
         if changed:
             progress.say(f"linked {link} -> {program}")
