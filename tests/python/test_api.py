@@ -95,7 +95,7 @@ def test_start_and_close_by_hand(bench: Bench, make: Make) -> None:
 @pytest.mark.parametrize(
     ("script", "options", "error"),
     [
-        ([["print", "[    0.5] nothing\r\n"]], {"boot_timeout": 0.2}, nitroctl.BootTimeout),
+        ([["print", "[    0.5] nothing\r\n"]], {"boot_timeout": 2.0}, nitroctl.BootTimeout),
         ([["print", "[    0.500000] Kernel panic - not syncing: oh\r\n"]], {}, nitroctl.GuestPanic),
         ([["exit", 9]], {}, nitroctl.EnclaveError),
     ],

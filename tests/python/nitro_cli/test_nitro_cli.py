@@ -244,7 +244,7 @@ def test_a_command_that_reads_says_nothing_off_a_terminal(
         status, out, err = run(capfd, *argv)
         assert (status, err) == (0, "") and json.loads(out)
     odd = world / "odd.eif"
-    odd.write_bytes(model.pack([(k, b"{" if k == 5 else data) for k, data in model.TINY]))
+    odd.write_bytes(model.pack([(k, b"{" if k == 5 else data) for k, data in BOOTABLE]))
     status, out, err = run(capfd, "describe-eif", "--eif-path", odd)
     assert (status, err) == (0, "") and json.loads(out)
     assert "the metadata are not readable" in (world / "logs" / "nitro_enclaves.log").read_text()
