@@ -30,6 +30,7 @@ ALLOWLIST = Path("/etc/nitro_enclaves/vsock-proxy.yaml")
 WORKERS = 4
 
 _ALLOWLIST_MAX = 1 << 20  # bytes
+NEXT_ADDRESS = 0.25  # seconds until a name's next address is tried beside a silent one (RFC 8305)
 _CHUNK = 1 << 16
 
 
@@ -138,7 +139,9 @@ class Proxy:
         try:
             here = await asyncio.open_unix_connection(sock=connection)
             try:
-                there = await asyncio.open_connection(*self._remote, family=self._family)
+                there = await asyncio.open_connection(
+                    *self._remote, family=self._family, happy_eyeballs_delay=NEXT_ADDRESS
+                )
             except (OSError, UnicodeError) as e:
                 say(f"cannot connect to {_shown(*self._remote)}: {getattr(e, 'strerror', None) or e}")
                 here[1].transport.abort()

@@ -7,6 +7,7 @@ whole way from a real guest is tests/boot/test_first_steps.py.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
@@ -124,6 +125,41 @@ def test_all_that_was_sent_before_the_end_arrives(runtime: Path, service: socket
             received += data
         there.close()
         assert received == sent
+
+
+def test_a_silent_address_does_not_hold_up_the_next(
+    service: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """127.0.0.2 takes no connection: its queue is full. Linux would go on asking it for two minutes."""
+    port = number(service)
+
+    async def both(*_: object, **__: object) -> list[object]:
+        kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+        return [(*kind, (host, port)) for host in ("127.0.0.2", "127.0.0.1")]
+
+    async def joined() -> bytes:
+        ours, theirs = socket.socketpair()
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", both)
+        serving = vsock_proxy.Proxy("a-name", port, socket.AF_UNSPEC, 1)
+        await serving._slots.acquire()
+        task = asyncio.create_task(serving._join(theirs))
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        there, _ = await asyncio.to_thread(service.accept)
+        with there:
+            await asyncio.to_thread(there.sendall, b"here")
+            found = await reader.readexactly(4)
+        writer.close()
+        await task
+        return found
+
+    with socket.socket() as silent, contextlib.ExitStack() as stack:
+        silent.bind(("127.0.0.2", port))
+        silent.listen(0)
+        for _ in range(3):
+            full = stack.enter_context(socket.socket())
+            full.setblocking(False)
+            full.connect_ex(("127.0.0.2", port))
+        assert asyncio.run(joined()) == b"here"
 
 
 def test_one_more_than_there_are_workers_waits(runtime: Path, service: socket.socket) -> None:
