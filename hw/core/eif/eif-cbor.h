@@ -7,31 +7,12 @@
 #ifndef EIF_CBOR_H
 #define EIF_CBOR_H
 
+#include "nitro/cbor-token.h"
 #include "nitro/eif.h"
-
-typedef enum EifCborKind {
-    EIF_CBOR_UINT,
-    EIF_CBOR_NEGINT,        /* -1 - value */
-    EIF_CBOR_BYTES,
-    EIF_CBOR_TEXT,
-    EIF_CBOR_ARRAY,         /* value elements follow */
-    EIF_CBOR_MAP,           /* value pairs follow */
-    EIF_CBOR_TAG,           /* one item follows */
-    EIF_CBOR_SIMPLE,        /* also floats */
-    EIF_CBOR_INDEFINITE,    /* start or end of one */
-} EifCborKind;
-
-typedef struct EifCborItem {
-    EifCborKind kind;
-    uint64_t value;
-    const uint8_t *data;        /* strings: value bytes */
-} EifCborItem;
 
 typedef struct EifCbor {
     const char *name;           /* of the document, for errors */
-    const uint8_t *buf;
-    size_t len;
-    size_t pos;
+    CborTokens in;
     size_t item_pos;            /* where the last item began */
     EifError *err;
 } EifCbor;
@@ -39,9 +20,9 @@ typedef struct EifCbor {
 /* Fill in @err with what is wrong with the last item; always false. */
 bool eif_cbor_malformed(EifCbor *r, const char *what);
 
-bool eif_cbor_next(EifCbor *r, EifCborItem *item);
+bool eif_cbor_next(EifCbor *r, CborToken *item);
 /* The same, and the item is of that kind. */
-bool eif_cbor_expect(EifCbor *r, EifCborKind kind, EifCborItem *item);
+bool eif_cbor_expect(EifCbor *r, CborTokenKind kind, CborToken *item);
 /* Over one whole item, with all that is in it. */
 bool eif_cbor_skip(EifCbor *r);
 bool eif_cbor_at_end(EifCbor *r);

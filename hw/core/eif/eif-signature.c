@@ -25,10 +25,10 @@ bool eif_signature_parse(EifSignature *s, const uint8_t *buf, size_t len,
                          EifError *err)
 {
     static const char *const keys[] = { "signing_certificate", "signature" };
-    EifCbor r = { .name = "signature section", .buf = buf, .len = len,
-                 .err = err };
+    EifCbor r = { .name = "signature section",
+                 .in = { .buf = buf, .len = len }, .err = err };
     unsigned seen = 0;
-    EifCborItem outer, map;
+    CborToken outer, map;
     size_t used = 0;
 
     memset(s, 0, sizeof(*s));
@@ -37,13 +37,13 @@ bool eif_signature_parse(EifSignature *s, const uint8_t *buf, size_t len,
                         "the signature has %zu bytes, at most %d are allowed",
                         len, EIF_SIGNATURE_MAX);
     }
-    if (!eif_cbor_expect(&r, EIF_CBOR_ARRAY, &outer)) {
+    if (!eif_cbor_expect(&r, TOKEN_ARRAY, &outer)) {
         return false;
     }
     if (outer.value == 0) {
         return eif_cbor_malformed(&r, "the array is empty");
     }
-    if (!eif_cbor_expect(&r, EIF_CBOR_MAP, &map)) {
+    if (!eif_cbor_expect(&r, TOKEN_MAP, &map)) {
         return false;
     }
 
@@ -84,22 +84,22 @@ bool eif_signature_parse(EifSignature *s, const uint8_t *buf, size_t len,
 static bool parse_protected(EifSignature *s, EifError *err)
 {
     EifCbor r = { .name = "protected header of the COSE_Sign1",
-                 .buf = s->protected_hdr, .len = s->protected_len,
+                 .in = { .buf = s->protected_hdr, .len = s->protected_len },
                  .err = err };
-    EifCborItem map, key, value;
+    CborToken map, key, value;
     bool found = false;
 
-    if (!eif_cbor_expect(&r, EIF_CBOR_MAP, &map)) {
+    if (!eif_cbor_expect(&r, TOKEN_MAP, &map)) {
         return false;
     }
     for (uint64_t i = 0; i < map.value; i++) {
-        size_t start = r.pos;
+        size_t start = r.in.pos;
 
         if (!eif_cbor_next(&r, &key)) {
             return false;
         }
-        if (key.kind != EIF_CBOR_UINT || key.value != COSE_LABEL_ALG) {
-            r.pos = start;
+        if (key.kind != TOKEN_UINT || key.value != COSE_LABEL_ALG) {
+            r.in.pos = start;
             if (!eif_cbor_skip(&r) || !eif_cbor_skip(&r)) {
                 return false;
             }
@@ -109,7 +109,7 @@ static bool parse_protected(EifSignature *s, EifError *err)
             return eif_cbor_malformed(&r, "a key comes twice");
         }
         found = true;
-        if (!eif_cbor_expect(&r, EIF_CBOR_NEGINT, &value)) {
+        if (!eif_cbor_expect(&r, TOKEN_NEGINT, &value)) {
             return false;
         }
         /* -7, -35, -36 are 6, 34, 35 on the wire. */
@@ -128,12 +128,13 @@ static bool parse_protected(EifSignature *s, EifError *err)
 static bool parse_payload(EifSignature *s, EifError *err)
 {
     static const char *const keys[] = { "register_index", "register_value" };
-    EifCbor r = { .name = "payload of the COSE_Sign1", .buf = s->payload,
-                 .len = s->payload_len, .err = err };
+    EifCbor r = { .name = "payload of the COSE_Sign1",
+                 .in = { .buf = s->payload, .len = s->payload_len },
+                 .err = err };
     unsigned seen = 0;
-    EifCborItem map, item;
+    CborToken map, item;
 
-    if (!eif_cbor_expect(&r, EIF_CBOR_MAP, &map)) {
+    if (!eif_cbor_expect(&r, TOKEN_MAP, &map)) {
         return false;
     }
     for (uint64_t i = 0; i < map.value; i++) {
@@ -144,7 +145,7 @@ static bool parse_payload(EifSignature *s, EifError *err)
             return false;
         }
         if (key == 0) {
-            if (!eif_cbor_expect(&r, EIF_CBOR_UINT, &item)) {
+            if (!eif_cbor_expect(&r, TOKEN_UINT, &item)) {
                 return false;
             }
             s->register_index = item.value;
@@ -166,43 +167,43 @@ static bool parse_payload(EifSignature *s, EifError *err)
 bool eif_signature_cose(EifSignature *s, EifError *err)
 {
     EifCbor r = { .name = "COSE_Sign1 of the signature section",
-                 .buf = s->cose, .len = s->cose_len, .err = err };
-    EifCborItem item;
+                 .in = { .buf = s->cose, .len = s->cose_len }, .err = err };
+    CborToken item;
     size_t start;
 
     if (!eif_cbor_next(&r, &item)) {
         return false;
     }
-    if (item.kind == EIF_CBOR_TAG) {
+    if (item.kind == TOKEN_TAG) {
         if (item.value != COSE_TAG_SIGN1) {
             return eif_cbor_malformed(
                 &r, "the tag is not that of COSE_Sign1 (18)");
         }
     } else {
-        r.pos = 0;
+        r.in.pos = 0;
     }
-    if (!eif_cbor_expect(&r, EIF_CBOR_ARRAY, &item)) {
+    if (!eif_cbor_expect(&r, TOKEN_ARRAY, &item)) {
         return false;
     }
     if (item.value != 4) {
         return eif_cbor_malformed(&r, "the array has not 4 elements");
     }
-    if (!eif_cbor_expect(&r, EIF_CBOR_BYTES, &item)) {
+    if (!eif_cbor_expect(&r, TOKEN_BYTES, &item)) {
         return false;
     }
     s->protected_hdr = item.data;
     s->protected_len = item.value;
-    start = r.pos;
-    if (!eif_cbor_expect(&r, EIF_CBOR_MAP, &item)) {
+    start = r.in.pos;
+    if (!eif_cbor_expect(&r, TOKEN_MAP, &item)) {
         return false;
     }
-    r.pos = start;
-    if (!eif_cbor_skip(&r) || !eif_cbor_expect(&r, EIF_CBOR_BYTES, &item)) {
+    r.in.pos = start;
+    if (!eif_cbor_skip(&r) || !eif_cbor_expect(&r, TOKEN_BYTES, &item)) {
         return false;
     }
     s->payload = item.data;
     s->payload_len = item.value;
-    if (!eif_cbor_expect(&r, EIF_CBOR_BYTES, &item)) {
+    if (!eif_cbor_expect(&r, TOKEN_BYTES, &item)) {
         return false;
     }
     s->raw = item.data;

@@ -16,151 +16,22 @@
  * with tags ignored everywhere, unknown fields skipped, known ones at most
  * once. The outer map has to be the single byte a1.
  *
- * The tokens come from libcbor's stream decoder, which neither allocates nor
- * recurses; nor does anything here. Every token advances the position, so work
- * is linear in the request's length.
+ * Tokens are read without allocation or recursion, and nothing here adds any.
+ * Every token advances the position, so work is linear in the request's length.
  */
 #include <string.h>
-#include <cbor.h>
 #include <glib.h>
 
-#include "nitro/cbor-head.h"
+#include "nitro/cbor-token.h"
 #include "nsm-internal.h"
 
 /* Tokens */
 
-typedef enum Kind {
-    UINT,               /* n: value */
-    BYTES,              /* data, n: length; whole */
-    TEXT,
-    BYTES_CHUNKED,      /* chunks follow, then BREAK */
-    TEXT_CHUNKED,
-    ARRAY,              /* n: items */
-    MAP,                /* n: pairs */
-    ARRAY_OPEN,         /* items follow, then BREAK */
-    MAP_OPEN,
-    TAG,                /* n: number */
-    BREAK,
-    NIL,
-    OTHER,              /* negative, float, boolean, undefined: never used */
-} Kind;
-
-typedef struct Token {
-    Kind kind;
-    uint64_t n;
-    const uint8_t *data;
-} Token;
-
 typedef struct Decoder {
-    const uint8_t *buf;
-    size_t len;
-    size_t pos;
+    CborTokens in;
     uint8_t *scratch;
     size_t scratch_used;
 } Decoder;
-
-static void on_uint8(void *token, uint8_t value)
-{
-    *(Token *)token = (Token) { .kind = UINT, .n = value };
-}
-
-static void on_uint16(void *token, uint16_t value)
-{
-    *(Token *)token = (Token) { .kind = UINT, .n = value };
-}
-
-static void on_uint32(void *token, uint32_t value)
-{
-    *(Token *)token = (Token) { .kind = UINT, .n = value };
-}
-
-static void on_uint64(void *token, uint64_t value)
-{
-    *(Token *)token = (Token) { .kind = UINT, .n = value };
-}
-
-static void on_bytes(void *token, cbor_data data, size_t len)
-{
-    *(Token *)token = (Token) { .kind = BYTES, .n = len, .data = data };
-}
-
-static void on_text(void *token, cbor_data data, size_t len)
-{
-    *(Token *)token = (Token) { .kind = TEXT, .n = len, .data = data };
-}
-
-static void on_bytes_start(void *token)
-{
-    *(Token *)token = (Token) { .kind = BYTES_CHUNKED };
-}
-
-static void on_text_start(void *token)
-{
-    *(Token *)token = (Token) { .kind = TEXT_CHUNKED };
-}
-
-static void on_array(void *token, size_t items)
-{
-    *(Token *)token = (Token) { .kind = ARRAY, .n = items };
-}
-
-static void on_map(void *token, size_t pairs)
-{
-    *(Token *)token = (Token) { .kind = MAP, .n = pairs };
-}
-
-static void on_array_open(void *token)
-{
-    *(Token *)token = (Token) { .kind = ARRAY_OPEN };
-}
-
-static void on_map_open(void *token)
-{
-    *(Token *)token = (Token) { .kind = MAP_OPEN };
-}
-
-static void on_tag(void *token, uint64_t value)
-{
-    *(Token *)token = (Token) { .kind = TAG, .n = value };
-}
-
-static void on_break(void *token)
-{
-    *(Token *)token = (Token) { .kind = BREAK };
-}
-
-static void on_null(void *token)
-{
-    *(Token *)token = (Token) { .kind = NIL };
-}
-
-static const struct cbor_callbacks callbacks = {
-    .uint8 = on_uint8,
-    .uint16 = on_uint16,
-    .uint32 = on_uint32,
-    .uint64 = on_uint64,
-    .byte_string = on_bytes,
-    .byte_string_start = on_bytes_start,
-    .string = on_text,
-    .string_start = on_text_start,
-    .array_start = on_array,
-    .indef_array_start = on_array_open,
-    .map_start = on_map,
-    .indef_map_start = on_map_open,
-    .tag = on_tag,
-    .null = on_null,
-    .indef_break = on_break,
-    /* All of these leave the token OTHER. */
-    .negint8 = cbor_null_negint8_callback,
-    .negint16 = cbor_null_negint16_callback,
-    .negint32 = cbor_null_negint32_callback,
-    .negint64 = cbor_null_negint64_callback,
-    .float2 = cbor_null_float2_callback,
-    .float4 = cbor_null_float4_callback,
-    .float8 = cbor_null_float8_callback,
-    .undefined = cbor_null_undefined_callback,
-    .boolean = cbor_null_boolean_callback,
-};
 
 /* Valid UTF-8? Unlike for glib, U+0000 is a character like any other. */
 static bool text_valid(const uint8_t *data, size_t len)
@@ -178,40 +49,20 @@ static bool text_valid(const uint8_t *data, size_t len)
 }
 
 /* The next token as it stands; false: truncated or not CBOR. */
-static bool next_token(Decoder *d, Token *t)
+static bool next_token(Decoder *d, CborToken *t)
 {
-    struct cbor_decoder_result r;
-    size_t head;
-    int tag;
-
-    *t = (Token) { .kind = OTHER };
-    if (d->pos == d->len) {
-        return false;
-    }
-    head = cbor_head_small(d->buf + d->pos, d->len - d->pos, &tag);
-    if (head) {
-        d->pos += head;
-        if (tag != CBOR_HEAD_SIMPLE) {
-            *t = (Token) { .kind = TAG, .n = tag };
-        }
-        return true;
-    }
-    r = cbor_stream_decode(d->buf + d->pos, d->len - d->pos, &callbacks, t);
-    if (r.status != CBOR_DECODER_FINISHED) {
-        return false;
-    }
-    d->pos += r.read;
-    return t->kind != TEXT || text_valid(t->data, t->n);
+    return cbor_token_next(&d->in, t) == TOKEN_READ &&
+           (t->kind != TOKEN_TEXT || text_valid(t->data, t->value));
 }
 
 /* The next token that is not a tag. A tag has to stand before an item. */
-static bool next(Decoder *d, Token *t)
+static bool next(Decoder *d, CborToken *t)
 {
     bool tagged = false;
 
     while (next_token(d, t)) {
-        if (t->kind != TAG) {
-            return !tagged || t->kind != BREAK;
+        if (t->kind != TOKEN_TAG) {
+            return !tagged || t->kind != TOKEN_BREAK;
         }
         tagged = true;
     }
@@ -222,15 +73,18 @@ static bool next(Decoder *d, Token *t)
  * The next chunk of a chunked string: 1 with its bytes in @t, 0 at its end, -1
  * when malformed. Chunks are whole strings of the same kind, without tags.
  */
-static int next_chunk(Decoder *d, Kind chunked, Token *t)
+static int next_chunk(Decoder *d, CborTokenKind chunked, CborToken *t)
 {
+    CborTokenKind whole;
+
     if (!next_token(d, t)) {
         return -1;
     }
-    if (t->kind == BREAK) {
+    if (t->kind == TOKEN_BREAK) {
         return 0;
     }
-    return t->kind == (chunked == BYTES_CHUNKED ? BYTES : TEXT) ? 1 : -1;
+    whole = chunked == TOKEN_BYTES_CHUNKED ? TOKEN_BYTES : TOKEN_TEXT;
+    return t->kind == whole ? 1 : -1;
 }
 
 /* Skipping */
@@ -242,24 +96,24 @@ typedef struct Container {
 } Container;
 
 /* Moves past the item that starts with @t, itself @depth containers deep. */
-static bool skip(Decoder *d, Token t, unsigned depth)
+static bool skip(Decoder *d, CborToken t, unsigned depth)
 {
     Container stack[NSM_DEPTH_MAX], *inner;
     unsigned used = 0;
-    Token chunk;
+    CborToken chunk;
     int more;
 
     for (;;) {
         switch (t.kind) {
-        case BREAK:
+        case TOKEN_BREAK:
             inner = used ? &stack[used - 1] : NULL;
             if (!inner || !inner->open || (inner->map && inner->n % 2)) {
                 return false;
             }
             used--;
             break;
-        case BYTES_CHUNKED:
-        case TEXT_CHUNKED:
+        case TOKEN_BYTES_CHUNKED:
+        case TOKEN_TEXT_CHUNKED:
             do {
                 more = next_chunk(d, t.kind, &chunk);
             } while (more > 0);
@@ -267,18 +121,20 @@ static bool skip(Decoder *d, Token t, unsigned depth)
                 return false;
             }
             break;
-        case ARRAY:
-        case MAP:
-        case ARRAY_OPEN:
-        case MAP_OPEN:
+        case TOKEN_ARRAY:
+        case TOKEN_MAP:
+        case TOKEN_ARRAY_OPEN:
+        case TOKEN_MAP_OPEN:
             /* No item is shorter than a byte, which also makes 2 * n safe. */
-            if (depth + used >= NSM_DEPTH_MAX || t.n > d->len - d->pos) {
+            if (depth + used >= NSM_DEPTH_MAX ||
+                t.value > d->in.len - d->in.pos) {
                 return false;
             }
             inner = &stack[used++];
-            inner->open = t.kind == ARRAY_OPEN || t.kind == MAP_OPEN;
-            inner->map = t.kind == MAP || t.kind == MAP_OPEN;
-            inner->n = inner->map ? 2 * t.n : t.n;
+            inner->open = t.kind == TOKEN_ARRAY_OPEN ||
+                          t.kind == TOKEN_MAP_OPEN;
+            inner->map = t.kind == TOKEN_MAP || t.kind == TOKEN_MAP_OPEN;
+            inner->n = inner->map ? 2 * t.value : t.value;
             break;
         default:
             break;
@@ -297,7 +153,7 @@ static bool skip(Decoder *d, Token t, unsigned depth)
         inner = &stack[used - 1];
         if (!inner->open) {
             inner->n--;
-        } else if (t.kind != BREAK) {
+        } else if (t.kind != TOKEN_BREAK) {
             inner->n++;
         }
     }
@@ -306,10 +162,10 @@ static bool skip(Decoder *d, Token t, unsigned depth)
 /* Is the whole input one CBOR item? */
 static bool well_formed(const uint8_t *buf, size_t len)
 {
-    Decoder d = { .buf = buf, .len = len };
-    Token t;
+    Decoder d = { .in = { .buf = buf, .len = len } };
+    CborToken t;
 
-    return next(&d, &t) && skip(&d, t, 0) && d.pos == d.len;
+    return next(&d, &t) && skip(&d, t, 0) && d.in.pos == d.in.len;
 }
 
 /*
@@ -322,16 +178,16 @@ typedef struct Series {
     uint64_t left;
 } Series;
 
-static Series series(const Token *t)
+static Series series(const CborToken *t)
 {
     return (Series) {
-        .open = t->kind == ARRAY_OPEN || t->kind == MAP_OPEN,
-        .left = t->n,
+        .open = t->kind == TOKEN_ARRAY_OPEN || t->kind == TOKEN_MAP_OPEN,
+        .left = t->value,
     };
 }
 
 /* First token of the series' next item or key: 1, at its end: 0, else -1. */
-static int series_next(Decoder *d, Series *s, Token *t)
+static int series_next(Decoder *d, Series *s, CborToken *t)
 {
     if (!s->open) {
         if (s->left == 0) {
@@ -342,7 +198,7 @@ static int series_next(Decoder *d, Series *s, Token *t)
     if (!next(d, t)) {
         return -1;
     }
-    if (t->kind == BREAK) {
+    if (t->kind == TOKEN_BREAK) {
         return s->open ? 0 : -1;
     }
     return 1;
@@ -361,21 +217,21 @@ static bool gather(Decoder *d, NsmSpan *out, const uint8_t *data, size_t len)
 }
 
 /* A string of either kind that starts with @t. */
-static bool read_string(Decoder *d, const Token *t, NsmSpan *out)
+static bool read_string(Decoder *d, const CborToken *t, NsmSpan *out)
 {
-    Token chunk;
+    CborToken chunk;
     int more;
 
     switch (t->kind) {
-    case BYTES:
-    case TEXT:
-        *out = (NsmSpan) { .data = t->data, .len = t->n };
+    case TOKEN_BYTES:
+    case TOKEN_TEXT:
+        *out = (NsmSpan) { .data = t->data, .len = t->value };
         return true;
-    case BYTES_CHUNKED:
-    case TEXT_CHUNKED:
+    case TOKEN_BYTES_CHUNKED:
+    case TOKEN_TEXT_CHUNKED:
         *out = (NsmSpan) { .data = d->scratch + d->scratch_used };
         while ((more = next_chunk(d, t->kind, &chunk)) > 0) {
-            if (!gather(d, out, chunk.data, chunk.n)) {
+            if (!gather(d, out, chunk.data, chunk.value)) {
                 return false;
             }
         }
@@ -386,20 +242,20 @@ static bool read_string(Decoder *d, const Token *t, NsmSpan *out)
 }
 
 /* Byte data that starts with @t: a string, or an array of small integers. */
-static bool read_bytes(Decoder *d, const Token *t, NsmSpan *out)
+static bool read_bytes(Decoder *d, const CborToken *t, NsmSpan *out)
 {
     Series s = series(t);
-    Token item;
+    CborToken item;
     int more;
 
-    if (t->kind != ARRAY && t->kind != ARRAY_OPEN) {
+    if (t->kind != TOKEN_ARRAY && t->kind != TOKEN_ARRAY_OPEN) {
         return read_string(d, t, out);
     }
     *out = (NsmSpan) { .data = d->scratch + d->scratch_used };
     while ((more = series_next(d, &s, &item)) > 0) {
-        uint8_t byte = item.n;
+        uint8_t byte = item.value;
 
-        if (item.kind != UINT || item.n > UINT8_MAX ||
+        if (item.kind != TOKEN_UINT || item.value > UINT8_MAX ||
             !gather(d, out, &byte, 1)) {
             return false;
         }
@@ -476,17 +332,18 @@ static NsmOp find_operation(const NsmSpan *name)
     return NSM_OP_NONE;
 }
 
-static bool read_field(Decoder *d, NsmRequest *req, unsigned i, const Token *t)
+static bool read_field(Decoder *d, NsmRequest *req, unsigned i,
+                       const CborToken *t)
 {
     switch (operations[req->op].field[i].type) {
     case FIELD_NUMBER:
-        if (t->kind != UINT || t->n > UINT16_MAX) {
+        if (t->kind != TOKEN_UINT || t->value > UINT16_MAX) {
             return false;
         }
-        req->number = t->n;
+        req->number = t->value;
         return true;
     case FIELD_OPTIONAL_DATA:
-        if (t->kind == NIL) {
+        if (t->kind == TOKEN_NULL) {
             return true;
         }
         /* fall through */
@@ -500,15 +357,15 @@ static bool read_field(Decoder *d, NsmRequest *req, unsigned i, const Token *t)
  * Which field the map key that starts with @t means: by name, or by position.
  * The number of fields stands for one that we do not know.
  */
-static bool read_key(Decoder *d, const Operation *op, const Token *t,
+static bool read_key(Decoder *d, const Operation *op, const CborToken *t,
                      unsigned *field)
 {
     size_t scratch_used = d->scratch_used;
     NsmSpan name;
     unsigned i;
 
-    if (t->kind == UINT) {
-        *field = MIN(t->n, op->fields);
+    if (t->kind == TOKEN_UINT) {
+        *field = MIN(t->value, op->fields);
         return true;
     }
     if (!read_string(d, t, &name)) {
@@ -522,13 +379,13 @@ static bool read_key(Decoder *d, const Operation *op, const Token *t,
     return true;
 }
 
-static bool read_fields_map(Decoder *d, NsmRequest *req, const Token *t,
+static bool read_fields_map(Decoder *d, NsmRequest *req, const CborToken *t,
                             unsigned depth)
 {
     const Operation *op = &operations[req->op];
     bool seen[NSM_FIELDS_MAX] = { false };
     Series s = series(t);
-    Token key, value;
+    CborToken key, value;
     unsigned i;
     int more;
 
@@ -537,7 +394,7 @@ static bool read_fields_map(Decoder *d, NsmRequest *req, const Token *t,
             return false;
         }
         if (i == op->fields) {
-            if (value.kind == BREAK || !skip(d, value, depth + 1)) {
+            if (value.kind == TOKEN_BREAK || !skip(d, value, depth + 1)) {
                 return false;
             }
             continue;
@@ -556,10 +413,10 @@ static bool read_fields_map(Decoder *d, NsmRequest *req, const Token *t,
 }
 
 /* An array of fields has all of them, and nothing else. */
-static bool read_fields_array(Decoder *d, NsmRequest *req, const Token *t)
+static bool read_fields_array(Decoder *d, NsmRequest *req, const CborToken *t)
 {
     Series s = series(t);
-    Token value;
+    CborToken value;
 
     for (unsigned i = 0; i < operations[req->op].fields; i++) {
         if (series_next(d, &s, &value) <= 0 ||
@@ -571,17 +428,17 @@ static bool read_fields_array(Decoder *d, NsmRequest *req, const Token *t)
 }
 
 /* What follows the operation's name, which is one container deep. */
-static bool read_arguments(Decoder *d, NsmRequest *req, const Token *t)
+static bool read_arguments(Decoder *d, NsmRequest *req, const CborToken *t)
 {
     if (operations[req->op].fields == 0) {
-        return t->kind == NIL;
+        return t->kind == TOKEN_NULL;
     }
     switch (t->kind) {
-    case MAP:
-    case MAP_OPEN:
+    case TOKEN_MAP:
+    case TOKEN_MAP_OPEN:
         return read_fields_map(d, req, t, 1);
-    case ARRAY:
-    case ARRAY_OPEN:
+    case TOKEN_ARRAY:
+    case TOKEN_ARRAY_OPEN:
         return read_fields_array(d, req, t);
     default:
         return false;
@@ -594,7 +451,7 @@ static bool read_arguments(Decoder *d, NsmRequest *req, const Token *t)
  */
 static bool read_array_form(Decoder *d, NsmRequest *req, Series *s)
 {
-    Token t;
+    CborToken t;
 
     if (operations[req->op].fields > 0 &&
         (series_next(d, s, &t) <= 0 || !read_arguments(d, req, &t))) {
@@ -605,8 +462,11 @@ static bool read_array_form(Decoder *d, NsmRequest *req, Series *s)
 
 NsmCode nsm_request_decode(NsmRequest *req, const uint8_t *buf, size_t len)
 {
-    Decoder d = { .buf = buf, .len = len, .scratch = req->scratch };
-    Token outer, t;
+    Decoder d = {
+        .in = { .buf = buf, .len = len },
+        .scratch = req->scratch,
+    };
+    CborToken outer, t;
     Series s;
     NsmSpan name;
     bool good;
@@ -621,19 +481,19 @@ NsmCode nsm_request_decode(NsmRequest *req, const uint8_t *buf, size_t len)
     t = outer;
     s = series(&outer);
     switch (outer.kind) {
-    case MAP:
+    case TOKEN_MAP:
         /* Of all heads that say 1, only the shortest ends in this byte. */
-        if (outer.n != 1 || buf[d.pos - 1] != 0xa1 || !next(&d, &t)) {
+        if (outer.value != 1 || buf[d.in.pos - 1] != 0xa1 || !next(&d, &t)) {
             return NSM_INVALID_OPERATION;
         }
         break;
-    case ARRAY:
-    case ARRAY_OPEN:
+    case TOKEN_ARRAY:
+    case TOKEN_ARRAY_OPEN:
         if (series_next(&d, &s, &t) <= 0) {
             return NSM_INVALID_OPERATION;
         }
         break;
-    case MAP_OPEN:
+    case TOKEN_MAP_OPEN:
         return NSM_INVALID_OPERATION;
     default:
         break;
@@ -647,14 +507,14 @@ NsmCode nsm_request_decode(NsmRequest *req, const uint8_t *buf, size_t len)
         return NSM_INVALID_OPERATION;
     }
 
-    if (outer.kind == MAP) {
+    if (outer.kind == TOKEN_MAP) {
         good = next(&d, &t) && read_arguments(&d, req, &t);
-    } else if (outer.kind == ARRAY || outer.kind == ARRAY_OPEN) {
+    } else if (outer.kind == TOKEN_ARRAY || outer.kind == TOKEN_ARRAY_OPEN) {
         good = read_array_form(&d, req, &s);
     } else {
         good = operations[req->op].fields == 0;
     }
-    if (good && d.pos == d.len) {
+    if (good && d.in.pos == d.in.len) {
         return NSM_SUCCESS;
     }
     return well_formed(buf, len) ? NSM_INVALID_ARGUMENT : NSM_INVALID_OPERATION;
