@@ -149,8 +149,8 @@ static int probe_bind(const Args *args, Answer *a)
         return answer_fail(a, errno, "socket: %s", strerror(errno));
     }
     answer_printf(a, "errno %d\n",
-                  bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ? errno
-                                                                       : 0);
+                  bind(fd, (struct sockaddr *)&addr, sizeof(addr)) < 0 ? errno :
+                                                                         0);
     close(fd);
     return 0;
 }
@@ -212,9 +212,10 @@ static int probe_mem(const Args *args, Answer *a)
 
         /* Lines that are not indented: the parts of a range have their own. */
         if (line[0] != ' ' &&
-            sscanf(line, "%" SCNx64 "-%" SCNx64 " : %n", &start, &end,
-                   &name) == 2 && name &&
-            !strncmp(line + name, "System RAM", 10) && start >= 1ULL << 32) {
+            sscanf(line, "%" SCNx64 "-%" SCNx64 " : %n", &start, &end, &name) ==
+                2 &&
+            name && !strncmp(line + name, "System RAM", 10) &&
+            start >= 1ULL << 32) {
             high += (end + 1 - start) / 1024;
         }
     }
@@ -394,10 +395,12 @@ typedef struct V2 {
 
 /* One instruction of each extension, on values the compiler cannot foresee. */
 __attribute__((target("sse4.2,popcnt,cx16"), noinline))
+/* clang-format off */
 static void run_v2(V2 *v)
+/* clang-format on */
 {
     static const char digits[] = "123456789";
-    volatile float ones = 1, twos = 2; /* volatile: no folding */
+    volatile float ones = 1, twos = 2;           /* volatile: no folding */
     volatile int minus = -7, six = 6, seven = 7; /* volatile: no folding */
     volatile uint64_t bits = 0xff00ff00ff00ff00; /* volatile: no folding */
     unsigned __int128 wide = 1, old = 1;
@@ -407,8 +410,8 @@ static void run_v2(V2 *v)
 
     v->sse3 = _mm_cvtss_f32(_mm_hadd_ps(sums, sums));
     v->ssse3 = _mm_cvtsi128_si32(_mm_abs_epi32(_mm_set1_epi32(minus)));
-    v->sse4_1 = _mm_cvtsi128_si32(_mm_mullo_epi32(_mm_set1_epi32(six),
-                                                  _mm_set1_epi32(seven)));
+    v->sse4_1 = _mm_cvtsi128_si32(
+        _mm_mullo_epi32(_mm_set1_epi32(six), _mm_set1_epi32(seven)));
     for (const char *c = digits; *c; c++) {
         crc = _mm_crc32_u8(crc, *c);
     }
@@ -450,9 +453,10 @@ static int probe_v2(const Args *args, Answer *a)
     if (!got || status) {
         return answer_fail(a, EIO, "the child ended with status 0x%x", status);
     }
-    answer_printf(a, "sse3 %u\nssse3 %u\nsse4.1 %u\nsse4.2 %08x\n"
-                  "popcnt %" PRIu64 "\ncx16 %u\n", v.sse3, v.ssse3, v.sse4_1,
-                  v.sse4_2, v.popcnt, v.cx16);
+    answer_printf(a,
+                  "sse3 %u\nssse3 %u\nsse4.1 %u\nsse4.2 %08x\n"
+                  "popcnt %" PRIu64 "\ncx16 %u\n",
+                  v.sse3, v.ssse3, v.sse4_1, v.sse4_2, v.popcnt, v.cx16);
     return 0;
 }
 
@@ -575,26 +579,15 @@ static int probe_exec(const Args *args, Answer *a)
 }
 
 const Probe machine_probes[] = {
-    { "args", 0, 0, probe_args },
-    { "bind", 1, 1, probe_bind },
-    { "buses", 0, 0, probe_buses },
-    { "cat", 1, 1, probe_cat },
-    { "clock", 0, 0, probe_clock },
-    { "cmdline", 0, 0, probe_cmdline },
-    { "cpus", 0, 0, probe_cpus },
-    { "cwd", 0, 0, probe_cwd },
-    { "devices", 0, 0, probe_devices },
-    { "env", 0, 0, probe_env },
-    { "exec", 1, 62, probe_exec },
-    { "hwrng", 1, 1, probe_hwrng },
-    { "id", 0, 0, probe_id },
-    { "ls", 1, 1, probe_ls },
-    { "mem", 0, 0, probe_mem },
-    { "print", 1, 1, probe_print },
-    { "rebind", 1, 1, probe_rebind },
-    { "sleep", 1, 1, probe_sleep },
-    { "uname", 0, 0, probe_uname },
-    { "v2", 0, 0, probe_v2 },
-    { "write", 2, 2, probe_write },
-    { NULL, 0, 0, NULL },
+    { "args", 0, 0, probe_args },       { "bind", 1, 1, probe_bind },
+    { "buses", 0, 0, probe_buses },     { "cat", 1, 1, probe_cat },
+    { "clock", 0, 0, probe_clock },     { "cmdline", 0, 0, probe_cmdline },
+    { "cpus", 0, 0, probe_cpus },       { "cwd", 0, 0, probe_cwd },
+    { "devices", 0, 0, probe_devices }, { "env", 0, 0, probe_env },
+    { "exec", 1, 62, probe_exec },      { "hwrng", 1, 1, probe_hwrng },
+    { "id", 0, 0, probe_id },           { "ls", 1, 1, probe_ls },
+    { "mem", 0, 0, probe_mem },         { "print", 1, 1, probe_print },
+    { "rebind", 1, 1, probe_rebind },   { "sleep", 1, 1, probe_sleep },
+    { "uname", 0, 0, probe_uname },     { "v2", 0, 0, probe_v2 },
+    { "write", 2, 2, probe_write },     { NULL, 0, 0, NULL },
 };

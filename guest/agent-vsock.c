@@ -39,9 +39,10 @@ typedef struct Report {
 
 static void add_report(Answer *a, const Report *r)
 {
-    answer_printf(a, "sent %" PRIu64 "\nreceived %" PRIu64 "\nmismatch %"
-                  PRId64 "\nerrno %d\nus %" PRIu64 "\n", r->sent, r->received,
-                  r->mismatch, r->err, r->us);
+    answer_printf(a,
+                  "sent %" PRIu64 "\nreceived %" PRIu64 "\nmismatch %" PRId64
+                  "\nerrno %d\nus %" PRIu64 "\n",
+                  r->sent, r->received, r->mismatch, r->err, r->us);
 }
 
 /* --- The pattern --------------------------------------------------------- */
@@ -114,8 +115,8 @@ static void read_to_end(int fd, const uint8_t *pattern, Report *r)
     }
     while ((n = read(fd, data, CHUNK_DEFAULT)) > 0) {
         if (pattern && r->mismatch < 0) {
-            size_t same = first_difference(data, pattern +
-                                           r->received % BLOCK, n);
+            size_t same =
+                first_difference(data, pattern + r->received % BLOCK, n);
 
             if (same < (size_t)n) {
                 r->mismatch = r->received + same;
@@ -135,8 +136,8 @@ static void send_pattern(int fd, const uint8_t *pattern, uint64_t size,
 {
     while (r->sent < size) {
         uint64_t left = size - r->sent;
-        ssize_t n = write(fd, pattern + r->sent % BLOCK,
-                          left < chunk ? left : chunk);
+        ssize_t n =
+            write(fd, pattern + r->sent % BLOCK, left < chunk ? left : chunk);
 
         if (n < 0) {
             r->err = errno;
@@ -222,13 +223,13 @@ static void mode_both(int fd, const Mode *mode, Report *r)
     struct Sending s = {
         .fd = fd,
         .mode = mode,
-        .pattern = new_pattern(mode->arg[1], chunk > CHUNK_DEFAULT ?
-                               chunk : CHUNK_DEFAULT),
+        .pattern = new_pattern(mode->arg[1],
+                               chunk > CHUNK_DEFAULT ? chunk : CHUNK_DEFAULT),
     };
     pthread_t thread;
 
-    r->err = s.pattern ? pthread_create(&thread, NULL, send_thread, &s) :
-        ENOMEM;
+    r->err =
+        s.pattern ? pthread_create(&thread, NULL, send_thread, &s) : ENOMEM;
     if (!r->err) {
         read_to_end(fd, s.pattern, r);
         pthread_join(thread, NULL);
@@ -343,8 +344,10 @@ static bool parse_mode(const Args *args, size_t first, Mode *mode, Answer *a)
         }
         *mode = modes[i];
         if (n < mode->min || n > mode->max) {
-            answer_fail(a, EINVAL, "mode %s takes %zu to %zu arguments, not "
-                        "%zu", mode->name, mode->min, mode->max, n);
+            answer_fail(a, EINVAL,
+                        "mode %s takes %zu to %zu arguments, not "
+                        "%zu",
+                        mode->name, mode->min, mode->max, n);
             return false;
         }
         for (size_t k = 0; k < n; k++) {
@@ -369,7 +372,7 @@ static void run_mode(int fd, const Mode *mode, Report *r)
 {
     uint64_t started = now_us();
 
-    *r = (Report){ .mismatch = -1 };
+    *r = (Report) { .mismatch = -1 };
     mode->run(fd, mode, r);
     r->us = now_us() - started;
 }
@@ -385,7 +388,7 @@ static bool parse_peer(const Args *args, struct sockaddr_vm *peer, Answer *a)
         !args_number(args, 1, UINT32_MAX, &port, a)) {
         return false;
     }
-    *peer = (struct sockaddr_vm){
+    *peer = (struct sockaddr_vm) {
         .svm_family = AF_VSOCK,
         .svm_cid = cid,
         .svm_port = port,
@@ -429,8 +432,7 @@ static int probe_connect(const Args *args, Answer *a)
 
         if (setsockopt(fd, AF_VSOCK, SO_VM_SOCKETS_CONNECT_TIMEOUT, &t,
                        sizeof(t)) < 0) {
-            err = answer_fail(a, errno, "connect timeout: %s",
-                              strerror(errno));
+            err = answer_fail(a, errno, "connect timeout: %s", strerror(errno));
             close(fd);
             return err;
         }
@@ -522,7 +524,7 @@ static void *serve_listener(void *opaque)
         }
         c = malloc(sizeof(*c));
         if (c) {
-            *c = (Connection){ fd, l->mode };
+            *c = (Connection) { fd, l->mode };
         }
         if (!c || !start_thread(serve_connection, c)) {
             fprintf(stderr, "agent: port %u: %s\n", l->port, strerror(errno));
@@ -583,7 +585,7 @@ static int probe_listen(const Args *args, Answer *a)
     Mode mode;
 
     return parse_mode(args, 1, &mode, a) ? start_listener(args, &mode, a) :
-        -EINVAL;
+                                           -EINVAL;
 }
 
 static int probe_echo_listen(const Args *args, Answer *a)
@@ -640,9 +642,9 @@ static uint8_t *high_chunk(uint64_t *lowest)
 {
     enum { PAGES = CHUNK_DEFAULT / PAGE };
     uint64_t entries[PAGES];
-    uint8_t *area = mmap(NULL, HIGH_AREA, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED |
-                         MAP_POPULATE, -1, 0);
+    uint8_t *area =
+        mmap(NULL, HIGH_AREA, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED | MAP_POPULATE, -1, 0);
     uint8_t *found = NULL;
     int fd;
 
@@ -704,7 +706,7 @@ static int wait_sent(int fd)
         if (poll(&p, 1, -1) < 0) {
             return -1;
         }
-        msg = (struct msghdr){
+        msg = (struct msghdr) {
             .msg_control = control,
             .msg_controllen = sizeof(control),
         };
@@ -717,8 +719,7 @@ static int wait_sent(int fd)
     if (n < 0) {
         return -1;
     }
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c;
-         c = CMSG_NXTHDR(&msg, c)) {
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
         struct sock_extended_err e;
 
         memcpy(&e, CMSG_DATA(c), sizeof(e));
@@ -745,8 +746,7 @@ static int probe_high_source(const Args *args, Answer *a)
     }
     chunk = high_chunk(&lowest);
     if (!chunk) {
-        return answer_fail(a, errno, "memory above 4 GiB: %s",
-                           strerror(errno));
+        return answer_fail(a, errno, "memory above 4 GiB: %s", strerror(errno));
     }
     fd = dial(&peer);
     if (fd < 0) {
@@ -756,8 +756,8 @@ static int probe_high_source(const Args *args, Answer *a)
     }
     started = now_us();
     pattern = new_pattern(seed, CHUNK_DEFAULT);
-    if (!pattern ||
-        setsockopt(fd, SOL_SOCKET, SO_ZEROCOPY, &(int){ 1 }, sizeof(int)) < 0) {
+    if (!pattern || setsockopt(fd, SOL_SOCKET, SO_ZEROCOPY, &(int) { 1 },
+                               sizeof(int)) < 0) {
         r.err = errno;
     }
     while (!r.err && r.sent < size) {

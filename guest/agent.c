@@ -46,8 +46,8 @@
  *
  *   uname            sysname, release, version, machine: one line each
  *   cmdline          the kernel command line
- *   bind ADDRESS     binds a TCP socket to any port of that IPv4 address: "errno
- *                    N" (0: bound)
+ *   bind ADDRESS     binds a TCP socket to any port of that IPv4 address:
+ *                    "errno N" (0: bound)
  *   clock            "us N", microseconds since 1970, "uptime N", what the
  *                    kernel counted of them, "source NAME", what it counts with
  *   cpus             number of CPUs online
@@ -241,8 +241,9 @@ bool args_number(const Args *args, size_t i, uint64_t max, uint64_t *value,
     }
     if (sscanf(args->v[i], "%" SCNi64 "%n", &number, &len) != 1 ||
         args->v[i][len] || number < 0 || (uint64_t)number > max) {
-        answer_fail(a, EINVAL, "argument %zu: not a number up to %" PRIu64
-                    ": %s", i + 1, max, args->v[i]);
+        answer_fail(a, EINVAL,
+                    "argument %zu: not a number up to %" PRIu64 ": %s", i + 1,
+                    max, args->v[i]);
         return false;
     }
     *value = number;
@@ -373,8 +374,10 @@ static int nsm_once(const uint8_t *request, size_t len, size_t size, Answer *a)
     if (n < 0) {
         err = answer_fail(a, errno, "ioctl on /dev/nsm: %s", strerror(errno));
     } else if ((size_t)n > size) {
-        err = answer_fail(a, EPROTO, "the driver reports %zd bytes in a buffer "
-                          "of %zu", n, size);
+        err = answer_fail(a, EPROTO,
+                          "the driver reports %zd bytes in a buffer "
+                          "of %zu",
+                          n, size);
     } else {
         answer_add(a, response, n);
     }
@@ -396,7 +399,8 @@ typedef struct NsmLoop {
 
 static void *nsm_loop_thread(void *opaque)
 {
-    static const uint8_t error[] = "\xa1\x65" "Error";
+    static const uint8_t error[] = "\xa1\x65"
+                                   "Error";
     NsmLoop *l = opaque;
 
     for (uint64_t i = 0; i < l->count; i++) {
@@ -480,9 +484,10 @@ static int probe_nsm_loop(const Args *args, Answer *a)
     }
     us = now_us() - started;
     close(fd);
-    answer_printf(a, "us %" PRIu64 "\nok %" PRIu64 "\nerrors %" PRIu64
-                  "\nfailed %" PRIu64 "\nbytes %" PRIu64 "\nlast ", us,
-                  sum.ok, sum.errors, sum.failed, sum.bytes);
+    answer_printf(a,
+                  "us %" PRIu64 "\nok %" PRIu64 "\nerrors %" PRIu64
+                  "\nfailed %" PRIu64 "\nbytes %" PRIu64 "\nlast ",
+                  us, sum.ok, sum.errors, sum.failed, sum.bytes);
     for (ssize_t i = 0; i < loops[0].last_len; i++) {
         answer_printf(a, "%02x", loops[0].last[i]);
     }
@@ -545,7 +550,7 @@ static int run_probe(char *text, Answer *a)
     if (!probe) {
         return answer_fail(a, ENOSYS, "no such probe: %s", lines[0]);
     }
-    args = (Args){ lines + 1, n - 1 };
+    args = (Args) { lines + 1, n - 1 };
     if (args.n < probe->min || args.n > probe->max) {
         return answer_fail(a, EINVAL, "%s takes %zu to %zu arguments, not %zu",
                            probe->name, probe->min, probe->max, args.n);
@@ -663,7 +668,9 @@ static void be_init(void)
     static const struct {
         const char *type, *target;
     } needed[] = {
-        { "devtmpfs", "/dev" }, { "proc", "/proc" }, { "sysfs", "/sys" },
+        { "devtmpfs", "/dev" },
+        { "proc", "/proc" },
+        { "sysfs", "/sys" },
     };
     int fd;
 

@@ -43,12 +43,22 @@ static int64_t now(clockid_t clock)
 /* The date of a new document, in ns since 1970; -1 with errno. */
 static int64_t nsm_time(int fd)
 {
-    static const char request[] = "\xa1\x6b" "Attestation" "\xa3"
-                                  "\x69" "user_data" "\xf6"
-                                  "\x65" "nonce" "\xf6"
-                                  "\x6a" "public_key" "\xf6";
+    static const char request[] = "\xa1\x6b"
+                                  "Attestation"
+                                  "\xa3"
+                                  "\x69"
+                                  "user_data"
+                                  "\xf6"
+                                  "\x65"
+                                  "nonce"
+                                  "\xf6"
+                                  "\x6a"
+                                  "public_key"
+                                  "\xf6";
     /* The key and the head of an integer of 64 bits (RFC 8949). */
-    static const char key[] = "\x69" "timestamp" "\x1b";
+    static const char key[] = "\x69"
+                              "timestamp"
+                              "\x1b";
     static uint8_t document[0x3000];
     struct NsmMessage m = {
         .request = (uintptr_t)request,
@@ -62,8 +72,8 @@ static int64_t nsm_time(int fd)
     if (ioctl(fd, NSM_IOCTL, &m) < 0) {
         return -1;
     }
-    end = document + (m.response_len < sizeof(document) ? m.response_len
-                                                        : sizeof(document));
+    end = document + (m.response_len < sizeof(document) ? m.response_len :
+                                                          sizeof(document));
     at = memmem(document, end - document, key, sizeof(key) - 1);
     if (!at || end - (at + sizeof(key) - 1) < 8) {
         errno = EBADMSG;

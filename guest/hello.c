@@ -34,7 +34,7 @@ struct NsmMessage {
 
 #define PCR_SIZE 48
 
-#define PARENT_CID 3    /* AWS: the parent instance, seen from its enclaves */
+#define PARENT_CID 3 /* AWS: the parent instance, seen from its enclaves */
 #define VERIFIER_PORT 7001
 #define NONCE_SIZE 16
 
@@ -59,8 +59,11 @@ static ssize_t nsm(int fd, const void *request, size_t len, void *response,
  */
 static int describe_pcr(int fd, uint8_t index, uint8_t pcr[PCR_SIZE])
 {
-    static const char data[] = "\x64" "data\x58\x30";
-    uint8_t request[] = "\xa1\x6b" "DescribePCR\xa1\x65" "index?";
+    static const char data[] = "\x64"
+                               "data\x58\x30";
+    uint8_t request[] = "\xa1\x6b"
+                        "DescribePCR\xa1\x65"
+                        "index?";
     uint8_t response[NSM_RESPONSE_MAX];
     const uint8_t *at;
     ssize_t len;
@@ -74,8 +77,10 @@ static int describe_pcr(int fd, uint8_t index, uint8_t pcr[PCR_SIZE])
     }
     at = memmem(response, len, data, sizeof(data) - 1);
     if (!at || response + len - at < (ssize_t)sizeof(data) - 1 + PCR_SIZE) {
-        fprintf(stderr, "hello: /dev/nsm: DescribePCR %u: no PCR in the "
-                "answer of %zd bytes\n", index, len);
+        fprintf(stderr,
+                "hello: /dev/nsm: DescribePCR %u: no PCR in the "
+                "answer of %zd bytes\n",
+                index, len);
         return -1;
     }
     memcpy(pcr, at + sizeof(data) - 1, PCR_SIZE);
@@ -90,10 +95,17 @@ static int describe_pcr(int fd, uint8_t index, uint8_t pcr[PCR_SIZE])
 static ssize_t attest(int fd, const uint8_t nonce[NONCE_SIZE],
                       uint8_t response[NSM_RESPONSE_MAX], uint8_t **document)
 {
-    static const char head[] = "\xa1\x6b" "Attestation\xa1\x68" "document\x59";
+    static const char head[] = "\xa1\x6b"
+                               "Attestation\xa1\x68"
+                               "document\x59";
     const size_t start = sizeof(head) - 1 + 2;
-    uint8_t request[] = "\xa1\x6b" "Attestation\xa3\x69" "user_data\xf6\x65"
-                        "nonce\x50" "0123456789abcdef" "\x6a" "public_key\xf6";
+    uint8_t request[] = "\xa1\x6b"
+                        "Attestation\xa3\x69"
+                        "user_data\xf6\x65"
+                        "nonce\x50"
+                        "0123456789abcdef"
+                        "\x6a"
+                        "public_key\xf6";
     ssize_t len;
 
     memcpy(memmem(request, sizeof(request), "0123456789abcdef", NONCE_SIZE),
@@ -105,9 +117,11 @@ static ssize_t attest(int fd, const uint8_t nonce[NONCE_SIZE],
     }
     if ((size_t)len < start || memcmp(response, head, sizeof(head) - 1) ||
         start + (response[start - 2] << 8 | response[start - 1]) !=
-        (size_t)len) {
-        fprintf(stderr, "hello: /dev/nsm: Attestation: no document in the "
-                "answer of %zd bytes\n", len);
+            (size_t)len) {
+        fprintf(stderr,
+                "hello: /dev/nsm: Attestation: no document in the "
+                "answer of %zd bytes\n",
+                len);
         return -1;
     }
     *document = response + start;

@@ -82,8 +82,7 @@ static void __attribute__((noreturn)) die_about(const char *step,
 
 static void warn_about(const char *step, const char *what)
 {
-    fprintf(stderr, "init: warning: %s: %s: %s\n", step, what,
-            strerror(errno));
+    fprintf(stderr, "init: warning: %s: %s: %s\n", step, what, strerror(errno));
 }
 
 /* --- /dev and the console ------------------------------------------------ */
@@ -373,8 +372,7 @@ static const struct Mount mounts[] = {
     { "shm", "/dev/shm", "tmpfs", MS_NODEV | MS_NOSUID | MS_NOEXEC, NULL,
       true },
     { "devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, NULL, true },
-    { "sysfs", "/sys", "sysfs", MS_NODEV | MS_NOSUID | MS_NOEXEC, NULL,
-      false },
+    { "sysfs", "/sys", "sysfs", MS_NODEV | MS_NOSUID | MS_NOEXEC, NULL, false },
 };
 
 static const struct {
@@ -556,8 +554,8 @@ int main(void)
     if (!cmds) {
         cmd = no_cmd;
     }
-    pid = launch(program ? program : cmd[0], cmd, envs ? env : no_env, cwd,
-                 user);
+    pid =
+        launch(program ? program : cmd[0], cmd, envs ? env : no_env, cwd, user);
     if (pid < 0) {
         die("fork");
     }

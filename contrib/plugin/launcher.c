@@ -41,8 +41,8 @@
 #define PROGRAM_HEADERS_MAX 64
 #define NOTES_MAX 4096
 
-static void __attribute__((noreturn, format(printf, 1, 2)))
-die(const char *format, ...)
+static void __attribute__((noreturn, format(printf, 1, 2))) die(
+    const char *format, ...)
 {
     va_list ap;
 
@@ -72,8 +72,7 @@ static int find_note(const unsigned char *notes, size_t len, char *hex,
             return 0;
         }
         if (note.n_type == NT_GNU_BUILD_ID && note.n_namesz == 4 &&
-            !memcmp(notes + at, ELF_NOTE_GNU, 4) &&
-            note.n_descsz < size / 2) {
+            !memcmp(notes + at, ELF_NOTE_GNU, 4) && note.n_descsz < size / 2) {
             size_t i;
 
             for (i = 0; i < note.n_descsz; i++) {
@@ -111,7 +110,7 @@ static int read_build_id(int fd, char *hex, size_t size)
         if (h->p_type == PT_NOTE && h->p_filesz <= sizeof(notes) &&
             h->p_offset <= INT32_MAX &&
             pread(fd, notes, h->p_filesz, (off_t)h->p_offset) ==
-            (ssize_t)h->p_filesz &&
+                (ssize_t)h->p_filesz &&
             find_note(notes, h->p_filesz, hex, size)) {
             return 1;
         }
@@ -131,13 +130,14 @@ static void check_qemu(void)
     }
     if (!read_build_id(fd, id, sizeof(id)) || strcmp(id, NITRO_BUILD_ID)) {
         die("%s has changed: the plugin was built for %s, build-id %s; found "
-            "%s. Rebuild it: %s", NITRO_QEMU, NITRO_VERSION, NITRO_BUILD_ID,
-            *id ? id : "none", REBUILD);
+            "%s. Rebuild it: %s",
+            NITRO_QEMU, NITRO_VERSION, NITRO_BUILD_ID, *id ? id : "none",
+            REBUILD);
     }
     if (st.st_mode & (S_ISUID | S_ISGID)) {
         die("%s is set%s: the dynamic linker preloads nothing into such a "
-            "program. Take that off, or %s", NITRO_QEMU,
-            st.st_mode & S_ISUID ? "uid" : "gid", TREE);
+            "program. Take that off, or %s",
+            NITRO_QEMU, st.st_mode & S_ISUID ? "uid" : "gid", TREE);
     }
     if (fgetxattr(fd, "security.capability", NULL, 0) > 0) {
         die("%s has file capabilities: the dynamic linker preloads nothing "
@@ -178,7 +178,8 @@ static void preload_plugin(void)
     }
     if (strpbrk(value, ": ")) {
         die("%s: the dynamic linker takes no path with a space or a colon "
-            "in LD_PRELOAD; set XDG_CACHE_HOME to another folder", value);
+            "in LD_PRELOAD; set XDG_CACHE_HOME to another folder",
+            value);
     }
     if (before && asprintf(&all, "%s:%s", value, before) < 0) {
         die("no memory");

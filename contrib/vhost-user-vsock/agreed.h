@@ -69,7 +69,7 @@
  * unique is a time, in milliseconds, when the connect has lasted too long.
  */
 #define VSOCK_NAME_PREFIX "nitro-vsock/"
-#define VSOCK_NAME_PAIR                                                     \
+#define VSOCK_NAME_PAIR \
     VSOCK_NAME_PREFIX "%" PRIu32 ":%" PRIu32 "/%" PRIu32 ":%" PRIu32 "/"
 
 #endif

@@ -29,7 +29,7 @@
 #define APP_STATUS_LINE 16
 
 struct app_status {
-    bool closed;                /* for whoever comes now */
+    bool closed; /* for whoever comes now */
     unsigned have;
     uint8_t said[APP_STATUS_SIZE];
 };

@@ -33,9 +33,10 @@ static void client_request(struct vsock *v, struct vsock_conn *c,
 {
     conn_hash(v, c, VSOCK_CID_PARENT, parent_port, guest_port);
     conn_state(v, c, VSOCK_WAITING, true);
-    conn_deadline(v, c, c->give_up ?:
-                  v->now + (v->driver_seen ? VSOCK_MS_REQUEST
-                                           : v->config.driver_ms));
+    conn_deadline(
+        v, c,
+        c->give_up ?:
+            v->now + (v->driver_seen ? VSOCK_MS_REQUEST : v->config.driver_ms));
     conn_pend(v, c, PEND_REQUEST);
 }
 
@@ -63,9 +64,9 @@ bool client_skip(struct vsock *v, struct vsock_conn *c)
     char unused[16384];
 
     while (c->skip) {
-        struct iovec iov = {
-            unused, c->skip < sizeof(unused) ? c->skip : sizeof(unused)
-        };
+        struct iovec iov = { unused, c->skip < sizeof(unused) ?
+                                         c->skip :
+                                         sizeof(unused) };
         ssize_t r = v->ops->recv(v->opaque, c, &iov, 1);
 
         if (r <= 0) {
@@ -110,7 +111,7 @@ void client_line(struct vsock *v, struct vsock_conn *c)
         if (from >= 0) {
             c->silent = true;
             c->skip = VSOCK_OPEN_SIZE - n;
-            c->give_up = v->now + ms + 1;   /* never early: now is whole ms */
+            c->give_up = v->now + ms + 1; /* never early: now is whole ms */
         }
         client_request(v, c, from >= 0 ? (uint32_t)from : free_port(v, port),
                        port);

@@ -157,7 +157,8 @@ struct vsock_conn *conn_oldest_drain(const struct vsock *v)
 {
     struct vsock_conn *c;
 
-    TAILQ_FOREACH(c, &v->drains, drain) {
+    TAILQ_FOREACH(c, &v->drains, drain)
+    {
         if (c->state == VSOCK_DRAIN) {
             return c;
         }
@@ -250,7 +251,7 @@ void conn_reset(struct vsock *v, struct vsock_conn *c)
         return;
     }
     if (c->state == VSOCK_WAITING) {
-        conn_free(v, c);        /* the guest does not know it */
+        conn_free(v, c); /* the guest does not know it */
         return;
     }
     c->pending = 0;

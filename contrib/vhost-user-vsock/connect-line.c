@@ -50,8 +50,8 @@ static ssize_t parse_number(const char *buf, size_t len, size_t i,
     return i;
 }
 
-int vsock_parse_line(const char *buf, size_t len, uint32_t *port,
-                     int64_t *from, uint32_t *ms)
+int vsock_parse_line(const char *buf, size_t len, uint32_t *port, int64_t *from,
+                     uint32_t *ms)
 {
     ssize_t i = parse_word(buf, len, VSOCK_WORD_CONNECT);
     bool open = i < 0;

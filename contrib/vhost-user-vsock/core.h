@@ -41,26 +41,26 @@ struct vsock {
     const struct vsock_ops *ops;
     void *opaque;
     int64_t now;
-    int64_t next_deadline;      /* at or before the earliest; 0: none */
+    int64_t next_deadline; /* at or before the earliest; 0: none */
     bool driver_seen;
 
     struct vsock_conn *slots;
-    uint32_t used_slots;        /* slots above were never used */
+    uint32_t used_slots; /* slots above were never used */
     unsigned count;
-    unsigned clients;           /* who have not got their OK yet */
-    unsigned draining;          /* not in the table, or RST to be sent */
+    unsigned clients;  /* who have not got their OK yet */
+    unsigned draining; /* not in the table, or RST to be sent */
     struct conn_list free;
     struct conn_list ready;
     struct conn_list later;
-    struct conn_list drains;    /* draining, who took bytes last at the end */
-    bool finishing;             /* drains have deadlines */
+    struct conn_list drains; /* draining, who took bytes last at the end */
+    bool finishing;          /* drains have deadlines */
 
-    uint32_t *buckets;          /* slot + 1; 0: empty */
+    uint32_t *buckets; /* slot + 1; 0: empty */
     uint32_t bucket_mask;
 
-    uint32_t small_window;      /* what every connection is sure of */
-    size_t extra;               /* bytes granted beyond that ... */
-    size_t extra_max;           /* ... and how many may be */
+    uint32_t small_window; /* what every connection is sure of */
+    size_t extra;          /* bytes granted beyond that ... */
+    size_t extra_max;      /* ... and how many may be */
     size_t reserved;
     uint32_t next_port;
 
@@ -78,8 +78,8 @@ void vsock_note(struct vsock *v, enum vsock_note what,
 /* state.c: what follows what. */
 
 /* All changes of state and host pass here, so that the counts are right. */
-void conn_state(struct vsock *v, struct vsock_conn *c,
-                enum vsock_state state, bool host);
+void conn_state(struct vsock *v, struct vsock_conn *c, enum vsock_state state,
+                bool host);
 /* It has its tuple in the table. */
 bool conn_is_hashed(const struct vsock_conn *c);
 /* A program of the host that has not got its OK yet. */
@@ -134,8 +134,8 @@ void conn_consumed(struct vsock *v, struct vsock_conn *c, uint32_t n);
 /* to-host.c: bytes of the guest. */
 
 void conn_data_in(struct vsock *v, struct vsock_conn *c,
-                  const struct vsock_hdr *h,
-                  const struct iovec *iov, unsigned niov);
+                  const struct vsock_hdr *h, const struct iovec *iov,
+                  unsigned niov);
 /* Writes what the buffer holds, as far as the host end takes it. */
 void conn_flush(struct vsock *v, struct vsock_conn *c);
 /* The guest will send no more, and all it sent has left: say so. */

@@ -58,8 +58,7 @@ void conn_stall(struct vsock *v, struct vsock_conn *c, enum vsock_stall why)
 void conn_consumed(struct vsock *v, struct vsock_conn *c, uint32_t n)
 {
     c->fwd_cnt += n;
-    if (c->state == VSOCK_OPEN &&
-        c->fwd_cnt - c->last_fwd >= c->window / 4) {
+    if (c->state == VSOCK_OPEN && c->fwd_cnt - c->last_fwd >= c->window / 4) {
         conn_pend(v, c, PEND_CREDIT);
     }
 }

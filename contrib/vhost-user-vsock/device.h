@@ -12,8 +12,8 @@
 #include "vsock.h"
 
 enum {
-    QUEUE_RX,                   /* device to guest */
-    QUEUE_TX,                   /* guest to device */
+    QUEUE_RX, /* device to guest */
+    QUEUE_TX, /* guest to device */
     QUEUES,
 };
 
@@ -40,9 +40,9 @@ struct device_ops {
 
 struct device_queue {
     struct ring ring;
-    bool started;               /* kick was set since the last stop */
+    bool started; /* kick was set since the last stop */
     bool enabled;
-    bool base_set;              /* index given since the last stop */
+    bool base_set; /* index given since the last stop */
 };
 
 struct device {

@@ -77,10 +77,10 @@ static void name_socket(const struct host *h, const struct vsock_conn *c,
                         int fd)
 {
     struct sockaddr_un un = { .sun_family = AF_UNIX };
-    int n = snprintf(un.sun_path + 1, sizeof(un.sun_path) - 1,
-                     VSOCK_NAME_PAIR "%d-%d", h->options->guest_cid,
-                     c->guest_port, c->parent_cid, c->parent_port, getpid(),
-                     fd);
+    int n =
+        snprintf(un.sun_path + 1, sizeof(un.sun_path) - 1,
+                 VSOCK_NAME_PAIR "%d-%d", h->options->guest_cid, c->guest_port,
+                 c->parent_cid, c->parent_port, getpid(), fd);
 
     if (bind(fd, (struct sockaddr *)&un,
              offsetof(struct sockaddr_un, sun_path) + 1 + n) < 0) {
@@ -113,16 +113,15 @@ static int host_connect(struct host *h, struct vsock_conn *c,
                        EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET,
                        host_conn_tag(c))) {
             c->fd = fd;
-            c->user = c->parent_port == HOST_HEARTBEAT_PORT ? BEAT_RELAY
-                                                            : BEAT_NONE;
+            c->user =
+                c->parent_port == HOST_HEARTBEAT_PORT ? BEAT_RELAY : BEAT_NONE;
             return -err;
         }
         err = errno;
     }
     close(fd);
     if (err != ENOENT && err != ECONNREFUSED && err != EAGAIN) {
-        log_own(VLOG_WARN, "cannot connect to %s: %s", a->text,
-                  strerror(err));
+        log_own(VLOG_WARN, "cannot connect to %s: %s", a->text, strerror(err));
     }
     return -err;
 }
@@ -146,8 +145,8 @@ static int listed_connect(struct host *h, struct vsock_conn *c, int route)
     for (a = first; a; a = a->next) {
         count++;
     }
-    c->open_ms = VSOCK_MS_OPEN / count > VSOCK_MS_TRY ? VSOCK_MS_OPEN / count
-                                                      : VSOCK_MS_TRY;
+    c->open_ms = VSOCK_MS_OPEN / count > VSOCK_MS_TRY ? VSOCK_MS_OPEN / count :
+                                                        VSOCK_MS_TRY;
     while (c->tries < count) {
         unsigned n = h->begin[route] % count;
 
@@ -156,7 +155,7 @@ static int listed_connect(struct host *h, struct vsock_conn *c, int route)
         }
         r = host_connect(h, c, a);
         if (r == -EAGAIN) {
-            break;              /* a path, whose backlog is full */
+            break; /* a path, whose backlog is full */
         }
         c->tries++;
         if (r == 0 || r == -EINPROGRESS) {
@@ -191,7 +190,7 @@ static int port_connect(struct host *h, struct vsock_conn *c)
         host_vsock_address(&a, o->forward_cid, c->parent_port);
         r = host_connect(h, c, &a);
         if (r == -ENODEV) {
-            r = -ECONNREFUSED;  /* there is no such CID now */
+            r = -ECONNREFUSED; /* there is no such CID now */
         }
     }
     if (nobody(r) && c->parent_port == HOST_HEARTBEAT_PORT) {
@@ -234,7 +233,7 @@ static int host_instead(void *opaque, struct vsock_conn *c)
         return -ECONNREFUSED;
     }
     if (route >= 0) {
-        h->begin[route]++;      /* not again with this one */
+        h->begin[route]++; /* not again with this one */
         if (h->now >= c->give_up) {
             return -ETIMEDOUT;
         }

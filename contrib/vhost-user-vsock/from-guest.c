@@ -69,7 +69,7 @@ static void guest_answered(struct vsock *v, struct vsock_conn *c,
     conn_state(v, c, VSOCK_OPEN, true);
     conn_deadline(v, c, 0);
     c->writable = true;
-    c->readable = true;         /* it may have sent on behind its line */
+    c->readable = true; /* it may have sent on behind its line */
     conn_queue(v, c);
 }
 
@@ -83,7 +83,7 @@ static void guest_shutdown(struct vsock *v, struct vsock_conn *c,
         /* Closed. Its bytes are ours to deliver; the guest need not wait. */
         conn_reset(v, c);
     } else if (c->state == VSOCK_OPEN && (fresh & VSOCK_OFF_RECV)) {
-        c->readable = false;    /* nobody is there for what would be read */
+        c->readable = false; /* nobody is there for what would be read */
         v->ops->shutdown(v->opaque, c, VSOCK_OFF_RECV);
     } else if (c->state == VSOCK_OPEN && (fresh & VSOCK_OFF_SEND)) {
         end_finish(v, c);
@@ -93,8 +93,8 @@ static void guest_shutdown(struct vsock *v, struct vsock_conn *c,
 /* What a packet is for its connection. */
 enum meaning {
     NOT_ALLOWED,
-    NOTHING,                    /* but for the credit that it carries */
-    REUSED,                     /* the tuple is still in use */
+    NOTHING, /* but for the credit that it carries */
+    REUSED,  /* the tuple is still in use */
     ANSWERED,
     REFUSED,
     GONE,
@@ -151,8 +151,8 @@ static const uint8_t meanings[VSOCK_STATES][VSOCK_OP_CREDIT_REQUEST + 1] = {
 };
 
 static void conn_packet(struct vsock *v, struct vsock_conn *c,
-                        const struct vsock_hdr *h,
-                        const struct iovec *iov, unsigned niov)
+                        const struct vsock_hdr *h, const struct iovec *iov,
+                        unsigned niov)
 {
     /* Those that nobody knows are no more allowed than VSOCK_OP_INVALID. */
     unsigned op = h->op <= VSOCK_OP_CREDIT_REQUEST ? h->op : VSOCK_OP_INVALID;
@@ -245,8 +245,7 @@ void vsock_tx(struct vsock *v, const uint8_t raw[VSOCK_HDR_SIZE],
     }
     c = conn_lookup(v, h.dst_cid, h.dst_port, h.src_port);
     /* A stream has a hole now, so it cannot go on. */
-    if (h.len > (h.op == VSOCK_OP_RW ? VSOCK_MAX_PAYLOAD : 0) ||
-        h.len > room) {
+    if (h.len > (h.op == VSOCK_OP_RW ? VSOCK_MAX_PAYLOAD : 0) || h.len > room) {
         vsock_note(v, VSOCK_NOTE_BAD_LENGTH, c, &h);
         if (!c) {
             stray_rst(v, &h);

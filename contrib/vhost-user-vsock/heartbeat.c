@@ -19,8 +19,10 @@ void host_tell(int fd, const char *line)
 
     if (poll(&p, 1, 0) != 1 || !(p.revents & POLLOUT) ||
         write(p.fd, line, strlen(line)) != (ssize_t)strlen(line)) {
-        log_rated(VLOG_WARN, "nobody reads descriptor %d: \"%.*s\" not "
-                  "told", p.fd, (int)strcspn(line, "\n"), line);
+        log_rated(VLOG_WARN,
+                  "nobody reads descriptor %d: \"%.*s\" not "
+                  "told",
+                  p.fd, (int)strcspn(line, "\n"), line);
     }
 }
 
@@ -33,8 +35,7 @@ static void beat_done(struct host *h)
     }
 }
 
-ssize_t beat_send(struct vsock_conn *c, const struct iovec *iov,
-                  unsigned niov)
+ssize_t beat_send(struct vsock_conn *c, const struct iovec *iov, unsigned niov)
 {
     ssize_t n = 0;
 
@@ -50,8 +51,7 @@ ssize_t beat_send(struct vsock_conn *c, const struct iovec *iov,
     return n;
 }
 
-ssize_t beat_recv(struct host *h, struct vsock_conn *c,
-                  const struct iovec *iov)
+ssize_t beat_recv(struct host *h, struct vsock_conn *c, const struct iovec *iov)
 {
     if (c->user == BEAT_WRONG) {
         h->wrong_heartbeats++;
@@ -70,8 +70,8 @@ ssize_t beat_recv(struct host *h, struct vsock_conn *c,
  * Somebody else answers: look on as the first byte of each direction passes.
  * @n of them did, the first of them @byte.
  */
-void beat_watch(struct host *h, struct vsock_conn *c, uint32_t from,
-                ssize_t n, const void *byte)
+void beat_watch(struct host *h, struct vsock_conn *c, uint32_t from, ssize_t n,
+                const void *byte)
 {
     if (c->user != from || n <= 0) {
         return;

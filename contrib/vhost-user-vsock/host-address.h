@@ -16,12 +16,12 @@
  * wants it.
  */
 struct host_address {
-    struct host_address *next;  /* of the same name, or NULL */
+    struct host_address *next; /* of the same name, or NULL */
     const char *text;
-    char made[32];              /* text, if it is ours: "CID N port N" */
+    char made[32]; /* text, if it is ours: "CID N port N" */
     struct sockaddr_storage addr;
     socklen_t len;
-    bool shared;                /* its name has others */
+    bool shared; /* its name has others */
 };
 
 /* A port of AF_VSOCK on this host. */

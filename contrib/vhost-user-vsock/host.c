@@ -50,8 +50,7 @@ uint64_t host_conn_tag(const struct vsock_conn *c)
     return (uint64_t)c->gen << 32 | c->slot << 8 | ON_CONN;
 }
 
-bool host_epoll(struct host *h, int op, int fd, uint32_t events,
-                uint64_t tag)
+bool host_epoll(struct host *h, int op, int fd, uint32_t events, uint64_t tag)
 {
     struct epoll_event e = { .events = events, .data.u64 = tag };
 
@@ -76,16 +75,18 @@ static void host_bad_ring(void *opaque, unsigned queue, enum ring_result what)
     if (what == RING_BROKEN) {
         vhost_user_error(&h->front, queue);
     }
-    log_rated(VLOG_WARN, what == RING_BROKEN ?
-              "ring %u: the guest's index ran away, ring stopped" :
-              "ring %u: bad descriptor chain given back", queue);
+    log_rated(VLOG_WARN,
+              what == RING_BROKEN ?
+                  "ring %u: the guest's index ran away, ring stopped" :
+                  "ring %u: bad descriptor chain given back",
+              queue);
 }
 
 static void host_fresh_driver(void *opaque)
 {
     struct host *h = opaque;
 
-    h->booted = false;          /* a reboot: its heartbeat is told again */
+    h->booted = false; /* a reboot: its heartbeat is told again */
     h->drivers++;
     log_rated(VLOG_INFO, "the guest's driver starts");
 }
@@ -101,7 +102,7 @@ static void host_watch(void *opaque, unsigned queue, int fd)
     (void)queue;
     if (!host_epoll(opaque, EPOLL_CTL_ADD, fd, EPOLLIN | EPOLLET, ON_KICK)) {
         log_own(VLOG_ERROR, "cannot watch a kick descriptor: %s",
-                  strerror(errno));
+                strerror(errno));
     }
 }
 
@@ -157,7 +158,7 @@ static int listener_accept(struct host *h, struct listener *l)
 
     if (fd < 0 && errno != EAGAIN && errno != EINTR && errno != ECONNABORTED) {
         log_own(VLOG_WARN, "cannot accept on %s: %s",
-                  l->path ? l->path : "a socket", strerror(errno));
+                l->path ? l->path : "a socket", strerror(errno));
         /* It stays ready, so watched it would wake us again at once. */
         listener_watch(h, l, false);
         l->rest = h->now + HOST_MS_REST;
@@ -165,7 +166,7 @@ static int listener_accept(struct host *h, struct listener *l)
     if (fd >= 0 && !is_parent(h, &peer)) {
         log_rated(VLOG_INFO, "a client of another CID was refused");
         close(fd);
-        fd = -1;                /* others that wait will wake us again */
+        fd = -1; /* others that wait will wake us again */
     }
     return fd;
 }
@@ -214,8 +215,8 @@ static bool client_accept(struct host *h, struct listener *l)
 /* A few at a time: the rest is not forgotten by epoll. */
 static void clients_accept(struct host *h, struct listener *l)
 {
-    for (unsigned i = 0; i < HOST_ACCEPTS && l->fd >= 0 &&
-                         client_accept(h, l); i++) {
+    for (unsigned i = 0; i < HOST_ACCEPTS && l->fd >= 0 && client_accept(h, l);
+         i++) {
         continue;
     }
 }
@@ -244,7 +245,7 @@ static void front_accept(struct host *h)
         return;
     }
     if (h->front_on && !vhost_user_input(&h->front)) {
-        front_close(h);         /* it had left before the new one came */
+        front_close(h); /* it had left before the new one came */
     }
     if (h->front_on || h->front_gone) {
         log_rated(VLOG_WARN, "a second front end was refused");
@@ -252,8 +253,7 @@ static void front_accept(struct host *h)
         return;
     }
     if (!host_epoll(h, EPOLL_CTL_ADD, fd, EPOLLIN, ON_FRONT)) {
-        log_own(VLOG_ERROR, "cannot watch the front end: %s",
-                  strerror(errno));
+        log_own(VLOG_ERROR, "cannot watch the front end: %s", strerror(errno));
         close(fd);
         return;
     }
@@ -262,7 +262,7 @@ static void front_accept(struct host *h)
     h->front_on = true;
     /* Another VMM is another guest, which boots and ends for itself. */
     h->booted = false;
-    h->app = (struct app_status){ 0 };
+    h->app = (struct app_status) { 0 };
     log_rated(VLOG_INFO, "front end connected");
 }
 
@@ -329,7 +329,7 @@ static void on_conn(struct host *h, uint64_t tag, uint32_t events)
     unsigned e = 0;
 
     if (!c) {
-        return;                 /* gone earlier in this batch */
+        return; /* gone earlier in this batch */
     }
     if (c->state == VSOCK_OPENING && !on_opening(h, c, events)) {
         return;
@@ -354,7 +354,7 @@ static void on_event(struct host *h, const struct epoll_event *e)
         on_conn(h, e->data.u64, e->events);
         break;
     case ON_KICK:
-        break;                  /* both queues are looked at in any case */
+        break; /* both queues are looked at in any case */
     case ON_FRONT:
         if (h->front_on && !vhost_user_input(&h->front)) {
             front_close(h);

@@ -49,22 +49,22 @@ struct host_route {
 };
 
 struct host_options {
-    const char *socket_path;    /* vhost-user */
-    const char *uds_path;       /* PATH and PATH_N; or NULL */
-    const char *fallback_path;  /* FALLBACK_N where PATH_N is not; or NULL */
+    const char *socket_path;   /* vhost-user */
+    const char *uds_path;      /* PATH and PATH_N; or NULL */
+    const char *fallback_path; /* FALLBACK_N where PATH_N is not; or NULL */
     uint32_t guest_cid;
-    uint32_t forward_cid;       /* the parent by AF_VSOCK; 0: not */
+    uint32_t forward_cid; /* the parent by AF_VSOCK; 0: not */
     bool serve_cid2;
     bool once;
     bool sandbox;
     uint32_t max_conns;
     int64_t driver_ms;
-    int ready_fd;               /* -1: a line on stdout */
-    int booted_fd;              /* -1: a line on stdout */
-    int lifeline_fd;            /* -1: none */
-    const char *cleanup_dir;    /* or NULL */
-    int socket_fd;              /* listens already; -1: socket_path */
-    int uds_fd;                 /* listens already; -1: uds_path */
+    int ready_fd;            /* -1: a line on stdout */
+    int booted_fd;           /* -1: a line on stdout */
+    int lifeline_fd;         /* -1: none */
+    const char *cleanup_dir; /* or NULL */
+    int socket_fd;           /* listens already; -1: socket_path */
+    int uds_fd;              /* listens already; -1: uds_path */
     /* Parent's ports that are not PATH_N. */
     unsigned routes;
     struct host_route route[HOST_MAX_ROUTES];

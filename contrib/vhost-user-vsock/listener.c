@@ -57,8 +57,9 @@ static int take_lock(int folder, const char *name)
     for (unsigned i = 0;; i++) {
         struct stat ours, there;
         int err = EWOULDBLOCK;
-        int fd = openat(folder, name, O_RDWR | O_CREAT | O_NOFOLLOW |
-                                      O_NONBLOCK | O_CLOEXEC, 0600);
+        int fd = openat(folder, name,
+                        O_RDWR | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC,
+                        0600);
 
         if (fd < 0 || fstat(fd, &ours) < 0) {
             return -1;
@@ -68,9 +69,8 @@ static int take_lock(int folder, const char *name)
         } else if (flock(fd, LOCK_EX | LOCK_NB) < 0) {
             err = errno;
         } else if (fstatat(folder, name, &there, AT_SYMLINK_NOFOLLOW) == 0 &&
-                   there.st_dev == ours.st_dev &&
-                   there.st_ino == ours.st_ino) {
-            return fd;          /* and not removed by who had it before */
+                   there.st_dev == ours.st_dev && there.st_ino == ours.st_ino) {
+            return fd; /* and not removed by who had it before */
         }
         close(fd);
         if (err != EWOULDBLOCK || i == LISTENER_LOCK_TRIES) {
@@ -96,17 +96,22 @@ static bool clear_path(const struct listener *l, const char *path,
         return false;
     }
     if (!S_ISSOCK(st.st_mode)) {
-        log_line(VLOG_ERROR, "%s exists and is not a socket; remove it or "
-                 "choose another path", path);
+        log_line(VLOG_ERROR,
+                 "%s exists and is not a socket; remove it or "
+                 "choose another path",
+                 path);
         return false;
     }
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    err = fd < 0 ||
-          connect(fd, (const struct sockaddr *)a, sizeof(*a)) == 0 ? 0 : errno;
+    err = fd < 0 || connect(fd, (const struct sockaddr *)a, sizeof(*a)) == 0 ?
+              0 :
+              errno;
     close_fd(&fd);
     if (err != ECONNREFUSED) {
-        log_line(VLOG_ERROR, "%s is in use by another process; end that one or "
-                 "choose another path", path);
+        log_line(VLOG_ERROR,
+                 "%s is in use by another process; end that one or "
+                 "choose another path",
+                 path);
         return false;
     }
     if (unlinkat(l->folder, l->name, 0) < 0) {
@@ -149,8 +154,7 @@ int listener_open(struct listener *l, const struct host_address *a)
     if (l->fd < 0 ||
         setsockopt(l->fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) < 0 ||
         (a->shared && l->family == AF_INET6 &&
-         setsockopt(l->fd, IPPROTO_IPV6, IPV6_V6ONLY, &one,
-                    sizeof(one)) < 0) ||
+         setsockopt(l->fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one)) < 0) ||
         bind(l->fd, (const struct sockaddr *)&a->addr, a->len) < 0 ||
         listen(l->fd, SOMAXCONN) < 0) {
         int err = errno;
@@ -224,8 +228,7 @@ void listener_close(struct listener *l)
 {
     struct stat st;
 
-    if (l->path &&
-        fstatat(l->folder, l->name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+    if (l->path && fstatat(l->folder, l->name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
         st.st_dev == l->dev && st.st_ino == l->ino) {
         unlinkat(l->folder, l->name, 0);
     }

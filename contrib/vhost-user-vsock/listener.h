@@ -22,12 +22,12 @@
 struct listener {
     int fd;
     uint64_t tag;
-    bool on;                    /* watched, that is */
-    int64_t rest;               /* not before; 0: at once */
+    bool on;      /* watched, that is */
+    int64_t rest; /* not before; 0: at once */
     int family;
-    int64_t port;               /* of the guest; -1: its clients say it */
-    const char *path;           /* NULL: not ours to remove */
-    const char *name;           /* the path's last part, in ... */
+    int64_t port;     /* of the guest; -1: its clients say it */
+    const char *path; /* NULL: not ours to remove */
+    const char *name; /* the path's last part, in ... */
     int folder;
     dev_t dev;
     ino_t ino;

@@ -57,8 +57,8 @@ void log_visible(char *text)
 static void log_va(enum log_level level, const char *fmt, va_list ap)
 {
     char line[512];
-    int n = snprintf(line, sizeof(line), "vhost-user-vsock: %s: ",
-                     names[level]);
+    int n =
+        snprintf(line, sizeof(line), "vhost-user-vsock: %s: ", names[level]);
     int m = vsnprintf(line + n, sizeof(line) - n - 1, fmt, ap);
 
     n += m < 0 ? 0 : m;
@@ -79,8 +79,8 @@ void log_line(enum log_level level, const char *fmt, ...)
     }
 }
 
-void log_rated_by(struct log_rate *rate, enum log_level level,
-                  const char *fmt, ...)
+void log_rated_by(struct log_rate *rate, enum log_level level, const char *fmt,
+                  ...)
 {
     struct timespec now;
     va_list ap;

@@ -36,8 +36,8 @@ struct log_rate {
     unsigned dropped;
 };
 
-void log_rated_by(struct log_rate *rate, enum log_level level,
-                  const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+void log_rated_by(struct log_rate *rate, enum log_level level, const char *fmt,
+                  ...) __attribute__((format(printf, 3, 4)));
 
 /* What guests and clients do: all of it together has one rate. */
 extern struct log_rate log_noise;
@@ -47,11 +47,11 @@ extern struct log_rate log_noise;
  * What fails on this host: each such place has a rate of its own, so that no
  * noise, and no other failure, can hide it.
  */
-#define log_own(level, ...)                                             \
-    do {                                                                \
-        static struct log_rate rate_;                                   \
-                                                                        \
-        log_rated_by(&rate_, level, __VA_ARGS__);                       \
+#define log_own(level, ...)                       \
+    do {                                          \
+        static struct log_rate rate_;             \
+                                                  \
+        log_rated_by(&rate_, level, __VA_ARGS__); \
     } while (0)
 
 #endif

@@ -87,8 +87,7 @@ static void set_log_level(struct host_options *o, const char *option,
 
 static void show_help(struct host_options *o, const char *option, char *text);
 
-static void show_version(struct host_options *o, const char *option,
-                         char *text)
+static void show_version(struct host_options *o, const char *option, char *text)
 {
     (void)o, (void)option, (void)text;
     puts("vhost-user-vsock " VERSION);
@@ -98,89 +97,87 @@ static void show_version(struct host_options *o, const char *option,
 /* The table. */
 
 enum kind {
-    TEXT,                       /* const char * */
-    NUMBER,                     /* uint32_t, from min to max */
-    DESCRIPTOR,                 /* int */
-    ON,                         /* bool; the option has no value */
+    TEXT,       /* const char * */
+    NUMBER,     /* uint32_t, from min to max */
+    DESCRIPTOR, /* int */
+    ON,         /* bool; the option has no value */
     OFF,
-    CALL,                       /* take() knows what to do */
+    CALL, /* take() knows what to do */
 };
 
 struct row {
     const char *name;
-    const char *value;          /* as --help calls it; NULL: it has none */
+    const char *value; /* as --help calls it; NULL: it has none */
     enum kind kind;
-    size_t at;                  /* where it goes, in struct host_options */
+    size_t at; /* where it goes, in struct host_options */
     uint32_t min, max;
     void (*take)(struct host_options *o, const char *option, char *text);
-    const char *help;           /* NULL: beside another's, see last_help */
+    const char *help; /* NULL: beside another's, see last_help */
 };
 
 #define AT(member) offsetof(struct host_options, member)
 
 static const struct row table[] = {
-    { "--socket-path", "=S", TEXT, .at = AT(socket_path), .help =
-      "socket for the VMM (vhost-user); is created" },
+    { "--socket-path", "=S", TEXT, .at = AT(socket_path),
+      .help = "socket for the VMM (vhost-user); is created" },
     { "--guest-cid", "=N", NUMBER, AT(guest_cid), VSOCK_CID_PARENT + 1,
-      VSOCK_CID_ANY - 1, .help =
-      "the guest's CID, 4 to 4294967294" },
-    { "--uds-path", "=P", TEXT, .at = AT(uds_path), .help =
-      "socket for the host's clients; is created" },
-    { "--vm", " KEY=VALUE,...", CALL, .take = set_vm, .help =
-      "the three above, forward-cid and forward-listen, as\n"
-      "vhost-device-vsock spells them" },
-    { "--proxy", "=PORT=HOST:PORT", CALL, .take = route_proxy, .help =
-      "the parent's PORT is that TCP service; HOST is looked\n"
-      "up once, at the start, and its addresses are tried in\n"
-      "turn; [HOST] for IPv6" },
-    { "--listen-port", "=PORT=PATH", CALL, .take = route_listen_port, .help =
-      "the parent's PORT is the unix socket PATH" },
-    { "--publish", "=ADDR=PORT", CALL, .take = route_publish, .help =
-      "clients of ADDR, HOST:PORT or a path with a slash, are\n"
-      "joined to the guest's PORT without a word; is created" },
-    { "--connect-port", "=PORT=PATH", CALL, .take = route_connect_port, .help =
-      "the same as --publish=PATH=PORT" },
-    { "--fallback-path", "=F", TEXT, .at = AT(fallback_path), .help =
-      "where nobody listens on P_N, try F_N" },
+      VSOCK_CID_ANY - 1, .help = "the guest's CID, 4 to 4294967294" },
+    { "--uds-path", "=P", TEXT, .at = AT(uds_path),
+      .help = "socket for the host's clients; is created" },
+    { "--vm", " KEY=VALUE,...", CALL, .take = set_vm,
+      .help = "the three above, forward-cid and forward-listen, as\n"
+              "vhost-device-vsock spells them" },
+    { "--proxy", "=PORT=HOST:PORT", CALL, .take = route_proxy,
+      .help = "the parent's PORT is that TCP service; HOST is looked\n"
+              "up once, at the start, and its addresses are tried in\n"
+              "turn; [HOST] for IPv6" },
+    { "--listen-port", "=PORT=PATH", CALL, .take = route_listen_port,
+      .help = "the parent's PORT is the unix socket PATH" },
+    { "--publish", "=ADDR=PORT", CALL, .take = route_publish,
+      .help = "clients of ADDR, HOST:PORT or a path with a slash, are\n"
+              "joined to the guest's PORT without a word; is created" },
+    { "--connect-port", "=PORT=PATH", CALL, .take = route_connect_port,
+      .help = "the same as --publish=PATH=PORT" },
+    { "--fallback-path", "=F", TEXT, .at = AT(fallback_path),
+      .help = "where nobody listens on P_N, try F_N" },
     { "--forward-cid", "=N", NUMBER, AT(forward_cid), VMADDR_CID_LOCAL,
-      VSOCK_CID_ANY - 1, .help =
-      "where nobody listens there either, try this host's\n"
-      "AF_VSOCK, CID N (1: itself); --uds-path is optional then" },
+      VSOCK_CID_ANY - 1,
+      .help = "where nobody listens there either, try this host's\n"
+              "AF_VSOCK, CID N (1: itself); --uds-path is optional then" },
     { "--forward-listen", "=PORT+PORT...", CALL, .take = route_forward_listen,
-      .help =
-      "clients from CID N to these ports of this\n"
-      "host's AF_VSOCK are joined to the guest's" },
-    { "--socket-fd", "=N", DESCRIPTOR, .at = AT(socket_fd), .help =
-      "listening socket instead of --socket-path" },
-    { "--uds-fd", "=N", DESCRIPTOR, .at = AT(uds_fd), .help =
-      "listening socket in the place of P (still needed for P_N)" },
-    { "--no-cid2", NULL, OFF, .at = AT(serve_cid2), .help =
-      "refuse CID 2 (served like CID 3 otherwise)" },
-    { "--once", NULL, ON, .at = AT(once), .help =
-      "end when the first VMM has disconnected" },
+      .help = "clients from CID N to these ports of this\n"
+              "host's AF_VSOCK are joined to the guest's" },
+    { "--socket-fd", "=N", DESCRIPTOR, .at = AT(socket_fd),
+      .help = "listening socket instead of --socket-path" },
+    { "--uds-fd", "=N", DESCRIPTOR, .at = AT(uds_fd),
+      .help = "listening socket in the place of P (still needed for P_N)" },
+    { "--no-cid2", NULL, OFF, .at = AT(serve_cid2),
+      .help = "refuse CID 2 (served like CID 3 otherwise)" },
+    { "--once", NULL, ON, .at = AT(once),
+      .help = "end when the first VMM has disconnected" },
     { "--max-connections", "=N", NUMBER, AT(max_conns), 1,
-      VSOCK_MAX_CONNS_LIMIT, .help =
-      "at most so many at a time, 1 to 8192 (4096)" },
-    { "--driver-timeout", "=S", CALL, .take = set_driver_timeout, .help =
-      "seconds that clients wait for the guest's driver to\n"
-      "come up, 1 to 3600 (20)" },
-    { "--ready-fd", "=N", DESCRIPTOR, .at = AT(ready_fd), .help =
-      "write \"ready\\n\" there once listening, and close it\n"
-      "(otherwise to standard output)" },
-    { "--booted-fd", "=N", DESCRIPTOR, .at = AT(booted_fd), .help =
-      "write \"booted\\n\" there when a heartbeat was answered,\n"
-      "once for each boot, and \"exited N\\n\" or \"killed N\\n\"\n"
-      "when an init told how the application ended (otherwise\n"
-      "to standard output)" },
-    { "--lifeline-fd", "=N", DESCRIPTOR, .at = AT(lifeline_fd), .help =
-      "remove the sockets and end when the other end of this\n"
-      "pipe or socket is closed" },
-    { "--cleanup-dir", "=D", CALL, .take = set_cleanup_dir, .help =
-      "then also remove the files and sockets in D, and D" },
-    { "--no-sandbox", NULL, OFF, .at = AT(sandbox), .help =
-      "leave all system calls to the process" },
-    { "--log-level", "=LEVEL", CALL, .take = set_log_level, .help =
-      "error, warning (default), info or debug" },
+      VSOCK_MAX_CONNS_LIMIT,
+      .help = "at most so many at a time, 1 to 8192 (4096)" },
+    { "--driver-timeout", "=S", CALL, .take = set_driver_timeout,
+      .help = "seconds that clients wait for the guest's driver to\n"
+              "come up, 1 to 3600 (20)" },
+    { "--ready-fd", "=N", DESCRIPTOR, .at = AT(ready_fd),
+      .help = "write \"ready\\n\" there once listening, and close it\n"
+              "(otherwise to standard output)" },
+    { "--booted-fd", "=N", DESCRIPTOR, .at = AT(booted_fd),
+      .help = "write \"booted\\n\" there when a heartbeat was answered,\n"
+              "once for each boot, and \"exited N\\n\" or \"killed N\\n\"\n"
+              "when an init told how the application ended (otherwise\n"
+              "to standard output)" },
+    { "--lifeline-fd", "=N", DESCRIPTOR, .at = AT(lifeline_fd),
+      .help = "remove the sockets and end when the other end of this\n"
+              "pipe or socket is closed" },
+    { "--cleanup-dir", "=D", CALL, .take = set_cleanup_dir,
+      .help = "then also remove the files and sockets in D, and D" },
+    { "--no-sandbox", NULL, OFF, .at = AT(sandbox),
+      .help = "leave all system calls to the process" },
+    { "--log-level", "=LEVEL", CALL, .take = set_log_level,
+      .help = "error, warning (default), info or debug" },
     { "--version", NULL, CALL, .take = show_version },
     { "--help", NULL, CALL, .take = show_help },
 };
@@ -188,23 +185,23 @@ static const struct row table[] = {
 #define ROWS (sizeof(table) / sizeof(table[0]))
 
 static const char first_help[] =
-"Usage: vhost-user-vsock --socket-path=S --guest-cid=N --uds-path=P [OPTION]...\n"
-"       vhost-user-vsock --vm guest-cid=N,socket=S,uds-path=P [OPTION]...\n"
-"\n"
-"Serves the vsock device of one virtual machine through unix sockets.\n"
-"  guest -> host  a connection to CID 3, port N goes to the socket P_N\n"
-"  host -> guest  connect to P, send \"CONNECT N\\n\", read \"OK n\\n\"\n"
-"Port 9000, the boot heartbeat of an enclave, is answered here unless\n"
-"somebody listens on P_9000.\n"
-"\n";
+    "Usage: vhost-user-vsock --socket-path=S --guest-cid=N --uds-path=P [OPTION]...\n"
+    "       vhost-user-vsock --vm guest-cid=N,socket=S,uds-path=P [OPTION]...\n"
+    "\n"
+    "Serves the vsock device of one virtual machine through unix sockets.\n"
+    "  guest -> host  a connection to CID 3, port N goes to the socket P_N\n"
+    "  host -> guest  connect to P, send \"CONNECT N\\n\", read \"OK n\\n\"\n"
+    "Port 9000, the boot heartbeat of an enclave, is answered here unless\n"
+    "somebody listens on P_9000.\n"
+    "\n";
 
 static const char last_help[] =
-"  -v, -q               log more (twice: all), or errors only\n"
-"  --version, --help    print this and exit\n"
-"\n"
-"SIGUSR1 prints statistics, a line of JSON, on standard error.\n"
-"Exit status: 0 ended as asked (signal, --once, lifeline), 1 failed, 2 wrong\n"
-"options.\n";
+    "  -v, -q               log more (twice: all), or errors only\n"
+    "  --version, --help    print this and exit\n"
+    "\n"
+    "SIGUSR1 prints statistics, a line of JSON, on standard error.\n"
+    "Exit status: 0 ended as asked (signal, --once, lifeline), 1 failed, 2 wrong\n"
+    "options.\n";
 
 static void show_help(struct host_options *o, const char *option, char *text)
 {
@@ -212,8 +209,8 @@ static void show_help(struct host_options *o, const char *option, char *text)
     fputs(first_help, stdout);
     for (unsigned i = 0; i < ROWS; i++) {
         const char *line = table[i].help;
-        int width = line ? printf("  %s%s", table[i].name,
-                                  table[i].value ?: "") : 0;
+        int width =
+            line ? printf("  %s%s", table[i].name, table[i].value ?: "") : 0;
 
         /* Lines begin in one column; the first where there is room. */
         while (line && *line) {
@@ -271,7 +268,7 @@ static void set_vm(struct host_options *o, const char *option, char *text)
 {
     static const struct {
         const char *key;
-        const char *name;       /* the option that is the same */
+        const char *name; /* the option that is the same */
     } keys[] = {
         { "guest-cid", "--guest-cid" },
         { "socket", "--socket-path" },
@@ -297,7 +294,8 @@ static void set_vm(struct host_options *o, const char *option, char *text)
         }
         if (key == count) {
             wrong("%s: unknown key \"%s\"; known are guest-cid, socket, "
-                  "uds-path, forward-cid, forward-listen", option, item);
+                  "uds-path, forward-cid, forward-listen",
+                  option, item);
         }
         while (strcmp(table[i].name, keys[key].name)) {
             i++;
@@ -309,7 +307,7 @@ static void set_vm(struct host_options *o, const char *option, char *text)
 
 static void parse(struct host_options *o, int argc, char **argv)
 {
-    enum { FIRST = 256 };       /* what getopt_long() says for the first row */
+    enum { FIRST = 256 }; /* what getopt_long() says for the first row */
     struct option options[ROWS + 1] = { { 0 } };
     int c;
 
@@ -358,8 +356,8 @@ static void check_path(const char *option, const char *path, unsigned suffix)
     len = strlen(path);
     if (len + suffix > VSOCK_MAX_PATH && suffix) {
         wrong("%s=%s has %zu bytes; with \"_\" and the longest port behind it "
-              "a unix socket's path allows %u", option, path, len,
-              VSOCK_MAX_PATH - suffix);
+              "a unix socket's path allows %u",
+              option, path, len, VSOCK_MAX_PATH - suffix);
     }
     if (len > VSOCK_MAX_PATH) {
         wrong("%s=%s has %zu bytes; a unix socket's path allows %d", option,
@@ -394,8 +392,8 @@ static void check(struct host_options *o)
     if (o->cleanup_dir && o->lifeline_fd < 0) {
         wrong("--cleanup-dir needs --lifeline-fd");
     }
-    if (o->cleanup_dir && (stat(o->cleanup_dir, &st) < 0 ||
-                           !S_ISDIR(st.st_mode))) {
+    if (o->cleanup_dir &&
+        (stat(o->cleanup_dir, &st) < 0 || !S_ISDIR(st.st_mode))) {
         wrong("--cleanup-dir=%s is not a folder", o->cleanup_dir);
     }
 }

@@ -7,6 +7,7 @@
 
 #include "core.h"
 
+/* clang-format off */
 static const struct {
     const char *name;
     const char *text;
@@ -55,6 +56,7 @@ static const struct {
     [VSOCK_NOTE_EVICTED] = {
         "evicted", "host end is cut before it has the guest's last bytes" },
 };
+/* clang-format on */
 
 const char *vsock_note_name(enum vsock_note note)
 {

@@ -12,8 +12,8 @@
 
 /* main.c: one line about it on stderr, and exit status 2. */
 
-void __attribute__((noreturn, format(printf, 1, 2)))
-wrong(const char *fmt, ...);
+void __attribute__((noreturn, format(printf, 1, 2))) wrong(const char *fmt,
+                                                           ...);
 /* option is what the user knows the value by: "--guest-cid". */
 uint32_t option_number(const char *option, const char *text, uint32_t min,
                        uint32_t max);
@@ -26,8 +26,7 @@ uint32_t option_number(const char *option, const char *text, uint32_t min,
 void route_proxy(struct host_options *o, const char *option, char *text);
 void route_listen_port(struct host_options *o, const char *option, char *text);
 void route_publish(struct host_options *o, const char *option, char *text);
-void route_connect_port(struct host_options *o, const char *option,
-                        char *text);
+void route_connect_port(struct host_options *o, const char *option, char *text);
 void route_forward_listen(struct host_options *o, const char *option,
                           char *text);
 /* When all options are known: completes what was published. */

@@ -108,8 +108,7 @@ static bool set_features(struct vhost_user *u, const struct message *m)
     return true;
 }
 
-static bool set_protocol_features(struct vhost_user *u,
-                                  const struct message *m)
+static bool set_protocol_features(struct vhost_user *u, const struct message *m)
 {
     uint64_t f;
 
@@ -149,10 +148,11 @@ static bool set_mem_table(struct vhost_user *u, const struct message *m)
         memcpy(&e, m->payload + 8 + i * sizeof(e), sizeof(e));
         r = guest_mem_add(&mem, u->fds[i], e.guest, e.user, e.size, e.offset);
         if (r < 0) {
-            log_rated(VLOG_WARN, "cannot map memory region %u (guest address "
-                      "0x%llx, 0x%llx bytes): %s", i,
-                      (unsigned long long)e.guest, (unsigned long long)e.size,
-                      strerror(-r));
+            log_rated(VLOG_WARN,
+                      "cannot map memory region %u (guest address "
+                      "0x%llx, 0x%llx bytes): %s",
+                      i, (unsigned long long)e.guest,
+                      (unsigned long long)e.size, strerror(-r));
             guest_mem_clear(&mem);
             return false;
         }
@@ -218,7 +218,7 @@ static bool take_fd(struct vhost_user *u, const struct message *m,
         return false;
     }
     *queue = p & VRING_INDEX_MASK;
-    *fd = -1;                   /* the flag's meaning: none from now on */
+    *fd = -1; /* the flag's meaning: none from now on */
     if (p & VRING_NO_FD) {
         return true;
     }
@@ -325,8 +325,7 @@ static bool get_features(struct vhost_user *u, const struct message *m)
     return reply_u64(u, m, FEATURES);
 }
 
-static bool get_protocol_features(struct vhost_user *u,
-                                  const struct message *m)
+static bool get_protocol_features(struct vhost_user *u, const struct message *m)
 {
     return reply_u64(u, m, PROTOCOL_FEATURES);
 }

@@ -31,7 +31,7 @@ struct ring_desc {
 struct ring_avail {
     uint16_t flags;
     uint16_t idx;
-    uint16_t ring[];            /* num, then used_event */
+    uint16_t ring[]; /* num, then used_event */
 };
 
 struct ring_used_elem {
@@ -78,8 +78,8 @@ int guest_mem_add(struct guest_mem *m, int fd, uint64_t guest, uint64_t user,
         end = (end + st.st_blksize - 1) / st.st_blksize * st.st_blksize;
     }
     /* From 0, since an offset need not be a multiple of the page size. */
-    g->map = mmap(NULL, end, PROT_READ | PROT_WRITE,
-                  MAP_SHARED | MAP_NORESERVE, fd, 0);
+    g->map = mmap(NULL, end, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE,
+                  fd, 0);
     if (g->map == MAP_FAILED) {
         return -errno;
     }
@@ -284,8 +284,8 @@ bool ring_publish(struct ring *r)
     r->told = r->used_idx;
     r->told_valid = true;
     event = LOAD(*used_event(r));
-    return !valid || (uint16_t)(r->used_idx - event - 1) <
-                     (uint16_t)(r->used_idx - old);
+    return !valid ||
+           (uint16_t)(r->used_idx - event - 1) < (uint16_t)(r->used_idx - old);
 }
 
 bool ring_arm(struct ring *r)

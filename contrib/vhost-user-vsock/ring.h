@@ -25,10 +25,10 @@
 #define RING_MAX_SIZE 32768
 
 struct guest_mem_region {
-    uint64_t guest;             /* guest-physical address */
-    uint64_t user;              /* the front end's own address */
+    uint64_t guest; /* guest-physical address */
+    uint64_t user;  /* the front end's own address */
     uint64_t size;
-    uint8_t *host;              /* ours */
+    uint8_t *host; /* ours */
     void *map;
     size_t map_size;
 };
@@ -68,12 +68,12 @@ struct ring {
     struct ring_avail *avail;
     struct ring_used *used;
 
-    uint16_t next;              /* avail entry that we take next */
-    uint16_t used_idx;          /* used entry that we write next */
-    uint16_t published;         /* used_idx that the guest knows */
-    uint16_t told;              /* used_idx at the last look at used_event */
+    uint16_t next;      /* avail entry that we take next */
+    uint16_t used_idx;  /* used entry that we write next */
+    uint16_t published; /* used_idx that the guest knows */
+    uint16_t told;      /* used_idx at the last look at used_event */
     bool told_valid;
-    bool broken;                /* the guest's index ran away */
+    bool broken; /* the guest's index ran away */
 };
 
 /*
@@ -103,7 +103,7 @@ enum ring_result {
     RING_CHAIN,
     /* A bad chain, given back, with what could be read of it; ask again. */
     RING_BAD,
-    RING_BROKEN,        /* nothing will come until broken is reset */
+    RING_BROKEN, /* nothing will come until broken is reset */
 };
 
 /* Takes a chain, of which every piece must be (not) writable. */

@@ -231,8 +231,10 @@ void routes_complete(struct host_options *o)
                 wrong("--forward-listen needs --forward-cid");
             }
             /* Where others can reach us as well, they are sent away. */
-            host_vsock_address(&r->to, o->forward_cid == VMADDR_CID_LOCAL ?
-                                       VMADDR_CID_LOCAL : VMADDR_CID_ANY,
+            host_vsock_address(&r->to,
+                               o->forward_cid == VMADDR_CID_LOCAL ?
+                                   VMADDR_CID_LOCAL :
+                                   VMADDR_CID_ANY,
                                r->port);
         }
         for (unsigned j = 0; j < i; j++) {

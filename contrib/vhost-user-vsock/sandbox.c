@@ -65,12 +65,12 @@ static const int allowed[] = {
     SYS_epoll_ctl,
     SYS_accept4,
     SYS_close,
-    SYS_socket,                 /* guarded */
-    SYS_bind,                   /* our end's name, before a connect */
+    SYS_socket, /* guarded */
+    SYS_bind,   /* our end's name, before a connect */
     SYS_connect,
     SYS_shutdown,
-    SYS_getsockopt,             /* guarded */
-    SYS_setsockopt,             /* guarded */
+    SYS_getsockopt, /* guarded */
+    SYS_setsockopt, /* guarded */
     SYS_recvfrom,
     /* the front end: messages and the guest's memory */
     SYS_recvmsg,
@@ -78,26 +78,26 @@ static const int allowed[] = {
     SYS_fstat,
     SYS_newfstatat,
     SYS_statx,
-    SYS_mmap,                   /* guarded */
+    SYS_mmap, /* guarded */
     SYS_munmap,
     SYS_madvise,
     /* malloc and free; it takes no other way to memory */
     SYS_brk,
     SYS_mremap,
-    SYS_mprotect,               /* guarded */
+    SYS_mprotect, /* guarded */
     SYS_getrandom,
     SYS_futex,
-    /* lines to standard error, "booted" */
+/* lines to standard error, "booted" */
 #ifdef SYS_poll
     SYS_poll,
 #endif
     SYS_ppoll,
-    SYS_clock_gettime,          /* where the vDSO has no clock */
+    SYS_clock_gettime, /* where the vDSO has no clock */
     SYS_gettimeofday,
     /* the end: sockets and a supervisor's folder, by open descriptors */
     SYS_unlinkat,
     SYS_getdents64,
-    SYS_fcntl,                  /* guarded */
+    SYS_fcntl, /* guarded */
     SYS_lseek,
     SYS_exit_group,
     SYS_exit,
@@ -107,9 +107,9 @@ static const int allowed[] = {
     SYS_rt_sigprocmask,
     SYS_getpid,
     SYS_gettid,
-    SYS_tgkill,                 /* guarded */
-    SYS_tkill,                  /* guarded */
-    SYS_prctl,                  /* guarded */
+    SYS_tgkill, /* guarded */
+    SYS_tkill,  /* guarded */
+    SYS_prctl,  /* guarded */
 };
 
 #define MAX_VALUES 4
@@ -213,7 +213,8 @@ static void put_program(struct program *p,
 /* The call has not been made. Says which it was, and ends. */
 static void on_forbidden(int signal, siginfo_t *info, void *context)
 {
-    log_line(VLOG_ERROR, "system call %d (of architecture 0x%x) is not for "
+    log_line(VLOG_ERROR,
+             "system call %d (of architecture 0x%x) is not for "
              "this process; if that is a bug, --no-sandbox goes on without",
              info->si_syscall, info->si_arch);
     /* The signal is blocked here, so the kernel ends us by it. */
@@ -270,7 +271,8 @@ int sandbox_enter(const struct sandbox_sockets *sockets)
     flags = 0;
 #endif
     return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &filter) < 0 ?
-           -errno : 0;
+               -errno :
+               0;
 }
 
 #endif

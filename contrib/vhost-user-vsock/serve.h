@@ -18,31 +18,31 @@
 
 /* What an event is about: the low byte of epoll's data. */
 enum {
-    ON_CONN,                    /* with slot and generation */
+    ON_CONN, /* with slot and generation */
     ON_FRONT_LISTENER,
     ON_FRONT,
     ON_KICK,
     ON_CLIENTS,
-    ON_PUBLISHED,               /* with its number */
+    ON_PUBLISHED, /* with its number */
     ON_SIGNAL,
     ON_LIFELINE,
 };
 
 /* vsock_conn.user: how far a heartbeat, or a status, on this connection is. */
 enum {
-    BEAT_NONE,                  /* an ordinary connection */
-    BEAT_RELAY,                 /* to somebody's listener on the port */
-    BEAT_RELAYED,               /* the guest's byte went there */
+    BEAT_NONE,    /* an ordinary connection */
+    BEAT_RELAY,   /* to somebody's listener on the port */
+    BEAT_RELAYED, /* the guest's byte went there */
     /* To our own responder, fd -1: */
-    BEAT_WAIT,                  /* for the guest's byte */
-    BEAT_ANSWER,                /* ours is to be read */
+    BEAT_WAIT,   /* for the guest's byte */
+    BEAT_ANSWER, /* ours is to be read */
     BEAT_DONE,
-    BEAT_WRONG,                 /* it was another byte */
+    BEAT_WRONG, /* it was another byte */
     /* The status of the application, fd -1 as well: */
-    STATUS_WAIT,                /* for all its bytes */
-    STATUS_ANSWER,              /* ours is to be read */
+    STATUS_WAIT,   /* for all its bytes */
+    STATUS_ANSWER, /* ours is to be read */
     STATUS_DONE,
-    STATUS_WRONG,               /* it was none */
+    STATUS_WRONG, /* it was none */
 };
 
 /* A port whose listener's backlog is full, and not asked again until then. */
@@ -63,23 +63,23 @@ struct host {
     struct cleanup cleanup;
     struct vhost_user front;
     bool front_on;
-    bool booted;                /* told since the guest's last start */
+    bool booted; /* told since the guest's last start */
     struct app_status app;
-    bool front_gone;            /* with --once: end when all is delivered */
+    bool front_gone; /* with --once: end when all is delivered */
     bool end;
     int status;
     int64_t now;
     bool can_wait_awake;
-    bool brisk;                 /* the last wait was a short one */
-    unsigned sleeps;            /* waits until one may be awake again ... */
-    unsigned penalty;           /* ... after one that was so in vain */
+    bool brisk;       /* the last wait was a short one */
+    unsigned sleeps;  /* waits until one may be awake again ... */
+    unsigned penalty; /* ... after one that was so in vain */
     uint64_t wakeups;
     uint64_t interrupts;
     /* What may explain a heartbeat that does not come. */
-    uint64_t drivers;           /* starts of a driver in the guest */
+    uint64_t drivers; /* starts of a driver in the guest */
     uint64_t wrong_heartbeats;
     uint64_t relayed_heartbeats;
-    uint64_t refused_cid;       /* of the last connection that nobody took */
+    uint64_t refused_cid; /* of the last connection that nobody took */
     uint32_t refused_port;
     struct vsock *vsock;
     struct device device;
@@ -89,19 +89,17 @@ struct host {
 
 int64_t host_now_ms(void);
 uint64_t host_conn_tag(const struct vsock_conn *c);
-bool host_epoll(struct host *h, int op, int fd, uint32_t events,
-                uint64_t tag);
+bool host_epoll(struct host *h, int op, int fd, uint32_t events, uint64_t tag);
 extern const struct device_ops host_device_ops;
 
 /* heartbeat.c: what an enclave's init says, and how it is told. */
 
 void host_tell(int fd, const char *line);
-ssize_t beat_send(struct vsock_conn *c, const struct iovec *iov,
-                  unsigned niov);
+ssize_t beat_send(struct vsock_conn *c, const struct iovec *iov, unsigned niov);
 ssize_t beat_recv(struct host *h, struct vsock_conn *c,
                   const struct iovec *iov);
-void beat_watch(struct host *h, struct vsock_conn *c, uint32_t from,
-                ssize_t n, const void *byte);
+void beat_watch(struct host *h, struct vsock_conn *c, uint32_t from, ssize_t n,
+                const void *byte);
 bool status_open(struct host *h, struct vsock_conn *c);
 ssize_t status_send(struct host *h, struct vsock_conn *c,
                     const struct iovec *iov, unsigned niov);
@@ -122,8 +120,8 @@ bool host_start(struct host *h);
 
 /* statistics.c: what happened, as lines and as numbers. */
 
-void host_note(void *opaque, enum vsock_note what,
-               const struct vsock_conn *c, const struct vsock_hdr *h);
+void host_note(void *opaque, enum vsock_note what, const struct vsock_conn *c,
+               const struct vsock_hdr *h);
 void host_statistics(const struct host *h);
 
 #endif

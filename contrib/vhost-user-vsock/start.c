@@ -44,11 +44,12 @@ static uint32_t raise_fd_limit(uint32_t conns, unsigned published)
         getrlimit(RLIMIT_NOFILE, &l);
     }
     if (l.rlim_cur < want) {
-        conns = l.rlim_cur > 2 * spare ? l.rlim_cur - spare
-                                       : l.rlim_cur / 2;
+        conns = l.rlim_cur > 2 * spare ? l.rlim_cur - spare : l.rlim_cur / 2;
         conns = conns ?: 1;
-        log_line(VLOG_WARN, "the limit of %llu open files allows %u "
-                 "connections", (unsigned long long)l.rlim_cur, conns);
+        log_line(VLOG_WARN,
+                 "the limit of %llu open files allows %u "
+                 "connections",
+                 (unsigned long long)l.rlim_cur, conns);
     }
     return conns;
 }
@@ -87,9 +88,10 @@ static bool has_vsock(uint32_t cid)
     host_vsock_address(&a, cid, VMADDR_PORT_ANY);
     if (cid == VMADDR_CID_LOCAL &&
         bind(fd, (const struct sockaddr *)&a.addr, a.len) < 0) {
-        log_line(VLOG_ERROR, "--forward-cid=%u: this host has no vsock "
-                 "loopback (%s); modprobe vsock_loopback", cid,
-                 strerror(errno));
+        log_line(VLOG_ERROR,
+                 "--forward-cid=%u: this host has no vsock "
+                 "loopback (%s); modprobe vsock_loopback",
+                 cid, strerror(errno));
         close(fd);
         return false;
     }
@@ -104,7 +106,7 @@ static bool name_served(const struct host *h, unsigned i)
     const char *name = o->publish[i].to.text;
 
     /* They stand side by side. */
-    for (unsigned j = i; j-- && o->publish[j].to.text == name; ) {
+    for (unsigned j = i; j-- && o->publish[j].to.text == name;) {
         if (h->published[j].fd >= 0) {
             return true;
         }
@@ -149,7 +151,7 @@ static bool enter_sandbox(const struct host_options *o)
     }
 #ifdef SANDBOX_SANITIZED
     log_line(VLOG_WARN, "no sandbox: this program was built with a sanitizer, "
-             "which needs more system calls");
+                        "which needs more system calls");
     return true;
 #endif
     for (unsigned i = 0; i < o->routes; i++) {
@@ -160,14 +162,18 @@ static bool enter_sandbox(const struct host_options *o)
     }
     r = sandbox_available();
     if (r < 0) {
-        log_line(VLOG_WARN, "no sandbox: seccomp filters are not to be had "
-                 "here: %s", strerror(-r));
+        log_line(VLOG_WARN,
+                 "no sandbox: seccomp filters are not to be had "
+                 "here: %s",
+                 strerror(-r));
         return true;
     }
     r = sandbox_enter(&sockets);
     if (r < 0) {
-        log_line(VLOG_ERROR, "cannot enter the sandbox: %s; --no-sandbox goes "
-                 "on without", strerror(-r));
+        log_line(VLOG_ERROR,
+                 "cannot enter the sandbox: %s; --no-sandbox goes "
+                 "on without",
+                 strerror(-r));
     }
     return r == 0;
 }

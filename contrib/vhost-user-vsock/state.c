@@ -41,7 +41,7 @@
 #define TO(state) (1u << VSOCK_##state)
 
 static const struct {
-    unsigned next;              /* itself beside these: its host end closed */
+    unsigned next; /* itself beside these: its host end closed */
     bool hashed;
     bool client;
 } states[VSOCK_STATES] = {
@@ -74,8 +74,8 @@ bool conn_is_draining(const struct vsock_conn *c)
     return c->host && (c->state == VSOCK_RESET || c->state == VSOCK_DRAIN);
 }
 
-void conn_state(struct vsock *v, struct vsock_conn *c,
-                enum vsock_state state, bool host)
+void conn_state(struct vsock *v, struct vsock_conn *c, enum vsock_state state,
+                bool host)
 {
     bool drained = conn_is_draining(c);
 

@@ -37,8 +37,8 @@ static bool is_lack(enum vsock_note what)
            what == VSOCK_NOTE_EVICTED;
 }
 
-void host_note(void *opaque, enum vsock_note what,
-               const struct vsock_conn *c, const struct vsock_hdr *h)
+void host_note(void *opaque, enum vsock_note what, const struct vsock_conn *c,
+               const struct vsock_hdr *h)
 {
     static struct log_rate lacks[VSOCK_NOTES];
     struct log_rate *rate = is_lack(what) ? &lacks[what] : &log_noise;
@@ -53,13 +53,16 @@ void host_note(void *opaque, enum vsock_note what,
         host->refused_port = c->parent_port;
     }
     if (h) {
-        log_rated_by(rate, note_level(what), "%s (op %u, from %llu:%u to "
-                     "%llu:%u, length %u)", text, h->op,
-                     (unsigned long long)h->src_cid, h->src_port,
+        log_rated_by(rate, note_level(what),
+                     "%s (op %u, from %llu:%u to "
+                     "%llu:%u, length %u)",
+                     text, h->op, (unsigned long long)h->src_cid, h->src_port,
                      (unsigned long long)h->dst_cid, h->dst_port, h->len);
     } else if (c && c->state != VSOCK_CLIENT) {
-        log_rated_by(rate, note_level(what), "%s (guest port %u, parent port "
-                     "%u)", text, c->guest_port, c->parent_port);
+        log_rated_by(rate, note_level(what),
+                     "%s (guest port %u, parent port "
+                     "%u)",
+                     text, c->guest_port, c->parent_port);
     } else {
         log_rated_by(rate, note_level(what), "%s", text);
     }

@@ -28,9 +28,8 @@ static void buf_put_hdr(struct vsock *v, struct vsock_buf *b,
     v->stats.rx_packets++;
 }
 
-static void conn_put(struct vsock *v, struct vsock_conn *c,
-                     struct vsock_buf *b, enum vsock_op op, uint32_t flags,
-                     uint32_t len)
+static void conn_put(struct vsock *v, struct vsock_conn *c, struct vsock_buf *b,
+                     enum vsock_op op, uint32_t flags, uint32_t len)
 {
     struct vsock_hdr h = {
         .src_cid = c->parent_cid,
@@ -75,8 +74,8 @@ static bool burst_add(struct burst *burst, struct vsock_buf *b, uint32_t room)
     unsigned first = burst->niov;
 
     b->used = room;
-    for (unsigned i = 0; room && i < b->niov &&
-                         burst->niov < VSOCK_MAX_BURST; i++) {
+    for (unsigned i = 0; room && i < b->niov && burst->niov < VSOCK_MAX_BURST;
+         i++) {
         struct iovec *to = &burst->iov[burst->niov];
         size_t len = b->iov[i].iov_len;
 
@@ -108,8 +107,8 @@ static unsigned burst_fill(struct burst *burst, const struct vsock_conn *c,
 {
     unsigned count, limit = conn_packet_limit(c);
     uint32_t flight = c->tx_cnt - c->peer_fwd_cnt;
-    uint32_t credit = flight < c->peer_buf_alloc ? c->peer_buf_alloc - flight
-                                                 : 0;
+    uint32_t credit =
+        flight < c->peer_buf_alloc ? c->peer_buf_alloc - flight : 0;
 
     burst->niov = 0;
     burst->total = 0;
@@ -123,8 +122,8 @@ static unsigned burst_fill(struct burst *burst, const struct vsock_conn *c,
         }
         if (left < room) {
             /* No crumbs while there are bytes under way. */
-            if (!left || ((flight || burst->total) &&
-                          left < c->peer_buf_alloc / 4)) {
+            if (!left ||
+                ((flight || burst->total) && left < c->peer_buf_alloc / 4)) {
                 break;
             }
             room = left;

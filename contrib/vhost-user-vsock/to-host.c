@@ -127,8 +127,8 @@ static bool conn_keep(struct vsock_conn *c, const struct iovec *iov,
 }
 
 void conn_data_in(struct vsock *v, struct vsock_conn *c,
-                  const struct vsock_hdr *h,
-                  const struct iovec *iov, unsigned niov)
+                  const struct vsock_hdr *h, const struct iovec *iov,
+                  unsigned niov)
 {
     ssize_t r = 0;
 

@@ -168,8 +168,10 @@ static ssize_t read_some(struct vhost_user *u, void *to, size_t n)
     keep_fds(u, &msg);
     /* Which of them are missing cannot be told. */
     if (msg.msg_flags & MSG_CTRUNC) {
-        log_rated(VLOG_WARN, "front end sent more than %u descriptors at once, "
-                  "or we are out of them", VHOST_USER_MAX_FDS);
+        log_rated(VLOG_WARN,
+                  "front end sent more than %u descriptors at once, "
+                  "or we are out of them",
+                  VHOST_USER_MAX_FDS);
         return -1;
     }
     return r;
@@ -182,8 +184,10 @@ static bool check_header(const uint32_t head[3])
         head[2] <= VHOST_USER_MAX_SKIP) {
         return true;
     }
-    log_rated(VLOG_WARN, "front end sent no vhost-user message (flags 0x%x, "
-              "size %u)", head[1], head[2]);
+    log_rated(VLOG_WARN,
+              "front end sent no vhost-user message (flags 0x%x, "
+              "size %u)",
+              head[1], head[2]);
     return false;
 }
 

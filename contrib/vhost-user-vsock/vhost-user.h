@@ -32,7 +32,7 @@ struct vhost_user {
     uint64_t guest_cid;
     const struct vhost_user_ops *ops;
     void *opaque;
-    bool spoke;                 /* has sent a whole message */
+    bool spoke; /* has sent a whole message */
     uint64_t features;
     uint64_t protocol;
 
@@ -42,7 +42,7 @@ struct vhost_user {
 
     /* The message that is being read. */
     uint8_t buf[12 + VHOST_USER_MAX_PAYLOAD];
-    size_t got;                 /* of header and payload */
+    size_t got; /* of header and payload */
     int fds[VHOST_USER_MAX_FDS];
     unsigned nfds;
 };

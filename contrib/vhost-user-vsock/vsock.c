@@ -54,7 +54,7 @@ static void conn_open(struct vsock *v, struct vsock_conn *c)
 {
     conn_state(v, c, VSOCK_OPEN, true);
     conn_deadline(v, c, 0);
-    c->writable = true;         /* until a write says no */
+    c->writable = true; /* until a write says no */
     v->stats.guest_opened++;
     conn_pend(v, c, PEND_RESPONSE);
 }
@@ -79,8 +79,9 @@ bool conn_try(struct vsock *v, struct vsock_conn *c)
     } else if (r == -EINPROGRESS) {
         conn_opening(v, c);
     } else {
-        vsock_note(v, r == -EAGAIN ? VSOCK_NOTE_BACKLOG
-                                   : VSOCK_NOTE_NO_LISTENER, c, NULL);
+        vsock_note(v,
+                   r == -EAGAIN ? VSOCK_NOTE_BACKLOG : VSOCK_NOTE_NO_LISTENER,
+                   c, NULL);
         return false;
     }
     return true;
@@ -93,7 +94,7 @@ void vsock_driver_seen(struct vsock *v)
 
 void vsock_fresh_driver(struct vsock *v)
 {
-    v->stray_count = 0;         /* RSTs for a driver that has gone */
+    v->stray_count = 0; /* RSTs for a driver that has gone */
     v->driver_seen = false;
     for (uint32_t i = 0; i < v->used_slots; i++) {
         struct vsock_conn *c = &v->slots[i];
@@ -121,7 +122,8 @@ void vsock_finish(struct vsock *v)
     struct vsock_conn *c;
 
     v->finishing = true;
-    TAILQ_FOREACH(c, &v->drains, drain) {
+    TAILQ_FOREACH(c, &v->drains, drain)
+    {
         conn_deadline(v, c, v->now + VSOCK_MS_DRAIN);
     }
 }
@@ -173,7 +175,7 @@ void vsock_event(struct vsock *v, struct vsock_conn *c, unsigned events)
 void vsock_opened(struct vsock *v, struct vsock_conn *c, int err)
 {
     if (c->state != VSOCK_OPENING || !c->host) {
-        return;                 /* decided already, by time or the guest */
+        return; /* decided already, by time or the guest */
     }
     err = err ? v->ops->instead(v->opaque, c) : 0;
     if (!err) {
@@ -205,8 +207,8 @@ int64_t vsock_deadline(const struct vsock *v)
     int64_t when = v->next_deadline;
 
     /* In steps, so that many deadlines do not mean many walks. */
-    return when ? (when + VSOCK_MS_TICK - 1) / VSOCK_MS_TICK * VSOCK_MS_TICK
-                : -1;
+    return when ? (when + VSOCK_MS_TICK - 1) / VSOCK_MS_TICK * VSOCK_MS_TICK :
+                  -1;
 }
 
 static void conn_expired(struct vsock *v, struct vsock_conn *c)
@@ -233,8 +235,8 @@ static void conn_expired(struct vsock *v, struct vsock_conn *c)
     case VSOCK_OPEN:
         /* Linux before 6.8 says nothing by itself, see above. */
         if (c->stall == VSOCK_STALL_PACKETS) {
-            c->ask_ms = c->ask_ms * 2 < VSOCK_MS_ASK_MAX ? c->ask_ms * 2
-                                                         : VSOCK_MS_ASK_MAX;
+            c->ask_ms = c->ask_ms * 2 < VSOCK_MS_ASK_MAX ? c->ask_ms * 2 :
+                                                           VSOCK_MS_ASK_MAX;
             conn_deadline(v, c, v->now + c->ask_ms);
             conn_pend(v, c, PEND_ASK);
         }
@@ -244,7 +246,7 @@ static void conn_expired(struct vsock *v, struct vsock_conn *c)
         conn_reset(v, c);
         break;
     case VSOCK_RESET:
-        end_close(v, c);        /* the RST still waits for the guest */
+        end_close(v, c); /* the RST still waits for the guest */
         break;
     case VSOCK_DRAIN:
         conn_free(v, c);
@@ -260,7 +262,7 @@ void vsock_tick(struct vsock *v)
     if (!v->next_deadline || v->now < v->next_deadline) {
         return;
     }
-    v->next_deadline = 0;       /* found again by what is left */
+    v->next_deadline = 0; /* found again by what is left */
     for (uint32_t i = 0; i < v->used_slots; i++) {
         struct vsock_conn *c = &v->slots[i];
 
@@ -322,8 +324,8 @@ struct vsock *vsock_new(const struct vsock_config *config,
     /* Half of the memory is everybody's share, half for who comes first. */
     share = VSOCK_WINDOW_TOTAL / 2 / (v->config.max_conns ?: 1);
     v->small_window = share < VSOCK_WINDOW ? share : VSOCK_WINDOW;
-    v->extra_max = VSOCK_WINDOW_TOTAL -
-                   (size_t)v->small_window * v->config.max_conns;
+    v->extra_max =
+        VSOCK_WINDOW_TOTAL - (size_t)v->small_window * v->config.max_conns;
     v->slots = calloc(v->config.max_conns, sizeof(*v->slots));
     v->buckets = calloc(buckets, sizeof(*v->buckets));
     if (!v->slots || !v->buckets) {

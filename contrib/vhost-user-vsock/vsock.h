@@ -62,30 +62,30 @@
 #define VSOCK_MAX_BURST 128u
 
 /* Times, in milliseconds. */
-#define VSOCK_MS_LINE 5000          /* a client completes its CONNECT line */
-#define VSOCK_MS_REQUEST 2000       /* the guest answers our REQUEST */
-#define VSOCK_MS_DRIVER 20000       /* the guest's driver comes up */
-#define VSOCK_MS_BACKLOG 1500       /* a full backlog; the guest waits 2 s */
-#define VSOCK_MS_RETRY 20           /* between two tries at a full backlog */
-#define VSOCK_MS_OPEN 1800          /* a connect in progress; guest: 2 s */
-#define VSOCK_MS_TRY 450            /* at least, before the next address */
-#define VSOCK_MS_RST 10000          /* the guest answers SHUTDOWN with RST */
-#define VSOCK_MS_DRAIN 30000        /* a host application takes some more */
-#define VSOCK_MS_ASK 20             /* first repeated CREDIT_REQUEST ... */
-#define VSOCK_MS_ASK_MAX 1000       /* ... and the longest pause, see vsock.c */
-#define VSOCK_MS_TICK 10            /* deadlines are rounded up to these */
+#define VSOCK_MS_LINE 5000    /* a client completes its CONNECT line */
+#define VSOCK_MS_REQUEST 2000 /* the guest answers our REQUEST */
+#define VSOCK_MS_DRIVER 20000 /* the guest's driver comes up */
+#define VSOCK_MS_BACKLOG 1500 /* a full backlog; the guest waits 2 s */
+#define VSOCK_MS_RETRY 20     /* between two tries at a full backlog */
+#define VSOCK_MS_OPEN 1800    /* a connect in progress; guest: 2 s */
+#define VSOCK_MS_TRY 450      /* at least, before the next address */
+#define VSOCK_MS_RST 10000    /* the guest answers SHUTDOWN with RST */
+#define VSOCK_MS_DRAIN 30000  /* a host application takes some more */
+#define VSOCK_MS_ASK 20       /* first repeated CREDIT_REQUEST ... */
+#define VSOCK_MS_ASK_MAX 1000 /* ... and the longest pause, see vsock.c */
+#define VSOCK_MS_TICK 10      /* deadlines are rounded up to these */
 
 /* How one follows another is in state.c. */
 enum vsock_state {
     VSOCK_FREE,
-    VSOCK_CLIENT,       /* host client, CONNECT line not complete */
-    VSOCK_OPENING,      /* guest asked; the host end is not connected yet */
-    VSOCK_WAITING,      /* host asked; the guest has not been told yet */
-    VSOCK_REQUESTED,    /* ... has been told, and has not answered */
+    VSOCK_CLIENT,    /* host client, CONNECT line not complete */
+    VSOCK_OPENING,   /* guest asked; the host end is not connected yet */
+    VSOCK_WAITING,   /* host asked; the guest has not been told yet */
+    VSOCK_REQUESTED, /* ... has been told, and has not answered */
     VSOCK_OPEN,
-    VSOCK_CLOSING,      /* SHUTDOWN of both directions sent, RST awaited */
-    VSOCK_RESET,        /* RST to be sent, then the tuple is forgotten */
-    VSOCK_DRAIN,        /* no tuple; the host end gets its last bytes */
+    VSOCK_CLOSING, /* SHUTDOWN of both directions sent, RST awaited */
+    VSOCK_RESET,   /* RST to be sent, then the tuple is forgotten */
+    VSOCK_DRAIN,   /* no tuple; the host end gets its last bytes */
     VSOCK_STATES
 };
 
@@ -103,50 +103,50 @@ enum vsock_stall {
 struct vsock_conn {
     int fd;
     uint32_t user;
-    bool answer;                /* set in send(): there is something to read */
-    uint16_t tries;             /* addresses that open() has tried */
-    uint16_t open_ms;           /* for the one in progress; 0: VSOCK_MS_OPEN */
+    bool answer;      /* set in send(): there is something to read */
+    uint16_t tries;   /* addresses that open() has tried */
+    uint16_t open_ms; /* for the one in progress; 0: VSOCK_MS_OPEN */
 
-    uint32_t slot;              /* index in the table */
-    uint32_t gen;               /* differs each time the slot is used */
+    uint32_t slot; /* index in the table */
+    uint32_t gen;  /* differs each time the slot is used */
     enum vsock_state state;
-    uint32_t parent_cid;        /* the tuple */
+    uint32_t parent_cid; /* the tuple */
     uint32_t parent_port;
     uint32_t guest_port;
-    bool host;                  /* the host end is open */
-    bool silent;                /* host end expects no OK line */
-    uint32_t skip;              /* ... but that we throw so much away */
+    bool host;     /* the host end is open */
+    bool silent;   /* host end expects no OK line */
+    uint32_t skip; /* ... but that we throw so much away */
 
     /* guest to host */
-    uint32_t window;            /* our buf_alloc */
-    uint32_t fwd_cnt;           /* bytes the host end has taken */
-    uint32_t last_fwd;          /* fwd_cnt in our last packet */
+    uint32_t window;   /* our buf_alloc */
+    uint32_t fwd_cnt;  /* bytes the host end has taken */
+    uint32_t last_fwd; /* fwd_cnt in our last packet */
     uint32_t buf_head;
     uint32_t buf_len;
-    uint8_t *buf;               /* window bytes, on first need */
+    uint8_t *buf; /* window bytes, on first need */
 
     /* host to guest */
-    uint32_t tx_cnt;            /* bytes put into RX buffers */
+    uint32_t tx_cnt; /* bytes put into RX buffers */
     uint32_t peer_buf_alloc;
     uint32_t peer_fwd_cnt;
     uint16_t ends_head;
-    uint16_t ends_count;        /* packets in flight */
+    uint16_t ends_count; /* packets in flight */
 
-    uint8_t pending;            /* control packets to send, bits */
-    uint8_t guest_off;          /* VSOCK_OFF_*: what the guest stopped */
-    uint8_t host_off;           /* what the host end stopped */
-    bool readable;              /* a read may give something */
-    bool writable;              /* a write may take something */
-    bool hup;                   /* host end closed or done both ways */
-    bool aborted;               /* host end closed without reading it all */
+    uint8_t pending;   /* control packets to send, bits */
+    uint8_t guest_off; /* VSOCK_OFF_*: what the guest stopped */
+    uint8_t host_off;  /* what the host end stopped */
+    bool readable;     /* a read may give something */
+    bool writable;     /* a write may take something */
+    bool hup;          /* host end closed or done both ways */
+    bool aborted;      /* host end closed without reading it all */
     enum vsock_stall stall;
-    bool asked;                 /* CREDIT_REQUEST sent since the last data */
-    bool asked_half;            /* ... since half the packet limit */
+    bool asked;      /* CREDIT_REQUEST sent since the last data */
+    bool asked_half; /* ... since half the packet limit */
     uint16_t ask_ms;
     uint8_t list;
 
-    int64_t deadline;           /* 0: none */
-    int64_t give_up;            /* 0: never; the deadline may be renewed */
+    int64_t deadline; /* 0: none */
+    int64_t give_up;  /* 0: never; the deadline may be renewed */
     uint32_t hash_next;
     TAILQ_ENTRY(vsock_conn) link;
     TAILQ_ENTRY(vsock_conn) drain;
@@ -200,10 +200,10 @@ struct vsock_ops {
      * vsock_opened() will tell; else refuse.
      */
     int (*instead)(void *opaque, struct vsock_conn *c);
-    ssize_t (*send)(void *opaque, struct vsock_conn *c,
-                    const struct iovec *iov, unsigned niov);
-    ssize_t (*recv)(void *opaque, struct vsock_conn *c,
-                    const struct iovec *iov, unsigned niov);
+    ssize_t (*send)(void *opaque, struct vsock_conn *c, const struct iovec *iov,
+                    unsigned niov);
+    ssize_t (*recv)(void *opaque, struct vsock_conn *c, const struct iovec *iov,
+                    unsigned niov);
     /* Like recv, but the bytes stay where they are. */
     ssize_t (*peek)(void *opaque, struct vsock_conn *c, void *buf, size_t n);
     /* how: VSOCK_OFF_RECV or VSOCK_OFF_SEND, seen from us. */
@@ -211,23 +211,23 @@ struct vsock_ops {
     /* cut: it has not got all; its socket should say so, if it can. */
     void (*close)(void *opaque, struct vsock_conn *c, bool cut);
     /* h is NULL where no packet was the cause. */
-    void (*note)(void *opaque, enum vsock_note note,
-                 const struct vsock_conn *c, const struct vsock_hdr *h);
+    void (*note)(void *opaque, enum vsock_note note, const struct vsock_conn *c,
+                 const struct vsock_hdr *h);
 };
 
 struct vsock_config {
     uint32_t guest_cid;
     bool serve_cid2;
-    uint32_t max_conns;         /* at most VSOCK_MAX_CONNS_LIMIT */
-    int64_t driver_ms;          /* VSOCK_MS_DRIVER unless told otherwise */
-    uint64_t hash_key[3];       /* random: the guest chooses what is hashed */
+    uint32_t max_conns;   /* at most VSOCK_MAX_CONNS_LIMIT */
+    int64_t driver_ms;    /* VSOCK_MS_DRIVER unless told otherwise */
+    uint64_t hash_key[3]; /* random: the guest chooses what is hashed */
 };
 
 struct vsock_stats {
     uint64_t guest_opened;
     uint64_t host_opened;
-    uint64_t tx_packets;        /* from the guest */
-    uint64_t rx_packets;        /* to the guest */
+    uint64_t tx_packets; /* from the guest */
+    uint64_t rx_packets; /* to the guest */
     uint64_t bytes_to_host;
     uint64_t bytes_to_guest;
     uint64_t credit_requests;
@@ -264,7 +264,7 @@ struct vsock_buf {
     struct iovec *iov;
     unsigned niov;
     size_t len;
-    size_t used;                /* out */
+    size_t used; /* out */
 };
 
 /* True: vsock_rx() may have something for the guest. */

@@ -104,8 +104,8 @@ bool address_from_name(const struct sockaddr_un *un, socklen_t len,
     return true;
 }
 
-static bool __attribute__((format(printf, 2, 3)))
-set_path(struct sockaddr_un *un, const char *fmt, ...)
+static bool __attribute__((format(printf, 2, 3))) set_path(
+    struct sockaddr_un *un, const char *fmt, ...)
 {
     va_list ap;
     int n;
@@ -144,7 +144,7 @@ bool address_from_path(const struct sockaddr_un *un, socklen_t len,
     }
     r.at = un->sun_path;
     r.end = un->sun_path + strnlen(un->sun_path, len - UN_PATH);
-    for (const char *at = r.end; ; at--) {
+    for (const char *at = r.end;; at--) {
         if (at == un->sun_path) {
             return false;
         }
@@ -187,11 +187,11 @@ struct sockaddr_vm address_vm(uint32_t cid, uint32_t port)
 
 uint64_t address_pack(const struct address_state *s)
 {
-    uint64_t cid = s->bound_cid == VMADDR_CID_ANY ? BOUND_ANY
-                                                  : s->bound_cid & 0x7f;
+    uint64_t cid =
+        s->bound_cid == VMADDR_CID_ANY ? BOUND_ANY : s->bound_cid & 0x7f;
 
-    return MAGIC << 48 | (uint64_t)s->stage << 40 |
-           (uint64_t)s->bound << 39 | cid << 32 | s->connect_ms;
+    return MAGIC << 48 | (uint64_t)s->stage << 40 | (uint64_t)s->bound << 39 |
+           cid << 32 | s->connect_ms;
 }
 
 bool address_unpack(uint64_t word, struct address_state *s)

@@ -29,7 +29,7 @@ struct address {
 struct address_pair {
     struct address here;
     struct address there;
-    uint32_t until;             /* 0 if what is behind is no number */
+    uint32_t until; /* 0 if what is behind is no number */
 };
 
 /* Returns the length of the address. */
@@ -53,23 +53,23 @@ int address_check(const struct sockaddr *a, socklen_t len,
 struct sockaddr_vm address_vm(uint32_t cid, uint32_t port);
 
 enum address_stage {
-    STAGE_NEW = 1,              /* perhaps bound, perhaps listening */
-    STAGE_CONNECTING,           /* the outcome has not been seen yet */
+    STAGE_NEW = 1,    /* perhaps bound, perhaps listening */
+    STAGE_CONNECTING, /* the outcome has not been seen yet */
     STAGE_CONNECTED,
-    STAGE_FAILED,               /* the connect has, as the program knows */
-    STAGE_SHUT,                 /* was connected; then shutdown() */
-    STAGE_DEVICE,               /* no socket, but /dev/vsock */
+    STAGE_FAILED, /* the connect has, as the program knows */
+    STAGE_SHUT,   /* was connected; then shutdown() */
+    STAGE_DEVICE, /* no socket, but /dev/vsock */
 };
 
 /* What the kernel keeps for us with a socket; small enough for 64 bits. */
 struct address_state {
     enum address_stage stage;
     bool bound;
-    uint32_t bound_cid;         /* VMADDR_CID_ANY, or below 128 */
+    uint32_t bound_cid; /* VMADDR_CID_ANY, or below 128 */
     uint32_t connect_ms;
 };
 
-#define ADDRESS_CONNECT_MS 2000         /* vsock(7)'s default */
+#define ADDRESS_CONNECT_MS 2000 /* vsock(7)'s default */
 #define ADDRESS_CONNECT_MS_MAX 1000000000
 
 uint64_t address_pack(const struct address_state *s);

@@ -196,10 +196,10 @@ static int prepare(int fd, struct address_state *s, struct address_pair *p)
     struct sockaddr_un un;
     int r = 0;
 
-    p->here = (struct address){ VMADDR_CID_ANY, 0 };
+    p->here = (struct address) { VMADDR_CID_ANY, 0 };
     if (sock_own_port(fd, &p->here.port)) {
         if (address_port(&un, vp_folder, p->here.port)) {
-            unlink(un.sun_path);        /* it will not listen */
+            unlink(un.sun_path); /* it will not listen */
         }
         r = sock_renew(fd, s);
     } else if (sock_own_pair(fd, &failed)) {
@@ -295,7 +295,7 @@ int op_connect(int fd, struct address_state *s, const struct sockaddr *a,
         access(home.sun_path, F_OK) < 0) {
         return connect_elsewhere(fd, s, NEXT(connect), &vm, -ENODEV);
     }
-    p.there = (struct address){ vm.svm_cid, vm.svm_port };
+    p.there = (struct address) { vm.svm_cid, vm.svm_port };
     p.until = sock_now_ms() + s->connect_ms;
     return connect_enclave(fd, s, &un, &p);
 }

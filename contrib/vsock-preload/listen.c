@@ -54,7 +54,7 @@ static int bind_path(int fd, const struct sockaddr_un *un)
     const struct sockaddr *a = (const struct sockaddr *)un;
     int r;
 
-    fchmod(fd, 0600);           /* the file gets it, less the umask */
+    fchmod(fd, 0600); /* the file gets it, less the umask */
     r = negative(NEXT(bind)(fd, a, sizeof(*un)));
     if (r == -EADDRINUSE && is_stale(un)) {
         unlink(un->sun_path);
@@ -79,7 +79,7 @@ static int lock_ports(void)
         fd = NEXT(open)(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC, 0);
         if (fd < 0) {
             if (errno == ENOENT) {
-                continue;               /* removed, being empty */
+                continue; /* removed, being empty */
             }
             return -errno;
         }
@@ -141,7 +141,7 @@ int op_bind(int fd, struct address_state *s, const struct sockaddr *a,
     }
     r = vm.svm_port == VMADDR_PORT_ANY ? bind_any(fd) :
                                          bind_port(fd, vm.svm_port);
-    flock(lock, LOCK_UN);       /* also for a child forked meanwhile */
+    flock(lock, LOCK_UN); /* also for a child forked meanwhile */
     close(lock);
     if (r < 0) {
         return r;
@@ -167,7 +167,7 @@ int op_accept(int fd, const struct address_state *s, struct sockaddr *a,
     err = sock_set_state(r, &child);
     if (err == 0 && a) {
         if (!sock_peer_pair(r, &p)) {
-            p.here = (struct address){ VMADDR_CID_ANY, VMADDR_PORT_ANY };
+            p.here = (struct address) { VMADDR_CID_ANY, VMADDR_PORT_ANY };
         }
         vm = address_vm(p.here.cid, p.here.port);
         err = sock_copy_address(&vm, a, len);

@@ -390,7 +390,7 @@ int vp_ioctl(int fd, unsigned long request, ...)
             return finish(-EOPNOTSUPP);
         }
         if (s.stage == STAGE_CONNECTING || s.stage == STAGE_FAILED) {
-            *(int *)argument = 0;       /* what is there is the library's */
+            *(int *)argument = 0; /* what is there is the library's */
             return 0;
         }
     }

@@ -111,7 +111,7 @@ static void copy_options(int fd, const struct address_state *s, int by)
     int sizes[] = { sock_sndbuf(fd, s), get_int(fd, SO_RCVBUF) };
 
     for (unsigned i = 0; i < sizeof(options) / sizeof(options[0]); i++) {
-        struct timeval value;           /* the largest of their types */
+        struct timeval value; /* the largest of their types */
         socklen_t len = sizeof(value);
 
         if (NEXT(getsockopt)(fd, SOL_SOCKET, options[i], &value, &len) == 0) {
@@ -222,8 +222,8 @@ bool sock_peer_pair(int fd, struct address_pair *p)
         return false;
     }
     if (!address_from_name(&un, len, p)) {
-        p->here = (struct address){ VMADDR_CID_LOCAL, VMADDR_PORT_ANY };
-        p->there = (struct address){ VSOCK_CID_PARENT, VMADDR_PORT_ANY };
+        p->here = (struct address) { VMADDR_CID_LOCAL, VMADDR_PORT_ANY };
+        p->there = (struct address) { VSOCK_CID_PARENT, VMADDR_PORT_ANY };
         sock_own_port(fd, &p->there.port);
     }
     return true;

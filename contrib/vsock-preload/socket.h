@@ -127,7 +127,7 @@ int op_connect(int fd, struct address_state *s, const struct sockaddr *a,
                socklen_t len);
 /* What has become of a connect. */
 enum outcome {
-    OUTCOME_NONE,               /* it goes on, or there is none */
+    OUTCOME_NONE, /* it goes on, or there is none */
     OUTCOME_CONNECTED,
     OUTCOME_FAILED,
 };

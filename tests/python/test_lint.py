@@ -124,6 +124,13 @@ def test_checkpatch() -> None:
     assert not found, "\n".join(found)
 
 
+def test_clang_format() -> None:
+    """The C that is not QEMU's has QEMU's style, too (.clang-format)."""
+    files = [name for name in tracked() if re.match(r"(contrib|guest)/.*\.[ch]$", name)]
+    assert len(files) > 40
+    run(Path(sys.executable).with_name("clang-format"), "--dry-run", "--Werror", *files)
+
+
 def modules() -> dict[str, Path]:
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
