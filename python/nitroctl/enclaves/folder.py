@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: MIT
 """Context IDs, and the folders that go with them: who has one is decided here, race-free and crash-proof.
 
-The folder `runtime_dir()/CID` is the reservation: whoever holds the flock(2) on it has the ID. The lock ends
-with its last holder, so what a crash left behind is recognised and reused. What is put into the folder is
-`enclave`'s business.
+The folder `runtime_dir()/CID` is the reservation: whoever holds the lock on it has the ID. The lock ends with
+its last holder (`locks`), so what a crash left behind is recognised and reused. What is put into the folder
+is `enclave`'s business.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from nitroctl.base import config, shown
+from nitroctl.base import config, locks, shown
 from nitroctl.base.errors import EnclaveError, NitroError
 from nitroctl.vsock import sockets
 
@@ -99,26 +98,20 @@ def _lock_folder(path: Path) -> int | None:
 
 
 def _locked(path: Path) -> int | None:
-    while True:
+    def make() -> Path:
         with contextlib.suppress(FileExistsError):
-            os.mkdir(path, 0o700)
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue  # its owner has just removed it
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(fd), os.lstat(path)):
-                    _empty(path)
-                    return fd
-        except BlockingIOError:
-            os.close(fd)
-            return None
-        except BaseException:
-            os.close(fd)
-            raise
-        os.close(fd)  # locked, but removed meanwhile: not the folder at `path` any more
+            path.mkdir(mode=0o700)
+        return path
+
+    fd = locks.take_folder(make, wait=False)
+    if fd is None:
+        return None
+    try:
+        _empty(path)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _empty(path: Path) -> None:

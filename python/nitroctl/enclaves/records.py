@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
-import fcntl
 import json
 import os
 import secrets
@@ -29,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nitroctl.base import config, shown
+from nitroctl.base import config, locks, shown
 from nitroctl.base.errors import ApplicationFailed, BootTimeout, EnclaveError, GuestPanic, NitroError
 from nitroctl.enclaves import logs
 from nitroctl.enclaves.console import ConsoleWatch
@@ -226,16 +225,15 @@ def create(record: Record, number: str) -> tuple[Home, Record]:
             count += 1
             name = f"{record.name}_{count}"
         record = dataclasses.replace(record, name=name, home=path)
-        lock = -1
+        lock = None
         try:
             aside.mkdir(mode=0o700)
-            lock = os.open(aside / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = locks.take(aside / _LOCK)
             _write(aside, record)
             aside.rename(path)
         except OSError as e:
             shutil.rmtree(aside, ignore_errors=True)
-            if lock >= 0:
+            if lock is not None:
                 os.close(lock)
             raise NitroError(f"cannot make the record {path}: {e.strerror}") from e
     return Home(path, name, lock), record
@@ -245,11 +243,10 @@ def create(record: Record, number: str) -> tuple[Home, Record]:
 def _exclusively(base: Path) -> Iterator[None]:
     """One at a time gives names."""
     try:
-        fd = os.open(base / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = locks.take(base / ".lock")
     except OSError as e:
         raise NitroError(f"cannot write into {base}: {e.strerror}") from e
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
         os.close(fd)
@@ -280,14 +277,7 @@ def _remove(home: Path) -> None:
 
 def _alive(home: Path) -> bool:
     """Whether the supervisor lives. Raises OSError if the folder is gone."""
-    fd = os.open(home / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    return locks.taken(home / _LOCK)
 
 
 def _read(home: Path, *, running: bool = False) -> Record | None:

@@ -3,7 +3,7 @@
 
     cache_dir()/KIND/KEY/        one finished entry; or a folder that its owner keeps up to date in place
     cache_dir()/KIND/.KEY.*/     being built, or left by a build that was killed; the next one removes it
-    cache_dir()/.locks/          one file per entry, locked with flock(2) while it is built
+    cache_dir()/.locks/          one file per entry, locked (`locks`) while it is built
     cache_dir()/.current/NAME    "KIND/KEY": the entry that NAME means today; `prune` keeps exactly these
     cache_dir()/.logs/           logs of failed and finished steps
 
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -28,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nitroctl.base import progress
+from nitroctl.base import locks, progress
 from nitroctl.base.config import cache_dir, data_dir
 from nitroctl.base.errors import NitroError
 from nitroctl.base.place import place
@@ -68,25 +67,20 @@ def _lock_file(kind: str, key: str) -> Path:
 
 @contextlib.contextmanager
 def lock(kind: str, key: str, *, wait: bool = True) -> Iterator[int]:
-    """Hold the entry's lock while the body runs; yields its descriptor, -1 if it is taken and not `wait`.
-
-    The kernel drops the lock when its holder dies, so there are no stale ones.
-    """
+    """Hold the entry's lock while the body runs; yields its descriptor, -1 if it is taken and not `wait`."""
     path = _lock_file(kind, key)
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = locks.take(path, wait=False)
+    if fd is None and wait:
+        progress.say(f"waiting for another nitroctl that works on {kind}/{key}")
+        fd = locks.take(path)
+    if fd is None:
+        yield -1
+        return
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if not wait:
-                yield -1
-                return
-            progress.say(f"waiting for another nitroctl that works on {kind}/{key}")
-            fcntl.flock(fd, fcntl.LOCK_EX)
         yield fd
     finally:
-        os.close(fd)
+        os.close(fd)  # a child that was given it goes on holding it
 
 
 # --- entries ---------------------------------------------------------------------------------------------

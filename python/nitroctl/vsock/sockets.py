@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import os
 import socket
 import stat
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from nitroctl.base import config
+from nitroctl.base import config, locks
 from nitroctl.base.config import UNIX_PATH_MAX
 from nitroctl.base.errors import EnclaveError, NitroError
 
@@ -112,21 +111,12 @@ def sweep_shared() -> None:
 def _shared_folder() -> Iterator[Path]:
     """The folder of `shared_ports`, made if need be. It is locked: whoever makes sockets there, replaces or
     removes them has it alone, contrib/vsock-preload as well."""
-    while True:
-        folder = config.private_dir(shared_ports().parent)
-        try:
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue  # it was empty, and has just been removed
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(fd), os.stat(folder)):
-                    yield folder
-                    fcntl.flock(fd, fcntl.LOCK_UN)  # also for a child forked meanwhile
-                    return
-        finally:
-            os.close(fd)
+    folder = shared_ports().parent
+    fd = locks.take_folder(lambda: config.private_dir(folder))
+    try:
+        yield folder
+    finally:
+        locks.end(fd)
 
 
 def check_path(path: str | os.PathLike[str]) -> str:
