@@ -34,8 +34,8 @@ from nitroctl.base.errors import EnclaveError, NitroError, UsageError
 from nitroctl.base.sequences import texts, variables
 from nitroctl.enclaves import folder, logs, records
 from nitroctl.enclaves.console import ConsoleWatch
-from nitroctl.enclaves.enclave import DEFAULT_INSTANCE_ID, EnclaveConfig
 from nitroctl.enclaves.records import Record
+from nitroctl.enclaves.request import DEFAULT_INSTANCE_ID, EnclaveConfig
 from nitroctl.enclaves.supervisor import Supervised
 from nitroctl.vsock import sockets
 from nitroctl.vsock.forwards import forward, forwards

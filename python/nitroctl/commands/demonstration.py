@@ -144,10 +144,11 @@ def run(image: Path) -> Outcome:
     from nitroctl.attestation import pki
     from nitroctl.eif.measure import measure
     from nitroctl.enclaves import enclave
+    from nitroctl.enclaves.request import EnclaveConfig
 
     kept = _Kept()
     plan = enclave.plan(
-        enclave.EnclaveConfig(eif=image, qemu=plugin.choose(), backend=tree.locate("vsock"))
+        EnclaveConfig(eif=image, qemu=plugin.choose(), backend=tree.locate("vsock"))
     )
     progress.say(f"Running {image} with {plan.accel}")
     sys.stdout.flush()

@@ -98,6 +98,7 @@ def run(
     from nitroctl.base.memory import parse_memory
     from nitroctl.enclaves import enclave, supervisor
     from nitroctl.enclaves.qemu import signs_documents
+    from nitroctl.enclaves.request import EnclaveConfig
     from nitroctl.vsock.forwards import forwards
 
     if as_json and not detach:
@@ -110,7 +111,7 @@ def run(
     if qemu is not None and not signs_documents(qemu):
         chain_days = None
         shown.say(f"note: {qemu} takes no certificates: it cannot sign attestation documents")
-    request = enclave.EnclaveConfig(
+    request = EnclaveConfig(
         eif=file,
         qemu=qemu or _qemu(qemu_build),
         backend=vsock_backend or _backend(),

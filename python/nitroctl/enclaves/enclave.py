@@ -50,9 +50,8 @@ from nitroctl.enclaves.console import ConsoleWatch
 from nitroctl.enclaves.folder import Folder, release, reserve
 from nitroctl.enclaves.qemu import QemuConfig
 from nitroctl.enclaves.records import Ending, Home, Party, Record, State
+from nitroctl.enclaves.request import EnclaveConfig
 from nitroctl.vsock import sockets
-
-DEFAULT_INSTANCE_ID = "i-0000000000000000"
 
 READY_SECONDS = 20.0  # for the backend to listen; it does nothing else first
 CONSOLE_BUFFER = 1 << 20  # bytes; what an ordinary user's pipe can have (/proc/sys/fs/pipe-max-size)
@@ -67,31 +66,6 @@ GIB = 1 << 30
 
 # ---- what will run -----------------------------------------------------------------------------------
 
-
-@dataclass(frozen=True)
-class EnclaveConfig:
-    """What a user asks for; None means the default. Memory in MiB, times in seconds."""
-
-    eif: Path
-    qemu: Path
-    backend: Path
-    name: str | None = None
-    memory_mib: int | None = None
-    cpus: int = 1
-    cid: int | None = None
-    role: str | None = None
-    instance_id: str = DEFAULT_INSTANCE_ID
-    append: str | None = None
-    boot_timeout: float | None = None
-    accel: Accelerator | None = None
-    debug: bool = False  # PCR0, 1, 2 and 8 read as zeros
-    ignore_signature: bool = False  # start an image whose signature is bad
-    # How long the certificates live under which QEMU issues attestation documents; they are minted from the
-    # user's local CA. None: none are, for a QEMU that takes none, or one that shall make its own.
-    chain_days: int | None = pki.DEFAULT_DAYS
-    document_form: pki.DocumentForm = "2025"  # the shape of attestation documents: AWS's of that year
-    memory_check: bool = True  # AWS's rule: at least four times the EIF
-    forwards: tuple[str, ...] = ()  # see nitroctl.vsock.forwards
 
 
 @dataclass(frozen=True)

@@ -13,16 +13,13 @@ import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nitroctl.base.errors import EifError, EnclaveError, UsageError
 from nitroctl.base.memory import MEMORY_PER_EIF, MIB, default_memory
 from nitroctl.eif.peek import Peek, peek
 from nitroctl.enclaves.folder import RESERVED_CIDS
+from nitroctl.enclaves.request import EnclaveConfig
 from nitroctl.vsock import forwards
-
-if TYPE_CHECKING:
-    from nitroctl.enclaves.enclave import EnclaveConfig
 
 NAME_MAX = 255
 CPUS_MAX = 255

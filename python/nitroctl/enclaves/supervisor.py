@@ -33,8 +33,9 @@ from nitroctl.base import proc, shown
 from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.errors import EXIT_USAGE, EnclaveError, NitroError, UsageError
 from nitroctl.enclaves import enclave, logs, preflight, records
-from nitroctl.enclaves.enclave import Enclave, EnclaveConfig
+from nitroctl.enclaves.enclave import Enclave
 from nitroctl.enclaves.records import Record, State
+from nitroctl.enclaves.request import EnclaveConfig
 
 _PATHS = ("eif", "qemu", "backend")
 

@@ -36,7 +36,7 @@ from nitroctl.nitro_cli.request import (
 )
 
 if TYPE_CHECKING:
-    from nitroctl.enclaves.enclave import EnclaveConfig
+    from nitroctl.enclaves.request import EnclaveConfig
 
 BESIDE = "nitro-cli.json"
 
@@ -70,7 +70,8 @@ def run_enclave(options: dict[str, Any]) -> int:
 def _check(request: Request) -> tuple[EnclaveConfig, tuple[int, ...]]:
     """All that can be refused before anything starts, in AWS's order."""
     from nitroctl.eif.format import open_eif
-    from nitroctl.enclaves import enclave, preflight
+    from nitroctl.enclaves import preflight
+    from nitroctl.enclaves.request import EnclaveConfig
 
     path = request.eif_path
     try:
@@ -82,7 +83,7 @@ def _check(request: Request) -> tuple[EnclaveConfig, tuple[int, ...]]:
     check_whole_cores(request)
     memory = check_memory(request, size, host_memory())
     try:
-        config = enclave.EnclaveConfig(
+        config = EnclaveConfig(
             eif=path,
             qemu=_qemu(),
             backend=_backend(),

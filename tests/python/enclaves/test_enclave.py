@@ -27,9 +27,10 @@ from nitroctl.base.errors import (
 )
 from nitroctl.enclaves import enclave
 from nitroctl.enclaves.console import LINE_MAX, TAIL_LINES, ConsoleWatch
-from nitroctl.enclaves.enclave import EnclaveConfig, Result
+from nitroctl.enclaves.enclave import Result
 from nitroctl.enclaves.folder import release, reserve
 from nitroctl.enclaves.records import Ending, Party
+from nitroctl.enclaves.request import EnclaveConfig
 
 GIB = 1 << 30
 TRUE = Path("/bin/true")  # an executable that stands for QEMU and the backend

@@ -30,8 +30,8 @@ from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, install, steps, write_e
 from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.errors import BootTimeout, EnclaveError
 from nitroctl.enclaves import records, supervisor
-from nitroctl.enclaves.enclave import EnclaveConfig
 from nitroctl.enclaves.records import Ending, Party, Record
+from nitroctl.enclaves.request import EnclaveConfig
 
 UP = (HEARTBEAT, ["print", "up\r\n"])
 

@@ -18,8 +18,8 @@ from enclave_fakes import write_eif
 from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.errors import EifError, EnclaveError, NitroError, UsageError
 from nitroctl.enclaves import enclave, preflight
-from nitroctl.enclaves.enclave import EnclaveConfig
 from nitroctl.enclaves.preflight import Host, MemoryRefused, check
+from nitroctl.enclaves.request import EnclaveConfig
 
 TRUE = Path("/bin/true")
 ROOMY = Host(available_mib=1 << 20, cpus=256)
