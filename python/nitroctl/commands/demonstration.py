@@ -145,6 +145,7 @@ def run(image: Path) -> Outcome:
     from nitroctl.eif.measure import measure
     from nitroctl.enclaves import enclave
     from nitroctl.enclaves.request import EnclaveConfig
+    from nitroctl.enclaves.sink import FdSink
 
     kept = _Kept()
     plan = enclave.plan(
@@ -152,7 +153,7 @@ def run(image: Path) -> Outcome:
     )
     progress.say(f"Running {image} with {plan.accel}")
     sys.stdout.flush()
-    console = enclave.FdSink(sys.stdout.fileno())
+    console = FdSink(sys.stdout.fileno())
     with Verifier() as verifier:
         try:
             result = enclave.run(plan, sinks=[console, kept], on_state=verifier.listen)

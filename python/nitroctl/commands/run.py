@@ -99,6 +99,7 @@ def run(
     from nitroctl.enclaves import enclave, supervisor
     from nitroctl.enclaves.qemu import signs_documents
     from nitroctl.enclaves.request import EnclaveConfig
+    from nitroctl.enclaves.sink import FdSink
     from nitroctl.vsock.forwards import forwards
 
     if as_json and not detach:
@@ -145,7 +146,7 @@ def run(
         sinks = []
         if sys.stdout is not None:  # None where it was closed: `>&-`
             sys.stdout.flush()
-            sinks.append(enclave.FdSink(sys.stdout.fileno()))
+            sinks.append(FdSink(sys.stdout.fileno()))
             stack.callback(sinks[0].close)
         result = enclave.run(plan, sinks=sinks, on_state=_tell)
     if not app_status or result.app_status is None:

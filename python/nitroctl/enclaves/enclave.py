@@ -24,41 +24,39 @@ import contextlib
 import dataclasses
 import fcntl
 import functools
-import json
 import os
 import secrets
 import signal
 import socket
-import stat
 import subprocess
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from nitroctl.attestation import pki
-from nitroctl.base import accelerator, proc, shown
+from nitroctl.base import accelerator
 from nitroctl.base.accelerator import Accelerator
-from nitroctl.base.errors import EnclaveError, NitroError
+from nitroctl.base.errors import NitroError
 from nitroctl.base.memory import MIB
 from nitroctl.enclaves import application, diagnosis, logs, preflight, records
 from nitroctl.enclaves import qemu as qemu_options
+from nitroctl.enclaves.child import Child
 from nitroctl.enclaves.console import ConsoleWatch
 from nitroctl.enclaves.folder import Folder, release, reserve
 from nitroctl.enclaves.qemu import QemuConfig
 from nitroctl.enclaves.records import Ending, Home, Party, Record, State
 from nitroctl.enclaves.request import EnclaveConfig
+from nitroctl.enclaves.sink import Sink
+from nitroctl.enclaves.waiting import readable, resolve
 from nitroctl.vsock import sockets
 
 READY_SECONDS = 20.0  # for the backend to listen; it does nothing else first
 CONSOLE_BUFFER = 1 << 20  # bytes; what an ordinary user's pipe can have (/proc/sys/fs/pipe-max-size)
-STOP_SECONDS = 5.0  # from SIGTERM to SIGKILL
 PANIC_SECONDS = 1.0  # for the rest of a panic's text
 LAST_WORDS_SECONDS = 1.0  # for the console's sinks when we were told to stop
-STATISTICS_SECONDS = 2.0  # for the backend to tell what it saw
 QMP_SECONDS = 5.0  # for the last events of a QEMU that is gone
 
 GIB = 1 << 30
@@ -200,215 +198,6 @@ class _ByHand(Folder):
         return self.path / f"{self.cid}.vsock"
 
 
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-async def _readable(fd: int) -> None:
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(fd, _resolve, ready)
-    try:
-        await ready
-    finally:
-        loop.remove_reader(fd)
-
-
-async def _writable(fd: int | socket.socket) -> None:
-    loop = asyncio.get_running_loop()
-    ready: asyncio.Future[None] = loop.create_future()
-    loop.add_writer(fd, _resolve, ready)
-    try:
-        await ready
-    finally:
-        loop.remove_writer(fd)
-
-
-# ---- where the console goes --------------------------------------------------------------------------
-
-
-class Sink(Protocol):
-    async def write(self, data: bytes) -> None:
-        """Take console bytes. While it waits no more are read, and the guest's console fills up."""
-
-
-class FdSink:
-    """Console bytes to a descriptor such as standard output, never blocking the loop.
-
-    The file description may be shared with a shell or with other programs, so it is not made
-    non-blocking: pipes and terminals are opened a second time, sockets take MSG_DONTWAIT, and a regular file
-    never blocks.
-    """
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._own: int | None = None
-        self._socket: socket.socket | None = None
-        mode = os.fstat(fd).st_mode
-        if stat.S_ISSOCK(mode):
-            self._socket = socket.socket(fileno=os.dup(fd))
-        elif stat.S_ISFIFO(mode) or os.isatty(fd):
-            flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-            # Another user's terminal (su, sudo) may refuse; then writes may block.
-            with contextlib.suppress(OSError):
-                self._own = os.open(f"/proc/self/fd/{fd}", flags)
-
-    async def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view:
-            try:
-                if self._socket:
-                    count = self._socket.send(view, socket.MSG_DONTWAIT)
-                else:
-                    count = os.write(self._fd if self._own is None else self._own, view)
-            except BlockingIOError:
-                await _writable(self._socket or self._own or self._fd)
-            except BrokenPipeError:
-                raise  # nobody wants it any more
-            except OSError as e:
-                raise EnclaveError(f"cannot write the console: {e.strerror}") from e
-            else:
-                view = view[count:]
-
-    def close(self) -> None:
-        if self._socket:
-            self._socket.close()
-        if self._own is not None:
-            os.close(self._own)
-
-
-# ---- a program under our eyes ------------------------------------------------------------------------
-
-
-class _Child:
-    """A started program: `exited` becomes its status; its standard error comes line by line to `tail`, and
-    to our own standard error once `forward` was called."""
-
-    def __init__(
-        self, name: str, argv: Sequence[str], *, pass_fds: Sequence[int], stdout: int, death_signal: int
-    ) -> None:
-        self.name = name
-        self.tail: deque[str] = deque(maxlen=20)
-        self._forwarding = False
-        self._rest = b""
-        self._loop = asyncio.get_running_loop()
-        self._stderr, writer = os.pipe()
-        os.set_blocking(self._stderr, False)
-        try:
-            self._process = proc.start(
-                argv,
-                stdout=stdout,
-                stderr=writer,
-                pass_fds=pass_fds,
-                new_session=True,
-                death_signal=death_signal,
-            )
-        except BaseException:
-            os.close(self._stderr)
-            raise
-        finally:
-            os.close(writer)
-        self.exited: asyncio.Future[int] = self._loop.create_future()
-        self._answer: asyncio.Future[bytes] | None = None
-        self._pidfd = os.pidfd_open(self._process.pid)
-        self._loop.add_reader(self._pidfd, self._on_exit)
-        self._loop.add_reader(self._stderr, self._on_stderr)
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    def _on_exit(self) -> None:
-        status = self._process.poll()
-        if status is None:
-            return
-        self._loop.remove_reader(self._pidfd)
-        os.close(self._pidfd)
-        if self._stderr >= 0:
-            self._on_stderr()
-        if not self.exited.done():
-            self.exited.set_result(status)
-
-    def _on_stderr(self) -> None:
-        while self._stderr >= 0:
-            try:
-                data = os.read(self._stderr, 65536)
-            except BlockingIOError:
-                return
-            *lines, self._rest = (self._rest + data).split(b"\n")
-            if not data:
-                lines, self._rest = [self._rest] if self._rest else [], b""
-                self._close_stderr()
-            elif len(self._rest) > 4096:
-                lines, self._rest = [*lines, self._rest], b""
-            for line in lines:
-                if self._answer and not self._answer.done() and line.startswith(b"{"):
-                    self._answer.set_result(line)
-                    continue
-                text = shown.line(line.decode(errors="replace").rstrip())
-                self.tail.append(text)
-                if self._forwarding:
-                    shown.say(text)
-
-    def _close_stderr(self) -> None:
-        if self._stderr >= 0:
-            self._loop.remove_reader(self._stderr)
-            os.close(self._stderr)
-            self._stderr = -1
-
-    def forward(self) -> None:
-        """From now on what it says on standard error is said on ours; what it said already, now."""
-        if not self._forwarding:
-            self._forwarding = True
-            for text in self.tail:
-                shown.say(text)
-
-    def hush(self) -> None:
-        """What it says about being told to end is for nobody."""
-        self._forwarding = False
-
-    def ended_how(self) -> str:
-        """A clause about its end, with what it said if nobody has seen that yet."""
-        status = self.exited.result()
-        if status < 0:
-            try:
-                how = f"{self.name} was killed by {signal.Signals(-status).name}"
-            except ValueError:
-                how = f"{self.name} was killed by signal {-status}"
-        else:
-            how = f"{self.name} ended with status {status}"
-        said = [] if self._forwarding else [line for line in self.tail if line]
-        return f"{how}: {'; '.join(said[-4:])}" if said else how
-
-    def signal(self, number: int) -> None:
-        if not self.exited.done():
-            self._process.send_signal(number)
-
-    async def statistics(self) -> dict[str, Any] | None:
-        """What the vsock backend counted, None if it does not say."""
-        self._answer = self._loop.create_future()
-        self.signal(signal.SIGUSR1)
-        either = (self._answer, self.exited)
-        await asyncio.wait(either, timeout=STATISTICS_SECONDS, return_when="FIRST_COMPLETED")
-        try:
-            found = json.loads(self._answer.result())
-        except (asyncio.InvalidStateError, ValueError):
-            return None
-        return found if isinstance(found, dict) else None
-
-    async def stop(self) -> None:
-        """End it and reap it."""
-        self.signal(signal.SIGTERM)
-        try:
-            await asyncio.wait_for(asyncio.shield(self.exited), STOP_SECONDS)
-        except TimeoutError:
-            self.signal(signal.SIGKILL)
-            await self.exited
-        finally:
-            self._close_stderr()
-
-
 # ---- the supervisor ----------------------------------------------------------------------------------
 
 
@@ -466,8 +255,8 @@ class Enclave:
         self._first: Record | None = None
         self._measurements: dict[str, str] | None = None
         self._failure: str | None = None
-        self._qemu: _Child | None = None
-        self._backend: _Child | None = None
+        self._qemu: Child | None = None
+        self._backend: Child | None = None
         self._fds = contextlib.ExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -516,7 +305,7 @@ class Enclave:
     def stop(self, message: str = "stopped", *, signum: int | None = None) -> None:
         """End the enclave. A second call does not wait for QEMU's consent any more."""
         if self._end.done():
-            _resolve(self._hurry)
+            resolve(self._hurry)
             for child in (self._qemu, self._backend):
                 if child:
                     child.signal(signal.SIGKILL)
@@ -573,7 +362,7 @@ class Enclave:
         theirs = (ready_writer, booted_writer, lifeline)
         try:
             # No death signal: on our death it has to clean up. It shares the folder's lock until then.
-            self._backend = _Child(
+            self._backend = Child(
                 "the vsock backend",
                 argv,
                 pass_fds=(*theirs, folder.lock),
@@ -607,11 +396,11 @@ class Enclave:
         """The backend's word, b"" if it closed without one, None if it did neither in time. The enclave's
         end ends the wait."""
         loop = asyncio.get_running_loop()
-        readable: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(fd, _resolve, readable)
+        speaks: asyncio.Future[None] = loop.create_future()
+        loop.add_reader(fd, resolve, speaks)
         try:
-            await asyncio.wait((readable, self._end), timeout=READY_SECONDS, return_when="FIRST_COMPLETED")
-            if not readable.done():
+            await asyncio.wait((speaks, self._end), timeout=READY_SECONDS, return_when="FIRST_COMPLETED")
+            if not speaks.done():
                 return None
             word = os.read(fd, 16)
         finally:
@@ -635,7 +424,7 @@ class Enclave:
                 more |= {"cert_chain": folder.cert_chain, "cert_key": folder.cert_key}
             argv = qemu_options.argv(self.plan.qemu_config(folder, **more))
             try:
-                self._qemu = _Child(
+                self._qemu = Child(
                     "QEMU",
                     argv,
                     pass_fds=(qmp_theirs.fileno(),),
@@ -702,7 +491,7 @@ class Enclave:
                 try:
                     data = os.read(console, 65536)
                 except BlockingIOError:
-                    await _readable(console)
+                    await readable(console)
                     continue
                 if not data:
                     return
@@ -824,12 +613,12 @@ class Enclave:
             with contextlib.suppress(Exception):
                 await client.disconnect()
 
-    async def _watch_backend(self, backend: _Child) -> None:
+    async def _watch_backend(self, backend: Child) -> None:
         await asyncio.shield(backend.exited)
         self._finish(Ending.FAILED, Party.BACKEND, backend.ended_how())
 
     async def _watch_qemu(
-        self, process: _Child, pump: asyncio.Task[None], monitor: asyncio.Task[None]
+        self, process: Child, pump: asyncio.Task[None], monitor: asyncio.Task[None]
     ) -> None:
         status = await asyncio.shield(process.exited)
         if self._timer:

@@ -31,6 +31,7 @@ from nitroctl.enclaves.enclave import Result
 from nitroctl.enclaves.folder import release, reserve
 from nitroctl.enclaves.records import Ending, Party
 from nitroctl.enclaves.request import EnclaveConfig
+from nitroctl.enclaves.sink import FdSink
 
 GIB = 1 << 30
 TRUE = Path("/bin/true")  # an executable that stands for QEMU and the backend
@@ -307,7 +308,7 @@ def test_a_slow_reader_does_not_block_the_loop(ends: tuple[int, int]) -> None:
     data = bytes(range(256)) * 4096
 
     async def main() -> bytes:
-        sink = enclave.FdSink(writer)
+        sink = FdSink(writer)
         task = asyncio.get_running_loop().create_task(sink.write(data))
         await asyncio.sleep(0.01)
         assert not task.done()
@@ -329,7 +330,7 @@ def test_a_slow_reader_does_not_block_the_loop(ends: tuple[int, int]) -> None:
 def test_a_regular_file_keeps_its_position(tmp_path: Path) -> None:
     with open(tmp_path / "log", "wb", buffering=0) as f:
         f.write(b"before ")
-        sink = enclave.FdSink(f.fileno())
+        sink = FdSink(f.fileno())
         asyncio.run(sink.write(b"console "))
         sink.close()
         f.write(b"after")
@@ -340,7 +341,7 @@ def test_a_reader_that_went_away(ends: tuple[int, int]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with pytest.raises(BrokenPipeError):
-        asyncio.run(enclave.FdSink(writer).write(b"x"))
+        asyncio.run(FdSink(writer).write(b"x"))
     os.close(writer)
 
 
