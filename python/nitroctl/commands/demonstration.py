@@ -144,11 +144,12 @@ def run(image: Path) -> Outcome:
     from nitroctl.attestation import pki
     from nitroctl.eif.measure import measure
     from nitroctl.enclaves import enclave
+    from nitroctl.enclaves.plan import make_plan
     from nitroctl.enclaves.request import EnclaveConfig
     from nitroctl.enclaves.sink import FdSink
 
     kept = _Kept()
-    plan = enclave.plan(
+    plan = make_plan(
         EnclaveConfig(eif=image, qemu=plugin.choose(), backend=tree.locate("vsock"))
     )
     progress.say(f"Running {image} with {plan.accel}")

@@ -97,6 +97,7 @@ def run(
     """
     from nitroctl.base.memory import parse_memory
     from nitroctl.enclaves import enclave, supervisor
+    from nitroctl.enclaves.plan import by_hand, make_plan
     from nitroctl.enclaves.qemu import signs_documents
     from nitroctl.enclaves.request import EnclaveConfig
     from nitroctl.enclaves.sink import FdSink
@@ -131,11 +132,11 @@ def run(
         document_form=document_form,
         forwards=forwards(publish, proxy, listen_port, connect_port, forward_cid, forward_listen),
     )
-    plan = enclave.plan(request)
+    plan = make_plan(request)
     for note in plan.notes:
         shown.say(f"note: {note}")
     if dry_run:
-        for argv in enclave.dry_run(plan):
+        for argv in by_hand(plan):
             shown.data(shown.command(argv))
         return 0
     if detach:

@@ -25,7 +25,6 @@ import dataclasses
 import fcntl
 import functools
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -37,16 +36,13 @@ from pathlib import Path
 from typing import Any
 
 from nitroctl.attestation import pki
-from nitroctl.base import accelerator
-from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.errors import NitroError
-from nitroctl.base.memory import MIB
-from nitroctl.enclaves import application, diagnosis, logs, preflight, records
+from nitroctl.enclaves import application, diagnosis, logs, records
 from nitroctl.enclaves import qemu as qemu_options
 from nitroctl.enclaves.child import Child
 from nitroctl.enclaves.console import ConsoleWatch
 from nitroctl.enclaves.folder import Folder, release, reserve
-from nitroctl.enclaves.qemu import QemuConfig
+from nitroctl.enclaves.plan import Plan, make_plan
 from nitroctl.enclaves.records import Ending, Home, Party, Record, State
 from nitroctl.enclaves.request import EnclaveConfig
 from nitroctl.enclaves.sink import Sink
@@ -58,144 +54,6 @@ CONSOLE_BUFFER = 1 << 20  # bytes; what an ordinary user's pipe can have (/proc/
 PANIC_SECONDS = 1.0  # for the rest of a panic's text
 LAST_WORDS_SECONDS = 1.0  # for the console's sinks when we were told to stop
 QMP_SECONDS = 5.0  # for the last events of a QEMU that is gone
-
-GIB = 1 << 30
-
-
-# ---- what will run -----------------------------------------------------------------------------------
-
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What will run: everything decided but the context ID."""
-
-    eif: Path
-    qemu: Path
-    backend: Path
-    name: str
-    memory_mib: int
-    cpus: int
-    cid: int | None
-    role: str | None
-    instance_id: str
-    append: str | None
-    boot_timeout: float
-    accel: Accelerator
-    acpi: bool
-    module_id: str
-    debug: bool
-    ignore_signature: bool
-    chain_days: int | None
-    document_form: pki.DocumentForm = "2025"
-    cmdline: str = ""  # of the kernel, as far as it is known here
-    forwards: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()  # what the user should know beforehand
-
-    def backend_config(self, folder: Folder, **fds: Any) -> sockets.BackendConfig:
-        return sockets.BackendConfig(
-            binary=self.backend,
-            socket_path=folder.device,
-            guest_cid=folder.cid,
-            uds_path=folder.uds,
-            fallback_path=sockets.shared_ports(),
-            forwards=self.forwards,
-            **fds,
-        )
-
-    def qemu_config(self, folder: Folder, **fds: Any) -> QemuConfig:
-        return QemuConfig(
-            binary=self.qemu,
-            eif=self.eif,
-            vsock=folder.device,
-            name=self.name,
-            module_id=self.module_id,
-            accel=self.accel,
-            memory_mib=self.memory_mib,
-            cpus=self.cpus,
-            parent_id=self.instance_id,
-            parent_role=self.role,
-            append=self.append,
-            acpi=self.acpi,
-            debug=self.debug,
-            ignore_signature=self.ignore_signature,
-            document_form=self.document_form,
-            **fds,
-        )
-
-
-def default_boot_timeout(eif_size: int, memory: int) -> float:
-    """Seconds that nitro-cli waits for the heartbeat: 90 per started 6 GiB of EIF and 90 per started 100 GiB
-    of memory (sizes in bytes)."""
-    return 90.0 * (1 + (eif_size - 1) // (6 * GIB)) + 90.0 * (1 + (memory - 1) // (100 * GIB))
-
-
-def new_module_id(instance_id: str) -> str:
-    """An id of AWS's shape: the parent's, "-enc", and a 64-bit number in 16 hex digits, whose upper 48 bits
-    are the time in milliseconds."""
-    number = (time.time_ns() // 1_000_000) << 16 | secrets.randbits(16)
-    return f"{instance_id}-enc{number:016x}"
-
-
-def default_name(eif: Path) -> str:
-    """The file's name without `.eif`, as nitro-cli has it; what a terminal cannot show becomes `?`."""
-    name = eif.name
-    while name.endswith(".eif") and name != ".eif":
-        name = name[: -len(".eif")]
-    return "".join(c if c.isprintable() else "?" for c in name)[: preflight.NAME_MAX]
-
-
-def plan(request: EnclaveConfig) -> Plan:
-    """Fill in the defaults and refuse what cannot work, before anything has started."""
-    checked = preflight.check(request)
-    memory = checked.memory_mib
-    return Plan(
-        eif=request.eif,
-        qemu=request.qemu,
-        backend=request.backend,
-        name=request.name or default_name(request.eif),
-        memory_mib=memory,
-        cpus=request.cpus,
-        cid=request.cid,
-        role=request.role,
-        instance_id=request.instance_id,
-        append=request.append,
-        boot_timeout=request.boot_timeout or default_boot_timeout(checked.eif.size, memory * MIB),
-        accel=request.accel or accelerator.choose(),
-        acpi=checked.eif.needs_acpi,
-        module_id=new_module_id(request.instance_id),
-        debug=request.debug,
-        ignore_signature=request.ignore_signature,
-        chain_days=request.chain_days,
-        document_form=request.document_form,
-        cmdline=" ".join(filter(None, (os.fsdecode(checked.eif.cmdline), request.append))),
-        forwards=request.forwards,
-        notes=checked.notes,
-    )
-
-
-# ---- by hand ----------------------------------------------------------------------------------------
-
-
-def dry_run(plan: Plan) -> tuple[list[str], list[str]]:
-    """The command lines of backend and QEMU for two terminals: sockets beside the folders that a run makes,
-    which belong to no one else, and the console on standard output. No certificates are minted for it: that
-    QEMU makes a chain of its own."""
-    folder = reserve(plan.cid)
-    release(folder)
-    by_hand = _ByHand(folder.cid, folder.path.parent)
-    backend = sockets.argv(plan.backend_config(by_hand, once=True))
-    return backend, qemu_options.argv(plan.qemu_config(by_hand))
-
-
-class _ByHand(Folder):
-    @property
-    def device(self) -> Path:
-        return self.path / f"{self.cid}.device"
-
-    @property
-    def uds(self) -> Path:
-        return self.path / f"{self.cid}.vsock"
 
 
 # ---- the supervisor ----------------------------------------------------------------------------------
@@ -775,7 +633,7 @@ def run(
     on_state: Callable[[Record], None] | None = None,
 ) -> Result:
     """Run an enclave to its end from the main thread. Ctrl-C, SIGTERM and SIGHUP end it."""
-    todo = request if isinstance(request, Plan) else plan(request)
+    todo = request if isinstance(request, Plan) else make_plan(request)
 
     async def main() -> Result:
         loop = asyncio.get_running_loop()

@@ -32,8 +32,9 @@ from typing import Any
 from nitroctl.base import proc, shown
 from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.errors import EXIT_USAGE, EnclaveError, NitroError, UsageError
-from nitroctl.enclaves import enclave, logs, preflight, records
+from nitroctl.enclaves import logs, preflight, records
 from nitroctl.enclaves.enclave import Enclave
+from nitroctl.enclaves.plan import make_plan
 from nitroctl.enclaves.records import Record, State
 from nitroctl.enclaves.request import EnclaveConfig
 
@@ -245,7 +246,7 @@ def _supervise(channel: socket.socket) -> int:
 
     async def main() -> int:
         loop = asyncio.get_running_loop()
-        running = Enclave(enclave.plan(request), on_state=on_state, detached=True)
+        running = Enclave(make_plan(request), on_state=on_state, detached=True)
         for number in (signal.SIGINT, signal.SIGTERM):
             text = f"stopped by {signal.Signals(number).name}"
             loop.add_signal_handler(number, functools.partial(running.stop, text, signum=number))

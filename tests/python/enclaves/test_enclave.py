@@ -25,10 +25,10 @@ from nitroctl.base.errors import (
     GuestPanic,
     NitroError,
 )
-from nitroctl.enclaves import enclave
 from nitroctl.enclaves.console import LINE_MAX, TAIL_LINES, ConsoleWatch
 from nitroctl.enclaves.enclave import Result
 from nitroctl.enclaves.folder import release, reserve
+from nitroctl.enclaves.plan import default_boot_timeout, default_name, make_plan
 from nitroctl.enclaves.records import Ending, Party
 from nitroctl.enclaves.request import EnclaveConfig
 from nitroctl.enclaves.sink import FdSink
@@ -59,7 +59,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_defaults(eif: Path) -> None:
-    plan = enclave.plan(request(eif))
+    plan = make_plan(request(eif))
     assert (plan.name, plan.memory_mib, plan.cpus, plan.cid) == ("hello", 512, 1, None)
     assert plan.instance_id == "i-0000000000000000"  # 16 zeros: PCR4 is the same on every machine
     assert plan.role is None
@@ -76,7 +76,7 @@ def test_defaults(eif: Path) -> None:
     ],
 )  # fmt: skip
 def test_boot_timeout_is_nitro_clis(size: int, memory: int, seconds: float) -> None:
-    assert enclave.default_boot_timeout(size, memory) == seconds
+    assert default_boot_timeout(size, memory) == seconds
 
 
 @pytest.mark.parametrize(
@@ -88,16 +88,16 @@ def test_boot_timeout_is_nitro_clis(size: int, memory: int, seconds: float) -> N
     ],
 )  # fmt: skip
 def test_default_name(file: str, name: str) -> None:
-    assert enclave.default_name(Path("/x") / file) == name
+    assert default_name(Path("/x") / file) == name
 
 
 def test_no_file_and_no_eif(tmp_path: Path) -> None:
     with pytest.raises(EifError, match=r"absent\.eif.*No such file") as error:
-        enclave.plan(request(tmp_path / "absent.eif"))
+        make_plan(request(tmp_path / "absent.eif"))
     assert error.value.rule == "io"
     (tmp_path / "x.eif").write_bytes(b"MZ" * 400)
     with pytest.raises(EifError) as error:
-        enclave.plan(request(tmp_path / "x.eif"))
+        make_plan(request(tmp_path / "x.eif"))
     assert error.value.rule == "bad-magic"
 
 
@@ -115,7 +115,7 @@ def test_no_file_and_no_eif(tmp_path: Path) -> None:
 def test_a_kernel_that_needs_acpi_says_so_in_the_metadata(
     tmp_path: Path, custom: object, acpi: bool
 ) -> None:
-    assert enclave.plan(request(write_eif(tmp_path / "x.eif", custom))).acpi is acpi
+    assert make_plan(request(write_eif(tmp_path / "x.eif", custom))).acpi is acpi
 
 
 # ---- context IDs

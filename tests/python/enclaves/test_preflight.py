@@ -17,7 +17,8 @@ import eifsigner as signer
 from enclave_fakes import write_eif
 from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.errors import EifError, EnclaveError, NitroError, UsageError
-from nitroctl.enclaves import enclave, preflight
+from nitroctl.enclaves import preflight
+from nitroctl.enclaves.plan import make_plan
 from nitroctl.enclaves.preflight import Host, MemoryRefused, check
 from nitroctl.enclaves.request import EnclaveConfig
 
@@ -304,8 +305,8 @@ def test_whether_the_signature_is_over_this_image_is_the_loaders_to_say(tmp_path
 
 def test_the_plan_has_what_was_found(eif: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preflight.Host, "here", staticmethod(lambda: Host(available_mib=10, cpus=1)))
-    plan = enclave.plan(request(eif, cpus=2))
+    plan = make_plan(request(eif, cpus=2))
     assert plan.memory_mib == 512
     assert [note.split()[0] for note in plan.notes] == ["the", "2"]
     with pytest.raises(NitroError):
-        enclave.plan(request(eif, cpus=0))
+        make_plan(request(eif, cpus=0))

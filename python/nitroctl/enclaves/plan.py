@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: MIT
+"""What will run: a request with all defaults filled in, and the command lines that come of it.
+
+Decided before anything starts, but for the context ID; whether it can work at all is `preflight`'s to say.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nitroctl.attestation import pki
+from nitroctl.base import accelerator
+from nitroctl.base.accelerator import Accelerator
+from nitroctl.base.memory import MIB
+from nitroctl.enclaves import preflight
+from nitroctl.enclaves import qemu as qemu_options
+from nitroctl.enclaves.folder import Folder, release, reserve
+from nitroctl.enclaves.qemu import QemuConfig
+from nitroctl.enclaves.request import EnclaveConfig
+from nitroctl.vsock import sockets
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will run: everything decided but the context ID."""
+
+    eif: Path
+    qemu: Path
+    backend: Path
+    name: str
+    memory_mib: int
+    cpus: int
+    cid: int | None
+    role: str | None
+    instance_id: str
+    append: str | None
+    boot_timeout: float
+    accel: Accelerator
+    acpi: bool
+    module_id: str
+    debug: bool
+    ignore_signature: bool
+    chain_days: int | None
+    document_form: pki.DocumentForm = "2025"
+    cmdline: str = ""  # of the kernel, as far as it is known here
+    forwards: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what the user should know beforehand
+
+    def backend_config(self, folder: Folder, **fds: Any) -> sockets.BackendConfig:
+        return sockets.BackendConfig(
+            binary=self.backend,
+            socket_path=folder.device,
+            guest_cid=folder.cid,
+            uds_path=folder.uds,
+            fallback_path=sockets.shared_ports(),
+            forwards=self.forwards,
+            **fds,
+        )
+
+    def qemu_config(self, folder: Folder, **fds: Any) -> QemuConfig:
+        return QemuConfig(
+            binary=self.qemu,
+            eif=self.eif,
+            vsock=folder.device,
+            name=self.name,
+            module_id=self.module_id,
+            accel=self.accel,
+            memory_mib=self.memory_mib,
+            cpus=self.cpus,
+            parent_id=self.instance_id,
+            parent_role=self.role,
+            append=self.append,
+            acpi=self.acpi,
+            debug=self.debug,
+            ignore_signature=self.ignore_signature,
+            document_form=self.document_form,
+            **fds,
+        )
+
+
+def default_boot_timeout(eif_size: int, memory: int) -> float:
+    """Seconds that nitro-cli waits for the heartbeat: 90 per started 6 GiB of EIF and 90 per started 100 GiB
+    of memory (sizes in bytes)."""
+    return 90.0 * (1 + (eif_size - 1) // (6 * GIB)) + 90.0 * (1 + (memory - 1) // (100 * GIB))
+
+
+def new_module_id(instance_id: str) -> str:
+    """An id of AWS's shape: the parent's, "-enc", and a 64-bit number in 16 hex digits, whose upper 48 bits
+    are the time in milliseconds."""
+    number = (time.time_ns() // 1_000_000) << 16 | secrets.randbits(16)
+    return f"{instance_id}-enc{number:016x}"
+
+
+def default_name(eif: Path) -> str:
+    """The file's name without `.eif`, as nitro-cli has it; what a terminal cannot show becomes `?`."""
+    name = eif.name
+    while name.endswith(".eif") and name != ".eif":
+        name = name[: -len(".eif")]
+    return "".join(c if c.isprintable() else "?" for c in name)[: preflight.NAME_MAX]
+
+
+def make_plan(request: EnclaveConfig) -> Plan:
+    """Fill in the defaults and refuse what cannot work, before anything has started."""
+    checked = preflight.check(request)
+    memory = checked.memory_mib
+    return Plan(
+        eif=request.eif,
+        qemu=request.qemu,
+        backend=request.backend,
+        name=request.name or default_name(request.eif),
+        memory_mib=memory,
+        cpus=request.cpus,
+        cid=request.cid,
+        role=request.role,
+        instance_id=request.instance_id,
+        append=request.append,
+        boot_timeout=request.boot_timeout or default_boot_timeout(checked.eif.size, memory * MIB),
+        accel=request.accel or accelerator.choose(),
+        acpi=checked.eif.needs_acpi,
+        module_id=new_module_id(request.instance_id),
+        debug=request.debug,
+        ignore_signature=request.ignore_signature,
+        chain_days=request.chain_days,
+        document_form=request.document_form,
+        cmdline=" ".join(filter(None, (os.fsdecode(checked.eif.cmdline), request.append))),
+        forwards=request.forwards,
+        notes=checked.notes,
+    )
+
+
+def by_hand(plan: Plan) -> tuple[list[str], list[str]]:
+    """The command lines of backend and QEMU for two terminals: sockets beside the folders that a run makes,
+    which belong to no one else, and the console on standard output. No certificates are minted for it: that
+    QEMU makes a chain of its own."""
+    folder = reserve(plan.cid)
+    release(folder)
+    places = _ByHand(folder.cid, folder.path.parent)
+    backend = sockets.argv(plan.backend_config(places, once=True))
+    return backend, qemu_options.argv(plan.qemu_config(places))
+
+
+class _ByHand(Folder):
+    @property
+    def device(self) -> Path:
+        return self.path / f"{self.cid}.device"
+
+    @property
+    def uds(self) -> Path:
+        return self.path / f"{self.cid}.vsock"
