@@ -143,7 +143,7 @@ def run(image: Path) -> Outcome:
     from nitroctl import attestation
     from nitroctl.attestation import pki
     from nitroctl.eif.measure import measure
-    from nitroctl.enclaves import enclave
+    from nitroctl.enclaves import foreground
     from nitroctl.enclaves.plan import make_plan
     from nitroctl.enclaves.request import EnclaveConfig
     from nitroctl.enclaves.sink import FdSink
@@ -157,7 +157,7 @@ def run(image: Path) -> Outcome:
     console = FdSink(sys.stdout.fileno())
     with Verifier() as verifier:
         try:
-            result = enclave.run(plan, sinks=[console, kept], on_state=verifier.listen)
+            result = foreground.run(plan, sinks=[console, kept], on_state=verifier.listen)
         finally:
             console.close()
     result.check()

@@ -96,7 +96,7 @@ def run(
     everything else that went wrong.
     """
     from nitroctl.base.memory import parse_memory
-    from nitroctl.enclaves import enclave, supervisor
+    from nitroctl.enclaves import foreground, supervisor
     from nitroctl.enclaves.plan import by_hand, make_plan
     from nitroctl.enclaves.qemu import signs_documents
     from nitroctl.enclaves.request import EnclaveConfig
@@ -149,7 +149,7 @@ def run(
             sys.stdout.flush()
             sinks.append(FdSink(sys.stdout.fileno()))
             stack.callback(sinks[0].close)
-        result = enclave.run(plan, sinks=sinks, on_state=_tell)
+        result = foreground.run(plan, sinks=sinks, on_state=_tell)
     if not app_status or result.app_status is None:
         result.check()
     shown.say(f"Enclave {plan.name}: {result.message}")

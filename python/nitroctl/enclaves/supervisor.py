@@ -33,7 +33,7 @@ from nitroctl.base import proc, shown
 from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.errors import EXIT_USAGE, EnclaveError, NitroError, UsageError
 from nitroctl.enclaves import logs, preflight, records
-from nitroctl.enclaves.enclave import Enclave
+from nitroctl.enclaves.lifecycle import EnclaveRun
 from nitroctl.enclaves.plan import make_plan
 from nitroctl.enclaves.records import Record, State
 from nitroctl.enclaves.request import EnclaveConfig
@@ -183,7 +183,7 @@ class _Starter:
 
     def __init__(self, channel: socket.socket) -> None:
         self._channel: socket.socket | None = channel
-        self._enclave: Enclave | None = None
+        self._enclave: EnclaveRun | None = None
         self._detached = False
 
     def read_request(self) -> EnclaveConfig:
@@ -196,7 +196,7 @@ class _Starter:
             line += data
         return _decode(line)
 
-    def watch(self, running: Enclave) -> None:
+    def watch(self, running: EnclaveRun) -> None:
         assert self._channel
         self._enclave = running
         self._channel.setblocking(False)
@@ -246,7 +246,7 @@ def _supervise(channel: socket.socket) -> int:
 
     async def main() -> int:
         loop = asyncio.get_running_loop()
-        running = Enclave(make_plan(request), on_state=on_state, detached=True)
+        running = EnclaveRun(make_plan(request), on_state=on_state, detached=True)
         for number in (signal.SIGINT, signal.SIGTERM):
             text = f"stopped by {signal.Signals(number).name}"
             loop.add_signal_handler(number, functools.partial(running.stop, text, signum=number))

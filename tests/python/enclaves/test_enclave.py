@@ -26,11 +26,11 @@ from nitroctl.base.errors import (
     NitroError,
 )
 from nitroctl.enclaves.console import LINE_MAX, TAIL_LINES, ConsoleWatch
-from nitroctl.enclaves.enclave import Result
 from nitroctl.enclaves.folder import release, reserve
 from nitroctl.enclaves.plan import default_boot_timeout, default_name, make_plan
 from nitroctl.enclaves.records import Ending, Party
 from nitroctl.enclaves.request import EnclaveConfig
+from nitroctl.enclaves.result import Result
 from nitroctl.enclaves.sink import FdSink
 
 GIB = 1 << 30

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The life of one enclave: a private folder, the vsock backend, QEMU, and whoever watches them.
-
-    plan       what will run, all defaults filled in; checked before anything starts
-    Enclave    the supervisor: starts the two programs, carries the console to its sinks, notices every way
-               an enclave can end, and leaves nothing behind
-    run        an Enclave in the foreground, with Ctrl-C and SIGTERM as ways to end it
+"""The life of one enclave: a private folder, the vsock backend, QEMU, and all that is watched of them.
 
     starting ──> booting ──> running ──> stopping ──> ended
     (backend)    (QEMU up)   (heartbeat)
+
+Starts the two programs, carries the console to its sinks, notices every way an enclave can end, and leaves
+nothing behind. It decides nothing about what runs (`plan`), and whose process it lives in is not its business
+(`foreground`, `supervisor`).
 
 Events only, no polling: the backend says "ready" and "booted" on pipes, QEMU talks QMP over an inherited
 socket, its standard output is the console, processes end on pidfds. Nothing outlives us, however we die: QEMU
@@ -23,7 +22,6 @@ import asyncio
 import contextlib
 import dataclasses
 import fcntl
-import functools
 import os
 import signal
 import socket
@@ -31,7 +29,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +39,9 @@ from nitroctl.enclaves import qemu as qemu_options
 from nitroctl.enclaves.child import Child
 from nitroctl.enclaves.console import ConsoleWatch
 from nitroctl.enclaves.folder import Folder, release, reserve
-from nitroctl.enclaves.plan import Plan, make_plan
+from nitroctl.enclaves.plan import Plan
 from nitroctl.enclaves.records import Ending, Home, Party, Record, State
-from nitroctl.enclaves.request import EnclaveConfig
+from nitroctl.enclaves.result import Result
 from nitroctl.enclaves.sink import Sink
 from nitroctl.enclaves.waiting import readable, resolve
 from nitroctl.vsock import sockets
@@ -56,36 +53,7 @@ LAST_WORDS_SECONDS = 1.0  # for the console's sinks when we were told to stop
 QMP_SECONDS = 5.0  # for the last events of a QEMU that is gone
 
 
-# ---- the supervisor ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Result:
-    """How it ended: `by` whom first, `message` a sentence, `cause` the name of a likely cause (`diagnosis`),
-    `hint` what to do about it, `tail` the console's last lines, `signal` the signal that stopped it, if one
-    did, `app_status` the application's own status, if it is known."""
-
-    ending: Ending
-    message: str
-    booted: bool
-    by: Party
-    tail: tuple[str, ...] = ()
-    cause: str | None = None
-    hint: str | None = None
-    signal: int | None = None
-    app_status: int | None = None
-
-    @property
-    def status(self) -> int:
-        """The exit status of `nitroctl run`."""
-        return records.exit_status(self.ending, self.signal)
-
-    def check(self) -> None:
-        """Raise the error that fits, unless the end was orderly or asked for."""
-        records.check(self.ending, self.message, self.hint)
-
-
-class Enclave:
+class EnclaveRun:
     """One enclave, once: `await run()` from its start to its end. `stop()` ends it from outside.
 
     `on_state` is called with a Record after each change of state. Of one that is `detached` the record and
@@ -600,7 +568,6 @@ class Enclave:
             self._ended = time.time()
             self._set_state(State.ENDED)
 
-
     async def _last_words(self) -> None:
         """QEMU is gone: take what is still in its sockets. A slow reader of the console may take its time,
         unless we were told to stop."""
@@ -619,30 +586,3 @@ def _hint(stderr: Iterable[str]) -> str | None:
     if "unsupported machine type" in text or "No machine specified" in text:
         return "this QEMU has no nitro-enclave machine; `nitroctl build` makes one that has"
     return None
-
-
-# ---- in the foreground -------------------------------------------------------------------------------
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-def run(
-    request: EnclaveConfig | Plan,
-    *,
-    sinks: Iterable[Sink] = (),
-    on_state: Callable[[Record], None] | None = None,
-) -> Result:
-    """Run an enclave to its end from the main thread. Ctrl-C, SIGTERM and SIGHUP end it."""
-    todo = request if isinstance(request, Plan) else make_plan(request)
-
-    async def main() -> Result:
-        loop = asyncio.get_running_loop()
-        enclave = Enclave(todo, sinks=sinks, on_state=on_state)
-        for number in STOP_SIGNALS:
-            # Ignored ones stay ignored: nohup, and background jobs of scripts.
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                text = f"stopped by {signal.Signals(number).name}"
-                loop.add_signal_handler(number, functools.partial(enclave.stop, text, signum=number))
-        return await enclave.run()
-
-    return asyncio.run(main())

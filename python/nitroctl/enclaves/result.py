@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: MIT
+"""How an enclave ended, as the one who ran it learns it; what others learn is in its record (`records`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nitroctl.enclaves import records
+from nitroctl.enclaves.records import Ending, Party
+
+
+@dataclass(frozen=True)
+class Result:
+    """How it ended: `by` whom first, `message` a sentence, `cause` the name of a likely cause (`diagnosis`),
+    `hint` what to do about it, `tail` the console's last lines, `signal` the signal that stopped it, if one
+    did, `app_status` the application's own status, if it is known."""
+
+    ending: Ending
+    message: str
+    booted: bool
+    by: Party
+    tail: tuple[str, ...] = ()
+    cause: str | None = None
+    hint: str | None = None
+    signal: int | None = None
+    app_status: int | None = None
+
+    @property
+    def status(self) -> int:
+        """The exit status of `nitroctl run`."""
+        return records.exit_status(self.ending, self.signal)
+
+    def check(self) -> None:
+        """Raise the error that fits, unless the end was orderly or asked for."""
+        records.check(self.ending, self.message, self.hint)
