@@ -38,6 +38,7 @@ from nitroctl.enclaves import application, diagnosis, logs, records
 from nitroctl.enclaves import qemu as qemu_options
 from nitroctl.enclaves.child import Child
 from nitroctl.enclaves.console import ConsoleWatch
+from nitroctl.enclaves.drain import drained
 from nitroctl.enclaves.folder import Folder, release, reserve
 from nitroctl.enclaves.plan import Plan
 from nitroctl.enclaves.records import Ending, Home, Party, Record, State
@@ -49,7 +50,7 @@ from nitroctl.vsock import sockets
 READY_SECONDS = 20.0  # for the backend to listen; it does nothing else first
 CONSOLE_BUFFER = 1 << 20  # bytes; what an ordinary user's pipe can have (/proc/sys/fs/pipe-max-size)
 PANIC_SECONDS = 1.0  # for the rest of a panic's text
-LAST_WORDS_SECONDS = 1.0  # for the console's sinks when we were told to stop
+LAST_WORDS_SECONDS = 1.0  # for slow readers when we were told to stop
 QMP_SECONDS = 5.0  # for the last events of a QEMU that is gone
 
 
@@ -483,9 +484,7 @@ class EnclaveRun:
         if not self._end.done():
             booted = self._booted is not None
             tail = tuple(self.console.tail())
-            self._end.set_result(
-                Result(ending, message, booted, by, tail, cause, hint, signum, app_status)
-            )
+            self._end.set_result(Result(ending, message, booted, by, tail, cause, hint, signum, app_status))
 
     def _set_state(self, state: State) -> None:
         assert self._home
@@ -561,6 +560,8 @@ class EnclaveRun:
             if self._tasks:
                 await asyncio.wait(self._tasks)
             if self._backend:
+                if self._qemu:
+                    await self._deliver(self._backend)
                 await self._backend.stop()
         finally:
             self._fds.close()
@@ -569,16 +570,27 @@ class EnclaveRun:
             self._set_state(State.ENDED)
 
     async def _last_words(self) -> None:
-        """QEMU is gone: take what is still in its sockets. A slow reader of the console may take its time,
-        unless we were told to stop."""
+        """QEMU is gone: take what is still in its sockets."""
         if self._monitoring:
             await asyncio.wait((self._monitoring,), timeout=QMP_SECONDS)
         if self._pump:
-            patient = not self._end.cancelled() and self._end.exception() is None
-            patient = patient and self._end.result().ending is not Ending.STOPPED
-            waiting: set[asyncio.Future[Any]] = {self._pump, self._hurry}
-            limit = None if patient else LAST_WORDS_SECONDS
-            await asyncio.wait(waiting, timeout=limit, return_when="FIRST_COMPLETED")
+            await self._while_patient(self._pump)
+
+    async def _deliver(self, backend: Child) -> None:
+        """What the guest sent before it closed a stream goes to the host's programs."""
+        work = asyncio.get_running_loop().create_task(drained(backend))
+        try:
+            await self._while_patient(work)
+        finally:
+            work.cancel()
+
+    async def _while_patient(self, work: asyncio.Task[None]) -> None:
+        """A slow reader of the console or of a stream may take its time, unless we were told to stop."""
+        patient = not self._end.cancelled() and self._end.exception() is None
+        patient = patient and self._end.result().ending is not Ending.STOPPED
+        waiting: set[asyncio.Future[Any]] = {work, self._hurry}
+        limit = None if patient else LAST_WORDS_SECONDS
+        await asyncio.wait(waiting, timeout=limit, return_when="FIRST_COMPLETED")
 
 
 def _hint(stderr: Iterable[str]) -> str | None:
