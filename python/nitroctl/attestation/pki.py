@@ -14,13 +14,11 @@ import contextlib
 import dataclasses
 import os
 import secrets
-import shutil
-import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from nitroctl.base import config
+from nitroctl.base import atomic, config
 from nitroctl.base.errors import NitroError
 
 if TYPE_CHECKING:
@@ -254,16 +252,12 @@ def _make(folder: Path, *, force: bool) -> Authority:
     root = make_root()
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix="ca.", dir=folder.parent))
-        try:
+        # Fails if another process was first: its CA stands.
+        with atomic.folder(folder, mode=0o700, sync=True) as aside:
             for name, data, mode in ((KEY_FILE, _key_pem(root.key), 0o600), (ROOT_FILE, root.pem, 0o644)):
                 write_private(aside / name, data, mode)
             if force and folder.exists():
                 folder.rename(folder.with_name(f"ca.replaced-{datetime.now(UTC):%Y%m%dT%H%M%S.%f}"))
-            aside.rename(folder)  # fails if another process was first: its CA stands
-        except BaseException:
-            shutil.rmtree(aside, ignore_errors=True)
-            raise
     except OSError as e:
         with contextlib.suppress(NitroError):
             if not force and (other := load()):
@@ -282,5 +276,3 @@ def write_private(path: Path, data: bytes, mode: int = 0o600) -> None:
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as f:
         os.fchmod(f.fileno(), mode)
         f.write(data)
-        f.flush()
-        os.fsync(f.fileno())

@@ -19,7 +19,6 @@ import dataclasses
 import enum
 import json
 import os
-import secrets
 import select
 import shutil
 import signal
@@ -28,7 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nitroctl.base import config, locks, shown
+from nitroctl.base import atomic, config, locks, shown
 from nitroctl.base.errors import ApplicationFailed, BootTimeout, EnclaveError, GuestPanic, NitroError
 from nitroctl.enclaves import logs
 from nitroctl.enclaves.console import ConsoleWatch
@@ -205,9 +204,7 @@ class Home:
 
 
 def _write(home: Path, record: Record) -> None:
-    aside = home / f"{RECORD}.new"
-    aside.write_text(json.dumps(record.to_json(), indent=2) + "\n")
-    aside.rename(home / RECORD)
+    atomic.write(home / RECORD, (json.dumps(record.to_json(), indent=2) + "\n").encode())
 
 
 def create(record: Record, number: str) -> tuple[Home, Record]:
@@ -216,7 +213,6 @@ def create(record: Record, number: str) -> tuple[Home, Record]:
     `_2`, ... is appended)."""
     base = _base()
     path = base / number
-    aside = base / f".new-{number}-{secrets.token_hex(4)}"
     with _exclusively(base):
         _sweep(base)
         names = {other.name for other in running()}
@@ -227,12 +223,10 @@ def create(record: Record, number: str) -> tuple[Home, Record]:
         record = dataclasses.replace(record, name=name, home=path)
         lock = None
         try:
-            aside.mkdir(mode=0o700)
-            lock = locks.take(aside / _LOCK)
-            _write(aside, record)
-            aside.rename(path)
+            with atomic.folder(path, mode=0o700) as aside:
+                lock = locks.take(aside / _LOCK)
+                _write(aside, record)
         except OSError as e:
-            shutil.rmtree(aside, ignore_errors=True)
             if lock is not None:
                 os.close(lock)
             raise NitroError(f"cannot make the record {path}: {e.strerror}") from e
@@ -254,18 +248,14 @@ def _exclusively(base: Path) -> Iterator[None]:
 
 def _sweep(base: Path) -> None:
     """What was being made or removed when somebody was killed."""
-    for path in base.glob(".new-*"):  # nobody makes one now: we hold the lock
-        shutil.rmtree(path, ignore_errors=True)
-    for path in base.glob(".gone-*"):
+    for path in base.glob(".*.*"):  # of `atomic`; nobody makes one now: we hold the lock
         shutil.rmtree(path, ignore_errors=True)
 
 
 def _remove(home: Path) -> None:
     """At once for all who look, whatever happens to us on the way."""
-    aside = home.with_name(f".gone-{home.name}-{secrets.token_hex(4)}")
     try:
-        home.rename(aside)
-        shutil.rmtree(aside)
+        atomic.remove(home)
     except FileNotFoundError:
         pass
     except OSError as e:

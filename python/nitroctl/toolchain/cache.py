@@ -20,14 +20,13 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nitroctl.base import locks, progress
+from nitroctl.base import atomic, locks, progress
 from nitroctl.base.config import cache_dir, data_dir
 from nitroctl.base.errors import NitroError
 from nitroctl.base.place import place
@@ -126,15 +125,9 @@ def build_entry(kind: str, key: str, fill: Callable[[Path], None], *, name: str 
                     with progress.task(f"Removing {old.name}, which a build left that was killed"):
                         shutil.rmtree(old)
                 final.parent.mkdir(parents=True, exist_ok=True)
-                aside = Path(tempfile.mkdtemp(prefix=f".{key}.", dir=final.parent))
-                try:
-                    with place(final):
-                        fill(aside)
-                        aside.chmod(0o755)
-                        aside.rename(final)
-                except BaseException:
-                    shutil.rmtree(aside, ignore_errors=True)
-                    raise
+                with place(final), atomic.folder(final, mode=0o700) as aside:
+                    fill(aside)
+                    aside.chmod(0o755)
     set_current(name or kind, kind, key)
     return final
 
@@ -180,16 +173,8 @@ def digest_text(*parts: str) -> str:
 def write_text(path: Path, text: str) -> None:
     """Write a whole file or none: aside, then renamed over the old one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, aside = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with place(path), os.fdopen(fd, "w") as f:
-            f.write(text)
-        os.chmod(aside, 0o644)
-        os.rename(aside, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(aside)
-        raise
+    with place(path):
+        atomic.write(path, text.encode(), mode=0o644)
 
 
 def write_json(path: Path, value: object) -> None:
@@ -309,10 +294,10 @@ def entries() -> list[Entry]:
 def _remove(path: Path) -> None:
     """Remove an entry so that it is gone at once: renamed out of sight first, then deleted."""
     if path.is_dir() and not path.is_symlink():
-        if not path.name.startswith("."):
-            aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-            path = path.rename(aside / "removed").parent
-        shutil.rmtree(path)
+        if path.name.startswith("."):
+            shutil.rmtree(path)
+        else:
+            atomic.remove(path)
     else:
         path.unlink()
 

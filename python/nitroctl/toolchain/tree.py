@@ -22,6 +22,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -29,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nitroctl.base import proc, progress
+from nitroctl.base import atomic, proc, progress
 from nitroctl.base.config import default_prefix, source_root
 from nitroctl.base.errors import NitroError
 from nitroctl.toolchain import cache, packages
@@ -142,10 +143,7 @@ def sync_copy(paths: Iterable[str], origin: Path, into: Path) -> int:
                     shutil.copymode(file, copy)
                 continue
             copy.parent.mkdir(parents=True, exist_ok=True)
-            aside = copy.with_name(f".{copy.name}.new")
-            aside.write_bytes(content)
-            shutil.copymode(file, aside)
-            aside.rename(copy)
+            atomic.write(copy, content, mode=stat.S_IMODE(file.stat().st_mode))
             changed += 1
     if into.is_dir():
         for old in sorted(into.rglob("*"), reverse=True):
@@ -170,14 +168,7 @@ def _link_overlay(tree: Path) -> None:
     if link.is_dir() and not link.is_symlink():
         raise NitroError(f"{link} is a folder; it should be a link to {source_root()}", hint="move it away")
     if not link.is_symlink() or link.resolve() != source_root():
-        _replace_link(link, source_root())
-
-
-def _replace_link(link: Path, target: Path) -> None:
-    aside = link.with_name(f".{link.name}.{os.getpid()}")
-    aside.unlink(missing_ok=True)
-    aside.symlink_to(target)
-    aside.rename(link)
+        atomic.symlink(link, source_root())
 
 
 # --- QEMU ------------------------------------------------------------------------------------------------
@@ -322,7 +313,7 @@ def _link_firmware(build_dir: Path, firmware: Mapping[str, Path]) -> None:
     for name, path in firmware.items():
         link = folder / name
         if not link.is_symlink() or link.readlink() != path:
-            _replace_link(link, path)
+            atomic.symlink(link, path)
 
 
 def _ninja_qemu(
@@ -425,7 +416,7 @@ def link_programs(programs: Iterable[Path], prefix: Path) -> list[tuple[Path, Pa
             raise NitroError(f"{link} exists and is no link", hint="remove it, or choose another --prefix")
         same = link.is_symlink() and link.readlink() == program
         if not same:
-            _replace_link(link, program)
+            atomic.symlink(link, program)
         links.append((link, program, not same))
         # What a prefix links to is in use, whatever has been built since.
         kind, key = program.parents[2].name, program.parents[1].name

@@ -328,13 +328,13 @@ def test_what_a_crashed_machine_left_is_no_obstacle(bench: Bench, life: Life) ->
     saved = (home / "record.json").read_text()
     life.ok("stop", "hello")
     (home / "record.json").write_text(saved)  # as if nobody had written the end
-    for name in (".new-1-2", ".gone-1-2", "0123"):
+    for name in (".0123.made", ".4567.removed", "0123"):
         (home.parent / name).mkdir()
     (home.parent / "4567").mkdir()
     (home.parent / "4567" / "record.json").write_text("{")
     assert [r["ended_by"] for r in life.records()] == ["supervisor"]
     assert life.start(**steps(*UP))["name"] == "hello"
-    assert not (home.parent / ".new-1-2").exists() and not (home.parent / ".gone-1-2").exists()
+    assert not (home.parent / ".0123.made").exists() and not (home.parent / ".4567.removed").exists()
     life.ok("rm", record["id"])
 
 
