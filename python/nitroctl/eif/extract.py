@@ -10,13 +10,13 @@ the file keeps its rules.
 from __future__ import annotations
 
 import os
-import secrets
-import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from isal.isal_zlib import crc32
 
+from nitroctl.base import atomic
 from nitroctl.base.errors import EifError, NitroError
 from nitroctl.eif import signature
 from nitroctl.eif.format import CRC_OFFSET, Layout, Section, SectionType, open_eif, read_layout
@@ -55,23 +55,21 @@ def extract(path: Path, folder: Path) -> list[Path]:
     """Write the sections of `path` into `folder`, which must not exist or be empty; returns the files in file
     order. Raises NitroError; then nothing was written."""
     there = folder.is_dir()
-    aside = (folder if there else folder.parent) / f".{folder.name}.{secrets.token_hex(6)}"
     with open_eif(path) as (fd, size), shown(f"Extracting {path.name}", size) as advance:
         layout = read_layout(fd, size, path)
         try:
             if folder.exists() and (not there or any(folder.iterdir())):
                 raise NitroError(f"{folder} is there already", hint="name a new folder, or an empty one")
-            aside.mkdir()
-            names = _write(fd, layout, aside, path, advance)
             if there:  # not replaced: somebody may be in it
-                for name in names:
-                    (aside / name).rename(folder / name)
+                with tempfile.TemporaryDirectory(prefix=".", dir=folder, ignore_cleanup_errors=True) as aside:
+                    names = _write(fd, layout, Path(aside), path, advance)
+                    for name in names:
+                        os.rename(Path(aside) / name, folder / name)
             else:
-                aside.rename(folder)
+                with atomic.folder(folder) as made:
+                    names = _write(fd, layout, made, path, advance)
         except OSError as e:
             raise NitroError(f"cannot write {folder}: {e.strerror}") from e
-        finally:
-            shutil.rmtree(aside, ignore_errors=True)
     return [folder / name for name in names]
 
 
