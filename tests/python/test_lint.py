@@ -10,7 +10,7 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -137,37 +137,6 @@ def modules() -> dict[str, Path]:
         parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
         found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
     return found
-
-
-def imports(module: ast.Module, known: Iterable[str]) -> set[str]:
-    """The package's modules that are imported together with this one."""
-    names: set[str] = set()
-    for node in module.body:
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                deep = f"{node.module}.{alias.name}"
-                names.add(deep if deep in known else node.module)
-    return {name for name in names if name in known}
-
-
-def test_imports_point_one_way() -> None:
-    """No module is imported together with one that imports it. Imports inside functions, which keep start-up
-    short, are outside of this."""
-    known = modules()
-    graph = {name: imports(ast.parse(path.read_text()), known) - {name} for name, path in known.items()}
-    done: set[str] = set()
-
-    def visit(name: str, path: tuple[str, ...]) -> None:
-        assert name not in path, " -> ".join((*path[path.index(name):], name))
-        if name not in done:
-            for other in sorted(graph[name]):
-                visit(other, (*path, name))
-            done.add(name)
-
-    for name in graph:
-        visit(name, ())
 
 
 def test_every_module_says_what_it_is() -> None:
