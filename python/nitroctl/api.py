@@ -505,9 +505,7 @@ def build_eif(
             application = compose.from_image(found.path, name=found.name, platform=platform, aws_cmd=aws_cmd)
         else:
             assert directory is not None
-            application = compose.from_directory(
-                Path(directory), program, env=pairs, cwd=workdir, user=user
-            )
+            application = compose.from_directory(Path(directory), program, env=pairs, cwd=workdir, user=user)
         start = compose.bootstrap(kernel, cmdline)
         options = compose.Options(
             name=name,

@@ -25,9 +25,7 @@ from nitroctl.toolchain.apt import AptRoot
 pytestmark = pytest.mark.boot
 
 
-def built(
-    lab: Lab, image: Path, *options: str, kernel: bool = True, source: str = "--image"
-) -> Path:
+def built(lab: Lab, image: Path, *options: str, kernel: bool = True, source: str = "--image") -> Path:
     """The EIF of an image or folder: `nitroctl eif build --image app.tar -o app.eif`, with the lab's kernel
     if that is another one, unless `kernel` is false."""
     eif = image.with_suffix(".eif")
@@ -57,7 +55,7 @@ def test_scratch_image(lab: Lab, tmp_path: Path, options: list[str]) -> None:
     with lab.run(built(lab, image, *options)) as enclave:
         uds = enclave.uds()
         with enclave.agent(uds) as client:
-            assert client.probe("cat", "/proc/self/cmdline") == "/agent\0" "7000\0" "two\nlines\0"
+            assert client.probe("cat", "/proc/self/cmdline") == "/agent\07000\0two\nlines\0"
             assert PEM in client.probe("cat", "/proc/self/environ").split("\0")
             assert client.probe("cwd").strip() == "/srv/app"
             facts = client.facts("id")

@@ -46,6 +46,7 @@ def run(*argv: str | Path, preload: str | None = None) -> subprocess.CompletedPr
 
 # --- a good build ----------------------------------------------------------------------------------------
 
+
 def test_machine_device_and_traces_are_there(manifest: Manifest) -> None:
     for arguments, expected in (
         (["-M", "help"], "nitro-enclave"),
@@ -94,6 +95,7 @@ def test_a_second_machine_of_that_name_is_refused(manifest: Manifest, tmp_path: 
 
 
 # --- wrong builds ----------------------------------------------------------------------------------------
+
 
 def wrong_build(manifest: Manifest, folder: Path, header: str, change: tuple[str, str]) -> Path:
     """The plugin with nitro-plugin.c compiled against a changed copy of one of QEMU's headers."""

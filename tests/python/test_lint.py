@@ -43,13 +43,26 @@ def tracked() -> list[str]:
 
 
 def run(*argv: str | Path) -> None:
-    result = subprocess.run(argv, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                            check=False)
+    result = subprocess.run(
+        argv, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_ruff() -> None:
     run(sys.executable, "-m", "ruff", "check", "--quiet", "python", "tests", *SCRIPTS)
+    run(
+        sys.executable,
+        "-m",
+        "ruff",
+        "format",
+        "--check",
+        "--quiet",
+        "python",
+        "tests",
+        "docs/examples",
+        *SCRIPTS,
+    )
 
 
 def test_mypy() -> None:
@@ -73,9 +86,10 @@ def test_every_source_has_its_licence() -> None:
 
 
 def test_licence_texts() -> None:
-    assert "GNU GENERAL PUBLIC LICENSE\n                       Version 2" in (
-        ROOT / "LICENSES/GPL-2.0-or-later.txt"
-    ).read_text()
+    assert (
+        "GNU GENERAL PUBLIC LICENSE\n                       Version 2"
+        in (ROOT / "LICENSES/GPL-2.0-or-later.txt").read_text()
+    )
     assert "without restriction" in (ROOT / "LICENSES/MIT.txt").read_text()
 
 
@@ -113,7 +127,8 @@ def test_checkpatch() -> None:
         assert result.returncode == 0 or lines, name
         # QEMU would like its own licence; ours outside of it is MIT.
         return [
-            line for line in lines
+            line
+            for line in lines
             if "Saw acceptable license 'MIT" not in line and not line.startswith("total: ")
         ]
 
@@ -152,8 +167,14 @@ def test_help_imports_nothing_heavy() -> None:
         "except SystemExit as e:\n    assert e.code == 0\n"
         "print(sorted({m.partition('.')[0] for m in sys.modules}), file=sys.stderr)\n"
     )
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={"PYTHONPATH": str(ROOT / "python")},
-                            capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT / "python")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     loaded = set(ast.literal_eval(result.stderr.strip().splitlines()[-1]))
     assert "click" in loaded
     assert not loaded & {"rich", "cryptography", "asyncio", "qemu", "cbor2", "pexpect", "subprocess"}

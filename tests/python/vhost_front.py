@@ -226,7 +226,6 @@ def read_line(fd: int) -> bytes:
 # --- the VMM ----------------------------------------------------------------------------------------------
 
 
-
 def eventfd() -> int:
     return os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
 

@@ -76,7 +76,12 @@ class EifError(NitroError):
     """A file that is no valid EIF. `rule` is the violated rule's name, the same as in the C core."""
 
     def __init__(
-        self, rule: str, message: str, *, path: Path | None = None, offset: int | None = None,
+        self,
+        rule: str,
+        message: str,
+        *,
+        path: Path | None = None,
+        offset: int | None = None,
         hint: str | None = None,
     ) -> None:
         where = "" if path is None else f"{path}: "

@@ -12,24 +12,44 @@ from nitroctl.commands import PATH
 
 
 @click.command()
-@click.option("--source", type=PATH, metavar="DIR|TARBALL|DSC",
-              help="QEMU's source. Default: Debian's source package, through a private apt root.")
+@click.option(
+    "--source",
+    type=PATH,
+    metavar="DIR|TARBALL|DSC",
+    help="QEMU's source. Default: Debian's source package, through a private apt root.",
+)
 @click.option("--series", metavar="X.Y", help="QEMU release series. Default: 10.0, or what --source is.")
-@click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N",
-              help="Compilers at once. Default: ninja's.")
-@click.option("--prefix", type=click.Path(path_type=Path, readable=False, file_okay=False), metavar="DIR",
-              help="Link the programs into DIR/bin. Default: the virtual environment, else ~/.local.")
-@click.option("--sanitize", is_flag=True,
-              help="Also build QEMU with ASan and UBSan, for tests; it is not linked.")
-@click.option("--plugin", is_flag=True,
-              help="Build for the QEMU that is installed, and not a QEMU.")
-@click.option("--qemu", type=PATH, metavar="PATH",
-              help="The QEMU that the plugin is for. Default: the distribution's in PATH.")
+@click.option(
+    "-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Compilers at once. Default: ninja's."
+)
+@click.option(
+    "--prefix",
+    type=click.Path(path_type=Path, readable=False, file_okay=False),
+    metavar="DIR",
+    help="Link the programs into DIR/bin. Default: the virtual environment, else ~/.local.",
+)
+@click.option(
+    "--sanitize", is_flag=True, help="Also build QEMU with ASan and UBSan, for tests; it is not linked."
+)
+@click.option("--plugin", is_flag=True, help="Build for the QEMU that is installed, and not a QEMU.")
+@click.option(
+    "--qemu",
+    type=PATH,
+    metavar="PATH",
+    help="The QEMU that the plugin is for. Default: the distribution's in PATH.",
+)
 @click.option("--update", is_flag=True, help="Look for a newer source package first.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
 def build(
-    source: Path | None, series: str | None, jobs: int | None, prefix: Path | None, sanitize: bool,
-    plugin: bool, qemu: Path | None, update: bool, as_json: bool,
+    source: Path | None,
+    series: str | None,
+    jobs: int | None,
+    prefix: Path | None,
+    sanitize: bool,
+    plugin: bool,
+    qemu: Path | None,
+    update: bool,
+    as_json: bool,
 ) -> None:
     """Build QEMU with the nitro-enclave machine, and the vsock backend.
 
@@ -74,8 +94,9 @@ def build(
         shown.echo(f"with sanitizers: {sanitized.qemu}")
 
 
-def _build_plugin(source: Path | None, qemu: Path | None, jobs: int | None, prefix: Path | None,
-                  as_json: bool) -> None:
+def _build_plugin(
+    source: Path | None, qemu: Path | None, jobs: int | None, prefix: Path | None, as_json: bool
+) -> None:
     from nitroctl.base.config import default_prefix
     from nitroctl.toolchain.plugin import build_plugin
     from nitroctl.toolchain.tree import build_backend, link_programs

@@ -100,7 +100,8 @@ def clean(yes: bool) -> None:
     size = amount(sum(e.size for e in found), "bytes")
     if not yes:
         if not sys.stdin.isatty():
-            raise NitroError("nobody to ask: standard input is no terminal",
-                             hint="nitroctl cache clean --yes")
+            raise NitroError(
+                "nobody to ask: standard input is no terminal", hint="nitroctl cache clean --yes"
+            )
         click.confirm(f"Remove {len(found)} entries, {size}, from {cache_dir()}?", abort=True)
     _report(*store.clean())

@@ -13,8 +13,14 @@ from nitroctl.commands import NEW_FILE
 
 
 @click.command()
-@click.option("-o", "--output", type=NEW_FILE, default=Path("hello.eif"),
-              show_default=True, help="Where to write the image.")
+@click.option(
+    "-o",
+    "--output",
+    type=NEW_FILE,
+    default=Path("hello.eif"),
+    show_default=True,
+    help="Where to write the image.",
+)
 @click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Compilers at once.")
 def demo(output: Path, jobs: int | None) -> int:
     """Build what is missing, run a hello enclave, and check what it says of itself.

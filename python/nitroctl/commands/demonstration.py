@@ -149,9 +149,7 @@ def run(image: Path) -> Outcome:
     from nitroctl.enclaves.sink import FdSink
 
     kept = _Kept()
-    plan = make_plan(
-        EnclaveConfig(eif=image, qemu=plugin.choose(), backend=tree.locate("vsock"))
-    )
+    plan = make_plan(EnclaveConfig(eif=image, qemu=plugin.choose(), backend=tree.locate("vsock")))
     progress.say(f"Running {image} with {plan.accel}")
     sys.stdout.flush()
     console = FdSink(sys.stdout.fileno())

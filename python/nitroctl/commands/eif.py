@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from nitroctl.eif.sign import SigningKey
 
 
-
 @click.group()
 def eif() -> None:
     """Make, measure and describe Enclave Image Files."""

@@ -148,8 +148,11 @@ def _write_all(fd: int, data: bytes) -> None:
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait no longer than that.")
-@click.option("--app-status", is_flag=True,
-              help="End with the application's own exit status, where it is known, instead of 0 or 5.")
+@click.option(
+    "--app-status",
+    is_flag=True,
+    help="End with the application's own exit status, where it is known, instead of 0 or 5.",
+)
 @_json
 def wait(names: tuple[str, ...], timeout: float | None, app_status: bool, as_json: bool) -> int:
     """Wait for the end of enclaves, and say how it came.

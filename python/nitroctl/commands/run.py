@@ -35,30 +35,66 @@ if TYPE_CHECKING:
 @click.option("--debug-mode", is_flag=True, help="PCR0, 1, 2 and 8 read as zeros, as in AWS's debug mode.")
 @click.option("--ca-days", type=click.IntRange(1, 3650), default=30, show_default=True, metavar="DAYS",
               help="How long the enclave can issue attestation documents.")  # fmt: skip
-@click.option("--document-form", type=click.Choice(["2025", "2023"]), default="2025", show_default=True,
-              help="Shape of attestation documents: as AWS made them in that year.")
+@click.option(
+    "--document-form",
+    type=click.Choice(["2025", "2023"]),
+    default="2025",
+    show_default=True,
+    help="Shape of attestation documents: as AWS made them in that year.",
+)
 @click.option("--ignore-signature", is_flag=True, help="Start an image whose signature is bad, and warn.")
-@click.option("--publish", metavar="ADDR=PORT", multiple=True,
-              help="Join clients of ADDR, HOST:PORT or a path, to the enclave's PORT.")
-@click.option("--proxy", metavar="PORT=HOST:PORT", multiple=True,
-              help="The parent's PORT is that TCP service.")
-@click.option("--listen-port", metavar="PORT=PATH", multiple=True,
-              help="The parent's PORT is served by the unix socket PATH.")
-@click.option("--connect-port", metavar="PORT=PATH", multiple=True,
-              help="Join clients of the unix socket PATH, which is made, to the enclave's PORT.")
-@click.option("--forward-cid", type=int, metavar="CID",
-              help="Ports that nothing else serves are CID's by this host's own AF_VSOCK; 1 is the host.")
-@click.option("--forward-listen", metavar="PORT+PORT...", multiple=True,
-              help="Join CID's clients of these ports of this host's AF_VSOCK to the enclave's.")
-@click.option("--app-status", is_flag=True,
-              help="End with the application's own exit status, where it is known, instead of 0 or 5.")
-@click.option("-d", "--detach", is_flag=True,
-              help="Leave it running once it has booted, and print its ID; see `nitroctl ps`.")
+@click.option(
+    "--publish",
+    metavar="ADDR=PORT",
+    multiple=True,
+    help="Join clients of ADDR, HOST:PORT or a path, to the enclave's PORT.",
+)
+@click.option(
+    "--proxy", metavar="PORT=HOST:PORT", multiple=True, help="The parent's PORT is that TCP service."
+)
+@click.option(
+    "--listen-port",
+    metavar="PORT=PATH",
+    multiple=True,
+    help="The parent's PORT is served by the unix socket PATH.",
+)
+@click.option(
+    "--connect-port",
+    metavar="PORT=PATH",
+    multiple=True,
+    help="Join clients of the unix socket PATH, which is made, to the enclave's PORT.",
+)
+@click.option(
+    "--forward-cid",
+    type=int,
+    metavar="CID",
+    help="Ports that nothing else serves are CID's by this host's own AF_VSOCK; 1 is the host.",
+)
+@click.option(
+    "--forward-listen",
+    metavar="PORT+PORT...",
+    multiple=True,
+    help="Join CID's clients of these ports of this host's AF_VSOCK to the enclave's.",
+)
+@click.option(
+    "--app-status",
+    is_flag=True,
+    help="End with the application's own exit status, where it is known, instead of 0 or 5.",
+)
+@click.option(
+    "-d",
+    "--detach",
+    is_flag=True,
+    help="Leave it running once it has booted, and print its ID; see `nitroctl ps`.",
+)
 @click.option("--json", "as_json", is_flag=True, help="With --detach: print its record in JSON.")
 @click.option("--dry-run", is_flag=True, help="Print the command lines of backend and QEMU, start nothing.")
 @click.option("--qemu", type=PATH, help="The QEMU to use.")
-@click.option("--qemu-build", type=click.Choice(["plugin", "tree"]),
-              help="Which QEMU of `nitroctl build`. Default: the plugin, if there is one, else the tree.")
+@click.option(
+    "--qemu-build",
+    type=click.Choice(["plugin", "tree"]),
+    help="Which QEMU of `nitroctl build`. Default: the plugin, if there is one, else the tree.",
+)
 @click.option("--vsock-backend", type=PATH, help="The vhost-user-vsock to use.")
 def run(
     file: Path,

@@ -91,7 +91,7 @@ class Application:
 
 
 def locate_kernel(name: str | None = None) -> Kernel:
-    """"own"; "prebuilt", fetched if need be; or the path of a bzImage. By default the first where it was
+    """ "own"; "prebuilt", fetched if need be; or the path of a bzImage. By default the first where it was
     built, else the second."""
     from nitroctl.toolchain import guest
 

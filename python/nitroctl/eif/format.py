@@ -92,7 +92,6 @@ class Header:
     raw: bytes
 
 
-
 @dataclass(frozen=True)
 class Hints:
     """What a header says besides where the sections are; the defaults are what AWS's builder writes."""
@@ -215,9 +214,7 @@ def _parse_header(raw: bytes, file_size: int, path: Path | None) -> Header:
     if flags & FLAG_AARCH64:
         raise refuse("bad-arch", f"the image is for aarch64 (flags {flags:#06x}), not for x86_64", 6)
     if not MIN_SECTIONS <= count <= MAX_SECTIONS:
-        raise refuse(
-            "section-count", f"{count} sections; an EIF has {MIN_SECTIONS} to {MAX_SECTIONS}", 26
-        )
+        raise refuse("section-count", f"{count} sections; an EIF has {MIN_SECTIONS} to {MAX_SECTIONS}", 26)
     offsets, sizes = fields[7 : 7 + count], fields[39 : 39 + count]
     end = HEADER_SIZE
     for i, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
@@ -265,7 +262,5 @@ def _parse_section(
     elif type in seen:
         raise refuse(f"duplicate-{type.name.lower()}", f"section {i} is a second {type.name.lower()}")
     if type is SectionType.SIGNATURE and size > SIGNATURE_MAX:
-        raise refuse(
-            "signature-too-large", f"the signature has {size} bytes; {SIGNATURE_MAX} are allowed", 4
-        )
+        raise refuse("signature-too-large", f"the signature has {size} bytes; {SIGNATURE_MAX} are allowed", 4)
     return Section(type, offset, size, raw)

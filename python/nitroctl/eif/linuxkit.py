@@ -58,9 +58,7 @@ _NEEDED = (
     (b"sys/", stat.S_IFDIR | 0o755, b""),
 )
 # Made in any case, also where the image has them: with them /tmp is 0755 in the end.
-_ALWAYS = tuple(
-    b"rootfs" + folder for folder in (b"", b"/dev", b"/run", b"/sys", b"/var", b"/proc", b"/tmp")
-)
+_ALWAYS = tuple(b"rootfs" + folder for folder in (b"", b"/dev", b"/run", b"/sys", b"/var", b"/proc", b"/tmp"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,9 +134,7 @@ class Digests:
         self._pcr0.submit(lambda: None).result()
         self._pcr2.submit(lambda: None).result()
         first = self._first or self._all
-        return Measurements(
-            pcr_of(self._all.digest()), pcr_of(first.digest()), pcr_of(self._rest.digest())
-        )
+        return Measurements(pcr_of(self._all.digest()), pcr_of(first.digest()), pcr_of(self._rest.digest()))
 
 
 def crc_mismatch(found: int, expected: int, path: Path | None) -> EifError:

@@ -29,7 +29,6 @@ _PANIC_OVER = re.compile(_START + rb"(?:Rebooting in [0-9]+ seconds|---\[ end Ke
 _HALT = re.compile(_START + rb"reboot: (System halted|Power down)")
 
 
-
 class ConsoleWatch:
     """Reads along. `panic` is the panic's text, `panic_over` that all of it has been printed, `halted` what
     the kernel said when it stopped its CPUs without a reset, `last_word` the last line of user space before

@@ -152,9 +152,7 @@ class _Reader:
             self._fd = -1
 
 
-def follow(
-    home: Path, name: str, supervisor: int | None, *, timeout: float | None = None
-) -> Iterator[bytes]:
+def follow(home: Path, name: str, supervisor: int | None, *, timeout: float | None = None) -> Iterator[bytes]:
     """The log from its beginning, then what is added, until the process behind the pidfd `supervisor` has
     ended (None: it has). Waits for events (inotify(7)), never polls. Raises TimeoutError if that process
     still runs after `timeout` seconds."""

@@ -338,9 +338,7 @@ class Lab:
 
     def process(self, program: Path) -> int:
         """The one process of this program."""
-        pids = [
-            pid for pid, command in self.processes().items() if command.startswith(f"{program} ")
-        ]
+        pids = [pid for pid, command in self.processes().items() if command.startswith(f"{program} ")]
         check_equal(len(pids), 1, f"number of processes of {program}")
         return pids[0]
 

@@ -160,7 +160,8 @@ def debian_archive(entries: Sequence[SourceEntry]) -> tuple[SourceEntry, SourceE
             "(docs/nitroctl.md lists the packages to install on Ubuntu and Fedora)",
         )
     security = [
-        e for e in entries
+        e
+        for e in entries
         if e.suite.partition("-security")[0].removesuffix("/updates") in DEBIAN_SUITES
         and e.suite not in DEBIAN_SUITES
         and (e.suite.endswith("-security") or e.suite.endswith("/updates"))
@@ -212,6 +213,7 @@ def _host_sources() -> list[SourceEntry]:
 
 
 # --- the private root ------------------------------------------------------------------------------------
+
 
 def _configuration(root: Path) -> str:
     """An apt.conf that is read last and moves state, cache and source lists below `root`."""
@@ -326,8 +328,10 @@ class AptRoot:
                     f"cannot read the package lists of Debian {self.suite}: {e}",
                     hint="check the network and the host's apt sources; or pass --source with a QEMU tarball",
                 ) from e
-            progress.say(f"no fresh package lists of {self.suite}; using those of "
-                         f"{time.strftime('%Y-%m-%d', time.localtime(stamp.get('fetched', 0)))}")
+            progress.say(
+                f"no fresh package lists of {self.suite}; using those of "
+                f"{time.strftime('%Y-%m-%d', time.localtime(stamp.get('fetched', 0)))}"
+            )
             self._write_sources(have)
             again = time.time() - REFRESH_AFTER + RETRY_AFTER
             cache.write_json(self.root / "stamp.json", {**stamp, "checked": again})
@@ -426,4 +430,3 @@ def _is_newer(a: str, b: str) -> bool:
 def _announced_size(uris: str) -> int:
     """The sum of the sizes that `apt-get --print-uris` lists: 'URI' FILE SIZE HASH."""
     return sum(int(m[1]) for m in re.finditer(r"^'[^']*' \S+ (\d+)(?: |$)", uris, re.MULTILINE))
-

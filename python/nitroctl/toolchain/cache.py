@@ -60,6 +60,7 @@ def log_path(name: str) -> Path:
 
 # --- locks -----------------------------------------------------------------------------------------------
 
+
 def _lock_file(kind: str, key: str) -> Path:
     return cache_dir() / ".locks" / f"{_checked(kind)}@{_checked(key)}"
 
@@ -83,6 +84,7 @@ def lock(kind: str, key: str, *, wait: bool = True) -> Iterator[int]:
 
 
 # --- entries ---------------------------------------------------------------------------------------------
+
 
 def set_current(name: str, kind: str, key: str) -> None:
     """Say that `name` now means this entry, so that `prune` keeps it and drops its predecessors."""
@@ -133,6 +135,7 @@ def build_entry(kind: str, key: str, fill: Callable[[Path], None], *, name: str 
 
 
 # --- keys and small files --------------------------------------------------------------------------------
+
 
 def _files_of(path: Path) -> Iterator[Path]:
     if path.is_dir() and not path.is_symlink():
@@ -203,6 +206,7 @@ def read_record(kind: type[Record], path: Path) -> Record | None:
 
 # --- disk ------------------------------------------------------------------------------------------------
 
+
 def free_space(path: Path | None = None) -> int:
     """Bytes that we may still write where `path` (the cache, unless given) is or will be."""
     where = path or cache_dir()
@@ -225,6 +229,7 @@ def need_space(size: int, *, what: str = "this", path: Path | None = None) -> No
 
 
 # --- listing and cleaning --------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -259,7 +264,7 @@ def _size(path: Path) -> int:
 
 
 def _names() -> dict[str, list[str]]:
-    """"KIND/KEY" -> the names that mean it."""
+    """ "KIND/KEY" -> the names that mean it."""
     names: dict[str, list[str]] = {}
     folder = cache_dir() / ".current"
     if folder.is_dir():

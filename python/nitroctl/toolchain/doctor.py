@@ -62,8 +62,11 @@ def _qemu() -> list[Finding]:
     reason = plugin.misfit(built) if built else None
     usable = built is not None and reason is None
     if built is None:
-        findings = [Finding("QEMU plugin", "slow", "not built",
-                            "nitroctl build --plugin, for the distribution's QEMU")]
+        findings = [
+            Finding(
+                "QEMU plugin", "slow", "not built", "nitroctl build --plugin, for the distribution's QEMU"
+            )
+        ]
     elif reason:
         findings = [Finding("QEMU plugin", "slow", reason, f"nitroctl build --plugin --qemu {built.qemu}")]
     else:
@@ -85,8 +88,13 @@ def _firmware() -> Finding:
         return Finding("firmware", "lacks", "comes with the QEMU tree", "nitroctl build", needed_to_run=True)
     absent = [name for name in source.FIRMWARE_FILES if not (folder / name).is_file()]
     if absent:
-        return Finding("firmware", "lacks", f"{folder} lacks {', '.join(absent)}",
-                       "nitroctl cache clean, then nitroctl build", needed_to_run=True)
+        return Finding(
+            "firmware",
+            "lacks",
+            f"{folder} lacks {', '.join(absent)}",
+            "nitroctl cache clean, then nitroctl build",
+            needed_to_run=True,
+        )
     return Finding("firmware", "ok", str(folder))
 
 
@@ -113,8 +121,12 @@ def _disk() -> Finding:
     free = cache.free_space()
     text = f"{amount(free, 'bytes')} free for {cache_dir()}"
     if free < SPACE:
-        return Finding("disk", "slow", f"{text}; a full build takes {amount(SPACE, 'bytes')}",
-                       "nitroctl cache prune, or set XDG_CACHE_HOME")
+        return Finding(
+            "disk",
+            "slow",
+            f"{text}; a full build takes {amount(SPACE, 'bytes')}",
+            "nitroctl cache prune, or set XDG_CACHE_HOME",
+        )
     return Finding("disk", "ok", text)
 
 
@@ -125,9 +137,13 @@ def _sockets() -> Finding:
         return Finding("socket folder", "lacks", str(e), e.hint or "", needed_to_run=True)
     longest = len(os.fsencode(folder)) + SOCKET_NAME
     if longest > UNIX_PATH_MAX:
-        return Finding("socket folder", "lacks",
-                       f"{folder}: sockets below would have {longest} bytes, unix(7) allows {UNIX_PATH_MAX}",
-                       "set XDG_RUNTIME_DIR to a shorter path", needed_to_run=True)
+        return Finding(
+            "socket folder",
+            "lacks",
+            f"{folder}: sockets below would have {longest} bytes, unix(7) allows {UNIX_PATH_MAX}",
+            "set XDG_RUNTIME_DIR to a shorter path",
+            needed_to_run=True,
+        )
     return Finding("socket folder", "ok", str(folder))
 
 

@@ -114,6 +114,7 @@ def locate(what: str) -> Path:
 
 # --- init and applications -------------------------------------------------------------------------------
 
+
 def default_kernel() -> str:
     """For those who do not care: "own" if it has been built; else "prebuilt", which needs no compiling."""
     try:
@@ -177,6 +178,7 @@ def _reasons(lines: Iterable[str]) -> list[str]:
 
 
 # --- our kernel ------------------------------------------------------------------------------------------
+
 
 def build_kernel(*, jobs: int | None = None, update: bool = False) -> Path:
     """Build the guest kernel, or find it built; returns the bzImage.
@@ -345,6 +347,7 @@ def check_bzimage(path: Path) -> None:
 
 # --- Debian's kernel -------------------------------------------------------------------------------------
 
+
 def fetch_prebuilt(*, update: bool = False) -> Prebuilt:
     """Debian's kernel for clouds with the modules that an enclave needs; raises NitroError.
 
@@ -424,6 +427,7 @@ def modules_in_order(folder: Path, wanted: Iterable[str]) -> Mapping[str, bytes]
     `folder` is a kernel's folder of modules as packages carry it (modules.dep is made on installation, so
     the modules themselves are asked: modinfo's "depends"). What is built into the kernel is left out.
     """
+
     def plain(name: str) -> str:
         return name.replace("-", "_")  # as the kernel compares them
 
@@ -467,6 +471,7 @@ def module_depends(module: bytes) -> list[str]:
 
 
 # --- for users -------------------------------------------------------------------------------------------
+
 
 def manifest_of(kernel: Path) -> dict[str, Any]:
     """What a kernel of ours was made from."""

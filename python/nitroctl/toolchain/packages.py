@@ -53,8 +53,9 @@ BUILD = (
 PIXMAN = Need("libpixman-1-dev", "pixman-devel", "QEMU 7.2", library="pixman-1")
 
 # What the plugin is for. By its path: PATH may have a QEMU that nitroctl linked.
-DISTRIBUTION_QEMU = Need("qemu-system-x86", "qemu-system-x86", "running enclaves in it",
-                         program="/usr/bin/qemu-system-x86_64")
+DISTRIBUTION_QEMU = Need(
+    "qemu-system-x86", "qemu-system-x86", "running enclaves in it", program="/usr/bin/qemu-system-x86_64"
+)
 # Debian's releases whose own QEMU the plugin supports, as os-release(5) names them.
 PLUGIN_RELEASES = ("bookworm", "trixie")
 
@@ -99,8 +100,13 @@ def versions(libraries: Iterable[str]) -> dict[str, str]:
     if not shutil.which("pkg-config"):
         return {}
     names = list(libraries)
-    answer = subprocess.run(["pkg-config", "--modversion", *names], stdin=subprocess.DEVNULL,
-                            capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        ["pkg-config", "--modversion", *names],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if answer.returncode == 0:
         return dict(zip(names, answer.stdout.split(), strict=True))
     if len(names) < 2:

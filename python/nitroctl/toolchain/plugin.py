@@ -67,6 +67,7 @@ LAYOUT_IF_NAMED = (
 
 # --- the installed QEMU ----------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True)
 class Installed:
     """A QEMU that belongs to a package."""
@@ -92,8 +93,9 @@ def build_id(path: Path) -> str | None:
 
 def _dpkg_query(*arguments: str) -> str:
     if not shutil.which("dpkg-query"):
-        raise NitroError("the plugin is for QEMU packages of Debian, and this host has no dpkg",
-                         hint=TREE_HINT)
+        raise NitroError(
+            "the plugin is for QEMU packages of Debian, and this host has no dpkg", hint=TREE_HINT
+        )
     return proc.run(["dpkg-query", *arguments]).stdout.decode()
 
 
@@ -123,19 +125,22 @@ def installed(qemu: Path | None = None) -> Installed:
     paths = [qemu.absolute()] if qemu else _in_path()
     install = packages.install_line([packages.DISTRIBUTION_QEMU])
     if not paths or not paths[0].is_file():
-        raise NitroError(f"{qemu}: no such file" if qemu else f"no {QEMU} is installed",
-                         hint=f"install the distribution's ({install}), or {TREE_HINT}")
+        raise NitroError(
+            f"{qemu}: no such file" if qemu else f"no {QEMU} is installed",
+            hint=f"install the distribution's ({install}), or {TREE_HINT}",
+        )
     # PATH may have links of ours, or QEMUs that somebody built, before the distribution's.
     owners = ((path, _owner(path)) for path in paths)
     path, package = next(((path, owner) for path, owner in owners if owner), (paths[0], None))
     if package is None:
-        raise NitroError(f"{path} belongs to no package: its exact source is not known",
-                         hint=f"install the distribution's ({install}), or {TREE_HINT}")
+        raise NitroError(
+            f"{path} belongs to no package: its exact source is not known",
+            hint=f"install the distribution's ({install}), or {TREE_HINT}",
+        )
     form = "${source:Package}\\t${source:Version}\\t${Version}\\n"
     source, source_version, version = _dpkg_query("--show", f"--showformat={form}", package).split()
     if source != "qemu":
-        raise NitroError(f"{path} is of {package} from the source package {source}, not qemu",
-                         hint=TREE_HINT)
+        raise NitroError(f"{path} is of {package} from the source package {source}, not qemu", hint=TREE_HINT)
     found = build_id(path)
     if not found:
         raise NitroError(f"{path} has no build-id by which the plugin could know it", hint=TREE_HINT)
@@ -156,6 +161,7 @@ def _package_string(qemu: Installed) -> str:
 
 
 # --- building --------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -200,8 +206,9 @@ def layout_options(rules: str, control: str) -> list[str]:
     common = re.search(r"^common_configure_opts = *\\\n(?:.*\\\n)*.*\n", rules, re.MULTILINE)
     recipe = re.search(r"^b/qemu/configured:.*\n((?:\t.*\n)+)", rules, re.MULTILINE)
     if not common or not recipe:
-        raise NitroError("debian/rules is not as expected: the options of Debian's build are not known",
-                         hint=TREE_HINT)
+        raise NitroError(
+            "debian/rules is not as expected: the options of Debian's build are not known", hint=TREE_HINT
+        )
     commented = "\n".join(re.findall(r"^# ?(--\S+.*)$", control, re.MULTILINE))
     options = dict(LAYOUT)
     text = f"{common[0]}{recipe[1]}{commented}"
@@ -210,8 +217,9 @@ def layout_options(rules: str, control: str) -> list[str]:
         if name in LAYOUT or name in LAYOUT_IF_NAMED:
             options[name] = token
     if options["modules"] != "--enable-modules":
-        raise NitroError("this QEMU is built without loadable modules, and so without symbols for plugins",
-                         hint=TREE_HINT)
+        raise NitroError(
+            "this QEMU is built without loadable modules, and so without symbols for plugins", hint=TREE_HINT
+        )
     return list(options.values())
 
 
@@ -222,8 +230,11 @@ def _configure_options(source: Source, package_string: str) -> list[str]:
     except OSError as e:
         raise NitroError(f"{source.root} is no source package of Debian's: {e.strerror}: {e.filename}") from e
     named = {re.sub(r"=.*$", "", option) for option in layout}
-    common = [o for o in tree.configure_options(source.series, source.root, False)
-              if o not in NO_DEVICES and re.sub(r"=.*$", "", o) not in named]
+    common = [
+        o
+        for o in tree.configure_options(source.series, source.root, False)
+        if o not in NO_DEVICES and re.sub(r"=.*$", "", o) not in named
+    ]
     return [*common, *layout, f"--with-pkgversion={package_string}"]
 
 
@@ -248,8 +259,14 @@ def build_plugin(
     launcher = source_root() / LAUNCHER
 
     def product_key(overlay: str) -> str:
-        content = cache.digest_text(configured, overlay, cache.digest_file(launcher), os.fspath(found.path),
-                                    found.build_id, found.version)
+        content = cache.digest_text(
+            configured,
+            overlay,
+            cache.digest_file(launcher),
+            os.fspath(found.path),
+            found.build_id,
+            found.version,
+        )
         return f"{plain_name(sources.version)}-{content[:16]}"
 
     key = product_key(tree.overlay_digest(source_root()))
@@ -267,8 +284,15 @@ def build_plugin(
         log.unlink(missing_ok=True)
         tree.configure_tree(sources, build_dir, configure, log, (a, b))
         cache.set_current("qemu-build-plugin", "qemu-build", build_key)
-        ninja(build_dir, [TARGET], f"Building the plugin for QEMU {sources.version}", jobs, log, (a, b),
-              tree.originals(LINK))
+        ninja(
+            build_dir,
+            [TARGET],
+            f"Building the plugin for QEMU {sources.version}",
+            jobs,
+            log,
+            (a, b),
+            tree.originals(LINK),
+        )
         key = product_key(overlay)
 
         def fill(folder: Path) -> None:
@@ -321,6 +345,7 @@ def compile_launcher(source: Path, qemu: Installed, output: Path) -> None:
 
 
 # --- choosing --------------------------------------------------------------------------------------------
+
 
 def manifest() -> Manifest | None:
     """The manifest of the plugin that was built last, if any."""

@@ -301,11 +301,21 @@ def _unpack_tarball(tarball: Path, folder: Path) -> None:
     into.mkdir()
     lines: list[str] = []
     with progress.task(f"Unpacking {tarball.name}"):
-        argv = ["tar", "--extract", "--no-same-owner", "--exclude=*/roms/*", f"--directory={into}",
-                f"--file={tarball}"]
+        argv = [
+            "tar",
+            "--extract",
+            "--no-same-owner",
+            "--exclude=*/roms/*",
+            f"--directory={into}",
+            f"--file={tarball}",
+        ]
         if logged(argv, log, lines.append):
-            raise BuildFailed(f"unpacking {tarball}", lines[-8:], log,
-                              hint="--source takes a folder, a QEMU release tarball or a .dsc")
+            raise BuildFailed(
+                f"unpacking {tarball}",
+                lines[-8:],
+                log,
+                hint="--source takes a folder, a QEMU release tarball or a .dsc",
+            )
         tops = list(into.iterdir())
         if len(tops) != 1 or not (tops[0] / "VERSION").is_file():
             raise UsageError(f"{tarball} is no QEMU release tarball: there is no VERSION in one top folder")
@@ -350,6 +360,7 @@ def firmware_of(tree: Path) -> dict[str, Path]:
 
 
 # --- graft -----------------------------------------------------------------------------------------------
+
 
 def split_patch(text: str) -> dict[str, str]:
     """File (below the tree) -> its part of a unified diff. What stands before the first part is prose."""

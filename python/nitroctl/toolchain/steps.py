@@ -60,8 +60,13 @@ def toolchain(needs: Sequence[packages.Need]) -> dict[str, str]:
 
 
 def logged(
-    argv: Sequence[str], log: Path, on_line: Callable[[str], None], *, cwd: Path | None = None,
-    lock_fds: Sequence[int] = (), ignore_sigpipe: bool = False,
+    argv: Sequence[str],
+    log: Path,
+    on_line: Callable[[str], None],
+    *,
+    cwd: Path | None = None,
+    lock_fds: Sequence[int] = (),
+    ignore_sigpipe: bool = False,
 ) -> int:
     """Run a step, its output appended to `log` and given to `on_line`; returns its status.
 
@@ -76,8 +81,16 @@ def logged(
         "CFLAGS": "",
         "LDFLAGS": "",
     }
-    process = proc.start(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=cwd, env=env,
-                         pass_fds=lock_fds, death_signal=signal.SIGTERM, ignore_sigpipe=ignore_sigpipe)
+    process = proc.start(
+        argv,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        cwd=cwd,
+        env=env,
+        pass_fds=lock_fds,
+        death_signal=signal.SIGTERM,
+        ignore_sigpipe=ignore_sigpipe,
+    )
     assert process.stdout is not None
     try:
         with process.stdout, place(log), open(log, "ab") as sink:
@@ -128,14 +141,14 @@ class NinjaOutput:
         errors = [i for i, line in enumerate(lines) if telling.search(line)]
         if errors and len(lines) > limit:
             # Start one line before the first error: "In function ...".
-            lines = lines[max(0, errors[0] - 1):]
+            lines = lines[max(0, errors[0] - 1) :]
         return (lines or self._last)[:limit]
 
 
 def configure_reasons(lines: Sequence[str]) -> list[str]:
     """What configure or meson say went wrong; their last lines, if they do not say."""
     errors = [i for i, line in enumerate(lines) if re.search(r"\bERROR\b|^error:", line)]
-    picked = list(lines[errors[0]:]) if errors else list(lines)[-10:]
+    picked = list(lines[errors[0] :]) if errors else list(lines)[-10:]
     return [line for line in picked if line.strip()][:12]
 
 

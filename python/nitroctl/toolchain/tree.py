@@ -121,6 +121,7 @@ class Manifest:
 
 # --- our sources ---
 
+
 def sync_copy(paths: Iterable[str], origin: Path, into: Path) -> int:
     """Make `into` hold exactly these files and folders of `origin`; returns how many files changed.
 
@@ -172,6 +173,7 @@ def _link_overlay(tree: Path) -> None:
 
 
 # --- QEMU ------------------------------------------------------------------------------------------------
+
 
 def configure_options(series: Series, tree: Path, sanitize: bool) -> list[str]:
     """configure's options for a source tree, without those that only this run needs (--python)."""
@@ -352,6 +354,7 @@ def check_machine(qemu: Path, env: Mapping[str, str] | None = None) -> None:
 
 # --- the backend -----------------------------------------------------------------------------------------
 
+
 def build_backend(*, jobs: int | None = None) -> Path:
     """Build vhost-user-vsock and the library for parent programs, or find them built; returns the program's
     path."""
@@ -401,6 +404,7 @@ def build_backend(*, jobs: int | None = None) -> Path:
 
 
 # --- programs for users ----------------------------------------------------------------------------------
+
 
 def link_programs(programs: Iterable[Path], prefix: Path) -> list[tuple[Path, Path, bool]]:
     """Link programs into PREFIX/bin; returns (link, program, whether it changed) for each.

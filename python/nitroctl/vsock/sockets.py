@@ -202,9 +202,7 @@ def _check_answer(answer: bytes, path: str, port: int) -> None:
         raise PortRefused(f"nobody listens on port {port} of the enclave behind {path}")
     number = answer[3:-1]
     if not (answer.startswith(b"OK ") and answer.endswith(b"\n") and number.isdigit()):
-        raise EnclaveError(
-            f"{path} answered {answer[:_OK_MAX]!r} to CONNECT {port}: no hybrid vsock socket"
-        )
+        raise EnclaveError(f"{path} answered {answer[:_OK_MAX]!r} to CONNECT {port}: no hybrid vsock socket")
 
 
 def _read_line(sock: socket.socket) -> bytes:

@@ -82,9 +82,7 @@ def test_a_kvm_device_without_the_cpu_flag_is_not_used(tmp_path: Path, flags: st
 
 
 def test_a_cpu_flag_without_the_device_is_not_enough(tmp_path: Path) -> None:
-    chosen = accelerator.choose(
-        cpuinfo=cpuinfo(tmp_path, "vmx"), kvm=tmp_path / "missing", machine="x86_64"
-    )
+    chosen = accelerator.choose(cpuinfo=cpuinfo(tmp_path, "vmx"), kvm=tmp_path / "missing", machine="x86_64")
     assert chosen.name == "tcg"
     assert "missing: No such file or directory" in chosen.reason
 

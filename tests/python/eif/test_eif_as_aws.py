@@ -62,7 +62,7 @@ def test_sections_flags_and_metadata_are_awss(tmp_path: Path) -> None:
     image = DATA / "cmd-both.tar"
     call("build", "--as-aws", "--image", image, "--blobs", BLOBS, "--no-kernel-check", "-o", output)
     data = output.read_bytes()
-    assert data[:10].hex() == "2e656966" "0004" "0000" "0000"  # version 4, no flag, memory's first bytes
+    assert data[:10].hex() == "2e656966000400000000"  # version 4, no flag, memory's first bytes
     offsets = [int.from_bytes(data[28 + 8 * i : 36 + 8 * i], "big") for i in range(5)]
     kinds = [int.from_bytes(data[at : at + 2], "big") for at in offsets]
     assert kinds == [1, 2, 5, 3, 3]

@@ -320,9 +320,7 @@ def ramdisks(path: Path) -> list[dict[str, cpiomodel.Item]]:
     return [{item.name.decode(): item for item in archive} for archive in archives]
 
 
-def test_hello_has_awss_shape(
-    tmp_path: Path, kernel: compose.Kernel, programs: testimage.Programs
-) -> None:
+def test_hello_has_awss_shape(tmp_path: Path, kernel: compose.Kernel, programs: testimage.Programs) -> None:
     made = testimage.make("hello", tmp_path / "o.eif", kernel=kernel, programs=programs)
     assert made.warnings == ()
     boot, app = ramdisks(tmp_path / "o.eif")
@@ -339,9 +337,7 @@ def test_hello_has_awss_shape(
     assert found.metadata and found.metadata["CustomMetadata"] is None
 
 
-def test_a_kernel_with_modules(
-    tmp_path: Path, kernel: compose.Kernel, programs: testimage.Programs
-) -> None:
+def test_a_kernel_with_modules(tmp_path: Path, kernel: compose.Kernel, programs: testimage.Programs) -> None:
     """Its modules are in the bootstrap ramdisk, and the image says that it needs ACPI."""
     modules = tmp_path / "modules"
     (modules / "ko").mkdir(parents=True)
@@ -394,9 +390,7 @@ def test_big(tmp_path: Path, kernel: compose.Kernel, programs: testimage.Program
     assert filler[: 1 << 20] != filler[1 << 20 : 2 << 20]
 
 
-def test_the_halting_program(
-    tmp_path: Path, kernel: compose.Kernel, programs: testimage.Programs
-) -> None:
+def test_the_halting_program(tmp_path: Path, kernel: compose.Kernel, programs: testimage.Programs) -> None:
     """Its shape alone is looked at: as root it would halt the machine that the tests run on."""
     testimage.make("halt", tmp_path / "o.eif", kernel=kernel, programs=programs)
     program = ramdisks(tmp_path / "o.eif")[1]["rootfs/halt"].data

@@ -530,8 +530,6 @@ def test_a_starter_that_waits_sees_the_end(bench: Bench, monkeypatch: pytest.Mon
     assert bench.processes() == {}
 
 
-
-
 def test_the_supervisor_gets_the_whole_request(tmp_path: Path) -> None:
     request = EnclaveConfig(
         eif=tmp_path / "a.eif",

@@ -52,9 +52,7 @@ def run(capfd: pytest.CaptureFixture[str], *argv: str | Path) -> tuple[int, str,
     return e.value.code, out, err
 
 
-def check_failure(
-    result: tuple[int, str, str], code: str, *texts: str, in_process: bool = False
-) -> None:
+def check_failure(result: tuple[int, str, str], code: str, *texts: str, in_process: bool = False) -> None:
     """The convention: nothing on stdout; code, link, log file, each with an empty line between; E39 after
     what failed in the enclave's process."""
     status, out, err = result

@@ -86,9 +86,7 @@ def test_a_guest_that_ends_by_itself_passes_as_well(bench: Bench) -> None:
         (["--sanitize"], 2, "--sanitize chooses a QEMU"),
     ],
 )
-def test_mistakes_are_no_failed_checks(
-    bench: Bench, options: list[str], status: int, message: str
-) -> None:
+def test_mistakes_are_no_failed_checks(bench: Bench, options: list[str], status: int, message: str) -> None:
     done = nitroctl_test(bench, *options, env={})
     assert done.returncode == status
     assert message in done.stderr

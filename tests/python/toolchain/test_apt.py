@@ -204,8 +204,16 @@ def test_security_is_derived(main: str, security: str | None) -> None:
 
 
 def test_private_sources() -> None:
-    main = entry("http://m.example/debian", "bookworm", "main", "contrib", signed_by=KEY, arch="amd64",
-                 check_valid_until="no", trusted="yes")
+    main = entry(
+        "http://m.example/debian",
+        "bookworm",
+        "main",
+        "contrib",
+        signed_by=KEY,
+        arch="amd64",
+        check_valid_until="no",
+        trusted="yes",
+    )
     security = entry("http://s.example/debian-security", "bookworm-security", "main")
     text = apt.private_sources(main, security, "trixie")
     found = parse_deb822(text)

@@ -170,6 +170,7 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 # --- a build -----------------------------------------------------------------------------------------------
 
+
 def test_a_product_is_complete(stage: Stage) -> None:
     made = stage.build()
     assert stage.steps()[0] == "configure"
@@ -183,9 +184,10 @@ def test_a_product_is_complete(stage: Stage) -> None:
     assert made.version == "10.0.99" and made.series == "10.0" and not made.sanitize
     assert made.qtests == ["nitro-overlay/tests/qtest/nitro-test"]
     assert (Path(made.build_dir) / made.qtests[0]).is_file()
-    assert made.qemu_sha256 == subprocess.run(
-        ["sha256sum", made.qemu], capture_output=True, text=True, check=True
-    ).stdout[:64]
+    assert (
+        made.qemu_sha256
+        == subprocess.run(["sha256sum", made.qemu], capture_output=True, text=True, check=True).stdout[:64]
+    )
     assert "--without-default-devices" in made.configure
     assert json.loads((made.root / "manifest.json").read_text())["key"] == made.key
     assert tree.locate("qemu") == made.qemu
@@ -324,6 +326,7 @@ def test_interrupted_builds_are_completed(stage: Stage, step: str, how: signal.S
 
 # --- failures ----------------------------------------------------------------------------------------------
 
+
 def test_an_error_of_the_compiler(stage: Stage) -> None:
     write(stage.checkout / "hw" / "nitro.c", "oops\n")
     with pytest.raises(BuildFailed) as caught:
@@ -413,6 +416,7 @@ def test_not_a_source(stage: Stage) -> None:
 
 # --- a folder of the user's --------------------------------------------------------------------------------
 
+
 def test_a_folder_is_grafted_in_place(stage: Stage) -> None:
     first = stage.build(source=stage.tree)
     assert (stage.tree / "nitro-overlay").resolve() == stage.checkout
@@ -434,6 +438,7 @@ def test_a_folder_in_the_way_of_the_link(stage: Stage) -> None:
 
 
 # --- graft -------------------------------------------------------------------------------------------------
+
 
 def files_of(tree: Path) -> dict[str, bytes]:
     return {str(p.relative_to(tree)): p.read_bytes() for p in sorted(tree.rglob("*")) if p.is_file()}
@@ -567,6 +572,7 @@ def test_configure_reasons(text: str, expected: list[str]) -> None:
 
 # --- the host's packages -----------------------------------------------------------------------------------
 
+
 def test_missing_libraries_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PKG_CONFIG_LIBDIR", "/nonexistent")
     monkeypatch.delenv("PKG_CONFIG_PATH", raising=False)
@@ -612,6 +618,7 @@ def test_install_line(
 
 
 # --- links and commands ------------------------------------------------------------------------------------
+
 
 def program(kind: str, key: str, name: str) -> Path:
     def fill(folder: Path) -> None:

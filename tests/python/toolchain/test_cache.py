@@ -147,6 +147,7 @@ def test_a_lock_is_inherited_by_those_who_shall_hold_it() -> None:
 
 # --- keys and files ----------------------------------------------------------------------------------------
 
+
 class File(NamedTuple):
     name: str
     content: bytes
@@ -209,6 +210,7 @@ def test_json_files(tmp_path: Path) -> None:
 
 # --- disk --------------------------------------------------------------------------------------------------
 
+
 def test_space_is_checked() -> None:
     cache.need_space(1)
     with pytest.raises(NitroError, match=r"building QEMU needs 1000000\.00 GB of disk") as caught:
@@ -217,6 +219,7 @@ def test_space_is_checked() -> None:
 
 
 # --- listing and cleaning ----------------------------------------------------------------------------------
+
 
 def keys() -> set[str]:
     return {f"{e.kind}/{e.key}" for e in cache.entries()}

@@ -76,6 +76,7 @@ def stage(tmp_path: Path) -> Stage:
 
 # --- the launcher ----------------------------------------------------------------------------------------
 
+
 def test_arguments_arrive_and_nothing_leaks(stage: Stage) -> None:
     done = stage.run("-M", "a b", "", "ü")
     assert (done.returncode, done.stderr) == (0, "")
@@ -104,8 +105,13 @@ def test_a_changed_qemu_is_refused(stage: Stage) -> None:
     cc("-o", stage.qemu, f"-Wl,--build-id=0x{other}", stage.tmp / "qemu.c")
     done = stage.run()
     assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
-    for part in (str(stage.qemu), "qemu-system-x86 1:7.2+x+b3", ID, other,
-                 f"nitroctl build --plugin --qemu {stage.qemu}"):
+    for part in (
+        str(stage.qemu),
+        "qemu-system-x86 1:7.2+x+b3",
+        ID,
+        other,
+        f"nitroctl build --plugin --qemu {stage.qemu}",
+    ):
         assert part in done.stderr
 
 
@@ -152,6 +158,7 @@ def test_a_plugin_that_is_gone(stage: Stage) -> None:
 
 
 # --- the build-id ----------------------------------------------------------------------------------------
+
 
 def test_build_id_as_another_tool_reads_it(stage: Stage) -> None:
     assert plugin.build_id(stage.qemu) == ID
@@ -301,6 +308,7 @@ def test_releases(tmp_path: Path) -> None:
 
 # --- choosing --------------------------------------------------------------------------------------------
 
+
 class Built:
     """A plugin and a tree build in a cache of the test's own."""
 
@@ -414,6 +422,7 @@ def test_a_qemu_that_was_removed(built: Built) -> None:
 
 
 # --- options ---------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("options", [["--plugin", "--series", "7.2"], ["--plugin", "--sanitize"],
                                      ["--plugin", "--update"], ["--qemu", "/bin/sh"]])  # fmt: skip

@@ -416,9 +416,7 @@ def test_of_two_starters_one_wins(binary: Path) -> None:
                 with socket.socket(socket.AF_UNIX) as s:
                     s.bind(os.fspath(folder / name))
             args = [os.fspath(binary), "--guest-cid=4", f"--socket-path={folder}/s", f"--uds-path={folder}/u"]
-            both = [
-                subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)
-            ]
+            both = [subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)]
             lines = []
             for p in both:
                 assert p.stdout is not None
@@ -2490,9 +2488,7 @@ def test_descriptor_limit_is_an_rst(binary: Path) -> None:
 
 
 @pytest.mark.parametrize(("limit", "published", "expected"), [(256, 0, 192), (256, 30, 132), (90, 0, 45)])
-def test_a_low_limit_of_files_is_respected(
-    binary: Path, limit: int, published: int, expected: int
-) -> None:
+def test_a_low_limit_of_files_is_respected(binary: Path, limit: int, published: int, expected: int) -> None:
     import resource
 
     def lower() -> None:

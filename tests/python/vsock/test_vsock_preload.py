@@ -569,11 +569,7 @@ def test_other_sockets_are_as_ever(host: Host) -> None:
 
 
 def test_without_a_folder_it_does_nothing(host: Host) -> None:
-    code = (
-        "import socket\n"
-        "try: print(socket.socket(40).getsockname())\n"
-        "except OSError as e: print(e.errno)\n"
-    )
+    code = "import socket\ntry: print(socket.socket(40).getsockname())\nexcept OSError as e: print(e.errno)\n"
     process = host.python(code, NITROCTL_VSOCK_DIR="")
     assert process.communicate(timeout=PATIENCE)[0].decode() == f"{errno.EAFNOSUPPORT}\n"
 
