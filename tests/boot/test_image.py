@@ -55,7 +55,9 @@ def test_scratch_image(lab: Lab, tmp_path: Path, options: list[str]) -> None:
     with lab.run(built(lab, image, *options)) as enclave:
         uds = enclave.uds()
         with enclave.agent(uds) as client:
-            assert client.probe("cat", "/proc/self/cmdline") == "/agent\07000\0two\nlines\0"
+            assert client.probe("cat", "/proc/self/cmdline") == "\0".join(
+                ("/agent", "7000", "two\nlines", "")
+            )
             assert PEM in client.probe("cat", "/proc/self/environ").split("\0")
             assert client.probe("cwd").strip() == "/srv/app"
             facts = client.facts("id")

@@ -97,7 +97,7 @@ def measure(sections: Sections) -> tuple[str, str, str]:
 
 
 def verdict(data: bytes) -> str:
-    """ "ok", or the name of the first rule that the file breaks, up to cmdline-nul (no signature)."""
+    """The word ok, or the name of the first rule that the file breaks, up to cmdline-nul (no signature)."""
     if len(data) < 548:
         return "file-too-short"
     if data[:4] != b".eif":

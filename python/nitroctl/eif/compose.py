@@ -91,8 +91,8 @@ class Application:
 
 
 def locate_kernel(name: str | None = None) -> Kernel:
-    """ "own"; "prebuilt", fetched if need be; or the path of a bzImage. By default the first where it was
-    built, else the second."""
+    """The kernel "own"; "prebuilt", fetched if need be; or the path of a bzImage. By default the first where
+    it was built, else the second."""
     from nitroctl.toolchain import guest
 
     name = guest.default_kernel() if name is None else name

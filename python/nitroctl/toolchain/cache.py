@@ -264,7 +264,7 @@ def _size(path: Path) -> int:
 
 
 def _names() -> dict[str, list[str]]:
-    """ "KIND/KEY" -> the names that mean it."""
+    """KIND/KEY -> the names that mean it."""
     names: dict[str, list[str]] = {}
     folder = cache_dir() / ".current"
     if folder.is_dir():
