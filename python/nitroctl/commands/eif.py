@@ -213,13 +213,10 @@ def _build_application(given: dict[str, Any]) -> Built:
 def _start(blobs: Path | None, kernel: str | None, cmdline: str | None, *, as_aws: bool) -> Bootstrap:
     """AWS's blobs where they are given, or installed and wanted; else our init and a kernel."""
     from nitroctl.eif import compose
-    from nitroctl.toolchain import guest
 
-    if blobs is None and as_aws and kernel is None and (compose.AWS_BLOBS / "bzImage").is_file():
-        blobs = compose.AWS_BLOBS
-    if blobs:
-        return compose.from_blobs(blobs, cmdline)
-    return compose.bootstrap(kernel or guest.default_kernel(), cmdline)
+    if blobs is None and kernel is None and as_aws:
+        blobs = compose.installed_blobs()
+    return compose.from_blobs(blobs, cmdline) if blobs else compose.bootstrap(kernel or None, cmdline)
 
 
 @eif.command()

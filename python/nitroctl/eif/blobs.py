@@ -10,6 +10,7 @@ import io
 import os
 import stat
 import tarfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,11 @@ def check_digest(what: str, hash: Any, expected: str | None) -> None:
 def encoded(text: str) -> bytes:
     """An image's text in bytes: UTF-8 in every locale, and what was not UTF-8 as it was."""
     return text.encode("utf-8", "surrogateescape")
+
+
+def lines(items: Iterable[str]) -> bytes:
+    """Texts of an image as init reads them, a line each."""
+    return b"".join(encoded(item) + b"\n" for item in items)
 
 
 class Folder:

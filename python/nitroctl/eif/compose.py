@@ -24,7 +24,7 @@ from typing import Any
 from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.base.memory import MIB, default_memory
 from nitroctl.eif import cpio
-from nitroctl.eif.blobs import encoded
+from nitroctl.eif.blobs import encoded, lines
 from nitroctl.eif.boot import read_kernel
 from nitroctl.eif.build import BuildRequest, Built, FileSigner, Generated, Metadata, Sink, build
 from nitroctl.eif.image import Config, open_image
@@ -115,6 +115,11 @@ def bootstrap(kernel: str | None = None, cmdline: str | None = None) -> Bootstra
 # Where AWS's package has its blobs, and where a checkout of aws-nitro-enclaves-cli has them.
 AWS_BLOBS = Path("/usr/share/nitro_enclaves/blobs")
 _BLOBS_BELOW = ("", "blobs/x86_64", "x86_64")
+
+
+def installed_blobs() -> Path | None:
+    """Where AWS's blobs are installed, if they are."""
+    return AWS_BLOBS if (AWS_BLOBS / "bzImage").is_file() else None
 
 
 def from_blobs(folder: Path, cmdline: str | None = None) -> Bootstrap:
@@ -433,26 +438,22 @@ def _write_application(sink: Sink, application: Application) -> None:
     archive = cpio.Archive(sink)
     _add_texts(archive, "cmd", application.cmd)
     if application.cwd:
-        archive.add(cpio.file("cwd", _lines((application.cwd,))))
+        archive.add(cpio.file("cwd", lines((application.cwd,))))
     _add_texts(archive, "env", application.env)
     if application.program:
-        archive.add(cpio.file("program", _lines((application.program,))))
+        archive.add(cpio.file("program", lines((application.program,))))
     application.write(archive)
     if application.user:
-        archive.add(cpio.file("user", _lines((application.user,))))
+        archive.add(cpio.file("user", lines((application.user,))))
     archive.finish()
 
 
 def _add_texts(archive: cpio.Archive, name: str, items: tuple[str, ...]) -> None:
     """A file of lines; where a text has a line break, also one of all texts, each ended by NUL, which takes
     its place."""
-    archive.add(cpio.file(name, _lines(tuple(item for item in items if "\n" not in item))))
+    archive.add(cpio.file(name, lines(tuple(item for item in items if "\n" not in item))))
     if any("\n" in item for item in items):
         archive.add(cpio.file(f"{name}0", b"".join(encoded(item) + b"\0" for item in items)))
-
-
-def _lines(items: tuple[str, ...]) -> bytes:
-    return b"".join(encoded(item) + b"\n" for item in items)
 
 
 class _Gzip:

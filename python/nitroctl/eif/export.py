@@ -21,11 +21,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from nitroctl.base.errors import NitroError
-from nitroctl.eif import cpio
 from nitroctl.eif.blobs import encoded
 from nitroctl.eif.cpio import readable
 from nitroctl.eif.image import Image
-from nitroctl.eif.layers import ENTRIES_MAX, LINKS_MAX, PATH_MAX, layer_members, layer_name, path_parts
+from nitroctl.eif.layers import ENTRIES_MAX, LINKS_MAX, check_limits, layer_members, layer_name, path_parts
 from nitroctl.eif.measure import Progress
 from nitroctl.eif.tar import Member, seconds
 
@@ -141,11 +140,7 @@ def _unpack(image: Image, number: int, budget: _Budget, progress: Progress | Non
 def _unpack_member(
     root: Folder, member: Member, name: bytes, layer: int, index: int, budget: _Budget
 ) -> None:
-    numbers = (member.size, member.uid, member.gid, member.devmajor, member.devminor)
-    if max(len(name), len(member.linkname)) > PATH_MAX:
-        raise NitroError(f"a name of more than {PATH_MAX} bytes")
-    if not all(0 <= n <= cpio.FIELD_MAX for n in numbers):
-        raise NitroError(f"numbers that a ramdisk has no room for: {', '.join(map(str, numbers))}")
+    check_limits(member, name)
     parts = path_parts(name)
     if not parts:
         return  # the root has no entry in an export

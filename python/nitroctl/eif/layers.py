@@ -106,14 +106,7 @@ class Tree:
             raise NitroError(f"the image has more than {ENTRIES_MAX} entries")
 
     def _entry(self, member: Member, name: bytes, layer: int, index: int) -> Node | None:
-        if max(len(name), len(member.linkname)) > PATH_MAX:
-            raise NitroError(f"a name of more than {PATH_MAX} bytes")
-        numbers = (member.size, member.uid, member.gid, member.devmajor, member.devminor)
-        if not all(0 <= n <= cpio.FIELD_MAX for n in numbers):
-            raise NitroError(
-                f"{member.size} bytes, owner {member.uid}:{member.gid}, device {member.devmajor}:"
-                f"{member.devminor}; a ramdisk takes numbers of 32 bits"
-            )
+        check_limits(member, name)
         parts = path_parts(name)
         if not parts:
             if member.isdir():
@@ -254,6 +247,18 @@ class Tree:
             for name in sorted(node.children or {}, reverse=True):
                 assert node.children is not None
                 stack.append((path + b"/" + name if path else name, node.children[name]))
+
+
+def check_limits(member: Member, name: bytes) -> None:
+    """Refuse a member with a name or a number that a ramdisk has no room for."""
+    if max(len(name), len(member.linkname)) > PATH_MAX:
+        raise NitroError(f"a name of more than {PATH_MAX} bytes")
+    numbers = (member.size, member.uid, member.gid, member.devmajor, member.devminor)
+    if not all(0 <= n <= cpio.FIELD_MAX for n in numbers):
+        raise NitroError(
+            f"{member.size} bytes, owner {member.uid}:{member.gid}, device {member.devmajor}:"
+            f"{member.devminor}; a ramdisk takes numbers of 32 bits"
+        )
 
 
 def path_parts(name: bytes) -> list[bytes]:

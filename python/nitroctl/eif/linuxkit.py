@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nitroctl.base.errors import NitroError
-from nitroctl.eif.blobs import encoded
+from nitroctl.eif.blobs import lines
 from nitroctl.eif.cpio import FIELD_MAX, MAGIC, TRAILER, Sink, readable
 from nitroctl.eif.export import Export, Folder, Inode
 from nitroctl.eif.image import Image
@@ -103,18 +103,14 @@ def application(exported: Export, cmd: Sequence[str], env: Sequence[str]) -> Ite
             yield Entry(b"rootfs/" + name.rstrip(b"/"), mode, data)
     for name in _ALWAYS:
         yield Entry(name, stat.S_IFDIR | 0o755)
-    yield Entry(b"cmd", stat.S_IFREG | 0o644, _lines(cmd))
-    yield Entry(b"env", stat.S_IFREG | 0o644, _lines(env))
+    yield Entry(b"cmd", stat.S_IFREG | 0o644, lines(cmd))
+    yield Entry(b"env", stat.S_IFREG | 0o644, lines(env))
 
 
 def uncertain(exported: Export) -> list[bytes]:
     """The folders whose time, and so PCR2, Docker decides anew with each unpacking and each container."""
     folders = ((path, node) for path, node in exported.walk() if isinstance(node, Folder))
     return [path for path, node in folders if not node.listed and path + b"/" not in _OWN_TIME]
-
-
-def _lines(items: Iterable[str]) -> bytes:
-    return b"".join(encoded(item) + b"\n" for item in items)
 
 
 def _exported(exported: Export) -> Iterator[tuple[bytes, Entry | None]]:

@@ -164,13 +164,10 @@ def _bootstrap() -> Bootstrap:
     from nitroctl.eif import compose
     from nitroctl.toolchain import guest
 
-    blobs = os.environ.get("NITRO_CLI_BLOBS")
+    named = os.environ.get("NITRO_CLI_BLOBS")
+    blobs = Path(named) if named else compose.installed_blobs()
     try:
-        if blobs:
-            return compose.from_blobs(Path(blobs))
-        if (compose.AWS_BLOBS / "bzImage").is_file():
-            return compose.from_blobs(compose.AWS_BLOBS)
-        return compose.bootstrap(guest.default_kernel())
+        return compose.from_blobs(blobs) if blobs else compose.bootstrap(guest.default_kernel())
     except NitroError as e:
         raise CliError("E52", *told(e)) from None
 
