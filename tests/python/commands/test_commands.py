@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import pytest
@@ -89,14 +89,18 @@ def test_the_default_kernel_is_one_that_is_there(
 
     def locate(what: str) -> Path:
         if what in built:
-            return tmp_path
+            return tmp_path / "own"
         raise NitroError(f"there is no {what}")
 
-    def found(name: str) -> None:
-        used.append(name)
+    def found(name: str | None = None) -> NoReturn:
+        used.append(real(name).bzimage.name)
         raise NitroError("enough")
 
+    real = compose.locate_kernel
+    (tmp_path / "modules").mkdir()
+    prebuilt = guest.Prebuilt(tmp_path / "prebuilt", tmp_path / "modules", "6.1")
     monkeypatch.setattr(guest, "locate", locate)
+    monkeypatch.setattr(guest, "fetch_prebuilt", lambda: prebuilt)
     monkeypatch.setattr(compose, "locate_kernel", found)
     (tmp_path / "root").mkdir()
     for arguments in (
