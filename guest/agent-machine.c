@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: MIT */
 /*
+ * SPDX-License-Identifier: MIT
+ *
  * The test agent's probes of the machine and the kernel: CPUs, memory, devices,
  * files, programs.  No vsock and no NSM requests here.
  */

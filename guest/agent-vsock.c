@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: MIT */
 /*
+ * SPDX-License-Identifier: MIT
+ *
  * The test agent's vsock streams: what is done on a connection (a mode), and
  * the two ways to get one (dial, listen).  Nothing of the agent's own frames.
  */

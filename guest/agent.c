@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: MIT */
 /*
+ * SPDX-License-Identifier: MIT
+ *
  * The test agent: an application for test EIFs that does what a test outside
  * asks for, over vsock.  It carries raw requests to /dev/nsm, tells what the
  * guest looks like, opens and serves vsock streams, and ends the guest in every

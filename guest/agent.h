@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: MIT */
 /*
+ * SPDX-License-Identifier: MIT
+ *
  * What the files of the test agent share: an answer under construction, the
  * arguments of a probe, the table of probes.  The protocol is described in
  * agent.c.

@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: MIT */
 /*
+ * SPDX-License-Identifier: MIT
+ *
  * The guest's clock, set from its NSM.  Linux starts from the CMOS clock, which
  * it reads in whole seconds, and loses ticks until it has found a better one:
  * at init it is a second or more behind.  The NSM dates its documents in

@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: MIT */
 /*
+ * SPDX-License-Identifier: MIT
+ *
  * The smallest useful enclave application: says hello and prints the PCRs that
  * its NSM reports, one line "PCRn: <96 hex digits>" each, so that whoever reads
  * the console can compare them with those computed from the file.  If somebody

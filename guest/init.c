@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: MIT */
 /*
+ * SPDX-License-Identifier: MIT
+ *
  * PID 1 of an enclave: brings the guest up as AWS's bootstrap does, tells the
  * parent, runs the application and ends the enclave with it.  Static, started
  * by the kernel from the first ramdisk as /init, with the application's files

@@ -1,7 +1,7 @@
 /*
- * qemu-system-x86_64 with the nitro-enclave plugin: checks, then exec
- *
  * SPDX-License-Identifier: MIT
+ *
+ * qemu-system-x86_64 with the nitro-enclave plugin: checks, then exec
  *
  * Starts the QEMU that the plugin was built for with the plugin preloaded,
  * and with the very arguments given here. Before that it makes sure that the

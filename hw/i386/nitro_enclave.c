@@ -1,7 +1,7 @@
 /*
- * AWS Nitro Enclave board
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * AWS Nitro Enclave board
  *
  * A microvm that boots an Enclave Image File (EIF) and has exactly the two
  * devices of an enclave: vsock, served by a vhost-user process, and the Nitro

@@ -1,7 +1,7 @@
 /*
- * AWS Nitro Enclave board: options and state
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * AWS Nitro Enclave board: options and state
  *
  * What the guest finds, ACPI off:
  *

@@ -1,7 +1,7 @@
 /*
- * AWS Nitro Enclave board: its options
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * AWS Nitro Enclave board: its options
  *
  * What the user can say, and what is wrong with it before anything is made of
  * it. What the options do is the board's, in nitro_enclave.c.

@@ -1,7 +1,7 @@
 /*
- * How fast this host's time stamp counter runs
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * How fast this host's time stamp counter runs
  *
  * A core: plain C, for the board and for its unit test.
  */

@@ -1,7 +1,7 @@
 /*
- * The plugin: our board and device in a QEMU that was built without them
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The plugin: our board and device in a QEMU that was built without them
  *
  * A shared object, preloaded into the distribution's QEMU by our launcher
  * (contrib/plugin), with the same files in it that a tree build compiles into

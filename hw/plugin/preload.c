@@ -1,7 +1,7 @@
 /*
- * The plugin leaves LD_PRELOAD as its launcher found it
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The plugin leaves LD_PRELOAD as its launcher found it
  *
  * The launcher put the plugin first. The programs that QEMU starts get what
  * the user had: they have none of the symbols that the plugin needs. Plain C:

@@ -1,7 +1,7 @@
 /*
- * CBOR from strangers, token by token
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * CBOR from strangers, token by token
  *
  * The one way into CBOR for both cores, EIF and NSM. A token is a head with,
  * for a string, its bytes. Nothing is allocated, nothing recurses, no count is

@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
  * Enclave Image Format (EIF): parse, check, measure, verify, load.
  *
  * What it is: the public interface of the EIF core.  Plain C on glib, gnutls,

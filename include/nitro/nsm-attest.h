@@ -1,7 +1,7 @@
 /*
- * Attestation documents for the NSM core: the signer
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Attestation documents for the NSM core: the signer
  *
  * A signer makes what a verifier of AWS Nitro attestation expects: an untagged
  * COSE_Sign1 (RFC 9052) with ES384, whose payload carries an X.509 chain from

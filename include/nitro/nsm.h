@@ -1,7 +1,7 @@
 /*
- * Nitro Secure Module (NSM): the device's logic, without a device
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Nitro Secure Module (NSM): the device's logic, without a device
  *
  * This is the public interface of the NSM core: a bank of 32 platform
  * configuration registers (PCRs) and the request/response protocol that a

@@ -1,7 +1,7 @@
 /*
- * Types of a plugin: registered when QEMU's own are
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Types of a plugin: registered when QEMU's own are
  *
  * The compat header includes it where our files are compiled for the plugin
  * (hw/plugin). The constructors of a preloaded object run before QEMU's, when

@@ -1,7 +1,7 @@
 /*
- * The one place where the QEMU series that we build with differ
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The one place where the QEMU series that we build with differ
  *
  * The device, the board, the plugin and the qtests include it, after
  * qemu/osdep.h. It holds what changed its name or its shape between series,

@@ -1,7 +1,7 @@
 /*
- * How fast this host's time stamp counter runs
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * How fast this host's time stamp counter runs
  *
  * Under TCG a guest reads the host's counter. Its kernel cannot find out how
  * fast that runs where the host is busy, so the board tells it. This is only

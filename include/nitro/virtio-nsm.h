@@ -1,7 +1,7 @@
 /*
- * Nitro Secure Module as a virtio device
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Nitro Secure Module as a virtio device
  *
  * The type, and what a board does with it. The protocol's logic is the NSM
  * core's (nitro/nsm.h); this device only carries bytes between the guest's

@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: MIT */
 /*
+ * SPDX-License-Identifier: MIT
+ *
  * Fuzz target: EIF files and signature sections.
  *
  * The input goes through the whole pipeline as it is; then with its CRC put

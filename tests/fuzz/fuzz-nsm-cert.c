@@ -1,7 +1,7 @@
 /*
- * Fuzz target: certificates of a chain
- *
  * SPDX-License-Identifier: MIT
+ *
+ * Fuzz target: certificates of a chain
  *
  * Input: a certificate in DER. Beyond not crashing, it checks that what was
  * accepted lies within the input, where it can, and that a refusal says why.

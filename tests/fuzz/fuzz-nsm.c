@@ -1,7 +1,7 @@
 /*
- * Fuzz target: NSM requests
- *
  * SPDX-License-Identifier: MIT
+ *
+ * Fuzz target: NSM requests
  *
  * Input: one byte that picks the answer buffer's size, then a request. Beyond
  * not crashing, it checks what holds for every request: the answer is one CBOR

@@ -1,7 +1,7 @@
 /*
- * Fuzz target: the vsock backend's rings and device
- *
  * SPDX-License-Identifier: MIT
+ *
+ * Fuzz target: the vsock backend's rings and device
  *
  * Input: a script of writes to guest memory, in which both rings lie, and of
  * runs of the device. Guest memory is a heap block of exactly its size, so a

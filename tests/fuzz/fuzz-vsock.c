@@ -1,7 +1,7 @@
 /*
- * Fuzz target: the vsock backend's connection core
- *
  * SPDX-License-Identifier: MIT
+ *
+ * Fuzz target: the vsock backend's connection core
  *
  * Input: a script of what the guest and the host do. Beyond not crashing, it
  * checks from outside what holds whatever they do: every byte arrives in its

@@ -1,7 +1,7 @@
 /*
- * What libFuzzer, or mutate.c in its place, calls
- *
  * SPDX-License-Identifier: MIT
+ *
+ * What libFuzzer, or mutate.c in its place, calls
  */
 #ifndef TESTS_FUZZ_H
 #define TESTS_FUZZ_H

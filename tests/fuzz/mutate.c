@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: MIT */
 /*
+ * SPDX-License-Identifier: MIT
+ *
  * A driver for a fuzz target where libFuzzer is not: `fuzz-X ROUNDS [SEED...]`
  * feeds it every seed file as it is, cut at places, and then ROUNDS
  * deterministic mutations of seeds (of an empty input, if there is none).

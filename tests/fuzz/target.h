@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: MIT */
 /*
+ * SPDX-License-Identifier: MIT
+ *
  * The one function of a fuzz target, by libFuzzer's name.  Returns 0.
  */
 

@@ -85,6 +85,15 @@ def test_every_source_has_its_licence() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_every_c_file_opens_alike() -> None:
+    """One comment: the licence, then what the file is and is not."""
+    opening = re.compile(r"/\*\n \* SPDX-License-Identifier: [\w.-]+\n \*\n \* \S")
+    names = [name for name in tracked() if name.endswith((".c", ".h")) and "/data/" not in name]
+    assert len(names) > 100
+    wrong = [name for name in names if not opening.match((ROOT / name).read_text())]
+    assert not wrong, "\n".join(wrong)
+
+
 def test_licence_texts() -> None:
     assert (
         "GNU GENERAL PUBLIC LICENSE\n                       Version 2"

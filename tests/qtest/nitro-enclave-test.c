@@ -1,7 +1,7 @@
 /*
- * QTest for the nitro-enclave board
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * QTest for the nitro-enclave board
  *
  * What the board makes of its options and of an EIF, seen from outside: exit
  * status and message, fw_cfg, transports, the NSM's registers. No guest runs.

@@ -1,7 +1,7 @@
 /*
- * What the tests of the nitro-enclave board and of the NSM device share
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * What the tests of the nitro-enclave board and of the NSM device share
  *
  * See the header. The queue follows the virtio 1.2 specification: 2.7 (split
  * virtqueues), 4.2 (virtio over MMIO, and 4.2.4 for its legacy interface).

@@ -1,7 +1,7 @@
 /*
- * What the tests of the nitro-enclave board and of the NSM device share
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * What the tests of the nitro-enclave board and of the NSM device share
  *
  * Starting QEMU (and expecting it not to start), and a driver for the NSM's
  * queue that lets a test write any descriptor it likes. Neither knows what

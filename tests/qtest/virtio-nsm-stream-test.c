@@ -1,7 +1,7 @@
 /*
- * QTest for the NSM device's migration stream
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * QTest for the NSM device's migration stream
  *
  * Each value that the device restores is replaced in a good stream by one that
  * no QEMU writes. The stream is refused in one line, or the device serves

@@ -1,7 +1,7 @@
 /*
- * QTest for the NSM device
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * QTest for the NSM device
  *
  * On -M microvm, without the board and without a guest: the commands of AWS's
  * conformance programs, and everything that a driver may do to the queue. The

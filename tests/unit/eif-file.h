@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: MIT */
 /*
+ * SPDX-License-Identifier: MIT
+ *
  * EIF files for tests, made without the core: own layout code, a bitwise CRC,
  * GLib's SHA-384.  What these say is what the core is measured against.
  */

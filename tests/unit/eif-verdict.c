@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: MIT */
 /*
+ * SPDX-License-Identifier: MIT
+ *
  * The EIF core's verdict on files, for cross-checks with other readers.  Not a
  * test by itself and not for users.
  *

@@ -1,7 +1,7 @@
 /*
- * Bytes as a reader of a specification writes them down
- *
  * SPDX-License-Identifier: MIT
+ *
+ * Bytes as a reader of a specification writes them down
  *
  * For tests of binary formats: hex digits in pairs, 'text' as it is, blanks to
  * taste. "a1 65 'index' 10" is eight bytes long. Not a parser of anything

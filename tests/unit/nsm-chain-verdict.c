@@ -1,7 +1,7 @@
 /*
- * nsm-chain-verdict: what the NSM says of certificate chains
- *
  * SPDX-License-Identifier: MIT
+ *
+ * nsm-chain-verdict: what the NSM says of certificate chains
  *
  * For cross-checks with other readers: takes lines "CHAIN KEY SECONDS" of two
  * PEM files and a time, and answers each with the fault's name, or "ok".

@@ -1,7 +1,7 @@
 /*
- * nsm-document: one attestation document, without an enclave
- *
  * SPDX-License-Identifier: MIT
+ *
+ * nsm-document: one attestation document, without an enclave
  *
  * For tests of verifiers, and for the bench: asks an NSM core with a signer for
  * a document and writes it to stdout, as the guest would get it. With --rate,

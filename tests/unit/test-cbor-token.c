@@ -1,7 +1,7 @@
 /*
- * CBOR from strangers: what a token is, and what is none
- *
  * SPDX-License-Identifier: MIT
+ *
+ * CBOR from strangers: what a token is, and what is none
  *
  * Inputs and their meaning are from RFC 8949: the examples of its appendix A,
  * the initial bytes of its appendix B and the faults of its appendix F. What

@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: MIT */
 /*
+ * SPDX-License-Identifier: MIT
+ *
  * Unit tests of the EIF core: the loader.  What ends in the memfds, an added
  * initrd, reading and its failures (pread() is wrapped at link time), sizes
  * that must be refused before anything is allocated.

@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: MIT */
 /*
+ * SPDX-License-Identifier: MIT
+ *
  * Unit tests of the EIF core: the signature section.  Keys and certificates
  * are made at run time with GnuTLS; the section is written down layer by layer
  * as CBOR in hex, so that each case differs from the good one in one place.

@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: MIT */
 /*
+ * SPDX-License-Identifier: MIT
+ *
  * Unit tests of the EIF core: layout, measurement, boot checks.  A good file,
  * one field damaged, one exact rule; every case goes through the checker and
  * the loader alike.  Signatures and the loader's own affairs are elsewhere.

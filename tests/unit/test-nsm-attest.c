@@ -1,7 +1,7 @@
 /*
- * NSM attestation: documents and certificates
- *
  * SPDX-License-Identifier: MIT
+ *
+ * NSM attestation: documents and certificates
  *
  * Documents byte for byte where they are determined; the openssl program is
  * the judge of chain and signature, and reads the certificates' shape. Chains

@@ -1,7 +1,7 @@
 /*
- * NSM core: every way to spell a request, and every way to get it wrong
- *
  * SPDX-License-Identifier: MIT
+ *
+ * NSM core: every way to spell a request, and every way to get it wrong
  *
  * Each row is one input and its verdict, found through nsm_handle() alone.
  * The accepted spellings are those that a Rust program with serde_cbor accepts

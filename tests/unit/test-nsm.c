@@ -1,7 +1,7 @@
 /*
- * NSM core: what a guest may rely on
- *
  * SPDX-License-Identifier: MIT
+ *
+ * NSM core: what a guest may rely on
  *
  * The protocol seen from /dev/nsm: exact answers, locks, errors, sizes, and
  * the assertions of AWS's own nsm-check program (all but those on attestation

@@ -1,7 +1,7 @@
 /*
- * vsock backend: what the sandbox allows and what it does not
- *
  * SPDX-License-Identifier: MIT
+ *
+ * vsock backend: what the sandbox allows and what it does not
  *
  * Each case is a process of its own that enters the sandbox and makes one
  * thing happen; its end says whether the kernel let it.

@@ -1,7 +1,7 @@
 /*
- * Unit tests of the TSC's measurement
- *
  * SPDX-License-Identifier: MIT
+ *
+ * Unit tests of the TSC's measurement
  *
  * Over a host of our own making, whose counter and clock agree and which keeps
  * the process from running when a test says so.

@@ -1,7 +1,7 @@
 /*
- * vsock backend: the connection core, with a clock and a host of our own
- *
  * SPDX-License-Identifier: MIT
+ *
+ * vsock backend: the connection core, with a clock and a host of our own
  *
  * What takes longer than a test may, or depends on which of many comes first.
  * Whatever the guest and the host do in any order is fuzz-vsock's.

@@ -1,8 +1,8 @@
 /*
+ * SPDX-License-Identifier: MIT
+ *
  * vsock backend: AF_VSOCK on a host that has none, and names with several
  * addresses, for tests
- *
- * SPDX-License-Identifier: MIT
  *
  * Not a test but a part of the backend's program (the linker's --wrap) that
  * makes the socket CID:PORT of AF_VSOCK the unix socket $VSOCK_FOLDER/CID_PORT.

@@ -1,7 +1,7 @@
 /*
- * vsock backend: the calls that the linker's --wrap replaces, for tests
- *
  * SPDX-License-Identifier: MIT
+ *
+ * vsock backend: the calls that the linker's --wrap replaces, for tests
  */
 #ifndef VSOCK_ON_UNIX_H
 #define VSOCK_ON_UNIX_H

@@ -1,7 +1,7 @@
 /*
- * CBOR from strangers, token by token
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * CBOR from strangers, token by token
  *
  * The tokens come from libcbor's stream decoder, which neither allocates nor
  * recurses: cbor_load() would allocate what a length claims.

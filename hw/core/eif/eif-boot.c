@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
  * EIF core: what must hold before kernel, command line and initramfs go to an
  * x86 boot loader.  QEMU's loader trusts its kernel file: it takes another
  * path for what is not a bzImage, ends the process on some bad values, and

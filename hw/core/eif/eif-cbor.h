@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
  * The EIF core's reader of CBOR: item by item, without indefinite lengths.
  * Each function is false after an error, which is then in the reader's @err.
  */

@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
  * EIF core: the signing certificate.  Finds it in its PEM text and reads what
  * a signature needs of it: the bytes that PCR8 measures, the key, the dates.
  * Not a path validation: a signer's certificate vouches for itself.

@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
  * EIF core: a whole file in memory, judged and measured.  For unit tests,
  * cross-checks and the fuzzer; also holds the last steps that the loader
  * shares.  The order of the checks is in nitro/eif.h, and the loader has to

@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
  * EIF core: the names of the rules, and how a refusal is written down.
  * The checks themselves are elsewhere.
  */

@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
  * EIF core: the file's layout.  Header, section headers, and which sections
  * there must be.  Looks at no section's data, allocates nothing, does no I/O.
  *

@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
  * What the files of the EIF core share, grouped under the file that has it.
  * Not for anybody outside this directory but the core's own unit tests.
  */

@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
  * EIF core: the loader.  One pass over a file; kernel and initramfs end in
  * memfds, digests come from there.  The rules themselves are in the other
  * files; this one has the I/O and the threads.

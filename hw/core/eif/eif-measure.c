@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
  * EIF core: PCR values from content.  What goes into which PCR is in
  * nitro/eif.h; who feeds it, and on which thread, is the callers' affair.
  */

@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: GPL-2.0-or-later */
 /*
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
  * EIF core: the signature section.  Decodes the envelope and the COSE_Sign1
  * in it, and verifies.  CBOR is read in eif-cbor.c, the certificate in
  * eif-certificate.c; what a bad signature leads to is decided in eif-check.c.

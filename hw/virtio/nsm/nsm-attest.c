@@ -1,7 +1,7 @@
 /*
- * NSM attestation: documents
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * NSM attestation: documents
  *
  * Payload and COSE_Sign1 envelope, and when the enclave's certificate is
  * replaced. The certificates themselves are nsm-chain.c's.

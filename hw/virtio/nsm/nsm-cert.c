@@ -1,7 +1,7 @@
 /*
- * NSM attestation: one certificate, taken apart
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * NSM attestation: one certificate, taken apart
  *
  * X.509 v3 (RFC 5280, section 4) in DER (X.690, section 10). gnutls forgives
  * what other libraries do not: dates that no calendar has, strings of the

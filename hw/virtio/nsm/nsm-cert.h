@@ -1,7 +1,7 @@
 /*
- * NSM attestation: one certificate, taken apart
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * NSM attestation: one certificate, taken apart
  */
 #ifndef NSM_CERT_H
 #define NSM_CERT_H

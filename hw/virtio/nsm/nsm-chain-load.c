@@ -1,7 +1,7 @@
 /*
- * NSM attestation: the user's certificates
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * NSM attestation: the user's certificates
  *
  * Reads a chain and its key from PEM files and checks them as a verifier of
  * documents would (RFC 5280, section 6.1, narrowed to P-384 and SHA-384), so

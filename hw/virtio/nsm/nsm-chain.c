@@ -1,7 +1,7 @@
 /*
- * NSM attestation: certificates made here
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * NSM attestation: certificates made here
  *
  * An ephemeral chain of CA certificates, and the enclave's own certificate
  * under any chain. Reading a user's chain is nsm-chain-load.c's, signing

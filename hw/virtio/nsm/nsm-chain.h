@@ -1,7 +1,7 @@
 /*
- * NSM attestation: certificates
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * NSM attestation: certificates
  *
  * What nsm-attest.c gets: a chain of CA certificates, read and checked
  * (nsm-chain-load.c) or made (nsm-chain.c), and the enclave's certificates,

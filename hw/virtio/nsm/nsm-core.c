@@ -1,7 +1,7 @@
 /*
- * NSM core: serves requests
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * NSM core: serves requests
  *
  * One decoded request in, one encoded answer out. A command that changes
  * something writes its answer first and changes the state last, so that an

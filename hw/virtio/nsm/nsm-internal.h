@@ -1,7 +1,7 @@
 /*
- * NSM core: what its files share
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * NSM core: what its files share
  *
  * Prototypes are grouped under the file that implements them. Nothing here is
  * for the device; that is include/nitro/nsm.h.

@@ -1,7 +1,7 @@
 /*
- * NSM core: the bank of platform configuration registers
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * NSM core: the bank of platform configuration registers
  *
  * Values, locks, boot measurement. Who may extend what is decided where
  * requests are served (nsm-core.c), not here.

@@ -1,7 +1,7 @@
 /*
- * NSM core: request decoder
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * NSM core: request decoder
  *
  * Turns hostile bytes into an NsmRequest. It accepts what a Rust peer with
  * serde_cbor accepts for the published request types:

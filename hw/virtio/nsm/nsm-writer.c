@@ -1,7 +1,7 @@
 /*
- * NSM core: CBOR writer
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * NSM core: CBOR writer
  *
  * Shortest encodings (RFC 8949, section 4.2.1), definite but for one kind of
  * map, into a buffer of fixed size. A writer that ran out of room remembers

@@ -1,7 +1,7 @@
 /*
- * Nitro Secure Module as a virtio device: the guest's queue and QEMU's side
- *
  * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Nitro Secure Module as a virtio device: the guest's queue and QEMU's side
  *
  * What it is: queue, properties, migration and traces. What a request means
  * is the NSM core's business (nitro/nsm.h).

@@ -1,5 +1,6 @@
-/* SPDX-License-Identifier: MIT */
 /*
+ * SPDX-License-Identifier: MIT
+ *
  * An enclave application: greets whoever connects to vsock port 5000, in the
  * words that its parent serves on port 9001 ("Hello", if nobody does), and
  * proves what it is.  One request a connection, one line:
