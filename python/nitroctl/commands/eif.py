@@ -80,7 +80,8 @@ def _size(text: str) -> int:
 @click.option("--user", default="", metavar="USER[:GROUP]", help="With --directory: who it runs as.")
 @click.option("--as-aws", is_flag=True, help="Make what AWS's build-enclave makes, byte for byte: its PCRs.")
 @click.option("--aws-cmd", is_flag=True, help="Start the image as AWS does: CMD alone, as root, in /.")
-@click.option("--blobs", type=PATH, help="Folder of AWS's bzImage, init, nsm.ko and cmdline to start with.")
+@click.option("--blobs", type=PATH, help="Start with AWS's kernel and init: their folder, a checkout of "
+              "aws-nitro-enclaves-cli, or Amazon Linux's RPM aws-nitro-enclaves-cli-devel.")  # fmt: skip
 @click.option("--compress", is_flag=True, help="Compress the ramdisks (gzip), the same bytes every time.")
 @click.option("-o", "--output", type=PATH, required=True, help="The file to make.")
 @click.option("--name", help="The image's name in its metadata.  [default: that of kernel or application]")
@@ -213,16 +214,18 @@ def _build_application(given: dict[str, Any]) -> Built:
 def _start(blobs: Path | None, kernel: str | None, cmdline: str | None, *, as_aws: bool) -> Bootstrap:
     """AWS's blobs where they are given, or installed and wanted; else our init and a kernel."""
     from nitroctl.eif import compose
+    from nitroctl.toolchain import aws_blobs
 
     if blobs is None and kernel is None and as_aws:
-        blobs = compose.installed_blobs()
+        blobs = aws_blobs.installed()
     return compose.from_blobs(blobs, cmdline) if blobs else compose.bootstrap(kernel or None, cmdline)
 
 
 @eif.command()
 @click.argument("image")
-@click.option("--blobs", type=PATH, help="Folder of AWS's bzImage, init, nsm.ko and cmdline, or a checkout "
-              "of aws-nitro-enclaves-cli.  [default: where AWS's package has them]")  # fmt: skip
+@click.option("--blobs", type=PATH, help="AWS's kernel and init: their folder, a checkout of "
+              "aws-nitro-enclaves-cli, or Amazon Linux's package aws-nitro-enclaves-cli-devel (RPM).  "
+              "[default: where that package installs them]")  # fmt: skip
 @click.option("--platform", help="linux/amd64/v3, for instance, where there are several.")
 @click.option("--no-kernel-check", is_flag=True, help="Take any file for the kernel.")
 def predict(image: str, blobs: Path | None, platform: str | None, no_kernel_check: bool) -> None:

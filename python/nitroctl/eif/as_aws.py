@@ -8,7 +8,6 @@ With another kernel and init than AWS's blobs PCR2 still is AWS's, PCR0 and PCR1
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from nitroctl.eif.export import Inode, export
 from nitroctl.eif.image import Image, open_image
 from nitroctl.eif.measure import shown
 from nitroctl.eif.pcr import Measurements
+from nitroctl.toolchain import aws_blobs
 
 MODULE_MAX = 64 << 20  # bytes of init or nsm.ko
 
@@ -100,7 +100,7 @@ def requested(
             exported = export(image, image.config.workdir, advance)
     size = sum(node.size for _, node in exported.walk() if isinstance(node, Inode))
     kernel = start.kernel.bzimage
-    system, version = kernel_facts(kernel) if start.aws else ("Linux", "Unknown")
+    system, version = aws_blobs.kernel_facts(kernel) if start.aws else ("Linux", "Unknown")
     if check_kernel and not start.aws:
         version = read_kernel(kernel).version
     with linuxkit.spooled(image, exported, scratch) as contents:
@@ -133,18 +133,6 @@ def requested(
         )
         said = _doubts(image, linuxkit.uncertain(exported))
         yield request, [*said, *(_differences(image) if explain else ())]
-
-
-def kernel_facts(kernel: Path) -> tuple[str, str]:
-    """Operating system and kernel version as AWS's metadata have them: from the third line of the kernel's
-    configuration beside it, "# Linux/x86_64 4.14.256 Kernel ..."; "Unknown" where that is not so."""
-    try:
-        with open(kernel.with_name(kernel.name + ".config"), encoding="utf-8", errors="replace") as f:
-            lines = f.read(4096).splitlines()
-    except OSError:
-        lines = []
-    fields = re.split("[ /-]", lines[2]) if len(lines) > 2 else []
-    return (fields[1], fields[3]) if len(fields) > 3 else ("Unknown", "Unknown")
 
 
 def _write_bootstrap(sink: Sink, start: Bootstrap) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 
 from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.base.memory import MIB, default_memory
-from nitroctl.eif import cpio
+from nitroctl.eif import cpio, package, rpm
 from nitroctl.eif.blobs import encoded, lines
 from nitroctl.eif.boot import read_kernel
 from nitroctl.eif.build import BuildRequest, Built, FileSigner, Generated, Metadata, Sink, build
@@ -31,6 +31,7 @@ from nitroctl.eif.image import Config, open_image
 from nitroctl.eif.layers import SMALL_MAX, TABLES, Node, Tree, read_tree
 from nitroctl.eif.measure import shown
 from nitroctl.eif.root import write_root
+from nitroctl.toolchain import aws_blobs
 
 # nitro-cli's blobs/cmdline for x86_64.
 CMDLINE = (
@@ -112,20 +113,10 @@ def bootstrap(kernel: str | None = None, cmdline: str | None = None) -> Bootstra
     return Bootstrap(locate_kernel(kernel), guest.build_init() / "init", text)
 
 
-# Where AWS's package has its blobs, and where a checkout of aws-nitro-enclaves-cli has them.
-AWS_BLOBS = Path("/usr/share/nitro_enclaves/blobs")
-_BLOBS_BELOW = ("", "blobs/x86_64", "x86_64")
-
-
-def installed_blobs() -> Path | None:
-    """Where AWS's blobs are installed, if they are."""
-    return AWS_BLOBS if (AWS_BLOBS / "bzImage").is_file() else None
-
-
-def from_blobs(folder: Path, cmdline: str | None = None) -> Bootstrap:
-    """A folder of AWS's blobs: bzImage, init, cmdline, and nsm.ko where the kernel has it as a module; or a
-    checkout of aws-nitro-enclaves-cli, which has such a folder."""
-    folder = next((p for p in (folder / b for b in _BLOBS_BELOW) if (p / "bzImage").is_file()), folder)
+def from_blobs(path: Path, cmdline: str | None = None) -> Bootstrap:
+    """AWS's blobs: bzImage, init, cmdline, and nsm.ko where the kernel has it as a module. They are in a
+    folder, in a checkout of aws-nitro-enclaves-cli, or in Amazon Linux's package."""
+    folder = package.unpacked(path) if rpm.is_rpm(path) else aws_blobs.found(path)
     try:
         text = cmdline
         if text is None:

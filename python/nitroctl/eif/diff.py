@@ -8,7 +8,6 @@ a whole. Memory grows with the number of names in a ramdisk, not with their cont
 from __future__ import annotations
 
 import hashlib
-import io
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,18 +15,10 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from nitroctl.eif import newc
 from nitroctl.eif.describe import Description, describe
 from nitroctl.eif.extract import read_section
 from nitroctl.eif.format import Section, SectionType, open_eif
-from nitroctl.eif.measure import CHUNK
-from nitroctl.eif.unpack import Damaged, unpacked
-
-NAMES_MAX = 500_000
-NAME_BYTES_MAX = 4096  # PATH_MAX
-
-
-class _NotReadable(Exception):
-    """This ramdisk is no archive that we can look into; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +115,7 @@ def _compare_section(name: str, a: Open, b: Open, pcrs: tuple[str, ...]) -> list
     if name.startswith("ramdisk") and a[1] and b[1]:
         try:
             one, two = (dict(_entries(fd, s, path)) for fd, s, path in (a, b) if s)
-        except _NotReadable as e:
+        except newc.NotReadable as e:
             return [*found, Difference(f"{name}: not looked into", str(e), str(e), pcrs)]
         for key in sorted(one | two):
             if one.get(key) != two.get(key):
@@ -160,57 +151,12 @@ def _shown(entry: _Entry | None, other: _Entry | None) -> str | None:
     return entry.show(other) if entry else None
 
 
-class _Pieces(io.RawIOBase):
-    """A file over pieces of bytes, for readers of the standard library's."""
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-        self._left = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        self._left = self._left or memoryview(next(self._pieces, b""))
-        n = min(len(buffer), len(self._left))
-        buffer[:n] = self._left[:n]
-        self._left = self._left[n:]
-        return n
-
-
 def _entries(fd: int, section: Section, path: Path) -> Iterator[tuple[bytes, _Entry]]:
-    stream = unpacked(_Pieces(read_section(fd, section, path)))
-    at = 0
-
-    def take(size: int) -> bytes:
-        nonlocal at
-        try:
-            data = stream.read(size)
-        except Damaged as e:
-            raise _NotReadable(f"damaged: {e}") from None
-        if len(data) < size:
-            raise _NotReadable("the archive ends within an entry")
-        at += size
-        return data
-
-    for _ in range(NAMES_MAX):
-        header = take(110)
-        if header[:6] not in (b"070701", b"070702"):
-            raise _NotReadable("not a cpio archive of the kind newc")
-        try:
-            fields = [int(header[i : i + 8], 16) for i in range(6, 110, 8)]
-        except ValueError:
-            raise _NotReadable("an entry's header has a number that is none") from None
-        _, mode, uid, gid, _, _, size, _, _, major, minor, name_size, _ = fields
-        if not 1 <= name_size <= NAME_BYTES_MAX:
-            raise _NotReadable(f"a name of {name_size} bytes")
-        name = take(name_size)[:-1]
-        take(-at % 4)
-        if name == b"TRAILER!!!":
-            return
+    for header, content in newc.in_section(fd, section, path):
         digest = hashlib.sha256()
-        for begin in range(0, size, CHUNK):
-            digest.update(take(min(CHUNK, size - begin)))
-        take(-at % 4)
-        yield name, _Entry(mode, uid, gid, (major, minor), size, digest.digest())
-    raise _NotReadable(f"more than {NAMES_MAX} names")
+        for data in content:
+            digest.update(data)
+        yield (
+            header.name,
+            _Entry(header.mode, header.uid, header.gid, header.device, header.size, digest.digest()),
+        )

@@ -14,7 +14,7 @@ from typing import Literal
 
 from nitroctl.base.config import UNIX_PATH_MAX, cache_dir, runtime_dir
 from nitroctl.base.errors import NitroError
-from nitroctl.toolchain import cache, packages
+from nitroctl.toolchain import aws_blobs, cache, packages
 
 # ok: nothing to do. slow: works, but could be better. lacks: something does not work without it.
 State = Literal["ok", "slow", "lacks"]
@@ -115,6 +115,30 @@ def _kernels() -> list[Finding]:
     ]
 
 
+def _blobs() -> Finding:
+    """AWS's own kernel and init, which no enclave needs here."""
+    topic = "AWS's blobs"
+    named = aws_blobs.named()
+    folder = named or aws_blobs.installed()
+    if folder is None:
+        mend = f"--blobs with AWS's folder, or the RPM {aws_blobs.PACKAGE}, for PCR0 and PCR1 of AWS's build"
+        return Finding(topic, "slow", f"not in {aws_blobs.INSTALLED}, and NITRO_CLI_BLOBS is not set", mend)
+    why = " (NITRO_CLI_BLOBS)" if named else ""
+    absent = [n for n in ("bzImage", "cmdline", "init") if not (aws_blobs.found(folder) / n).is_file()]
+    if absent and not folder.is_file():
+        mend = (
+            "unset NITRO_CLI_BLOBS, or let it name AWS's folder" if named else "install AWS's package again"
+        )
+        return Finding(topic, "lacks", f"{folder}{why} lacks {', '.join(absent)}", mend)
+    facts = [str(folder) + why]
+    if not folder.is_file():
+        system, version = aws_blobs.kernel_facts(aws_blobs.found(folder) / "bzImage")
+        facts.append(f"kernel {version}" if system == "Linux" else "kernel of unknown version")
+    if not named and (package := aws_blobs.package_version()):
+        facts.append(f"{aws_blobs.PACKAGE} {package}")
+    return Finding(topic, "ok", ", ".join(facts))
+
+
 def _disk() -> Finding:
     from nitroctl.base.progress import amount
 
@@ -165,4 +189,4 @@ def _packages() -> list[Finding]:
 
 def examine() -> list[Finding]:
     """All findings, in the order in which one would mend them."""
-    return [_accelerator(), *_packages(), _disk(), _sockets(), *_qemu(), _backend(), *_kernels()]
+    return [_accelerator(), *_packages(), _disk(), _sockets(), *_qemu(), _backend(), *_kernels(), _blobs()]

@@ -777,7 +777,7 @@ def test_the_kernel_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(guest, "locate", locate)
     monkeypatch.setattr(guest, "fetch_prebuilt", lambda: prebuilt)
     monkeypatch.setattr(guest, "build_init", lambda: tmp_path)
-    monkeypatch.setattr("nitroctl.eif.compose.AWS_BLOBS", tmp_path / "none")
+    monkeypatch.setattr("nitroctl.toolchain.aws_blobs.INSTALLED", tmp_path / "none")
     monkeypatch.delenv("NITRO_CLI_BLOBS", raising=False)
     for start in (compose.bootstrap(), images._bootstrap()):
         assert (start.kernel.bzimage, start.kernel.acpi) == (tmp_path / "bzImage", True)

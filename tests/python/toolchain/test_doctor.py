@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from nitroctl.base import accelerator, config
 from nitroctl.commands.doctor import doctor as command
-from nitroctl.toolchain import cache, doctor, packages, plugin, source
+from nitroctl.toolchain import aws_blobs, cache, doctor, packages, plugin, source
 
 
 @pytest.fixture(autouse=True)
@@ -23,6 +23,8 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nitroctl.toolchain.tree.default_prefix", lambda: tmp_path / "prefix")
     monkeypatch.setattr(doctor, "runtime_dir", lambda: Path("/run/user/1000/nitroctl"))
     monkeypatch.setattr(packages, "missing", lambda needs: [])
+    monkeypatch.setattr(aws_blobs, "INSTALLED", tmp_path / "blobs")
+    monkeypatch.delenv("NITRO_CLI_BLOBS", raising=False)
 
 
 def make(kind: str, *files: str) -> None:
@@ -130,3 +132,27 @@ def test_accelerator(monkeypatch: pytest.MonkeyPatch, name: str, state: str) -> 
     found = findings()["accelerator"]
     assert found.state == state and "because of the weather" in found.text
     assert not found.needed_to_run
+
+
+def test_awss_blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where they are, of which kernel, and of which package where rpm knows it."""
+    found = findings()["AWS's blobs"]
+    assert (found.state, found.needed_to_run) == ("slow", False) and str(tmp_path / "blobs") in found.text
+    dummies = Path(__file__).parents[1] / "data/aws-builder/blobs"
+    (tmp_path / "blobs").symlink_to(dummies)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    monkeypatch.setenv("PATH", str(programs))
+    version = (dummies / "bzImage.config").read_text().splitlines()[2].split()[2]
+    assert findings()["AWS's blobs"].text == f"{tmp_path / 'blobs'}, kernel {version}"
+    (programs / "rpm").write_text("#!/bin/sh\necho 1.4.2-0.amzn2023\n")
+    (programs / "rpm").chmod(0o755)
+    found = findings()["AWS's blobs"]
+    assert found.state == "ok"
+    assert found.text.endswith(f"kernel {version}, aws-nitro-enclaves-cli-devel 1.4.2-0.amzn2023")
+    (programs / "rpm").write_text("#!/bin/sh\necho package is not installed; exit 1\n")
+    assert findings()["AWS's blobs"].text.endswith(f"kernel {version}")
+    monkeypatch.setenv("NITRO_CLI_BLOBS", str(programs))
+    found = findings()["AWS's blobs"]
+    assert found.text == f"{programs} (NITRO_CLI_BLOBS) lacks bzImage, cmdline, init"
+    assert (found.state, found.needed_to_run) == ("lacks", False) and "unset NITRO_CLI_BLOBS" in found.mend

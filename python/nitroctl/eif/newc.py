@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT
+"""A cpio archive ("newc", the kernel's Documentation/driver-api/early-userspace/buffer-format.rst) read entry
+by entry from a stream: ramdisks, and what is in an RPM. Writing them is `cpio`'s and `linuxkit`'s.
+
+Archives come from anywhere: names and their number are bounded, a size makes nobody allocate.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from nitroctl.eif.extract import read_section
+from nitroctl.eif.format import Section
+from nitroctl.eif.measure import CHUNK
+from nitroctl.eif.unpack import Damaged, unpacked
+
+NAMES_MAX = 500_000
+NAME_BYTES_MAX = 4096  # PATH_MAX
+_HEADER = 110
+_TRAILER = b"TRAILER!!!"
+
+
+class NotReadable(Exception):
+    """This is no archive that we can look into; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What an archive says of one name; the name as it stands there."""
+
+    name: bytes
+    ino: int
+    mode: int
+    uid: int
+    gid: int
+    links: int
+    mtime: int
+    size: int
+    file_system: tuple[int, int]  # device that the file lay on
+    device: tuple[int, int]  # of a device node
+
+
+def read(stream: BinaryIO) -> Iterator[tuple[Header, Iterator[bytes]]]:
+    """The entries up to the trailer, each with its content in pieces, which is to be read before the next one
+    is asked for; what is left of it then is passed over. Raises NotReadable."""
+    at = 0
+
+    def take(size: int) -> bytes:
+        nonlocal at
+        try:
+            data = stream.read(size)
+        except Damaged as e:
+            raise NotReadable(f"damaged: {e}") from None
+        if len(data) < size:
+            raise NotReadable("the archive ends within an entry")
+        at += size
+        return data
+
+    def content(size: int) -> Iterator[bytes]:
+        for begin in range(0, size, CHUNK):
+            yield take(min(CHUNK, size - begin))
+
+    for _ in range(NAMES_MAX):
+        text = take(_HEADER)
+        if text[:6] not in (b"070701", b"070702"):
+            raise NotReadable("not a cpio archive of the kind newc")
+        try:
+            fields = [int(text[i : i + 8], 16) for i in range(6, _HEADER, 8)]
+        except ValueError:
+            raise NotReadable("an entry's header has a number that is none") from None
+        ino, mode, uid, gid, links, mtime, size, *numbers, name_size, _ = fields
+        if not 1 <= name_size <= NAME_BYTES_MAX:
+            raise NotReadable(f"a name of {name_size} bytes")
+        name = take(name_size)[:-1]
+        take(-at % 4)
+        if name == _TRAILER:
+            return
+        major, minor, rmajor, rminor = numbers
+        pieces = content(size)
+        yield Header(name, ino, mode, uid, gid, links, mtime, size, (major, minor), (rmajor, rminor)), pieces
+        for _ in pieces:
+            pass
+        take(-at % 4)
+    raise NotReadable(f"more than {NAMES_MAX} names")
+
+
+def in_section(fd: int, section: Section, path: Path) -> Iterator[tuple[Header, Iterator[bytes]]]:
+    """As `read`, of a ramdisk in an EIF, plain, gzip or zstd."""
+    return read(unpacked(_Pieces(read_section(fd, section, path))))
+
+
+class _Pieces(io.RawIOBase):
+    """A file over pieces of bytes, for readers of the standard library's."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        self._left = self._left or memoryview(next(self._pieces, b""))
+        n = min(len(buffer), len(self._left))
+        buffer[:n] = self._left[:n]
+        self._left = self._left[n:]
+        return n

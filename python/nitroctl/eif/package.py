@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: MIT
+"""AWS's blobs out of Amazon Linux's package aws-nitro-enclaves-cli-devel, unpacked once into the cache. How a
+package is read is `rpm`'s business.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from nitroctl.base.errors import NitroError
+from nitroctl.eif import rpm
+from nitroctl.toolchain import aws_blobs, cache
+
+# The most bytes that are taken of each; AWS's kernels have 4 to 10 MB.
+_LIMITS = {
+    "bzImage": 256 << 20,
+    "bzImage.config": 4 << 20,
+    "cmdline": 1 << 16,
+    "init": 64 << 20,
+    "nsm.ko": 64 << 20,
+}
+_HINT = f"on Amazon Linux: dnf download {aws_blobs.PACKAGE} (2023), yumdownloader {aws_blobs.PACKAGE} (2)"
+
+
+def unpacked(path: Path) -> Path:
+    """The folder of blobs; raises NitroError for another package, or one for another machine."""
+    package = rpm.read(path)
+    if package.architecture != "x86_64":
+        what = f"{package.name} {package.version} for {package.architecture}"
+        raise NitroError(f"{path} is {what}; the package for x86_64 is needed", hint=_HINT)
+
+    def fill(folder: Path) -> None:
+        wanted = {os.fsencode(aws_blobs.INSTALLED / name): most for name, most in _LIMITS.items()}
+        rpm.extract(path, wanted, folder)
+        if not (folder / "bzImage").is_file():
+            what = f"the package {package.name} {package.version}"
+            raise NitroError(f"{path} is {what}, and has no kernel in {aws_blobs.INSTALLED}", hint=_HINT)
+
+    try:
+        key = cache.digest_file(path)[:16]
+    except OSError as e:
+        raise NitroError(f"cannot read {path}: {e.strerror}") from e
+    return cache.build_entry("aws-blobs", key, fill)
