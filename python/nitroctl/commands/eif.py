@@ -33,6 +33,8 @@ def _show_json(value: Any) -> None:
 def _show_built(built: Built, as_json: bool) -> None:
     for warning in built.warnings:
         shown.say(f"warning: {warning}")
+    for note in built.notes:
+        shown.say(f"note: {note}")
     if as_json:
         _show_json({"Measurements": built.measurements.to_json()})
         return

@@ -133,12 +133,14 @@ class BuildRequest:
 
 @dataclass(frozen=True)
 class Built:
-    """What was made. `warnings` are sentences about what will probably not boot."""
+    """What was made. `warnings` are sentences about what will probably not boot, `notes` about what is good
+    to know."""
 
     path: Path
     size: int
     measurements: Measurements
     warnings: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())
 
 
 def default_build_time() -> str:

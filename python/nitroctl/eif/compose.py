@@ -23,7 +23,7 @@ from typing import Any
 
 from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.base.memory import MIB, default_memory
-from nitroctl.eif import cpio, package, rpm
+from nitroctl.eif import cpio, etc, package, rpm
 from nitroctl.eif.blobs import encoded, lines
 from nitroctl.eif.boot import read_kernel
 from nitroctl.eif.build import BuildRequest, Built, FileSigner, Generated, Metadata, Sink, build
@@ -86,6 +86,7 @@ class Application:
     size: int = 0
     info: Mapping[str, Any] | None = None
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 # ---- what starts ----
@@ -144,6 +145,7 @@ def from_image(
     with shown(f"Reading {path.name}", sum(b.size for b in image.layers)) as advance:
         tree = read_tree(image, advance)
     _make_mount_points(tree, str(path))
+    notes = etc.complete(tree)
     config = image.config
     warnings = []
     if tree.attributes:
@@ -160,6 +162,7 @@ def from_image(
         size=sum(node.size for _, node in tree.walk()),
         info=image.info,
         warnings=tuple(warnings),
+        notes=tuple(notes),
     )
     if not application.cmd:
         raise NitroError(f"{path} says neither CMD nor ENTRYPOINT: there is nothing to run")
@@ -289,15 +292,16 @@ def from_directory(
     names = {entry.name for entry in found}
     tree = _tree_of(found)
     _make_mount_points(tree, str(folder))
+    notes = etc.complete(tree)
 
     def write(archive: cpio.Archive) -> None:
         archive.add(cpio.directory("rootfs"))
-        made = [cpio.Entry(path, node.mode) for path, node in tree.walk() if path not in names]
+        made = [cpio.Entry(path, node.mode, node.target) for path, node in tree.walk() if path not in names]
         for entry in sorted([*found, *made], key=lambda e: e.name.split(b"/")):
             archive.add(replace(entry, name=b"rootfs/" + entry.name))
 
     size = sum(e.content_size for e in found)
-    application = Application(write, cmd, env, name=folder.resolve().name, size=size)
+    application = Application(write, cmd, env, name=folder.resolve().name, size=size, notes=tuple(notes))
     with about(folder):
         return _checked(_as_in_a_container(application, Config(workdir=cwd, user=user), tree))
 
@@ -372,7 +376,7 @@ def compose(application: Application, start: Bootstrap, output: Path, options: O
     )
     built = build(request, output)
     warnings += _memory_warnings(built.size, sum(unpacked))
-    return replace(built, warnings=(*warnings, *built.warnings))
+    return replace(built, warnings=(*warnings, *built.warnings), notes=application.notes)
 
 
 def _memory_warnings(size: int, unpacked: int) -> list[str]:

@@ -42,10 +42,21 @@ from nitroctl.toolchain import guest
 
 REG, DIR, LNK = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
 BASE = {"dev", "proc", "run", "sys", "tmp", "var"}
+# What linuxkit, of which AWS's builder is made, writes there.
+HOSTS = b"""\
+127.0.0.1       localhost
+::1     localhost ip6-localhost ip6-loopback
+fe00::0 ip6-localnet
+ff00::0 ip6-mcastprefix
+ff02::1 ip6-allnodes
+ff02::2 ip6-allrouters
+"""
+ETC = {"etc/hosts": HOSTS, "etc/mtab": b"/proc/mounts"}
 
 
 def contents(application: compose.Application) -> dict[str, cpiomodel.Item]:
-    """The root file system as the kernel will see it, but for the mount points that every image gets."""
+    """The root file system as the kernel will see it, but for the mount points and AWS's files in /etc that
+    every image gets."""
     sink = Memory()
     compose._write_application(sink, application)
     items = {i.name.decode("utf-8", "surrogateescape"): i for i in cpiomodel.read(sink.data)}
@@ -54,7 +65,10 @@ def contents(application: compose.Application) -> dict[str, cpiomodel.Item]:
         parent = name.rpartition("/")[0]
         assert not parent or names.index(parent) < names.index(name)
     inside = {n.removeprefix("rootfs/"): i for n, i in items.items() if n.startswith("rootfs/")}
-    return {n: i for n, i in inside.items() if n not in BASE}
+    found = {n: i for n, i in inside.items() if n not in BASE and i.data != ETC.get(n)}
+    if "etc" in found and not any(n.startswith("etc/") for n in found):
+        del found["etc"]
+    return found
 
 
 def files(application: compose.Application) -> dict[str, bytes | None]:
@@ -627,6 +641,49 @@ def test_texts_that_are_not_unicode(tmp_path: Path, key: str) -> None:
     run[key] = ["/app", "A=\ud800"] if key in ("Cmd", "Env") else "/\ud800"
     with pytest.raises(NitroError, match="is not JSON.*surrogates"):
         running(tmp_path, run)
+
+
+def etc_of(folder: Path, *entries: Any) -> tuple[dict[str, tuple[int, bytes]], tuple[str, ...]]:
+    """Mode and content of what is in /etc, and the notes."""
+    image = im.docker(folder / "app.tar", [im.layer(APP, *entries)], run={"Cmd": ["/app"]})
+    application = compose.from_image(image)
+    sink = Memory()
+    compose._write_application(sink, application)
+    found = {i.name.decode(): (i.mode, i.data) for i in cpiomodel.read(sink.data)}
+    return {n: v for n, v in found.items() if "etc/" in n}, application.notes
+
+
+def test_etc_has_awss_files_where_the_image_has_none(tmp_path: Path) -> None:
+    """So that `localhost` resolves in Debian's and Ubuntu's images. What is there stays, and is told."""
+    hosts = {"rootfs/etc/hosts": (REG | 0o644, HOSTS)}
+    mtab = {"rootfs/etc/mtab": (LNK | 0o777, b"/proc/mounts")}
+    assert etc_of(tmp_path) == (hosts | mtab, ())
+    assert etc_of(tmp_path, im.symlink("etc/mtab", "/proc/mounts")) == (hosts | mtab, ())
+    resolv = {"rootfs/etc/resolv.conf": (LNK | 0o777, b"/run/resolvconf/resolv.conf")}
+    link = im.symlink("etc/resolv.conf", "/run/resolvconf/resolv.conf")
+    assert etc_of(tmp_path, link) == (hosts | mtab | resolv, ())
+    own, notes = etc_of(tmp_path, im.entry("etc/hosts", b"1 me"), im.entry("etc/resolv.conf", b""))
+    assert own == mtab | {
+        "rootfs/etc/hosts": (REG | 0o644, b"1 me"),
+        "rootfs/etc/resolv.conf": (REG | 0o644, b""),
+    }
+    assert notes == (
+        "kept the image's own /etc/hosts and /etc/resolv.conf, which AWS's build-enclave replaces (--as-aws)",
+    )
+    # Dangling links are there as well; what is no folder is left as it is; a link to one is followed.
+    root = im.folder(tmp_path / "root", {"app": b"x", "etc/mtab": b"own"})
+    application = compose.from_directory(root, ("/app",))
+    sink = Memory()
+    compose._write_application(sink, application)
+    items = {i.name.decode(): i.data for i in cpiomodel.read(sink.data)}
+    assert (items["rootfs/etc/hosts"], items["rootfs/etc/mtab"]) == (HOSTS, b"own")
+    assert "own /etc/mtab, which" in application.notes[0]
+    found, (note,) = etc_of(tmp_path, im.symlink("etc/hosts", "nowhere"), im.symlink("etc/mtab", "x"))
+    assert found["rootfs/etc/hosts"] == (LNK | 0o777, b"nowhere") and "/etc/hosts and /etc/mtab" in note
+    assert etc_of(tmp_path, im.entry("etc", b"file")) == ({}, ())
+    assert etc_of(tmp_path, im.entry("usr/etc"), im.symlink("etc", "usr/etc"))[0] == {
+        name.replace("rootfs", "rootfs/usr"): item for name, item in (hosts | mtab).items()
+    }
 
 
 def test_a_mount_point_that_is_a_file(tmp_path: Path) -> None:
