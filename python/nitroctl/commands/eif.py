@@ -386,15 +386,16 @@ def extract(file: Path, directory: Path, as_json: bool) -> None:
 @eif.command()
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH)
-@click.option("--json", "as_json", is_flag=True, help="Print an array of {Where, A, B, PCRs}.")
+@click.option("--json", "as_json", is_flag=True, help="Print an array of {Where, A, B, PCRs, Rule, Why}.")
 def diff(a: Path, b: Path, as_json: bool) -> int:
     """Say what differs between two EIFs: registers, sections, files in ramdisks; and which registers each
-    difference moves.
+    difference moves. Where AWS's builder made one of them (`nitro-cli build-enclave`, or --as-aws), it is
+    also said which of its rules makes the difference.
 
     Exit status 0 if nothing does, 1 if something does, 2 in case of trouble, as diff(1) has it.
     """
     from nitroctl.base import progress
-    from nitroctl.eif.diff import diff
+    from nitroctl.eif.diff import diff, is_consequence
 
     progress.set_quiet(as_json)
     try:
@@ -403,13 +404,23 @@ def diff(a: Path, b: Path, as_json: bool) -> int:
         e.exit_status = EXIT_USAGE
         raise
     if as_json:
-        _show_json([{"Where": d.where, "A": d.a, "B": d.b, "PCRs": d.pcrs} for d in found])
+        keys = ("Where", "A", "B", "PCRs", "Rule", "Why")
+        rows = [(d.where, d.a, d.b, d.pcrs, d.rule, d.why) for d in found]
+        _show_json([dict(zip(keys, row, strict=True)) for row in rows])
         return int(bool(found))
     for d in found:
         shown.echo(d.where + (f"  (moves {' and '.join(d.pcrs)})" if d.pcrs else ""))
         for sign, value in (("-", d.a), ("+", d.b)):
             if value is not None:
                 shown.styled((f"  {sign} {shown.line(value)}", "red" if sign == "-" else "green"))
+        if d.why:
+            shown.echo(f"  = {d.why} [{d.rule}]")
+    if any(d.rule == "archive-form" for d in found):
+        details = [d for d in found if not is_consequence(d)]
+        explained = sum(d.rule is not None for d in details)
+        shown.echo(
+            f"AWS's builder made one of them: {explained} of {len(details)} differences are its rules."
+        )
     return int(bool(found))
 
 

@@ -8,6 +8,7 @@ With another kernel and init than AWS's blobs PCR2 still is AWS's, PCR0 and PCR1
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from nitroctl.eif.boot import read_kernel
 from nitroctl.eif.build import BuildRequest, Built, Generated, Metadata, Sink, build, premeasure
 from nitroctl.eif.compose import Bootstrap, Options, about, write_bootstrap
 from nitroctl.eif.cpio import readable
-from nitroctl.eif.export import Inode, export
+from nitroctl.eif.export import Export, Inode, export
 from nitroctl.eif.image import Image, open_image
 from nitroctl.eif.measure import shown
 from nitroctl.eif.pcr import Measurements
@@ -48,22 +49,34 @@ def command(run: dict[str, Any]) -> tuple[str, ...]:
     raise NitroError("the image says neither CMD nor ENTRYPOINT, and AWS's build-enclave fails")
 
 
-def _doubts(image: Image, uncertain: list[bytes]) -> list[str]:
+def _doubts(image: Image, exported: Export) -> list[str]:
     """Where AWS's own result depends on more than the image."""
     found = []
-    if uncertain:
-        names = ", ".join("/" + readable(name) for name in uncertain[:5])
-        more = f" and {len(uncertain) - 5} more" if len(uncertain) > 5 else ""
+    if uncertain := linuxkit.uncertain(exported):
         found.append(
-            f"AWS's PCR2 cannot be told beforehand: no layer lists {names}{more}, so Docker gives them the "
-            "time of unpacking; here it is 0. Let the image make its folders, also its WORKDIR"
+            f"AWS's PCR2 cannot be told beforehand: no layer lists {_some(uncertain)}, so Docker gives them "
+            "the time of unpacking; here it is 0. Let the image make its folders, also its WORKDIR"
         )
+    files = [(name, node) for name, node in exported.walk() if isinstance(node, Inode)]
+    if devices := [n for n, node in files if stat.S_ISCHR(node.mode) or stat.S_ISBLK(node.mode)]:
+        found.append(
+            f"a rootless Docker leaves out device nodes: {_some(devices)}; AWS's PCR2 is another then"
+        )
+    if links := [n for n, node in files if stat.S_ISLNK(node.mode) and node.early]:
+        found.append(f"with Docker before 28, links dated before 1970 break AWS's archive: {_some(links)}")
     run = image.info["Config"]
     if any("\n" in item for item in (*command(run), *image.config.env)):
         found.append("an argument or variable has a line break, where AWS's init begins another one")
     if run.get("Cmd") == []:
         found.append("CMD is an empty list: with Docker 28.5 and later, AWS's build takes ENTRYPOINT instead")
+    if run.get("Cmd") and run.get("Entrypoint") and run.get("Env") is None:
+        found.append("an image without variables: nitro-cli up to 1.2.3 takes ENTRYPOINT, not CMD")
     return found
+
+
+def _some(names: list[bytes]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join("/" + readable(name) for name in names[:5]) + more
 
 
 def _differences(image: Image) -> list[str]:
@@ -131,7 +144,7 @@ def requested(
             check_kernel=check_kernel,
             signer=options.signer,
         )
-        said = _doubts(image, linuxkit.uncertain(exported))
+        said = _doubts(image, exported)
         yield request, [*said, *(_differences(image) if explain else ())]
 
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What differs between two EIFs: which register, section, and file in a ramdisk. Judges nothing else.
+"""What differs between two EIFs: which register, section, and file in a ramdisk; where AWS's builder made one
+of them also by which of its rules. Judges nothing else.
 
 Ramdisks are looked into where they are cpio archives ("newc"), plain, gzip or zstd; others are compared as
 a whole. Memory grows with the number of names in a ramdisk, not with their content, and names have a limit.
@@ -8,28 +9,34 @@ a whole. Memory grows with the number of names in a ramdisk, not with their cont
 from __future__ import annotations
 
 import hashlib
-import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from nitroctl.eif import newc
+from nitroctl.eif import diff_rules, listing, newc
 from nitroctl.eif.describe import Description, describe
 from nitroctl.eif.extract import read_section
 from nitroctl.eif.format import Section, SectionType, open_eif
+from nitroctl.eif.listing import Listing
 
 
 @dataclass(frozen=True)
 class Difference:
     """`where` names a register, a section, or "ramdisk N: path"; `a` and `b` are what the two files have
-    there, None for nothing; `pcrs` are the registers that a difference there moves."""
+    there, None for nothing; `pcrs` are the registers that a difference there moves. `rule` is the name of the
+    rule of AWS's builder that explains it, if one does."""
 
     where: str
     a: str | None
     b: str | None
     pcrs: tuple[str, ...] = ()
+    rule: str | None = None
+
+    @property
+    def why(self) -> str | None:
+        return diff_rules.RULES[self.rule] if self.rule else None
 
 
 def diff(a: Path, b: Path) -> list[Difference]:
@@ -51,7 +58,21 @@ def diff(a: Path, b: Path) -> list[Difference]:
                     found += _compare_section(name, (fd_a, one, a), (fd_b, two, b), _moved(type, i))
     if not found and first.crc32 != second.crc32:
         found.append(Difference("reserved fields", f"CRC {first.crc32:08x}", f"CRC {second.crc32:08x}"))
+    if any(d.rule == "archive-form" for d in found):
+        found = [replace(d, rule=_of_the_file(d)) for d in found]
     return found
+
+
+def _of_the_file(difference: Difference) -> str | None:
+    """The rule of what lies outside of the ramdisks, where AWS's builder made one of the files."""
+    if difference.where == "kernel":
+        return "blobs"
+    return "metadata" if difference.where.startswith("metadata") else difference.rule
+
+
+def is_consequence(difference: Difference) -> bool:
+    """A register or a whole ramdisk, which differs because of what is in it."""
+    return difference.where.startswith("PCR") or difference.rule == "archive-form"
 
 
 def _moved(type: SectionType, number: int) -> tuple[str, ...]:
@@ -111,52 +132,33 @@ def _digest(fd: int, section: Section, path: Path) -> bytes:
 
 def _compare_section(name: str, a: Open, b: Open, pcrs: tuple[str, ...]) -> list[Difference]:
     was, now = (None if s is None else f"{s.size} bytes" for s in (a[1], b[1]))
-    found = [Difference(name, was, f"{now}, other content" if was == now else now, pcrs)]
-    if name.startswith("ramdisk") and a[1] and b[1]:
-        try:
-            one, two = (dict(_entries(fd, s, path)) for fd, s, path in (a, b) if s)
-        except newc.NotReadable as e:
-            return [*found, Difference(f"{name}: not looked into", str(e), str(e), pcrs)]
-        for key in sorted(one | two):
-            if one.get(key) != two.get(key):
-                old, new = one.get(key), two.get(key)
-                where = f"{name}: {key.decode('utf-8', 'backslashreplace')}"
-                found.append(Difference(where, _shown(old, new), _shown(new, old), pcrs))
+    whole = Difference(name, was, f"{now}, other content" if was == now else now, pcrs)
+    if not name.startswith("ramdisk") or not a[1] or not b[1]:
+        return [whole]
+    try:
+        one, two = (listing.read(fd, s, path) for fd, s, path in (a, b) if s)
+    except newc.NotReadable as e:
+        return [whole, Difference(f"{name}: not looked into", str(e), str(e), pcrs)]
+    if one.by_aws != two.by_aws:
+        one, two = one.without_slashes(), two.without_slashes()
+        whole = replace(whole, rule="archive-form")
+    found = [whole]
+    for key in sorted(one.entries | two.entries):
+        old, new = one.entries.get(key), two.entries.get(key)
+        if (old and old.said) != (new and new.said):
+            where = f"{name}: {key.decode('utf-8', 'backslashreplace')}"
+            rule = _rule(key, one, two, bootstrap=name == "ramdisk 0")
+            shown = (old.show(new) if old else None, new.show(old) if new else None)
+            found.append(Difference(where, *shown, pcrs, rule))
     return found
 
 
-# ---- archives ----
-
-
-@dataclass(frozen=True)
-class _Entry:
-    mode: int
-    uid: int
-    gid: int
-    device: tuple[int, int]
-    size: int
-    digest: bytes
-
-    def show(self, other: _Entry | None) -> str:
-        """As `ls -l` does it; the digest too where nothing else differs from `other`."""
-        text = f"{stat.filemode(self.mode)} {self.uid}:{self.gid} {self.size} bytes"
-        if stat.S_ISBLK(self.mode) or stat.S_ISCHR(self.mode):
-            text += f" device {self.device[0]},{self.device[1]}"
-        if other and text == other.show(None):
-            text += f" sha256 {self.digest.hex()[:16]}"
-        return text
-
-
-def _shown(entry: _Entry | None, other: _Entry | None) -> str | None:
-    return entry.show(other) if entry else None
-
-
-def _entries(fd: int, section: Section, path: Path) -> Iterator[tuple[bytes, _Entry]]:
-    for header, content in newc.in_section(fd, section, path):
-        digest = hashlib.sha256()
-        for data in content:
-            digest.update(data)
-        yield (
-            header.name,
-            _Entry(header.mode, header.uid, header.gid, header.device, header.size, digest.digest()),
-        )
+def _rule(key: bytes, one: Listing, two: Listing, *, bootstrap: bool) -> str | None:
+    """Which of AWS's rules makes this difference."""
+    old, new = one.entries.get(key), two.entries.get(key)
+    if one.by_aws == two.by_aws:
+        return diff_rules.folder_time(old, new) if one.by_aws and old and new else None
+    aws, ours = (old, new) if one.by_aws else (new, old)
+    if bootstrap:
+        return diff_rules.of_bootstrap(key, aws, ours)
+    return diff_rules.of_application(key, aws, ours, (two if one.by_aws else one).entries)

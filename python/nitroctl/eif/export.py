@@ -60,6 +60,7 @@ class Inode:
     device: tuple[int, int] = (0, 0)
     layer: int = -1
     index: int = -1
+    early: bool = False  # its header says a time before 1970
 
 
 @dataclass(eq=False, slots=True)
@@ -244,6 +245,8 @@ def _set_attributes(node: Inode | Folder, member: Member) -> None:
     node.mtime = mtime if 0 <= mtime <= TIME_MAX else 0
     if isinstance(node, Folder):
         node.listed = True
+    else:
+        node.early = mtime < 0
 
 
 # ---- layers over each other ----

@@ -29,7 +29,7 @@ from nitroctl.eif.layers import layer_files
 # The time of everything that linuxkit itself adds: 2017-04-18 16:30:00 UTC.
 TIME = 1492533000
 FIRST_INODE = 721
-_DEVICE = (3, 1)  # of the "file system", in every header
+DEVICE = (3, 1)  # of the "file system", in every header
 _BLOCK = 512  # what the archive's end is padded to
 
 HOSTS = (
@@ -43,7 +43,7 @@ HOSTS = (
 RESOLV_CONF = b"/run/resolvconf/resolv.conf"
 
 # Names as they stand in the export; folders end in a slash there.
-_LEFT_OUT = {b".dockerenv", b"Dockerfile", b"dev/console", b"etc/hostname"}
+LEFT_OUT = {b".dockerenv", b"Dockerfile", b"dev/console", b"etc/hostname"}
 _OWN_TIME = {b"dev/", b"dev/pts/", b"dev/shm/", b"etc/", b"etc/mtab", b"proc/", b"sys/"}
 # Added at the end where the export had none of that very name: (name, mode, content or target).
 _NEEDED = (
@@ -58,7 +58,7 @@ _NEEDED = (
     (b"sys/", stat.S_IFDIR | 0o755, b""),
 )
 # Made in any case, also where the image has them: with them /tmp is 0755 in the end.
-_ALWAYS = tuple(b"rootfs" + folder for folder in (b"", b"/dev", b"/run", b"/sys", b"/var", b"/proc", b"/tmp"))
+ALWAYS = tuple(b"rootfs" + folder for folder in (b"", b"/dev", b"/run", b"/sys", b"/var", b"/proc", b"/tmp"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def application(exported: Export, cmd: Sequence[str], env: Sequence[str]) -> Ite
     for name, mode, data in _NEEDED:
         if name not in names:
             yield Entry(b"rootfs/" + name.rstrip(b"/"), mode, data)
-    for name in _ALWAYS:
+    for name in ALWAYS:
         yield Entry(name, stat.S_IFDIR | 0o755)
     yield Entry(b"cmd", stat.S_IFREG | 0o644, lines(cmd))
     yield Entry(b"env", stat.S_IFREG | 0o644, lines(env))
@@ -123,7 +123,7 @@ def _exported(exported: Export) -> Iterator[tuple[bytes, Entry | None]]:
             yield name, Entry(b"rootfs/" + name, node.mode, b"", None, node.uid, node.gid, mtime)
             continue
         earlier = first.setdefault(node, path)
-        if path in _LEFT_OUT:
+        if path in LEFT_OUT:
             yield path, None
         elif earlier != path:
             yield path, _link(path, earlier, node)
@@ -230,7 +230,7 @@ def write(sink: Sink, entries: Iterable[Entry], contents: Contents | None = None
 def _header(inode: int, entry: Entry, at: int) -> bytes:
     links = 2 if stat.S_ISDIR(entry.mode) else 1
     fields = (
-        inode, entry.mode, entry.uid, entry.gid, links, entry.mtime, entry.size, *_DEVICE, *entry.device,
+        inode, entry.mode, entry.uid, entry.gid, links, entry.mtime, entry.size, *DEVICE, *entry.device,
         len(entry.name) + 1, 0,
     )  # fmt: skip
     assert all(0 <= value <= FIELD_MAX for value in fields)

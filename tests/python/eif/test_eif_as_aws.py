@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
+import imagemodel as im
 from nitroctl.base.errors import NitroError
 from nitroctl.commands.eif import eif
 
@@ -97,6 +99,16 @@ def test_what_is_not_certain_on_awss_side_is_said() -> None:
     result = call("predict", DATA / "cmd-empty.tar", "--blobs", BLOBS, "--no-kernel-check")
     assert "CMD is an empty list" in result.stderr
     assert call("predict", DATA / "times.tar", "--blobs", BLOBS, "--no-kernel-check").stderr == ""
+    result = call("predict", DATA / "special.tar", "--blobs", BLOBS, "--no-kernel-check")
+    assert "a rootless Docker leaves out device nodes: /dev/loop300, /dev/null, /dev/nvme;" in result.stderr
+
+
+def test_what_depends_on_versions_is_said(tmp_path: Path) -> None:
+    old = im.entry("old", None, type=tarfile.SYMTYPE, linkname="x", mtime=-1)
+    image = im.docker(tmp_path / "i.tar", [im.layer(old)], run={"Cmd": ["/a"], "Entrypoint": ["/b"]})
+    result = call("predict", image, "--blobs", BLOBS, "--no-kernel-check")
+    assert "with Docker before 28, links dated before 1970 break AWS's archive: /old\n" in result.stderr
+    assert "without variables: nitro-cli up to 1.2.3 takes ENTRYPOINT, not CMD" in result.stderr
 
 
 def test_refusals_name_the_image_and_leave_nothing(tmp_path: Path) -> None:
