@@ -17,6 +17,12 @@
 /* The longest frame, without its length; both ways. */
 #define FRAME_MAX (1 << 20)
 
+/* Linux's driver takes as much of a response, and no more. */
+#define NSM_RESPONSE_MAX 0x3000
+
+/* The agent ends, with errno's words. */
+void die(const char *what) __attribute__((noreturn));
+
 /* A growing answer.  Runs out of memory only by ending the agent. */
 typedef struct Answer {
     uint8_t *data;
@@ -53,12 +59,18 @@ typedef struct Probe {
 
 /* Ends with a nameless one. */
 extern const Probe machine_probes[]; /* agent-machine.c */
+extern const Probe nsm_probes[];     /* agent-nsm.c */
 extern const Probe vsock_probes[];   /* agent-vsock.c */
-extern const Probe nsm_probes[];     /* agent.c */
 
 /* What main() was given, for the probe that shows it. */
 extern int agent_argc;
 extern char **agent_argv;
+
+/*
+ * One request to /dev/nsm, with a response buffer of @size bytes: its bytes
+ * are appended to the answer.
+ */
+int nsm_once(const uint8_t *request, size_t len, size_t size, Answer *a);
 
 uint64_t now_us(void);
 

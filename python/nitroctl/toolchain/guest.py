@@ -81,7 +81,7 @@ KERNEL_MAKE = (
 PROGRAM_FLAGS = ("-std=gnu11", "-Os", "-Wall", "-Wextra", "-static", "-s", "-Wl,--build-id=none")
 PROGRAMS: dict[str, tuple[str, ...]] = {
     "init": ("init.c", "clock.c"),
-    "agent": ("agent.c", "agent-machine.c", "agent-vsock.c"),
+    "agent": ("agent.c", "agent-high.c", "agent-machine.c", "agent-modes.c", "agent-nsm.c", "agent-vsock.c"),
     "hello": ("hello.c",),
 }
 
