@@ -103,6 +103,25 @@ static const char *looks_like(const uint8_t *hdr)
     return "";
 }
 
+/* Where the kernel wants to lie, and its initramfs may. */
+static void read_placement(const uint8_t *hdr, EifKernel *out)
+{
+    out->cmdline_size = le32(hdr + 0x238);
+    out->init_size = le32(hdr + 0x260);
+    out->pref_address = le64(hdr + 0x258);
+    out->alignment = le32(hdr + 0x230);
+    out->relocatable = hdr[0x234] != 0;
+    /*
+     * A kernel that takes its initramfs anywhere still says 2 GiB in
+     * initrd_addr_max, as a favour to old boot loaders; QEMU knows better.
+     */
+    if (out->protocol >= 0x20c && (le16(hdr + 0x236) & ABOVE_4G)) {
+        out->initrd_max = UINT32_MAX;
+    } else {
+        out->initrd_max = le32(hdr + 0x22c);
+    }
+}
+
 bool eif_check_kernel(const uint8_t *hdr, size_t hdr_len, uint64_t size,
                       EifKernel *out, EifError *err)
 {
@@ -149,20 +168,7 @@ bool eif_check_kernel(const uint8_t *hdr, size_t hdr_len, uint64_t size,
                         SETUP_MIN, SETUP_MAX, size);
     }
     out->payload_bytes = size - out->setup_bytes;
-    out->cmdline_size = le32(hdr + 0x238);
-    out->init_size = le32(hdr + 0x260);
-    out->pref_address = le64(hdr + 0x258);
-    out->alignment = le32(hdr + 0x230);
-    out->relocatable = hdr[0x234] != 0;
-    /*
-     * A kernel that takes its initramfs anywhere still says 2 GiB in
-     * initrd_addr_max, as a favour to old boot loaders; QEMU knows better.
-     */
-    if (out->protocol >= 0x20c && (le16(hdr + 0x236) & ABOVE_4G)) {
-        out->initrd_max = UINT32_MAX;
-    } else {
-        out->initrd_max = le32(hdr + 0x22c);
-    }
+    read_placement(hdr, out);
     return true;
 }
 

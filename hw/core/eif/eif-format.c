@@ -30,11 +30,47 @@ enum {
 
 static const uint8_t eif_magic[4] = { 0x2e, 0x65, 0x69, 0x66 }; /* ".eif" */
 
-bool eif_parse_header(EifLayout *l, const uint8_t *buf, size_t len,
-                      uint64_t file_size, EifError *err)
+/* Offsets and sizes: one section after the other, and nothing behind them. */
+static bool parse_table(EifLayout *l, const uint8_t *buf, EifError *err)
 {
     uint64_t end = EIF_HEADER_SIZE;
 
+    for (unsigned i = 0; i < l->n_sections; i++) {
+        EifSection *s = &l->section[i];
+        uint64_t next;
+
+        s->offset = eif_be64(buf + OFF_OFFSETS + 8 * i);
+        s->size = eif_be64(buf + OFF_SIZES + 8 * i);
+        if (s->offset < end) {
+            return eif_fail(err, EIF_ERR_SECTION_OFFSET,
+                            "section %u is at offset %" PRIu64 ", but what"
+                            " precedes it ends at %" PRIu64 " (they overlap)",
+                            i, s->offset, end);
+        }
+        if (__builtin_add_overflow(s->offset, EIF_SECTION_HEADER_SIZE,
+                                   &next) ||
+            __builtin_add_overflow(next, s->size, &next) ||
+            next > l->file_size) {
+            return eif_fail(err, EIF_ERR_SECTION_BEYOND_FILE,
+                            "section %u at offset %" PRIu64 " claims %" PRIu64
+                            " bytes, but the file ends at %" PRIu64,
+                            i, s->offset, s->size, l->file_size);
+        }
+        l->gap_bytes += s->offset - end;
+        end = next;
+    }
+    if (end != l->file_size) {
+        return eif_fail(err, EIF_ERR_TRAILING_BYTES,
+                        "the last section ends at %" PRIu64 ", but the file"
+                        " goes on for %" PRIu64 " bytes", end,
+                        l->file_size - end);
+    }
+    return true;
+}
+
+bool eif_parse_header(EifLayout *l, const uint8_t *buf, size_t len,
+                      uint64_t file_size, EifError *err)
+{
     memset(l, 0, sizeof(*l));
     l->file_size = file_size;
     l->kernel = l->cmdline = l->signature = l->metadata = -1;
@@ -75,37 +111,7 @@ bool eif_parse_header(EifLayout *l, const uint8_t *buf, size_t len,
                         n, EIF_MIN_SECTIONS, EIF_MAX_SECTIONS);
     }
 
-    for (unsigned i = 0; i < l->n_sections; i++) {
-        EifSection *s = &l->section[i];
-        uint64_t next;
-
-        s->offset = eif_be64(buf + OFF_OFFSETS + 8 * i);
-        s->size = eif_be64(buf + OFF_SIZES + 8 * i);
-        if (s->offset < end) {
-            return eif_fail(err, EIF_ERR_SECTION_OFFSET,
-                            "section %u is at offset %" PRIu64 ", but what"
-                            " precedes it ends at %" PRIu64 " (they overlap)",
-                            i, s->offset, end);
-        }
-        if (__builtin_add_overflow(s->offset, EIF_SECTION_HEADER_SIZE,
-                                   &next) ||
-            __builtin_add_overflow(next, s->size, &next) ||
-            next > file_size) {
-            return eif_fail(err, EIF_ERR_SECTION_BEYOND_FILE,
-                            "section %u at offset %" PRIu64 " claims %" PRIu64
-                            " bytes, but the file ends at %" PRIu64,
-                            i, s->offset, s->size, file_size);
-        }
-        l->gap_bytes += s->offset - end;
-        end = next;
-    }
-    if (end != file_size) {
-        return eif_fail(err, EIF_ERR_TRAILING_BYTES,
-                        "the last section ends at %" PRIu64 ", but the file"
-                        " goes on for %" PRIu64 " bytes", end,
-                        file_size - end);
-    }
-    return true;
+    return parse_table(l, buf, err);
 }
 
 static bool only_one(int *slot, unsigned i, EifRule rule, const char *what,
@@ -125,6 +131,7 @@ bool eif_parse_section(EifLayout *l, unsigned i, const uint8_t *hdr12,
     EifSection *s = &l->section[i];
     uint16_t type = eif_be16(hdr12);
     uint64_t size = eif_be64(hdr12 + 4);
+    bool ok = true;
 
     if (size != s->size) {
         return eif_fail(err, EIF_ERR_SECTION_SIZE_MISMATCH,
@@ -135,16 +142,11 @@ bool eif_parse_section(EifLayout *l, unsigned i, const uint8_t *hdr12,
 
     switch (type) {
     case EIF_SECTION_KERNEL:
-        if (!only_one(&l->kernel, i, EIF_ERR_DUPLICATE_KERNEL, "kernel",
-                      err)) {
-            return false;
-        }
+        ok = only_one(&l->kernel, i, EIF_ERR_DUPLICATE_KERNEL, "kernel", err);
         break;
     case EIF_SECTION_CMDLINE:
-        if (!only_one(&l->cmdline, i, EIF_ERR_DUPLICATE_CMDLINE,
-                      "command line", err)) {
-            return false;
-        }
+        ok = only_one(&l->cmdline, i, EIF_ERR_DUPLICATE_CMDLINE,
+                      "command line", err);
         break;
     case EIF_SECTION_RAMDISK:
         if (l->kernel < 0) {
@@ -156,11 +158,9 @@ bool eif_parse_section(EifLayout *l, unsigned i, const uint8_t *hdr12,
         l->ramdisk_bytes += s->size;    /* all lie in the file: no overflow */
         break;
     case EIF_SECTION_SIGNATURE:
-        if (!only_one(&l->signature, i, EIF_ERR_DUPLICATE_SIGNATURE,
-                      "signature", err)) {
-            return false;
-        }
-        if (s->size > EIF_SIGNATURE_MAX) {
+        ok = only_one(&l->signature, i, EIF_ERR_DUPLICATE_SIGNATURE,
+                      "signature", err);
+        if (ok && s->size > EIF_SIGNATURE_MAX) {
             return eif_fail(err, EIF_ERR_SIGNATURE_TOO_LARGE,
                             "section %u is a signature of %" PRIu64 " bytes,"
                             " at most %d are allowed", i, s->size,
@@ -168,10 +168,8 @@ bool eif_parse_section(EifLayout *l, unsigned i, const uint8_t *hdr12,
         }
         break;
     case EIF_SECTION_METADATA:
-        if (!only_one(&l->metadata, i, EIF_ERR_DUPLICATE_METADATA,
-                      "metadata section", err)) {
-            return false;
-        }
+        ok = only_one(&l->metadata, i, EIF_ERR_DUPLICATE_METADATA,
+                      "metadata section", err);
         break;
     default:
         return eif_fail(err, EIF_ERR_SECTION_TYPE,
@@ -179,7 +177,7 @@ bool eif_parse_section(EifLayout *l, unsigned i, const uint8_t *hdr12,
                         " known are 1 to 5", i, s->offset, type);
     }
     s->type = type;
-    return true;
+    return ok;
 }
 
 bool eif_layout_finish(const EifLayout *l, EifError *err)

@@ -95,29 +95,48 @@ typedef struct Container {
     size_t n;           /* items to come; of an open one: items seen */
 } Container;
 
+/* The end of a chunked string, of which @chunked is the beginning */
+static bool skip_chunks(Decoder *d, CborTokenKind chunked)
+{
+    CborToken chunk;
+    int more;
+
+    do {
+        more = next_chunk(d, chunked, &chunk);
+    } while (more > 0);
+    return more == 0;
+}
+
+/* Does a break end the container that it stands in? */
+static bool may_break(const Container *c)
+{
+    return c->open && !(c->map && c->n % 2);
+}
+
+static void container_open(Container *c, const CborToken *t)
+{
+    c->open = t->kind == TOKEN_ARRAY_OPEN || t->kind == TOKEN_MAP_OPEN;
+    c->map = t->kind == TOKEN_MAP || t->kind == TOKEN_MAP_OPEN;
+    c->n = c->map ? 2 * t->value : t->value;
+}
+
 /* Moves past the item that starts with @t, itself @depth containers deep. */
 static bool skip(Decoder *d, CborToken t, unsigned depth)
 {
     Container stack[NSM_DEPTH_MAX], *inner;
     unsigned used = 0;
-    CborToken chunk;
-    int more;
 
     for (;;) {
         switch (t.kind) {
         case TOKEN_BREAK:
-            inner = used ? &stack[used - 1] : NULL;
-            if (!inner || !inner->open || (inner->map && inner->n % 2)) {
+            if (!used || !may_break(&stack[used - 1])) {
                 return false;
             }
             used--;
             break;
         case TOKEN_BYTES_CHUNKED:
         case TOKEN_TEXT_CHUNKED:
-            do {
-                more = next_chunk(d, t.kind, &chunk);
-            } while (more > 0);
-            if (more < 0) {
+            if (!skip_chunks(d, t.kind)) {
                 return false;
             }
             break;
@@ -130,11 +149,7 @@ static bool skip(Decoder *d, CborToken t, unsigned depth)
                 t.value > d->in.len - d->in.pos) {
                 return false;
             }
-            inner = &stack[used++];
-            inner->open = t.kind == TOKEN_ARRAY_OPEN ||
-                          t.kind == TOKEN_MAP_OPEN;
-            inner->map = t.kind == TOKEN_MAP || t.kind == TOKEN_MAP_OPEN;
-            inner->n = inner->map ? 2 * t.value : t.value;
+            container_open(&stack[used++], &t);
             break;
         default:
             break;
