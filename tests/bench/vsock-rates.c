@@ -19,6 +19,8 @@
  * DEVICE is the vhost-user socket, UDS the path of the host's clients, CID the
  * guest's, PARENT the one that it connects to. The guest keeps Linux's rules
  * of credit. A thread is the host's application.
+ *
+ * Long because guest, host and workloads share one table of connections.
  */
 
 #include "front.h"

@@ -300,6 +300,31 @@ static uint32_t parent_port(uint8_t sel)
     return sel & 16 ? (1u << 30) + sel % 16 : sel % 8;
 }
 
+/* One field that no guest of good will sends */
+static void damage(struct vsock_hdr *h, unsigned how)
+{
+    switch (how) {
+    case 1:
+        h->src_cid = 5;
+        break;
+    case 2:
+        h->dst_cid = 0x100000003ull;
+        break;
+    case 3:
+        h->type = 2;
+        break;
+    case 4:
+        h->len = 65537;
+        break;
+    case 5:
+        h->len += 1;
+        break;
+    case 6:
+        h->dst_port = VSOCK_PORT_ANY;
+        break;
+    }
+}
+
 static void guest_packet(void)
 {
     static uint8_t payload[VSOCK_MAX_PAYLOAD + 64];
@@ -323,26 +348,7 @@ static void guest_packet(void)
     h.flags = how >> 1 & 3;
     h.len = h.op == VSOCK_OP_RW ? (len >= 0xf000 ? 65536 : len & 0xfff) : 0;
     room = h.len;
-    switch (how >> 3 & 31) {
-    case 1:
-        h.src_cid = 5;
-        break;
-    case 2:
-        h.dst_cid = 0x100000003ull;
-        break;
-    case 3:
-        h.type = 2;
-        break;
-    case 4:
-        h.len = 65537;
-        break;
-    case 5:
-        h.len += 1;
-        break;
-    case 6:
-        h.dst_port = VSOCK_PORT_ANY;
-        break;
-    }
+    damage(&h, how >> 3 & 31);
     if (!vsock_tx_ready(f.v)) {
         return;
     }
@@ -517,6 +523,60 @@ static void pass_time(void)
     CHECK(vsock_deadline(f.v) < 0 || vsock_deadline(f.v) > f.now);
 }
 
+static void driver_life(void)
+{
+    switch (byte() % 8) {
+    case 0:
+        vsock_fresh_driver(f.v);
+        break;
+    case 1:
+        vsock_disconnect(f.v);
+        break;
+    case 2:
+        vsock_tx_lost(f.v);
+        break;
+    case 3:
+        vsock_finish(f.v);
+        break;
+    default:
+        vsock_driver_seen(f.v);
+    }
+}
+
+static void act(uint8_t what)
+{
+    switch (what % 16) {
+    case 0 ... 4:
+        guest_packet();
+        break;
+    case 5:
+        raw_packet();
+        break;
+    case 6 ... 8:
+        guest_takes();
+        break;
+    case 9:
+        host_client();
+        break;
+    case 10 ... 11:
+        host_event();
+        break;
+    case 12:
+        f.open_result = byte();
+        break;
+    case 13:
+        f.send_result = byte();
+        f.recv_result = byte();
+        break;
+    case 14:
+        pass_time();
+        break;
+    case 15:
+        driver_life();
+        break;
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct vsock_config config = {
@@ -534,52 +594,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     CHECK(f.v);
     vsock_set_now(f.v, f.now);
     while (f.size) {
-        uint8_t what = byte();
-
-        switch (what % 16) {
-        case 0 ... 4:
-            guest_packet();
-            break;
-        case 5:
-            raw_packet();
-            break;
-        case 6 ... 8:
-            guest_takes();
-            break;
-        case 9:
-            host_client();
-            break;
-        case 10 ... 11:
-            host_event();
-            break;
-        case 12:
-            f.open_result = byte();
-            break;
-        case 13:
-            f.send_result = byte();
-            f.recv_result = byte();
-            break;
-        case 14:
-            pass_time();
-            break;
-        case 15:
-            switch (byte() % 8) {
-            case 0:
-                vsock_fresh_driver(f.v);
-                break;
-            case 1:
-                vsock_disconnect(f.v);
-                break;
-            case 2:
-                vsock_tx_lost(f.v);
-                break;
-            case 3:
-                vsock_finish(f.v);
-                break;
-            default:
-                vsock_driver_seen(f.v);
-            }
-        }
+        act(byte());
         CHECK(vsock_count(f.v) <= MAX_CONNS);
         CHECK(vsock_reserved(f.v) <= VSOCK_WINDOW_TOTAL);
     }

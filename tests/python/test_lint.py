@@ -94,6 +94,24 @@ def test_every_c_file_opens_alike() -> None:
     assert not wrong, "\n".join(wrong)
 
 
+def test_c_is_cut_into_readable_pieces() -> None:
+    """Files of about 600 lines, functions of about 60; a longer test says in its head why it is."""
+    wrong = []
+    for name in (name for name in tracked() if name.endswith(".c") and "/data/" not in name):
+        text = (ROOT / name).read_text()
+        lines = text.split("\n")
+        reason = name.startswith("tests/") and "Long because" in text[: text.index("*/")]
+        if len(lines) > 630 and not reason:
+            wrong.append(f"{name}: {len(lines)} lines")
+        start = 0
+        for at, line in enumerate(lines):
+            if line == "{":
+                start = at
+            elif line == "}" and at - start > 60:
+                wrong.append(f"{name}:{start + 1}: a function of {at - start - 1} lines")
+    assert not wrong, "\n".join(wrong)
+
+
 def test_licence_texts() -> None:
     assert (
         "GNU GENERAL PUBLIC LICENSE\n                       Version 2"

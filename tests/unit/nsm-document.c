@@ -101,6 +101,46 @@ static bool measure(const NsmState *s, const NsmAttestRequest *request)
     return good;
 }
 
+/* The options' fields */
+static bool read_fields(NsmAttestRequest *request)
+{
+    NsmSpan *spans[] = {
+        &request->user_data, &request->nonce, &request->public_key,
+    };
+
+    for (int i = 0; i < 3; i++) {
+        if (!hex[i]) {
+            continue;
+        }
+        field[i] = g_byte_array_sized_new(NSM_REQUEST_MAX);
+        if (!unhex(hex[i], field[i])) {
+            fprintf(stderr, "nsm-document: not hex: %s\n", hex[i]);
+            return false;
+        }
+        *spans[i] = (NsmSpan) { field[i]->data, field[i]->len };
+    }
+    return true;
+}
+
+static bool write_document(NsmSigner *signer, const NsmState *s,
+                           const NsmAttestRequest *request)
+{
+    uint8_t buf[NSM_RESPONSE_MAX];
+    const char *reason = NULL;
+    size_t len = 0;
+
+    if (nsm_signer_attest(signer, s, request, buf, sizeof(buf), &len,
+                          &reason) != NSM_SUCCESS) {
+        fprintf(stderr, "nsm-document: %s\n", reason);
+        return false;
+    }
+    if (fwrite(buf, 1, len, stdout) != len || fflush(stdout)) {
+        perror("nsm-document");
+        return false;
+    }
+    return true;
+}
+
 int main(int argc, char **argv)
 {
     g_autoptr(GOptionContext) context =
@@ -108,10 +148,7 @@ int main(int argc, char **argv)
     g_autoptr(GError) gerror = NULL;
     NsmSignerOptions options = { 0 };
     NsmAttestRequest request = { 0 };
-    NsmSpan *spans[] = {
-        &request.user_data, &request.nonce, &request.public_key,
-    };
-    uint8_t pcr[3][NSM_PCR_SIZE], buf[NSM_RESPONSE_MAX];
+    uint8_t pcr[3][NSM_PCR_SIZE];
     NsmBoot boot = {
         .pcr0 = pcr[0], .pcr1 = pcr[1], .pcr2 = pcr[2],
         .parent_id = "i-1234567890abcdef0",
@@ -119,8 +156,6 @@ int main(int argc, char **argv)
     NsmSignerError err;
     NsmSigner *signer;
     NsmState s;
-    const char *reason = NULL;
-    size_t len = 0;
     int status = 1;
 
     g_option_context_add_main_entries(context, entries, NULL);
@@ -134,15 +169,9 @@ int main(int argc, char **argv)
     }
     for (int i = 0; i < 3; i++) {
         memset(pcr[i], 0xa0 + i, NSM_PCR_SIZE);
-        if (!hex[i]) {
-            continue;
-        }
-        field[i] = g_byte_array_sized_new(NSM_REQUEST_MAX);
-        if (!unhex(hex[i], field[i])) {
-            fprintf(stderr, "nsm-document: not hex: %s\n", hex[i]);
-            return 2;
-        }
-        *spans[i] = (NsmSpan) { field[i]->data, field[i]->len };
+    }
+    if (!read_fields(&request)) {
+        return 2;
     }
     options.cert_chain = chain_file;
     options.cert_key = key_file;
@@ -166,13 +195,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "nsm-document: %s\n", gerror->message);
     } else if (rate > 0) {
         status = !measure(&s, &request);
-    } else if (nsm_signer_attest(signer, &s, &request, buf, sizeof(buf), &len,
-                                 &reason) != NSM_SUCCESS) {
-        fprintf(stderr, "nsm-document: %s\n", reason);
-    } else if (fwrite(buf, 1, len, stdout) != len || fflush(stdout)) {
-        perror("nsm-document");
     } else {
-        status = 0;
+        status = !write_document(signer, &s, &request);
     }
     nsm_signer_free(signer);
     return status;

@@ -4,6 +4,8 @@
  * Unit tests of the EIF core: the loader.  What ends in the memfds, an added
  * initrd, reading and its failures (pread() is wrapped at link time), sizes
  * that must be refused before anything is allocated.
+ *
+ * Long because all of it stands on the wrapped pread() and one set of files.
  */
 
 #include <errno.h>
@@ -150,87 +152,128 @@ static const Sizes sizes[] = {
       3000 * KIB + 1 },
 };
 
-static void test_sizes(gconstpointer data)
+/* What a file is made of, and what the loader has to make of it. */
+typedef struct Content {
+    Part parts[8];              /* the file */
+    Part all[8];                /* what PCR0, */
+    Part boot[4];               /* PCR1 */
+    Part app[4];                /* and PCR2 are of */
+    GByteArray *initramfs;
+    uint8_t *initrd;
+} Content;
+
+static void content_init(Content *c, const Sizes *sizes)
 {
-    const Sizes *c = data;
-    g_autofree uint8_t *kernel = filler(c->kernel, 1);
-    g_autofree uint8_t *cmdline = filler(c->cmdline, 2);
-    g_autofree uint8_t *initrd = filler(c->initrd, 3);
-    uint8_t *ramdisk[3] = { NULL };
-    g_autoptr(GByteArray) initramfs = g_byte_array_new();
-    g_autoptr(GByteArray) f = NULL;
-    Part parts[8] = {
-        { KERNEL, kernel, c->kernel },
-        { CMDLINE, cmdline, c->cmdline },
-        { METADATA, "{}", 2 },
-    };
-    Part all[8] = { parts[0], parts[1] };
-    Part boot[4] = { parts[0], parts[1] };
-    Part app[4] = { { 0 } };
     unsigned n_app = 0;
-    uint8_t pcr[EIF_DIGEST_SIZE];
-    EifImage image;
-    EifError err;
-    int fd, initrd_fd;
 
-    for (int i = 0; i < c->n_ramdisks; i++) {
-        Part p = { RAMDISK, NULL, c->ramdisk[i] };
+    *c = (Content) {
+        .parts = {
+            { KERNEL, filler(sizes->kernel, 1), sizes->kernel },
+            { CMDLINE, filler(sizes->cmdline, 2), sizes->cmdline },
+            { METADATA, "{}", 2 },
+        },
+        .initramfs = g_byte_array_new(),
+        .initrd = filler(sizes->initrd, 3),
+    };
+    c->all[0] = c->boot[0] = c->parts[0];
+    c->all[1] = c->boot[1] = c->parts[1];
+    for (int i = 0; i < sizes->n_ramdisks; i++) {
+        Part p = { RAMDISK, filler(sizes->ramdisk[i], 10 + i),
+                   sizes->ramdisk[i] };
 
-        p.data = ramdisk[i] = filler(c->ramdisk[i], 10 + i);
-        parts[3 + i] = all[2 + i] = p;
+        c->parts[3 + i] = c->all[2 + i] = p;
         if (i == 0) {
-            boot[2] = p;
+            c->boot[2] = p;
         } else {
-            app[n_app++] = p;
+            c->app[n_app++] = p;
         }
-        g_byte_array_append(initramfs, p.data, p.size);
+        g_byte_array_append(c->initramfs, p.data, p.size);
     }
-    if (c->initrd) {
-        Part p = { 0, initrd, c->initrd };
+    if (sizes->initrd) {
+        Part p = { 0, c->initrd, sizes->initrd };
 
-        all[2 + c->n_ramdisks] = app[n_app++] = p;
-        while (initramfs->len % 4) {
-            g_byte_array_append(initramfs, (const uint8_t *)"", 1);
+        c->all[2 + sizes->n_ramdisks] = c->app[n_app++] = p;
+        while (c->initramfs->len % 4) {
+            g_byte_array_append(c->initramfs, (const uint8_t *)"", 1);
         }
-        g_byte_array_append(initramfs, initrd, c->initrd);
+        g_byte_array_append(c->initramfs, c->initrd, sizes->initrd);
     }
-    f = eif_file_build(4, parts, 3 + c->n_ramdisks);
-    fd = fd_of(f->data, f->len);
-    initrd_fd = c->initrd ? fd_of(initrd, c->initrd) : -1;
+}
 
-    watch(fd, f->len);
-    if (!eif_load(fd, initrd_fd, &file_rules, &image, &err)) {
+static void content_clear(Content *c, const Sizes *sizes)
+{
+    g_free((void *)c->parts[0].data);
+    g_free((void *)c->parts[1].data);
+    for (int i = 0; i < sizes->n_ramdisks; i++) {
+        g_free((void *)c->parts[3 + i].data);
+    }
+    g_byte_array_unref(c->initramfs);
+    g_free(c->initrd);
+}
+
+/* Loads it, and sees that each byte of the file is read once. */
+static void load_watched(int fd, size_t len, int initrd_fd, EifImage *image)
+{
+    EifError err;
+
+    watch(fd, len);
+    if (!eif_load(fd, initrd_fd, &file_rules, image, &err)) {
         g_error("%s: %s", eif_rule_name(err.rule), err.text);
     }
     g_assert_cmpuint(feed.calls, >, 0);
-    for (size_t i = 0; i < f->len; i++) {
+    for (size_t i = 0; i < len; i++) {
         if (feed.seen[i] != 1) {
             g_error("byte %zu was read %u times", i, feed.seen[i]);
         }
     }
     unwatch();
+}
 
-    assert_memfd(image.kernel_fd, kernel, c->kernel);
-    g_assert_cmpuint(image.kernel_size, ==, c->kernel);
-    g_assert_cmpuint(image.initramfs_size, ==, initramfs->len);
-    if (initramfs->len) {
-        assert_memfd(image.initramfs_fd, initramfs->data, initramfs->len);
+static void check_image(const EifImage *image, const Content *c,
+                        const Sizes *sizes)
+{
+    uint8_t pcr[EIF_DIGEST_SIZE];
+
+    assert_memfd(image->kernel_fd, c->parts[0].data, sizes->kernel);
+    g_assert_cmpuint(image->kernel_size, ==, sizes->kernel);
+    g_assert_cmpuint(image->initramfs_size, ==, c->initramfs->len);
+    if (c->initramfs->len) {
+        assert_memfd(image->initramfs_fd, c->initramfs->data,
+                     c->initramfs->len);
     } else {
-        g_assert_cmpint(image.initramfs_fd, ==, -1);
+        g_assert_cmpint(image->initramfs_fd, ==, -1);
     }
-    g_assert_cmpmem(image.cmdline, image.cmdline_len, cmdline, c->cmdline);
-    g_assert_cmpint(image.cmdline[c->cmdline], ==, 0);
-    g_assert_cmpuint(image.layout.n_ramdisks, ==, c->n_ramdisks);
-    g_assert_false(image.is_signed);
-    g_assert_false(image.pcr.has_pcr8);
-    g_assert_cmpint(image.signature_warning.rule, ==, EIF_OK);
+    g_assert_cmpmem(image->cmdline, image->cmdline_len, c->parts[1].data,
+                    sizes->cmdline);
+    g_assert_cmpint(image->cmdline[sizes->cmdline], ==, 0);
+    g_assert_cmpuint(image->layout.n_ramdisks, ==, sizes->n_ramdisks);
+    g_assert_false(image->is_signed);
+    g_assert_false(image->pcr.has_pcr8);
+    g_assert_cmpint(image->signature_warning.rule, ==, EIF_OK);
 
-    expect_pcr(pcr, all);
-    g_assert_cmpmem(image.pcr.pcr0, EIF_DIGEST_SIZE, pcr, EIF_DIGEST_SIZE);
-    expect_pcr(pcr, boot);
-    g_assert_cmpmem(image.pcr.pcr1, EIF_DIGEST_SIZE, pcr, EIF_DIGEST_SIZE);
-    expect_pcr(pcr, app);
-    g_assert_cmpmem(image.pcr.pcr2, EIF_DIGEST_SIZE, pcr, EIF_DIGEST_SIZE);
+    expect_pcr(pcr, c->all);
+    g_assert_cmpmem(image->pcr.pcr0, EIF_DIGEST_SIZE, pcr, EIF_DIGEST_SIZE);
+    expect_pcr(pcr, c->boot);
+    g_assert_cmpmem(image->pcr.pcr1, EIF_DIGEST_SIZE, pcr, EIF_DIGEST_SIZE);
+    expect_pcr(pcr, c->app);
+    g_assert_cmpmem(image->pcr.pcr2, EIF_DIGEST_SIZE, pcr, EIF_DIGEST_SIZE);
+}
+
+static void test_sizes(gconstpointer data)
+{
+    const Sizes *sizes = data;
+    g_autoptr(GByteArray) f = NULL;
+    Content c;
+    EifImage image;
+    int fd, initrd_fd;
+
+    content_init(&c, sizes);
+    f = eif_file_build(4, c.parts, 3 + sizes->n_ramdisks);
+    fd = fd_of(f->data, f->len);
+    initrd_fd = sizes->initrd ? fd_of(c.initrd, sizes->initrd) : -1;
+
+    load_watched(fd, f->len, initrd_fd, &image);
+    check_image(&image, &c, sizes);
 
     /* The position of the descriptor is the caller's. */
     g_assert_cmpint(lseek(fd, 0, SEEK_CUR), ==, f->len);
@@ -241,9 +284,7 @@ static void test_sizes(gconstpointer data)
     if (initrd_fd >= 0) {
         close(initrd_fd);
     }
-    for (int i = 0; i < c->n_ramdisks; i++) {
-        g_free(ramdisk[i]);
-    }
+    content_clear(&c, sizes);
 }
 
 /* ---- A signed file with an added initrd ---- */

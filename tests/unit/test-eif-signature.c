@@ -5,6 +5,8 @@
  * are made at run time with GnuTLS; the section is written down layer by layer
  * as CBOR in hex, so that each case differs from the good one in one place.
  * Fixtures from other tools are in data/ (make-signed-eif.py).
+ *
+ * Long because its table of cases is, a third of it, which nobody else needs.
  */
 
 #include <string.h>

@@ -7,6 +7,8 @@
  *
  * The vector's values were computed with Python's hashlib and zlib and checked
  * again with OpenSSL, none of it this project's code.
+ *
+ * Long because it has a table of each of the format's rules.
  */
 
 #include <string.h>

@@ -293,68 +293,71 @@ static void level_change(Level *level, const Level *change)
     level->extension = change->extension;
 }
 
+typedef struct CertificateFault {
+    NsmSignerFault fault;
+    unsigned level;
+    Level change;
+    const char *words;
+} CertificateFault;
+
+static const CertificateFault certificate_faults[] = {
+    { NSM_SIGNER_CERT_KEY, 0, { .curve = GNUTLS_ECC_CURVE_SECP256R1 },
+      "certificate 1 of 4 (CN=level 0) has a key that is not on P-384" },
+    { NSM_SIGNER_CERT_KEY, 2, { .curve = GNUTLS_ECC_CURVE_SECP521R1 },
+      "certificate 3 of 4 (CN=level 2) has a key" },
+    { NSM_SIGNER_CERT_ALGORITHM, 1, { .digest = GNUTLS_DIG_SHA256 },
+      "certificate 2 of 4 (CN=level 1) is not signed with ecdsa-with-" },
+    { NSM_SIGNER_CERT_SIGNATURE, 0, { .foreign_key = true },
+      "certificate 1 of 4 (CN=level 0) is not signed by its own key" },
+    { NSM_SIGNER_CERT_SIGNATURE, 3, { .foreign_key = true },
+      "certificate 4 of 4 (CN=level 3) is not signed by the key of the" },
+    { NSM_SIGNER_CERT_NOT_CA, 3, { .not_ca = true }, "is no CA" },
+    { NSM_SIGNER_CERT_NOT_CA, 1, { .no_constraints = true }, "is no CA" },
+    { NSM_SIGNER_CERT_NOT_CA, 2, { .not_critical = true }, "critical" },
+    { NSM_SIGNER_CERT_KEY_USAGE, 2, { .no_usage = true }, "keyCertSign" },
+    { NSM_SIGNER_CERT_KEY_USAGE, 3,
+      { .usage = GNUTLS_KEY_DIGITAL_SIGNATURE }, "keyCertSign" },
+    { NSM_SIGNER_CERT_PATH_LENGTH, 1, { .path_length = 1 },
+      "certificate 2 of 4 (CN=level 1) allows 1 CA certificates below it; "
+      "there are 2" },
+    { NSM_SIGNER_CERT_PATH_LENGTH, 2, { .path_length = PATH_ZERO },
+      "allows 0 CA certificates below it; there are 1" },
+    { NSM_SIGNER_CERT_NOT_YET_VALID, 2, { .begin = NOW + 1 },
+      "is valid from 2026-01-31 12:00:01 UTC on; it is 2026-01-31 12:00" },
+    { NSM_SIGNER_CERT_EXPIRED, 0, { .end = NOW },
+      "certificate 1 of 4 (CN=level 0) expired at 2026-01-31 12:00:00" },
+    { NSM_SIGNER_CERT_EXPIRED, 3, { .end = NOW - 1 },
+      "certificate 4 of 4 (CN=level 3) expired" },
+    { NSM_SIGNER_CERT_EXTENSION, 2, { .extension = "1.3.6.1.4.1.99999.1" },
+      "certificate 3 of 4 (CN=level 2) has a critical extension that is "
+      "not known here: 1.3.6.1.4.1.99999.1" },
+    { NSM_SIGNER_CERT_EXTENSION, 0, { .extension = "2.5.29.30" },
+      "has name constraints (2.5.29.30)" },
+    { NSM_SIGNER_CERT_TOO_LARGE, 3, { .padding = 700 },
+      "bytes of DER; a document takes at most 1024" },
+    { NSM_SIGNER_LEAF_TOO_LARGE, 3, { .padding = 480 },
+      "shorten the instance CA's name" },
+};
+
 static void test_certificate_faults(void)
 {
-    static const struct {
-        NsmSignerFault fault;
-        unsigned level;
-        Level change;           /* what is not zero in it is the change */
-        const char *words;
-    } rows[] = {
-        { NSM_SIGNER_CERT_KEY, 0, { .curve = GNUTLS_ECC_CURVE_SECP256R1 },
-          "certificate 1 of 4 (CN=level 0) has a key that is not on P-384" },
-        { NSM_SIGNER_CERT_KEY, 2, { .curve = GNUTLS_ECC_CURVE_SECP521R1 },
-          "certificate 3 of 4 (CN=level 2) has a key" },
-        { NSM_SIGNER_CERT_ALGORITHM, 1, { .digest = GNUTLS_DIG_SHA256 },
-          "certificate 2 of 4 (CN=level 1) is not signed with ecdsa-with-" },
-        { NSM_SIGNER_CERT_SIGNATURE, 0, { .foreign_key = true },
-          "certificate 1 of 4 (CN=level 0) is not signed by its own key" },
-        { NSM_SIGNER_CERT_SIGNATURE, 3, { .foreign_key = true },
-          "certificate 4 of 4 (CN=level 3) is not signed by the key of the" },
-        { NSM_SIGNER_CERT_NOT_CA, 3, { .not_ca = true }, "is no CA" },
-        { NSM_SIGNER_CERT_NOT_CA, 1, { .no_constraints = true }, "is no CA" },
-        { NSM_SIGNER_CERT_NOT_CA, 2, { .not_critical = true }, "critical" },
-        { NSM_SIGNER_CERT_KEY_USAGE, 2, { .no_usage = true }, "keyCertSign" },
-        { NSM_SIGNER_CERT_KEY_USAGE, 3,
-          { .usage = GNUTLS_KEY_DIGITAL_SIGNATURE }, "keyCertSign" },
-        { NSM_SIGNER_CERT_PATH_LENGTH, 1, { .path_length = 1 },
-          "certificate 2 of 4 (CN=level 1) allows 1 CA certificates below it; "
-          "there are 2" },
-        { NSM_SIGNER_CERT_PATH_LENGTH, 2, { .path_length = PATH_ZERO },
-          "allows 0 CA certificates below it; there are 1" },
-        { NSM_SIGNER_CERT_NOT_YET_VALID, 2, { .begin = NOW + 1 },
-          "is valid from 2026-01-31 12:00:01 UTC on; it is 2026-01-31 12:00" },
-        { NSM_SIGNER_CERT_EXPIRED, 0, { .end = NOW },
-          "certificate 1 of 4 (CN=level 0) expired at 2026-01-31 12:00:00" },
-        { NSM_SIGNER_CERT_EXPIRED, 3, { .end = NOW - 1 },
-          "certificate 4 of 4 (CN=level 3) expired" },
-        { NSM_SIGNER_CERT_EXTENSION, 2, { .extension = "1.3.6.1.4.1.99999.1" },
-          "certificate 3 of 4 (CN=level 2) has a critical extension that is "
-          "not known here: 1.3.6.1.4.1.99999.1" },
-        { NSM_SIGNER_CERT_EXTENSION, 0, { .extension = "2.5.29.30" },
-          "has name constraints (2.5.29.30)" },
-        { NSM_SIGNER_CERT_TOO_LARGE, 3, { .padding = 700 },
-          "bytes of DER; a document takes at most 1024" },
-        { NSM_SIGNER_LEAF_TOO_LARGE, 3, { .padding = 480 },
-          "shorten the instance CA's name" },
-    };
-
-    for (unsigned i = 0; i < G_N_ELEMENTS(rows); i++) {
+    for (unsigned i = 0; i < G_N_ELEMENTS(certificate_faults); i++) {
+        const CertificateFault *row = &certificate_faults[i];
         char *folder = folder_new();
         Level levels[4];
 
         chain_defaults(levels, 4);
-        level_change(&levels[rows[i].level], &rows[i].change);
+        level_change(&levels[row->level], &row->change);
         chain_write(folder, levels, 4);
-        if (rows[i].fault == NSM_SIGNER_LEAF_TOO_LARGE) {
+        if (row->fault == NSM_SIGNER_LEAF_TOO_LARGE) {
             /* It is not a file's fault alone, and names none. */
             NsmSignerError err;
 
             g_assert_null(chain_load(folder, &err));
-            g_assert_cmpint(err.fault, ==, rows[i].fault);
-            g_assert_nonnull(strstr(err.text, rows[i].words));
+            g_assert_cmpint(err.fault, ==, row->fault);
+            g_assert_nonnull(strstr(err.text, row->words));
         } else {
-            expect_fault(folder, rows[i].fault, rows[i].words);
+            expect_fault(folder, row->fault, row->words);
         }
         folder_free(folder);
     }

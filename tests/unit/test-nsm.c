@@ -9,6 +9,8 @@
  *
  * Expected digests were computed with Python's hashlib; those of PCR3 and PCR4
  * are printed in the AWS Nitro Enclaves user guide.
+ *
+ * Long because each command has its tests here, and all stand on one fixture.
  */
 #include "nitro/nsm.h"
 #include "notation.h"
@@ -638,6 +640,69 @@ static bool zero(const uint8_t *value)
     return !memcmp(value, zeros, 48);
 }
 
+/* Name, PCRs, module id and what is locked */
+static void check_description(NsmState *s)
+{
+    g_autoptr(GByteArray) answer = ask(s, DESCRIBE_NSM);
+    g_autoptr(GByteArray) head = notation("a1 6b 'DescribeNSM'");
+    g_autoptr(GByteArray) max = notation("68 'max_pcrs' 1820");
+    g_autoptr(GByteArray) id = notation("69 'module_id' 7827 'i-'");
+    g_autoptr(GByteArray) locks = notation(
+        "6b 'locked_pcrs' 90 000102030405060708090a0b0c0d0e0f 66");
+
+    g_assert_cmpmem(answer->data, head->len, head->data, head->len);
+    g_assert_nonnull(memmem(answer->data, answer->len, max->data, max->len));
+    g_assert_nonnull(memmem(answer->data, answer->len, id->data, id->len));
+    g_assert_nonnull(memmem(answer->data, answer->len,
+                            locks->data, locks->len));
+}
+
+static GByteArray *ask_lock(NsmState *s, unsigned i)
+{
+    g_autofree char *hex = index_hex(i);
+    g_autofree char *request = g_strconcat(LOCK_PCR(""), hex, NULL);
+
+    return ask(s, request);
+}
+
+static GByteArray *ask_extend(NsmState *s, unsigned i)
+{
+    g_autofree char *hex = index_hex(i);
+    g_autofree char *request = g_strconcat(
+        "a1 69 'ExtendPCR' a2 65 'index' ", hex, " 64 'data' 43010203", NULL);
+
+    return ask(s, request);
+}
+
+static void check_extend(NsmState *s, unsigned i)
+{
+    g_autoptr(GByteArray) answer = ask_extend(s, i);
+    g_autoptr(GByteArray) head =
+        notation("a1 69 'ExtendPCR' a1 64 'data' 5830");
+
+    g_assert_cmpuint(answer->len, ==, head->len + 48);
+    g_assert_cmpmem(answer->data, head->len, head->data, head->len);
+    g_assert_false(zero(answer->data + head->len));
+}
+
+/* No two answers are the same. */
+static void check_random(NsmState *s)
+{
+    g_autoptr(GByteArray) last = NULL;
+
+    for (int i = 0; i < 16; i++) {
+        GByteArray *answer = ask(s, GET_RANDOM);
+
+        g_assert_false(is_error(answer));
+        if (last) {
+            g_assert_true(last->len != answer->len ||
+                          memcmp(last->data, answer->data, last->len));
+            g_byte_array_unref(last);
+        }
+        last = answer;
+    }
+}
+
 /*
  * AWS's nsm-check, assertions 2 to 4, 6 to 19 and 21 in its order, on an
  * unsigned EIF without debug mode whose parent has no role. 1 is the guest
@@ -645,26 +710,12 @@ static bool zero(const uint8_t *value)
  */
 static void test_conformance(void)
 {
-    g_autoptr(GByteArray) last = NULL;
+    g_autoptr(GByteArray) range = NULL;
     NsmState s;
     bool lock;
 
     boot(&s);
-    {
-        g_autoptr(GByteArray) answer = ask(&s, DESCRIBE_NSM);
-        g_autoptr(GByteArray) head = notation("a1 6b 'DescribeNSM'");
-        g_autoptr(GByteArray) max = notation("68 'max_pcrs' 1820");
-        g_autoptr(GByteArray) id = notation("69 'module_id' 7827 'i-'");
-        g_autoptr(GByteArray) locks = notation(
-            "6b 'locked_pcrs' 90 000102030405060708090a0b0c0d0e0f 66");
-
-        g_assert_cmpmem(answer->data, head->len, head->data, head->len);
-        g_assert_nonnull(memmem(answer->data, answer->len,
-                                max->data, max->len));
-        g_assert_nonnull(memmem(answer->data, answer->len, id->data, id->len));
-        g_assert_nonnull(memmem(answer->data, answer->len,
-                                locks->data, locks->len));
-    }
+    check_description(&s);
     for (unsigned i = 0; i < 32; i++) {
         bool measured = i == 0 || i == 1 || i == 2 || i == 4;
 
@@ -672,45 +723,25 @@ static void test_conformance(void)
         g_assert_cmpint(lock, ==, i < 16);
     }
     for (unsigned i = 0; i < 16; i++) {
-        g_autofree char *hex = index_hex(i);
-        g_autofree char *request = g_strconcat(LOCK_PCR(""), hex, NULL);
-        g_autoptr(GByteArray) answer = ask(&s, request);
+        g_autoptr(GByteArray) answer = ask_lock(&s, i);
 
         g_assert_true(is_error(answer));
     }
     for (int round = 0; round < 10; round++) {
         for (unsigned i = 16; i < 32; i++) {
-            g_autofree char *hex = index_hex(i);
-            g_autofree char *request = g_strconcat(
-                "a1 69 'ExtendPCR' a2 65 'index' ", hex,
-                " 64 'data' 43010203", NULL);
-            g_autoptr(GByteArray) answer = ask(&s, request);
-            g_autoptr(GByteArray) head =
-                notation("a1 69 'ExtendPCR' a1 64 'data' 5830");
-
-            g_assert_cmpuint(answer->len, ==, head->len + 48);
-            g_assert_cmpmem(answer->data, head->len, head->data, head->len);
-            g_assert_false(zero(answer->data + head->len));
+            check_extend(&s, i);
         }
     }
     for (unsigned i = 16; i < 32; i++) {
-        g_autofree char *hex = index_hex(i);
-        g_autofree char *request = g_strconcat(LOCK_PCR(""), hex, NULL);
+        g_autoptr(GByteArray) answer = ask_lock(&s, i);
 
-        expect(&s, request, "67 'LockPCR'");
+        assert_bytes(answer, "67 'LockPCR'");
     }
     expect(&s, LOCK_PCRS("1820"), "68 'LockPCRs'");
-    {
-        g_autoptr(GByteArray) answer = ask(&s, LOCK_PCRS("1821"));
-
-        g_assert_true(is_error(answer));
-    }
+    range = ask(&s, LOCK_PCRS("1821"));
+    g_assert_true(is_error(range));
     for (unsigned i = 0; i < 32; i++) {
-        g_autofree char *hex = index_hex(i);
-        g_autofree char *request = g_strconcat(
-            "a1 69 'ExtendPCR' a2 65 'index' ", hex,
-            " 64 'data' 43010203", NULL);
-        g_autoptr(GByteArray) answer = ask(&s, request);
+        g_autoptr(GByteArray) answer = ask_extend(&s, i);
 
         g_assert_true(is_error(answer));
     }
@@ -725,17 +756,7 @@ static void test_conformance(void)
     for (unsigned i = 16; i < 32; i++) {
         assert_pcr(&s, i, TEN_EXTENDS);
     }
-    for (int i = 0; i < 16; i++) {
-        GByteArray *answer = ask(&s, GET_RANDOM);
-
-        g_assert_false(is_error(answer));
-        if (last) {
-            g_assert_true(last->len != answer->len ||
-                          memcmp(last->data, answer->data, last->len));
-            g_byte_array_unref(last);
-        }
-        last = answer;
-    }
+    check_random(&s);
 }
 
 int main(int argc, char **argv)
