@@ -101,7 +101,7 @@ def test_c_is_cut_into_readable_pieces() -> None:
         text = (ROOT / name).read_text()
         lines = text.split("\n")
         reason = name.startswith("tests/") and "Long because" in text[: text.index("*/")]
-        if len(lines) > 630 and not reason:
+        if len(lines) > 640 and not reason:
             wrong.append(f"{name}: {len(lines)} lines")
         start = 0
         for at, line in enumerate(lines):

@@ -71,6 +71,28 @@ int nitro_qemu_run(const char *args, char **out, char **err)
     return WEXITSTATUS(status);
 }
 
+QTestState *nitro_qemu_start(const char *args)
+{
+    return qtest_initf("%s%s", nitro_firmware_args(), args);
+}
+
+void nitro_migrate(QTestState *from, const char *uri)
+{
+    bool done = false;
+
+    qtest_qmp_assert_success(from, "{ 'execute': 'migrate',"
+                             "  'arguments': { 'uri': %s } }", uri);
+    while (!done) {
+        QDict *info = qtest_qmp_assert_success_ref(
+            from, "{ 'execute': 'query-migrate' }");
+        const char *status = qdict_get_str(info, "status");
+
+        g_assert_cmpstr(status, !=, "failed");
+        done = g_str_equal(status, "completed");
+        qobject_unref(info);
+    }
+}
+
 char *nitro_hex(const uint8_t *bytes, size_t len)
 {
     GString *s = g_string_new(NULL);
@@ -333,4 +355,16 @@ void nsm_extend_pcr(NsmQueue *q, uint8_t index, NsmBytes data,
                       sizeof(resp));
     g_assert_cmpuint(len, ==, head.len + 48);
     memcpy(pcr, skip_head(resp, head), 48);
+}
+
+void nsm_check_alive(NsmQueue *q)
+{
+    bool lock;
+    uint8_t pcr[48];
+
+    nsm_describe_pcr(q, 0, pcr, &lock);
+    g_assert_true(lock);
+    g_assert_cmphex(q->dev.vdev.bus->get_status(&q->dev.vdev) &
+                    VIRTIO_CONFIG_S_NEEDS_RESET, ==, 0);
+    g_assert_cmpuint(nsm_used_count(q), ==, 0);
 }

@@ -34,6 +34,12 @@ const char *nitro_firmware_args(void);
  */
 int nitro_qemu_run(const char *args, char **out, char **err);
 
+/* Starts QEMU for a test that talks to it. */
+QTestState *nitro_qemu_start(const char *args);
+
+/* Tells @from to migrate to @uri, and waits until it has. */
+void nitro_migrate(QTestState *from, const char *uri);
+
 /* Bytes that belong to somebody else; BYTES: of a string literal, no NUL. */
 typedef struct NsmBytes {
     const void *data;
@@ -41,6 +47,21 @@ typedef struct NsmBytes {
 } NsmBytes;
 
 #define BYTES(literal) ((NsmBytes) { (literal), sizeof(literal) - 1 })
+
+/* The device on a machine without the board, and on which transport. */
+#define NSM_LEGACY NSM_MACHINE NSM_DEVICE
+#define NSM_MODERN NSM_FORCE_MODERN NSM_LEGACY
+#define NSM_FORCE_MODERN "-global virtio-mmio.force-legacy=off "
+#define NSM_MACHINE "-M microvm,acpi=off -m 64M -nodefaults "
+#define NSM_MACHINE_RAM (64 * 1024 * 1024)
+#define NSM_MODULE_ID "i-1234567890abcdef0-enc0123456789abcdef"
+#define NSM_BARE_DEVICE "-device nitro-nsm-device,bus=virtio-mmio-bus.0"
+#define NSM_DEVICE NSM_BARE_DEVICE ",module-id=" NSM_MODULE_ID " "
+#define NSM_TRANSPORT 0
+
+#define NSM_GET_RANDOM BYTES("\x69" "GetRandom")
+#define NSM_GET_RANDOM_ANSWER 278       /* {"GetRandom": {"random": 256}} */
+#define NSM_DESCRIBE_NSM BYTES("\x6b" "DescribeNSM")
 
 /*
  * One virtqueue, driven by hand: a table of descriptors that the test fills,
@@ -99,6 +120,11 @@ void nsm_expect_error(NsmQueue *q, NsmBytes req, const char *code);
 void nsm_describe_pcr(NsmQueue *q, uint8_t index, uint8_t pcr[48], bool *lock);
 void nsm_extend_pcr(NsmQueue *q, uint8_t index, NsmBytes data,
                     uint8_t pcr[48]);
+/*
+ * After a bad command a good one: the device lives, is not marked as in need of
+ * a reset, and has nothing more to give back. PCR0 has to be locked.
+ */
+void nsm_check_alive(NsmQueue *q);
 /* and two requests for when they need not: in @buf, of 64 bytes at least. */
 NsmBytes nsm_req_lock_pcr(uint8_t *buf, uint8_t index);
 NsmBytes nsm_req_extend_pcr(uint8_t *buf, uint8_t index, NsmBytes data);

@@ -16,12 +16,6 @@
 #include "standard-headers/linux/virtio_mmio.h"
 #include "nitro-qtest.h"
 
-#define MODULE_ID "i-1234567890abcdef0-enc0123456789abcdef"
-#define RANDOM_ANSWER 278       /* bytes of {"GetRandom": {"random": 256}} */
-
-#define MACHINE "-M microvm,acpi=off -m 64M -nodefaults "
-#define DEVICE "-device nitro-nsm-device,bus=virtio-mmio-bus.0"
-
 /* Where the stream has what, in bytes from the number of queues on. */
 enum {
     STATUS = -12,
@@ -126,16 +120,16 @@ static char *find_place(const Stream *s, Place place)
     case RINGS:
         return find(s, rings, strlen(rings)) + strlen(rings) + 4;
     case LOCKED:
-        return find(s, MODULE_ID, sizeof(MODULE_ID)) - 4;
+        return find(s, NSM_MODULE_ID, sizeof(NSM_MODULE_ID)) - 4;
     case MODULE:
-        return find(s, MODULE_ID, sizeof(MODULE_ID));
+        return find(s, NSM_MODULE_ID, sizeof(NSM_MODULE_ID));
     }
     g_assert_not_reached();
 }
 
 static const char *mode(const Stream *s)
 {
-    return s->modern ? "-global virtio-mmio.force-legacy=off " : "";
+    return s->modern ? NSM_FORCE_MODERN : "";
 }
 
 /* A stream of a device that has a chain in its queue and was not told. */
@@ -143,31 +137,21 @@ static void stream_save(Stream *s)
 {
     g_autoptr(GError) gerr = NULL;
     g_autofree char *uri = NULL;
+    g_autofree char *args = NULL;
     QTestState *qts;
-    bool done = false;
     NsmQueue q;
     int fd = g_file_open_tmp("nitro-nsm-XXXXXX", &s->path, &gerr);
 
     g_assert_no_error(gerr);
     close(fd);
     uri = g_strdup_printf("exec:cat > %s", s->path);
-    qts = qtest_initf("%s" MACHINE "%s" DEVICE ",module-id=" MODULE_ID,
-                      nitro_firmware_args(), mode(s));
+    args = g_strconcat(mode(s), NSM_LEGACY, NULL);
+    qts = nitro_qemu_start(args);
     nsm_queue_start(&q, qts, 0);
     nsm_desc(&q, 0, UINT64_MAX - 1, UINT32_MAX, VRING_DESC_F_NEXT, 1);
     nsm_desc(&q, 1, UINT64_MAX - 1, UINT32_MAX, 0, 0);
     nsm_avail(&q, 0);
-    qtest_qmp_assert_success(qts, "{ 'execute': 'migrate',"
-                             "  'arguments': { 'uri': %s } }", uri);
-    while (!done) {
-        QDict *info = qtest_qmp_assert_success_ref(
-            qts, "{ 'execute': 'query-migrate' }");
-        const char *status = qdict_get_str(info, "status");
-
-        g_assert_cmpstr(status, !=, "failed");
-        done = g_str_equal(status, "completed");
-        qobject_unref(info);
-    }
+    nitro_migrate(qts, uri);
     qtest_quit(qts);
     g_assert_true(g_file_get_contents(s->path, &s->data, &s->len, &gerr));
 }
@@ -196,9 +180,10 @@ static void stream_damage(Stream *s, const Damage *damage)
 static QTestState *stream_load(const Stream *s, const char *err)
 {
     g_autofree char *uri = g_strdup_printf("exec:cat %s", s->path);
-    QTestState *qts = qtest_initf("%s" MACHINE "%s" DEVICE
-                                  " -incoming defer 2>%s",
-                                  nitro_firmware_args(), mode(s), err);
+    g_autofree char *args = g_strdup_printf("%s" NSM_MACHINE NSM_BARE_DEVICE
+                                            " -incoming defer 2>%s",
+                                            mode(s), err);
+    QTestState *qts = nitro_qemu_start(args);
 
     qtest_qmp_assert_success(qts, "{ 'execute': 'migrate-incoming',"
                              "  'arguments': { 'uri': %s } }", uri);
@@ -253,8 +238,8 @@ static void check_taken(const Stream *s)
     qtest_qmp_eventwait(qts, "RESUME");
     qtest_writel(qts, NITRO_TRANSPORT(0) + VIRTIO_MMIO_QUEUE_NOTIFY, 0);
     nsm_queue_start(&q, qts, 0);
-    g_assert_cmpuint(nsm_command(&q, BYTES("\x69" "GetRandom"), resp,
-                                 sizeof(resp)), ==, RANDOM_ANSWER);
+    g_assert_cmpuint(nsm_command(&q, NSM_GET_RANDOM, resp, sizeof(resp)),
+                     ==, NSM_GET_RANDOM_ANSWER);
     qtest_quit(qts);
 }
 
