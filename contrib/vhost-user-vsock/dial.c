@@ -47,7 +47,7 @@ void host_vsock_address(struct host_address *a, uint32_t cid, uint32_t port)
     a->len = sizeof(*vm);
 }
 
-/* The number of what the user said about this port of the parent, or -1. */
+/* The row of the user's table that is about this port of the parent, or -1. */
 static int listed(const struct host *h, uint32_t port)
 {
     const struct host_options *o = h->options;

@@ -71,7 +71,7 @@ static void host_bad_ring(void *opaque, unsigned queue, enum ring_result what)
 {
     struct host *h = opaque;
 
-    /* Of a bad chain the guest makes as many as it likes. */
+    /* The VMM logs each error: none for what a guest can repeat at will. */
     if (what == RING_BROKEN) {
         vhost_user_error(&h->front, queue);
     }
@@ -228,7 +228,7 @@ static void front_close(struct host *h)
     h->front_on = false;
     vhost_user_close(&h->front);
     log_rated(VLOG_INFO, "front end disconnected");
-    /* A connection without a message was no VMM, but a look at the socket. */
+    /* Who sent no message was no VMM, but looked whether the socket answers. */
     if (h->options->once && h->front.spoke) {
         /* The guest's last bytes are still given out; see loop(). */
         h->front_gone = true;
@@ -268,7 +268,7 @@ static void front_accept(struct host *h)
 
 /* The end. */
 
-/* Whatever the owner writes there is no matter; only its end is. */
+/* What the owner writes there means nothing; the pipe's end means its own. */
 static void on_lifeline(struct host *h, uint32_t events)
 {
     char unused[256];
@@ -281,7 +281,7 @@ static void on_lifeline(struct host *h, uint32_t events)
         return;
     }
     log_line(VLOG_INFO, "the owner has gone");
-    /* They may be in that folder, which must be empty to be removed. */
+    /* Our sockets may lie in that folder, which must be empty then. */
     listeners_close(h);
     if (h->options->cleanup_dir) {
         cleanup_remove(&h->cleanup);
@@ -378,7 +378,7 @@ static void on_event(struct host *h, const struct epoll_event *e)
     }
 }
 
-/* when, below 0 for never, or the end of a listener's rest before that. */
+/* The earlier of when, which is below 0 for never, and the end of l's rest. */
 static int64_t earlier(int64_t when, const struct listener *l)
 {
     return l->rest && (when < 0 || l->rest < when) ? l->rest : when;

@@ -345,7 +345,7 @@ static void parse(struct host_options *o, int argc, char **argv)
 
 /* Checking them: what can be seen only when all are there. */
 
-/* suffix: bytes that must fit behind it. */
+/* Leaves it room, in a socket's address, for a suffix of so many bytes? */
 static void check_path(const char *option, const char *path, unsigned suffix)
 {
     size_t len;

@@ -198,7 +198,7 @@ static bool set_vring_base(struct vhost_user *u, const struct message *m)
     if (!read_payload(m, p, sizeof(p)) || !check_queue(m, p[0])) {
         return false;
     }
-    /* Of a packed ring it would have more. */
+    /* A packed ring's index has 32 bits; ours are split rings. */
     if (p[1] > UINT16_MAX) {
         log_rated(VLOG_WARN, "ring index %u has more than 16 bits", p[1]);
         return false;
@@ -242,7 +242,7 @@ static bool set_vring_kick(struct vhost_user *u, const struct message *m)
     }
     vhost_user_set_kick(u, queue, fd);
     if (fd < 0) {
-        /* The protocol means that we poll then, which we do not. */
+        /* By the protocol we would have to poll the ring then: we do not. */
         log_rated(VLOG_WARN, "ring %u without a kick descriptor", queue);
         return false;
     }
@@ -260,7 +260,7 @@ static bool set_vring_call(struct vhost_user *u, const struct message *m)
     }
     vhost_user_set_fd(&u->call[queue], fd);
     if (device_usable(u->device, queue)) {
-        /* What was given back so far may have been told to the old one. */
+        /* Interrupts so far may have gone to the old descriptor. */
         vhost_user_interrupt(u, queue);
     }
     return true;
@@ -295,7 +295,7 @@ static bool set_owner(struct vhost_user *u, const struct message *m)
     return true;
 }
 
-/* No longer used; it once asked for all rings to be disabled. */
+/* Deprecated; where it is still sent, it means to disable all rings. */
 static bool reset_owner(struct vhost_user *u, const struct message *m)
 {
     (void)m;
@@ -415,7 +415,7 @@ bool vhost_user_handle(struct vhost_user *u, const struct message *m)
         log_rated(VLOG_WARN, "unknown request %u from the front end",
                   m->request);
     }
-    /* Who has not asked for answers would take one for that of a question. */
+    /* Unasked for, it would be taken for the answer to the next question. */
     if ((m->flags & FLAG_NEED_REPLY) && (u->protocol & PF_REPLY_ACK)) {
         return reply_u64(u, m, !done);
     }

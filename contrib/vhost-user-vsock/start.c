@@ -19,7 +19,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* On a single CPU nobody else could do what we wait for. */
+/* To wait awake needs a second CPU, for whoever makes what we wait for. */
 static bool has_cpus(void)
 {
     cpu_set_t set;
@@ -105,7 +105,7 @@ static bool name_served(const struct host *h, unsigned i)
     const struct host_options *o = h->options;
     const char *name = o->publish[i].to.text;
 
-    /* They stand side by side. */
+    /* The addresses of one name stand side by side, before this one. */
     for (unsigned j = i; j-- && o->publish[j].to.text == name;) {
         if (h->published[j].fd >= 0) {
             return true;

@@ -62,7 +62,7 @@ static void close_message_fds(struct vhost_user *u)
 
 void vhost_user_close(struct vhost_user *u)
 {
-    /* While there is a call descriptor, for the last interrupts. */
+    /* Before the call descriptors are closed: it may still interrupt. */
     device_reset(u->device);
     close_message_fds(u);
     for (unsigned i = 0; i < QUEUES; i++) {
@@ -108,7 +108,7 @@ bool vhost_user_reply(struct vhost_user *u, const struct message *m,
         memcpy(out + HEADER_SIZE, payload, size);
     }
     size += HEADER_SIZE;
-    /* It waits for the answer, so the socket has room, or it is not well. */
+    /* Who waits for an answer has emptied the socket: it must have room. */
     if (send(u->fd, out, size, MSG_NOSIGNAL | MSG_DONTWAIT) != (ssize_t)size) {
         log_rated(VLOG_WARN, "front end does not take the answer to request %u",
                   m->request);
