@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import inspect
 import os
 import re
 import shutil
@@ -27,24 +28,24 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Self, Unpack
 
 from nitroctl.base import shown
 from nitroctl.base.errors import EnclaveError, NitroError, UsageError
+from nitroctl.base.options import Request
 from nitroctl.base.sequences import texts, variables
 from nitroctl.enclaves import folder, logs, records
 from nitroctl.enclaves.console import ConsoleWatch
+from nitroctl.enclaves.ready import ready
 from nitroctl.enclaves.records import Record
-from nitroctl.enclaves.request import DEFAULT_INSTANCE_ID, EnclaveConfig
+from nitroctl.enclaves.request import RunRequest
 from nitroctl.enclaves.supervisor import Supervised
+from nitroctl.keywords import RunKeywords, StrPath
 from nitroctl.vsock import sockets
-from nitroctl.vsock.forwards import forward, forwards
 
 if TYPE_CHECKING:
     from nitroctl.attestation.document import Document
     from nitroctl.eif.build import FileSigner
-
-StrPath = str | os.PathLike[str]
 
 # A loop has this long to let go of a server.
 SERVER_SECONDS = 5.0
@@ -69,67 +70,11 @@ class Enclave:
         self,
         eif: StrPath,
         *,
-        name: str | None = None,
-        memory: str | int | None = None,
-        memory_check: bool = True,
-        cpus: int = 1,
-        cid: int | None = None,
-        role: str | None = None,
-        instance_id: str = DEFAULT_INSTANCE_ID,
-        append: str | None = None,
-        boot_timeout: float | None = None,
-        debug_mode: bool = False,
-        ca_days: int = 30,
-        document_form: Literal["2025", "2023"] = "2025",
-        ignore_signature: bool = False,
-        publish: Sequence[str] = (),
-        proxy: Sequence[str] = (),
-        listen_port: Sequence[str] = (),
-        connect_port: Sequence[str] = (),
-        forward_cid: int | None = None,
-        forward_listen: Sequence[str] = (),
-        accel: Literal["kvm", "tcg"] | None = None,
-        qemu: StrPath | None = None,
-        qemu_build: Literal["plugin", "tree"] | None = None,
-        vsock_backend: StrPath | None = None,
         keep: bool = False,
         log_dir: StrPath | None = None,
+        **options: Unpack[RunKeywords],
     ) -> None:
-        from nitroctl.base.accelerator import Accelerator
-        from nitroctl.base.memory import parse_memory
-        from nitroctl.enclaves.qemu import signs_documents
-        from nitroctl.toolchain import plugin, tree
-
-        if qemu is not None and qemu_build is not None:
-            raise UsageError("qemu_build chooses a QEMU, and so does qemu")
-        program = Path(qemu) if qemu is not None else plugin.choose(qemu_build)
-        self._request = EnclaveConfig(
-            eif=Path(eif),
-            qemu=program,
-            backend=Path(vsock_backend) if vsock_backend is not None else tree.locate("vsock"),
-            name=name,
-            memory_mib=parse_memory(memory) if isinstance(memory, str) else memory,
-            memory_check=memory_check,
-            cpus=cpus,
-            cid=cid,
-            role=role,
-            instance_id=instance_id,
-            append=append,
-            boot_timeout=boot_timeout,
-            accel=None if accel is None else Accelerator(accel, "asked for"),
-            debug=debug_mode,
-            ignore_signature=ignore_signature,
-            chain_days=ca_days if qemu is None or signs_documents(program) else None,
-            document_form=document_form,
-            forwards=forwards(
-                texts("publish", publish),
-                texts("proxy", proxy),
-                texts("listen_port", listen_port),
-                texts("connect_port", connect_port),
-                forward_cid,
-                texts("forward_listen", forward_listen),
-            ),
-        )
+        self._request = RunRequest.from_keywords("Enclave", eif=eif, **options)
         self._keep = keep
         self.log_dir = None if log_dir is None else Path(log_dir)
         self._supervised: Supervised | None = None
@@ -148,6 +93,7 @@ class Enclave:
         until `close`."""
         if self._supervised or self._closed:
             raise UsageError("an Enclave object starts its enclave once; make another one")
+        self._request = ready(self._request)
         self._supervised = Supervised(self._request)
         try:
             self._supervised.wait_booted(self._on_state)
@@ -319,8 +265,8 @@ class Enclave:
             sockets.check_port(port)
             path = self._early_folder() / str(port)
             listener = sockets.serve(path, backlog=backlog)
-            more = forward("listen-port", f"{port}={path}")
-            self._request = dataclasses.replace(self._request, forwards=(*self._request.forwards, more))
+            more = (*self._request.listen_port, f"{port}={path}")
+            self._request = dataclasses.replace(self._request, listen_port=more)
         else:
             listener = sockets.listen(self.uds, port, backlog=backlog)
         self._resources.callback(listener.close)
@@ -384,11 +330,11 @@ class Enclave:
         from nitroctl.attestation import pki
 
         policy = attestation.Policy(
-            pcrs={} if self._request.debug else self.pcrs(),
+            pcrs={} if self._request.debug_mode else self.pcrs(),
             nonce=nonce,
             user_data=user_data,
             public_key=public_key,
-            allow_debug=self._request.debug,
+            allow_debug=self._request.debug_mode,
         )
         return attestation.verify(document, pki.load_or_init().pem, policy)
 
@@ -462,6 +408,23 @@ class Console:
 
     def _missing(self, expression: re.Pattern[str]) -> str:
         return f"the enclave {self._enclave.name} did not print {expression.pattern!r}"
+
+
+def _with_keywords(function: Callable[..., Any], request: type[Request]) -> inspect.Signature:
+    """As a person wants to read it, in help() and in shells that complete; type checkers have `keywords`."""
+    known = inspect.signature(function)
+    fixed = [p for p in known.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    names = {p.name for p in fixed}
+    more = [
+        inspect.Parameter(one.name, kind, default=one.default)
+        for one in request.options()
+        if one.name not in names
+    ]
+    return known.replace(parameters=[p for p in [*fixed, *more] if p.name != "self"])
+
+
+Enclave.__signature__ = _with_keywords(Enclave.__init__, RunRequest)  # type: ignore[attr-defined]
 
 
 def build_eif(

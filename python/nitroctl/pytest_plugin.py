@@ -17,32 +17,36 @@ import functools
 import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
 import pytest
 
+from nitroctl.enclaves.request import RunRequest
+
 if TYPE_CHECKING:
-    from nitroctl.api import Enclave, StrPath
+    from nitroctl.api import Enclave
     from nitroctl.eif.build import FileSigner
+    from nitroctl.keywords import RunKeywords, StrPath
 
 TAIL = 40  # lines of a console in a report
 
-# name -> (metavar, choices, help); on the command line with --nitro-, in the configuration file with nitro_
-_OPTIONS: dict[str, tuple[str, tuple[str, ...] | None, str]] = {
-    "qemu": ("PATH", None, "the QEMU to run enclaves with"),
-    "qemu-build": ("plugin|tree", ("plugin", "tree"), "which QEMU of `nitroctl build`"),
-    "vsock-backend": ("PATH", None, "the vhost-user-vsock to run enclaves with"),
-    "accel": ("kvm|tcg", ("kvm", "tcg"), "force an accelerator"),
-    "boot-timeout": ("SECONDS", None, "how long an enclave may take to its heartbeat"),
-    "kernel": ("own|prebuilt|PATH", None, "the kernel of the images that nitro_eif makes"),
-}
+# --nitro-kernel, nitro_kernel: the kernel of the images that nitro_eif makes.
+_KERNEL = ("kernel", "own|prebuilt|PATH", None, "The kernel of the images that nitro_eif makes.")
+
+
+def _options() -> list[tuple[str, str | None, Sequence[str] | None, str]]:
+    """(name, metavar, choices, help) of what is set for a whole session: on the command line with --nitro-,
+    in the configuration file with nitro_."""
+    found = [one for one in RunRequest.options() if one.option and one.option.session]
+    return [*((one.name, one.metavar, one.choices or None, one.help) for one in found), _KERNEL]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("nitro", "Nitro Enclaves")
-    for name, (metavar, choices, text) in _OPTIONS.items():
-        group.addoption(f"--nitro-{name}", metavar=metavar, choices=choices, help=text)
-        parser.addini(f"nitro_{name.replace('-', '_')}", text)
+    for name, metavar, choices, text in _options():
+        flag = f"--nitro-{name.replace('_', '-')}"
+        group.addoption(flag, metavar=metavar, choices=choices, help=text.replace("%", "%%"))
+        parser.addini(f"nitro_{name}", text)
 
 
 _STATE = pytest.StashKey["_State"]()
@@ -61,27 +65,40 @@ class _State:
 
     def option(self, name: str) -> str | None:
         """As on the command line, else as in the configuration file."""
-        setting = f"nitro_{name.replace('-', '_')}"
-        value = self._config.getoption(setting) or self._config.getini(setting)
+        value = self._config.getoption(f"nitro_{name}") or self._config.getini(f"nitro_{name}")
         return str(value) if value else None
 
     @functools.cached_property
-    def programs(self) -> dict[str, Path | None]:
-        """QEMU and backend for Enclave, made if they have to be."""
+    def defaults(self) -> dict[str, Any]:
+        """What enclaves of this session have unless a test says otherwise."""
+        from nitroctl.base.errors import UsageError
+
+        found = {}
+        for one in RunRequest.options():
+            if one.option and one.option.session and (text := self.option(one.name)):
+                try:
+                    found[one.name] = one.take_text(text)
+                except UsageError as e:
+                    raise pytest.UsageError(f"nitro_{one.name}: {e}") from None
+        return found
+
+    @functools.cached_property
+    def programs(self) -> None:
+        """QEMU and backend are there, made if they have to be."""
         from nitroctl.base.errors import NitroError
         from nitroctl.toolchain import plugin, programs, tree
 
-        qemu, backend = self.option("qemu"), self.option("vsock-backend")
-        if qemu is None or backend is None:
-            try:
-                plugin.choose(self.option("qemu-build"))  # type: ignore[arg-type]
-                tree.locate("vsock")
-            except NitroError:
-                if self.option("qemu-build"):
-                    raise  # it is not there, and not for us to choose
-                with self._terminal("nitroctl makes a QEMU with the nitro-enclave machine, this once"):
-                    programs.make()
-        return {"qemu": Path(qemu) if qemu else None, "vsock_backend": Path(backend) if backend else None}
+        if "qemu" in self.defaults and "vsock_backend" in self.defaults:
+            return
+        kind = self.defaults.get("qemu_build")
+        try:
+            plugin.choose(kind)
+            tree.locate("vsock")
+        except NitroError:
+            if kind:
+                raise  # it is not there, and not for us to choose
+            with self._terminal("nitroctl makes a QEMU with the nitro-enclave machine, this once"):
+                programs.make()
 
     @contextlib.contextmanager
     def _terminal(self, text: str) -> Iterator[None]:
@@ -97,16 +114,11 @@ class _State:
     def enclave(self, eif: StrPath, log_dir: Path, options: Mapping[str, Any]) -> Enclave:
         from nitroctl.api import Enclave
 
-        timeout = self.option("boot-timeout")
-        defaults: dict[str, Any] = {
-            **self.programs,
-            "qemu_build": None if self.option("qemu") else self.option("qemu-build"),
-            "accel": self.option("accel"),
-            "boot_timeout": float(timeout) if timeout else None,
-            "log_dir": log_dir,
-        }
+        self.programs  # noqa: B018 (made once)
+        defaults = {"log_dir": log_dir, **self.defaults}
         if "qemu" in options or "qemu_build" in options:
-            defaults["qemu"] = defaults["qemu_build"] = None
+            defaults.pop("qemu", None)
+            defaults.pop("qemu_build", None)
         made = Enclave(eif, **{**defaults, **options})
         self.seen.append(made)
         return made
@@ -115,7 +127,15 @@ class _State:
 class StartEnclave(Protocol):
     """The type of `nitro_enclave` and `nitro_enclave_factory`."""
 
-    def __call__(self, eif: StrPath, *, start: bool = True, **options: Any) -> Enclave:
+    def __call__(
+        self,
+        eif: StrPath,
+        *,
+        start: bool = True,
+        keep: bool = False,
+        log_dir: StrPath | None = None,
+        **options: Unpack[RunKeywords],
+    ) -> Enclave:
         """Run an enclave and wait for its heartbeat; `options` are those of nitroctl.Enclave. With `start`
         false it is only made: for listeners that must be there before it boots."""
         ...

@@ -22,6 +22,7 @@ FLOORS = (
     ("commands", "nitro_cli"),
     ("pytest_plugin",),
     ("api",),
+    ("keywords",),
     ("testing",),
     ("kms",),
     ("enclaves",),

@@ -5,7 +5,6 @@ nobody means.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,6 +17,8 @@ def texts(name: str, value: Any, *, words: bool = False) -> tuple[str, ...]:
     if isinstance(value, str):
         meant = [value]
         if words:
+            import shlex
+
             try:
                 meant = shlex.split(value) or meant
             except ValueError:

@@ -22,7 +22,7 @@ from nitroctl.base import progress
 from nitroctl.base.config import default_prefix
 from nitroctl.base.errors import NitroError
 from nitroctl.base.place import place
-from nitroctl.toolchain import plugin, programs, tree
+from nitroctl.toolchain import programs, tree
 
 if TYPE_CHECKING:
     from nitroctl.attestation import Document
@@ -145,11 +145,12 @@ def run(image: Path) -> Outcome:
     from nitroctl.eif.measure import measure
     from nitroctl.enclaves import foreground
     from nitroctl.enclaves.plan import make_plan
-    from nitroctl.enclaves.request import EnclaveConfig
+    from nitroctl.enclaves.ready import ready
+    from nitroctl.enclaves.request import RunRequest
     from nitroctl.enclaves.sink import FdSink
 
     kept = _Kept()
-    plan = make_plan(EnclaveConfig(eif=image, qemu=plugin.choose(), backend=tree.locate("vsock")))
+    plan = make_plan(ready(RunRequest(image)))
     progress.say(f"Running {image} with {plan.accel}")
     sys.stdout.flush()
     console = FdSink(sys.stdout.fileno())

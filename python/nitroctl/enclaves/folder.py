@@ -20,8 +20,6 @@ from nitroctl.vsock import sockets
 
 FIRST_CID = 16
 LAST_AUTOMATIC_CID = FIRST_CID + 4095
-# Taken by virtio-vsock (0 hypervisor, 1 loopback, 2 host, 0xffffffff any) and by Nitro (3 parent).
-RESERVED_CIDS = (0, 1, 2, 3, 0xFFFFFFFF)
 
 
 @dataclass(frozen=True)

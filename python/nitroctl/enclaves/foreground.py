@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from nitroctl.enclaves.lifecycle import EnclaveRun
 from nitroctl.enclaves.plan import Plan, make_plan
 from nitroctl.enclaves.records import Record
-from nitroctl.enclaves.request import EnclaveConfig
+from nitroctl.enclaves.request import RunRequest
 from nitroctl.enclaves.result import Result
 from nitroctl.enclaves.sink import Sink
 
@@ -22,7 +22,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(
-    request: EnclaveConfig | Plan,
+    request: RunRequest | Plan,
     *,
     sinks: Iterable[Sink] = (),
     on_state: Callable[[Record], None] | None = None,

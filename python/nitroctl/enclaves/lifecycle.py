@@ -143,7 +143,7 @@ class EnclaveRun:
 
         Raises NitroError when it cannot be started, and whatever a sink raises.
         """
-        folder = reserve(self.plan.cid, {record.cid for record in records.running()})
+        folder = reserve(self.plan.request.cid, {record.cid for record in records.running()})
         try:
             self._begin_record(folder)
         except BaseException:
@@ -165,10 +165,10 @@ class EnclaveRun:
     # -- start
 
     def _write_chain(self, folder: Folder) -> None:
-        if self.plan.chain_days is None:
+        if self.plan.request.ca_days is None:
             return
-        days, form = self.plan.chain_days, self.plan.document_form
-        chain = pki.mint(pki.load_or_init(), self.plan.instance_id, days=days, form=form)
+        days, form = self.plan.request.ca_days, self.plan.request.document_form
+        chain = pki.mint(pki.load_or_init(), self.plan.request.instance_id, days=days, form=form)
         pki.write_private(folder.cert_chain, chain.pem)
         pki.write_private(folder.cert_key, chain.key_pem)
 
@@ -247,7 +247,7 @@ class EnclaveRun:
         qmp, qmp_theirs = socket.socketpair()
         with qmp_theirs:
             more: dict[str, Any] = {"qmp": qmp_theirs.fileno()}
-            if self.plan.chain_days is not None:
+            if self.plan.request.ca_days is not None:
                 more |= {"cert_chain": folder.cert_chain, "cert_key": folder.cert_key}
             argv = qemu_options.argv(self.plan.qemu_config(folder, **more))
             try:
@@ -505,12 +505,12 @@ class EnclaveRun:
             name=self.plan.name,
             state=State.STARTING,
             cid=folder.cid,
-            eif=self.plan.eif,
+            eif=self.plan.request.eif,
             memory_mib=self.plan.memory_mib,
-            cpus=self.plan.cpus,
+            cpus=self.plan.request.cpus,
             accel=self.plan.accel.name,
             accel_reason=self.plan.accel.reason,
-            debug=self.plan.debug,
+            debug=self.plan.request.debug_mode,
             detached=self._detached,
             folder=folder.path,
             uds=folder.uds,
@@ -539,7 +539,7 @@ class EnclaveRun:
 
         def work() -> None:
             with contextlib.suppress(NitroError, RuntimeError):  # RuntimeError: the loop is closed
-                loop.call_soon_threadsafe(take, measure.measure(self.plan.eif).to_json())
+                loop.call_soon_threadsafe(take, measure.measure(self.plan.request.eif).to_json())
 
         threading.Thread(target=work, daemon=True).start()
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nitroctl.attestation import pki
 from nitroctl.base import accelerator
 from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.memory import MIB
@@ -21,7 +20,7 @@ from nitroctl.enclaves import preflight
 from nitroctl.enclaves import qemu as qemu_options
 from nitroctl.enclaves.folder import Folder, release, reserve
 from nitroctl.enclaves.qemu import QemuConfig
-from nitroctl.enclaves.request import EnclaveConfig
+from nitroctl.enclaves.request import NAME_MAX, RunRequest
 from nitroctl.vsock import sockets
 
 GIB = 1 << 30
@@ -29,58 +28,50 @@ GIB = 1 << 30
 
 @dataclass(frozen=True)
 class Plan:
-    """What will run: everything decided but the context ID."""
+    """What will run: everything decided but the context ID. What was asked for and needs no decision stays in
+    `request`."""
 
-    eif: Path
-    qemu: Path
-    backend: Path
+    request: RunRequest
     name: str
     memory_mib: int
-    cpus: int
-    cid: int | None
-    role: str | None
-    instance_id: str
-    append: str | None
     boot_timeout: float
     accel: Accelerator
     acpi: bool
     module_id: str
-    debug: bool
-    ignore_signature: bool
-    chain_days: int | None
-    document_form: pki.DocumentForm = "2025"
     cmdline: str = ""  # of the kernel, as far as it is known here
-    forwards: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # what the user should know beforehand
 
     def backend_config(self, folder: Folder, **fds: Any) -> sockets.BackendConfig:
+        assert self.request.vsock_backend
         return sockets.BackendConfig(
-            binary=self.backend,
+            binary=self.request.vsock_backend,
             socket_path=folder.device,
             guest_cid=folder.cid,
             uds_path=folder.uds,
             fallback_path=sockets.shared_ports(),
-            forwards=self.forwards,
+            forwards=self.request.forwards,
             **fds,
         )
 
     def qemu_config(self, folder: Folder, **fds: Any) -> QemuConfig:
+        request = self.request
+        assert request.qemu
         return QemuConfig(
-            binary=self.qemu,
-            eif=self.eif,
+            binary=request.qemu,
+            eif=request.eif,
             vsock=folder.device,
             name=self.name,
             module_id=self.module_id,
             accel=self.accel,
             memory_mib=self.memory_mib,
-            cpus=self.cpus,
-            parent_id=self.instance_id,
-            parent_role=self.role,
-            append=self.append,
+            cpus=request.cpus,
+            parent_id=request.instance_id,
+            parent_role=request.role,
+            append=request.append,
             acpi=self.acpi,
-            debug=self.debug,
-            ignore_signature=self.ignore_signature,
-            document_form=self.document_form,
+            debug=request.debug_mode,
+            ignore_signature=request.ignore_signature,
+            document_form=request.document_form,
             **fds,
         )
 
@@ -103,34 +94,24 @@ def default_name(eif: Path) -> str:
     name = eif.name
     while name.endswith(".eif") and name != ".eif":
         name = name[: -len(".eif")]
-    return "".join(c if c.isprintable() else "?" for c in name)[: preflight.NAME_MAX]
+    return "".join(c if c.isprintable() else "?" for c in name)[:NAME_MAX]
 
 
-def make_plan(request: EnclaveConfig) -> Plan:
-    """Fill in the defaults and refuse what cannot work, before anything has started."""
+def make_plan(request: RunRequest) -> Plan:
+    """Fill in the defaults of a request that is `ready`, and refuse what cannot work, before anything has
+    started."""
     checked = preflight.check(request)
     memory = checked.memory_mib
+    accel = Accelerator(request.accel, "asked for") if request.accel else accelerator.choose()
     return Plan(
-        eif=request.eif,
-        qemu=request.qemu,
-        backend=request.backend,
+        request=request,
         name=request.name or default_name(request.eif),
         memory_mib=memory,
-        cpus=request.cpus,
-        cid=request.cid,
-        role=request.role,
-        instance_id=request.instance_id,
-        append=request.append,
         boot_timeout=request.boot_timeout or default_boot_timeout(checked.eif.size, memory * MIB),
-        accel=request.accel or accelerator.choose(),
+        accel=accel,
         acpi=checked.eif.needs_acpi,
         module_id=new_module_id(request.instance_id),
-        debug=request.debug,
-        ignore_signature=request.ignore_signature,
-        chain_days=request.chain_days,
-        document_form=request.document_form,
         cmdline=" ".join(filter(None, (os.fsdecode(checked.eif.cmdline), request.append))),
-        forwards=request.forwards,
         notes=checked.notes,
     )
 
@@ -139,7 +120,7 @@ def by_hand(plan: Plan) -> tuple[list[str], list[str]]:
     """The command lines of backend and QEMU for two terminals: sockets beside the folders that a run makes,
     which belong to no one else, and the console on standard output. No certificates are minted for it: that
     QEMU makes a chain of its own."""
-    folder = reserve(plan.cid)
+    folder = reserve(plan.request.cid)
     release(folder)
     places = _ByHand(folder.cid, folder.path.parent)
     backend = sockets.argv(plan.backend_config(places, once=True))

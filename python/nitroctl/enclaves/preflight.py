@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Can this enclave be started as asked? Every rule that needs no process, before anything has started.
+"""Can this enclave be started here as asked? Every rule about file and host that needs no process, before
+anything has started; those about one value alone are with it, in `request`.
 
 One broken rule is one error: the value, the rule, what to do. What will work but hardly as the user thinks
 becomes a note. Costs some kilobytes of the EIF; what only the whole file tells is the loader's to say
@@ -17,18 +18,10 @@ from pathlib import Path
 from nitroctl.base.errors import EifError, EnclaveError, UsageError
 from nitroctl.base.memory import MEMORY_PER_EIF, MIB, default_memory
 from nitroctl.eif.peek import Peek, peek
-from nitroctl.enclaves.folder import RESERVED_CIDS
-from nitroctl.enclaves.request import EnclaveConfig
+from nitroctl.enclaves.request import RunRequest
 from nitroctl.vsock import forwards
 
-NAME_MAX = 255
-CPUS_MAX = 255
 MIN_MEMORY_MIB = 64  # of AWS's driver
-CID_MAX = 0xFFFFFFFE
-
-# The machine's limits for what becomes PCR4 and PCR3.
-INSTANCE_ID_MAX = 79
-ROLE_MAX = 1024
 
 # What the machine adds to the command line of a guest without ACPI, as long as it ever is.
 DEVICE_ENTRIES = len(" virtio_mmio.device=512@0xfeb00000:5") * 2
@@ -65,49 +58,21 @@ class Checked:
     notes: tuple[str, ...]
 
 
-def check(request: EnclaveConfig, *, now: datetime | None = None, host: Host | None = None) -> Checked:
-    """Raises UsageError, EifError or EnclaveError for the first rule that is broken."""
+def check(request: RunRequest, *, now: datetime | None = None, host: Host | None = None) -> Checked:
+    """Of a request that is `ready`. Raises UsageError, EifError or EnclaveError for the first rule that is
+    broken."""
     host = host or Host.here()
-    _check_values(request)
     forwards.check(request.forwards)
     eif = _check_eif(request, now or datetime.now(UTC))
-    memory = default_memory(eif.size) if request.memory_mib is None else request.memory_mib
+    memory = default_memory(eif.size) if request.memory is None else request.memory
     _check_memory(memory, eif.size, ratio=request.memory_check)
+    assert request.qemu and request.vsock_backend, "it is not ready"
     _check_program("QEMU", request.qemu)
-    _check_program("the vsock backend", request.backend)
+    _check_program("the vsock backend", request.vsock_backend)
     return Checked(eif, memory, tuple(_notes(request, eif, memory, host)))
 
 
-def _check_values(request: EnclaveConfig) -> None:
-    cid = request.cid
-    if cid is not None and (cid in RESERVED_CIDS or not 0 <= cid <= CID_MAX):
-        raise UsageError(
-            f"context ID {cid} is reserved; use one from 4 to {CID_MAX}",
-            hint="leave it out to get the lowest free one from 16",
-        )
-    if not 1 <= request.cpus <= CPUS_MAX:
-        many = "few" if request.cpus < 1 else "many"
-        raise UsageError(f"{request.cpus} CPUs are too {many}; an enclave has at least 1, at most {CPUS_MAX}")
-    name = request.name
-    if name is not None and not (0 < len(name) <= NAME_MAX and name.isprintable()):
-        raise UsageError(f"the name {name!r} must have 1 to {NAME_MAX} characters, all of them printable")
-    if request.boot_timeout is not None and not request.boot_timeout > 0:
-        raise UsageError(f"a boot timeout of {request.boot_timeout:g} s leaves no time to boot")
-    _check_measured("instance ID", request.instance_id, INSTANCE_ID_MAX)
-    if request.role is not None:
-        _check_measured("role", request.role, ROLE_MAX)
-    if request.append is not None and not request.append.isprintable():
-        raise UsageError(f"the text {request.append!r} for the kernel command line is not printable")
-
-
-def _check_measured(what: str, value: str, longest: int) -> None:
-    if not 1 <= len(value) <= longest or not all("!" <= c <= "~" for c in value):
-        raise UsageError(
-            f"the {what} {value[:80]!r} must have 1 to {longest} characters, printable ASCII without spaces"
-        )
-
-
-def _check_eif(request: EnclaveConfig, now: datetime) -> Peek:
+def _check_eif(request: RunRequest, now: datetime) -> Peek:
     eif = peek(request.eif)
     entries = 0 if eif.needs_acpi else DEVICE_ENTRIES
     eif.check_cmdline(entries + (len(os.fsencode(request.append)) + 1 if request.append else 0))
@@ -147,7 +112,7 @@ def _check_program(what: str, path: Path) -> None:
     raise EnclaveError(f"cannot start {what}: {path}: {why}", hint=hint)
 
 
-def _notes(request: EnclaveConfig, eif: Peek, memory: int, host: Host) -> list[str]:
+def _notes(request: RunRequest, eif: Peek, memory: int, host: Host) -> list[str]:
     notes = []
     if gap := eif.layout.gap_size:
         notes.append(f"{gap} bytes of {eif.path} lie between its sections: they are in no PCR")

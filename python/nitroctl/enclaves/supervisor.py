@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
 import json
 import os
@@ -30,25 +29,22 @@ from pathlib import Path
 from typing import Any
 
 from nitroctl.base import proc, shown
-from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.errors import EXIT_USAGE, EnclaveError, NitroError, UsageError
 from nitroctl.enclaves import logs, preflight, records
 from nitroctl.enclaves.lifecycle import EnclaveRun
 from nitroctl.enclaves.plan import make_plan
 from nitroctl.enclaves.records import Record, State
-from nitroctl.enclaves.request import EnclaveConfig
-
-_PATHS = ("eif", "qemu", "backend")
-
+from nitroctl.enclaves.request import RunRequest
 
 # ---- the starter's side ------------------------------------------------------------------------------
 
 
 class Supervised:
     """An enclave in a process of its own, which ends with this object unless it is detached. With `orphan`
-    that process is nobody's child, so that nobody has to reap it. Raises as `preflight.check` does."""
+    that process is nobody's child, so that nobody has to reap it. The request is `ready`; raises as
+    `preflight.check` does."""
 
-    def __init__(self, request: EnclaveConfig, *, orphan: bool = False) -> None:
+    def __init__(self, request: RunRequest, *, orphan: bool = False) -> None:
         preflight.check(request)
         self.record: Record | None = None
         self._buffer = b""
@@ -139,7 +135,7 @@ class Supervised:
         self._process.wait()
 
 
-def start(request: EnclaveConfig, on_state: Callable[[Record], None] | None = None) -> Record:
+def start(request: RunRequest, on_state: Callable[[Record], None] | None = None) -> Record:
     """Start an enclave that outlives us, and wait for its heartbeat. Raises as Supervised.wait_booted does;
     then and after a Ctrl-C it has been stopped, and its record and logs stay."""
     supervised = Supervised(request, orphan=True)
@@ -152,21 +148,12 @@ def start(request: EnclaveConfig, on_state: Callable[[Record], None] | None = No
     return record
 
 
-def _encode(request: EnclaveConfig) -> bytes:
-    fields = dataclasses.asdict(request)
-    for name in _PATHS:
-        fields[name] = os.path.abspath(fields[name])
-    return json.dumps(fields).encode() + b"\n"
+def _encode(request: RunRequest) -> bytes:
+    return json.dumps(request.to_json()).encode() + b"\n"
 
 
-def _decode(line: bytes) -> EnclaveConfig:
-    fields: dict[str, Any] = json.loads(line)
-    for name in _PATHS:
-        fields[name] = Path(fields[name])
-    fields["forwards"] = tuple(fields["forwards"])
-    if fields["accel"] is not None:
-        fields["accel"] = Accelerator(**fields["accel"])
-    return EnclaveConfig(**fields)
+def _decode(line: bytes) -> RunRequest:
+    return RunRequest.from_json(json.loads(line))
 
 
 def _python_path() -> str:
@@ -186,7 +173,7 @@ class _Starter:
         self._enclave: EnclaveRun | None = None
         self._detached = False
 
-    def read_request(self) -> EnclaveConfig:
+    def read_request(self) -> RunRequest:
         assert self._channel
         line = b""
         while not line.endswith(b"\n"):

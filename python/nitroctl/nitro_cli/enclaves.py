@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nitroctl.base.errors import BootTimeout, EifError, GuestPanic, NitroError, UsageError
 from nitroctl.base.shown import say
 from nitroctl.enclaves import logs, records
-from nitroctl.enclaves.qemu import signs_documents
 from nitroctl.enclaves.records import Record, State
 from nitroctl.nitro_cli.errors import CliError, InEnclaveProcess, file_error, log, told
 from nitroctl.nitro_cli.images import note, show
@@ -33,18 +29,13 @@ from nitroctl.nitro_cli.request import (
     check_whole_cores,
     from_options,
     host_memory,
+    run_request,
 )
 
 if TYPE_CHECKING:
-    from nitroctl.enclaves.request import EnclaveConfig
+    from nitroctl.enclaves.request import RunRequest
 
 BESIDE = "nitro-cli.json"
-
-# What nitro-cli has no options for: the QEMU and the backend to use, where nitroctl's own choice is not
-# wanted, and how many seconds a boot may take.
-QEMU = "NITROCTL_QEMU"
-BACKEND = "NITROCTL_VSOCK_BACKEND"
-BOOT_TIMEOUT = "NITROCTL_BOOT_TIMEOUT"
 
 
 # ---- run-enclave ----
@@ -67,11 +58,11 @@ def run_enclave(options: dict[str, Any]) -> int:
     return 0
 
 
-def _check(request: Request) -> tuple[EnclaveConfig, tuple[int, ...]]:
+def _check(request: Request) -> tuple[RunRequest, tuple[int, ...]]:
     """All that can be refused before anything starts, in AWS's order."""
     from nitroctl.eif.format import open_eif
     from nitroctl.enclaves import preflight
-    from nitroctl.enclaves.request import EnclaveConfig
+    from nitroctl.enclaves.ready import ready
 
     path = request.eif_path
     try:
@@ -83,20 +74,8 @@ def _check(request: Request) -> tuple[EnclaveConfig, tuple[int, ...]]:
     check_whole_cores(request)
     memory = check_memory(request, size, host_memory())
     try:
-        config = EnclaveConfig(
-            eif=path,
-            qemu=_qemu(),
-            backend=_backend(),
-            name=request.enclave_name,
-            memory_mib=memory,
-            cpus=len(cpu_ids),
-            cid=request.enclave_cid,
-            debug=request.debug_mode,
-            boot_timeout=_boot_timeout(),
-        )
-        if QEMU in os.environ and not signs_documents(config.qemu):
-            config = replace(config, chain_days=None)
-            say(f"note: {config.qemu} takes no certificates: it cannot sign attestation documents")
+        asked = run_request(request, memory=memory, cpus=len(cpu_ids))
+        config = ready(asked, lambda text: say(f"note: {text}"))
         for note in preflight.check(config).notes:
             say(f"note: {note}")
     except EifError as e:
@@ -109,33 +88,7 @@ def _check(request: Request) -> tuple[EnclaveConfig, tuple[int, ...]]:
     return config, cpu_ids
 
 
-def _qemu() -> Path:
-    from nitroctl.toolchain import plugin
-
-    return Path(os.environ[QEMU]) if QEMU in os.environ else plugin.choose()
-
-
-def _backend() -> Path:
-    from nitroctl.toolchain import tree
-
-    return Path(os.environ[BACKEND]) if BACKEND in os.environ else tree.locate("vsock")
-
-
-def _boot_timeout() -> float | None:
-    """AWS's rule, unless somebody knows better."""
-    text = os.environ.get(BOOT_TIMEOUT)
-    if text is None:
-        return None
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < math.inf:
-        raise CliError("E03", f"{BOOT_TIMEOUT}: {text!r} is not a number of seconds")
-    return seconds
-
-
-def _start(config: EnclaveConfig, cpu_ids: tuple[int, ...]) -> Record:
+def _start(config: RunRequest, cpu_ids: tuple[int, ...]) -> Record:
     """Start the enclave and wait for its heartbeat."""
     from nitroctl.enclaves import supervisor
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What run-enclave was asked for, from options or from a JSON file, and the checks that AWS makes of it.
+"""What run-enclave was asked for, from options or from a JSON file, the checks that AWS makes of it, and what
+that is as a request of ours.
 
 In AWS's order: what the command itself judges (E01, E02, E03, the file), then what the enclave's process
 does: CPUs (E20 to E23, E29), memory (E26, E27). Starts nothing.
@@ -15,8 +16,8 @@ from typing import Any
 
 from nitroctl.base.errors import UsageError
 from nitroctl.base.memory import MEMORY_PER_EIF, MIB, parse_memory
-from nitroctl.enclaves.folder import RESERVED_CIDS
-from nitroctl.enclaves.preflight import CID_MAX, CPUS_MAX, MIN_MEMORY_MIB
+from nitroctl.enclaves.preflight import MIN_MEMORY_MIB
+from nitroctl.enclaves.request import CID_MAX, CPUS_MAX, RESERVED_CIDS, RunRequest
 from nitroctl.nitro_cli.errors import CliError, InEnclaveProcess, file_error
 
 HUGE_PAGE_MIB = 2  # of which AWS's enclaves have whole ones
@@ -195,3 +196,30 @@ def check_memory(request: Request, eif_size: int, available: int) -> int:
             "E27", f"`memory` is {request.memory_mib} MB, and this host has {available} MB at all"
         )
     return -(-request.memory_mib // HUGE_PAGE_MIB) * HUGE_PAGE_MIB
+
+
+# ---- as a request of ours ----
+
+
+def variable(name: str) -> str:
+    """Where an option of `nitroctl run` is looked for that nitro-cli has none for."""
+    return f"NITROCTL_{name.upper()}"
+
+
+def run_request(request: Request, **decided: Any) -> RunRequest:
+    """What AWS has an option for comes from `request`, the rest from variables of the environment; `decided`
+    goes before both. Raises CliError."""
+    given = dict(decided)
+    for one in RunRequest.options():
+        assert one.option
+        known = one.option.nitro_cli
+        if one.name in decided or known is False:
+            continue
+        if known is not None:
+            given[one.name] = getattr(request, known)
+        elif text := os.environ.get(variable(one.name)):
+            try:
+                given[one.name] = one.take_text(text)
+            except UsageError as e:
+                raise CliError("E03", f"{variable(one.name)}: {e}", e.hint or "") from None
+    return RunRequest(**given)

@@ -52,8 +52,8 @@ def test_missing_unreadable_and_no_file_are_alike(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("nitroctl.commands.run._qemu", lambda kind: Path("/bin/true"))
-    monkeypatch.setattr("nitroctl.commands.run._backend", lambda: Path("/bin/true"))
+    monkeypatch.setattr("nitroctl.enclaves.ready._qemu", lambda request: Path("/bin/true"))
+    monkeypatch.setattr("nitroctl.enclaves.ready._backend", lambda: Path("/bin/true"))
     locked = tmp_path / "locked.eif"
     locked.write_bytes(b"x")
     really_open = os.open

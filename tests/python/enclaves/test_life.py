@@ -7,6 +7,7 @@ The programs under the supervisor are fakes; the supervisor, the commands and th
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import resource
@@ -27,11 +28,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, install, steps, write_eif
-from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.errors import BootTimeout, EnclaveError
 from nitroctl.enclaves import records, supervisor
 from nitroctl.enclaves.records import Ending, Party, Record
-from nitroctl.enclaves.request import EnclaveConfig
+from nitroctl.enclaves.request import RunRequest
 
 UP = (HEARTBEAT, ["print", "up\r\n"])
 
@@ -411,10 +411,9 @@ class Machine(RuleBasedStateMachine):
         self.patch = patch
         self.started = 0
 
-    def request(self, **more: Any) -> EnclaveConfig:
-        accel = Accelerator("tcg", "it is a fake")
-        bench = self.bench
-        return EnclaveConfig(bench.eif, bench.qemu, bench.backend, accel=accel, chain_days=None, **more)
+    def request(self, **more: Any) -> RunRequest:
+        programs = {"qemu": self.bench.qemu, "vsock_backend": self.bench.backend}
+        return RunRequest(self.bench.eif, **{**programs, "accel": "tcg", "ca_days": None, **more})
 
     def fifo(self, record: Record) -> Path:
         return self.bench.tmp / record.name
@@ -519,7 +518,7 @@ def test_a_starter_that_waits_sees_the_end(bench: Bench, monkeypatch: pytest.Mon
     """An enclave that belongs to its starter ends with it, and its last record says so."""
     for name, value in bench.environment(steps(*UP)).items():
         monkeypatch.setenv(name, value)
-    request = EnclaveConfig(bench.eif, bench.qemu, bench.backend, chain_days=None)
+    request = RunRequest(bench.eif, qemu=bench.qemu, vsock_backend=bench.backend, ca_days=None)
     supervised = supervisor.Supervised(request)
     record = supervised.wait_booted()
     with pytest.raises(TimeoutError):
@@ -530,12 +529,19 @@ def test_a_starter_that_waits_sees_the_end(bench: Bench, monkeypatch: pytest.Mon
     assert bench.processes() == {}
 
 
-def test_the_supervisor_gets_the_whole_request(tmp_path: Path) -> None:
-    request = EnclaveConfig(
-        eif=tmp_path / "a.eif",
-        qemu=tmp_path / "qemu",
-        backend=tmp_path / "backend",
-        accel=Accelerator("tcg", "asked for"),
-        forwards=("proxy=80=127.0.0.1:80",),
-    )
-    assert supervisor._decode(supervisor._encode(request)) == request
+def test_the_supervisor_gets_the_whole_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every field, with a value that is not its default; paths for a process in another folder."""
+    monkeypatch.chdir(tmp_path)
+    given = {
+        "eif": "a.eif", "memory": 600, "memory_check": False, "cpus": 2, "cid": 20, "name": "n", "role": "r",
+        "instance_id": "i-1", "append": "quiet", "boot_timeout": 0.5, "debug_mode": True, "ca_days": None,
+        "document_form": "2023", "ignore_signature": True, "publish": ("a:1=2",), "proxy": ("80=a:80",),
+        "listen_port": ("1=/s",), "connect_port": ("2=/t",), "forward_cid": 1, "forward_listen": ("5+6",),
+        "accel": "tcg", "qemu": "qemu", "vsock_backend": Path("backend"), "forwards": ("proxy=80=a:80",),
+    }  # fmt: skip
+    request = RunRequest(**given)  # type: ignore[arg-type]
+    unset = [one.name for one in RunRequest.described() if getattr(request, one.name) == one.default]
+    assert unset == ["qemu_build"]  # which excludes `qemu`
+    decoded = supervisor._decode(supervisor._encode(request))
+    paths = {name: tmp_path / given[name] for name in ("eif", "qemu", "vsock_backend")}  # type: ignore[operator]
+    assert decoded == dataclasses.replace(request, **paths)  # type: ignore[arg-type]

@@ -9,20 +9,18 @@ from pathlib import Path
 import pytest
 
 from enclave_fakes import write_eif
-from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.errors import (
     EifError,
 )
 from nitroctl.enclaves.plan import default_boot_timeout, default_name, make_plan
-from nitroctl.enclaves.request import EnclaveConfig
+from nitroctl.enclaves.request import RunRequest
 
 GIB = 1 << 30
 TRUE = Path("/bin/true")  # an executable that stands for QEMU and the backend
 
 
-def request(eif: Path, **more: object) -> EnclaveConfig:
-    accel = Accelerator("tcg", "because")
-    return EnclaveConfig(eif, TRUE, TRUE, accel=accel, **more)  # type: ignore[arg-type]
+def request(eif: Path) -> RunRequest:
+    return RunRequest(eif, qemu=TRUE, vsock_backend=TRUE, accel="tcg")
 
 
 @pytest.fixture
@@ -32,9 +30,10 @@ def eif(tmp_path: Path) -> Path:
 
 def test_defaults(eif: Path) -> None:
     plan = make_plan(request(eif))
-    assert (plan.name, plan.memory_mib, plan.cpus, plan.cid) == ("hello", 512, 1, None)
-    assert plan.instance_id == "i-0000000000000000"  # 16 zeros: PCR4 is the same on every machine
-    assert plan.role is None
+    asked = plan.request
+    assert (plan.name, plan.memory_mib, asked.cpus, asked.cid) == ("hello", 512, 1, None)
+    assert asked.instance_id == "i-0000000000000000"  # 16 zeros: PCR4 is the same on every machine
+    assert asked.role is None
     assert plan.boot_timeout == 180
     assert plan.acpi is False
 

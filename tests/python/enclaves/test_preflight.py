@@ -15,21 +15,20 @@ import pytest
 import eifmodel as model
 import eifsigner as signer
 from enclave_fakes import write_eif
-from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.errors import EifError, EnclaveError, NitroError, UsageError
 from nitroctl.enclaves import preflight
 from nitroctl.enclaves.plan import make_plan
 from nitroctl.enclaves.preflight import Host, MemoryRefused, check
-from nitroctl.enclaves.request import EnclaveConfig
+from nitroctl.enclaves.request import RunRequest
 
 TRUE = Path("/bin/true")
 ROOMY = Host(available_mib=1 << 20, cpus=256)
 MIB = 1 << 20
 
 
-def request(eif: Path, **more: Any) -> EnclaveConfig:
-    programs = {"qemu": TRUE, "backend": TRUE, "accel": Accelerator("tcg", "because")}
-    return EnclaveConfig(eif, **{**programs, **more})
+def request(eif: Path, **more: Any) -> RunRequest:
+    programs = {"qemu": TRUE, "vsock_backend": TRUE, "accel": "tcg"}
+    return RunRequest(eif, **{**programs, **more})
 
 
 @pytest.fixture
@@ -85,9 +84,9 @@ def sparse(path: Path, size: int) -> Path:
         ({"role": "a" * 1025}, "the role 'a{80}' must have 1 to 1024"),
         ({"append": "a\0b"}, "not printable"),
         ({"append": "a\nb"}, "not printable"),
-        ({"memory_mib": 0}, "0 MiB of memory are too little; an enclave has at least 64 MiB"),
-        ({"memory_mib": 63}, "63 MiB of memory are too little"),
-        ({"memory_mib": 63, "memory_check": False}, "at least 64 MiB"),
+        ({"memory": 0}, "0 MiB of memory are too little; an enclave has at least 64 MiB"),
+        ({"memory": 63}, "63 MiB of memory are too little"),
+        ({"memory": 63, "memory_check": False}, "at least 64 MiB"),
     ],
 )
 def test_requests_refused(eif: Path, more: dict[str, Any], message: str) -> None:
@@ -100,7 +99,7 @@ def test_requests_refused(eif: Path, more: dict[str, Any], message: str) -> None
 @pytest.mark.parametrize(
     "more",
     [
-        {"cid": 4}, {"cid": 0xFFFFFFFE}, {"cpus": 1}, {"cpus": 255}, {"name": "a" * 255}, {"memory_mib": 64},
+        {"cid": 4}, {"cid": 0xFFFFFFFE}, {"cpus": 1}, {"cpus": 255}, {"name": "a" * 255}, {"memory": 64},
         {"instance_id": "i" * 79}, {"role": "a" * 1024}, {"append": "quiet a=é"}, {"boot_timeout": 0.1},
     ],
 )  # fmt: skip
@@ -125,11 +124,11 @@ def test_memory_is_four_times_the_eif(
     eif = sparse(tmp_path / "x.eif", size)
     message = f"^{refused} MiB of memory .* 4 times its size, {needed} MiB"
     with pytest.raises(MemoryRefused, match=message) as error:
-        check(request(eif, memory_mib=refused))
+        check(request(eif, memory=refused))
     assert error.value.hint and f"--memory {needed}" in error.value.hint
     assert "--no-memory-check" in error.value.hint
-    assert check(request(eif, memory_mib=granted)).memory_mib == granted
-    assert check(request(eif, memory_mib=refused, memory_check=False)).memory_mib == refused
+    assert check(request(eif, memory=granted)).memory_mib == granted
+    assert check(request(eif, memory=refused, memory_check=False)).memory_mib == refused
 
 
 def test_the_default_memory_passes_its_own_rule(tmp_path: Path) -> None:
@@ -139,12 +138,12 @@ def test_the_default_memory_passes_its_own_rule(tmp_path: Path) -> None:
 
 def test_more_than_the_host_has_is_a_note(eif: Path) -> None:
     host = Host(available_mib=1000, cpus=2)
-    assert check(request(eif, memory_mib=1000, cpus=2), host=host).notes == ()
-    notes = check(request(eif, memory_mib=1001, cpus=3), host=host).notes
+    assert check(request(eif, memory=1000, cpus=2), host=host).notes == ()
+    notes = check(request(eif, memory=1001, cpus=3), host=host).notes
     assert len(notes) == 2
     assert "1001 MiB" in notes[0] and "1000 MiB" in notes[0]
     assert notes[1].startswith("3 virtual CPUs share the 2")
-    assert check(request(eif, memory_mib=1 << 20), host=Host(None, 1)).notes == ()
+    assert check(request(eif, memory=1 << 20), host=Host(None, 1)).notes == ()
 
 
 @pytest.mark.parametrize(
@@ -165,7 +164,7 @@ def test_the_hosts_memory(tmp_path: Path, text: str, available: int | None) -> N
 # ---- programs
 
 
-@pytest.mark.parametrize(("field", "name"), [("qemu", "QEMU"), ("backend", "the vsock backend")])
+@pytest.mark.parametrize(("field", "name"), [("qemu", "QEMU"), ("vsock_backend", "the vsock backend")])
 def test_programs_that_cannot_be_started(eif: Path, tmp_path: Path, field: str, name: str) -> None:
     plain = tmp_path / "plain"
     plain.write_text("#!/bin/sh\n")

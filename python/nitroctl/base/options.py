@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: MIT
+"""Requests whose fields say everything about themselves: the one place where an option is described.
+
+A request is a frozen dataclass whose fields are annotated with an `Option`:
+
+    cpus: Annotated[int, Option("Virtual CPUs.", metavar="N")] = 1
+
+Name, type, default and Option together are a `Described`. From these come the options of a command
+(`commands.options`), the keywords of the Python API and of the pytest fixtures (`nitroctl.keywords`, which is
+generated), the JSON for another process, variables of the environment, and the tables in docs. Whatever way a
+value comes, it is taken by `Described.take`, which refuses a wrong one by the field's name.
+
+A field without an Option is the package's own: in the JSON, and nowhere that a user sees.
+
+Here is only how; what can be asked for is in `enclaves.request` and `eif.request`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, Union
+
+from nitroctl.base.errors import UsageError
+from nitroctl.base.sequences import texts
+
+_KINDS: dict[Any, str] = {
+    bool: "True or False",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Path: "a path",
+}
+_METAVARS: dict[Any, str] = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH"}
+_YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+
+
+@dataclass(frozen=True)
+class Option:
+    """What a field's name, type and default do not say."""
+
+    help: str
+    metavar: str | None = None
+    # On the command line; by default the name with dashes, and with --no- for what is true by default.
+    flag: str | None = None
+    argument: bool = False  # on the command line it has no flag but a place
+    unit: str | None = None
+    unset: str | None = None  # what takes its place where it is left out, if the default is None
+    parse: Callable[[str], Any] | None = None  # a text to a value of the field's type; raises UsageError
+    check: Callable[[Any], None] | None = None  # raises UsageError
+    excludes: str | None = None  # the field that may not be given as well
+    words: bool = False  # of texts: one alone was probably meant as a command line
+    session: bool = False  # can be set for a whole test session
+    # What it is called in nitro-cli's request. None: NITROCTL_ and the name, in the environment. False: it
+    # cannot be asked for there.
+    nitro_cli: str | Literal[False] | None = None
+
+
+@dataclass(frozen=True)
+class Described:
+    """One field of a request, with all that is known about it."""
+
+    name: str
+    kind: Any  # bool, int, float, str, Path, tuple, or object for anything
+    choices: tuple[str, ...]
+    optional: bool  # None is a value
+    default: Any  # MISSING where there is none
+    option: Option | None
+
+    @property
+    def flag(self) -> str:
+        assert self.option
+        negative = "no-" if self.default is True else ""
+        return self.option.flag or f"--{negative}{self.name.replace('_', '-')}"
+
+    @property
+    def metavar(self) -> str | None:
+        """What stands for its value, None for a switch."""
+        assert self.option
+        if self.kind is bool:
+            return None
+        return self.option.metavar or "|".join(self.choices) or _METAVARS.get(self.kind, "TEXT")
+
+    @property
+    def help(self) -> str:
+        """What it is for, and what takes its place where it is left out."""
+        assert self.option
+        return (
+            f"{self.option.help}  [default: {self.option.unset}]" if self.option.unset else self.option.help
+        )
+
+    def take(self, value: Any) -> Any:
+        """The value as the field has it. Raises UsageError, which names the field, for one that is none."""
+        if value is None and self.optional:
+            return None
+        found = self._typed(value)
+        if self.option and self.option.check:
+            self.option.check(found)
+        return found
+
+    def take_text(self, text: str) -> Any:
+        """As `take`, of what stands in a variable or a configuration file. Raises UsageError."""
+        value: Any = text
+        if self.kind is bool:
+            value = text.lower() in _YES if text.lower() in (*_YES, *_NO) else text
+        elif self.kind is tuple:
+            import shlex
+
+            try:
+                value = shlex.split(text)
+            except ValueError as e:
+                raise UsageError(f"{self.name}: {text!r}: {e}") from None
+        elif self.kind in (int, float) and not (self.option and self.option.parse):
+            try:
+                value = self.kind(text) if len(text) <= 30 else text
+            except ValueError:
+                pass  # and `take` says so
+        return self.take(value)
+
+    def _typed(self, value: Any) -> Any:
+        if self.kind is object:
+            return value
+        if self.kind is tuple:
+            return texts(self.name, value, words=bool(self.option and self.option.words))
+        if self.choices:
+            if isinstance(value, str) and value in self.choices:
+                return value
+            raise self._refused(value, " or ".join(map(repr, self.choices)))
+        if isinstance(value, str) and self.option and self.option.parse:
+            return self.option.parse(value)
+        if self.kind is Path and isinstance(value, str | os.PathLike):
+            path = os.fspath(value)
+            if isinstance(path, str) and "\0" not in path:
+                return Path(path)
+        elif self.kind is float and type(value) in (int, float):
+            return float(value)
+        elif type(value) is self.kind or (self.kind is str and isinstance(value, str)):
+            return value
+        raise self._refused(value, _KINDS[self.kind])
+
+    def _refused(self, value: Any, wanted: str) -> UsageError:
+        hint = None
+        if self.kind in (int, float) and isinstance(value, str) and len(value) <= 30:
+            try:
+                hint = f"write {self.name}={self.kind(value)!r}"
+            except ValueError:
+                pass
+        elif self.kind is str and isinstance(value, int | float):
+            hint = f"write {self.name}={str(value)!r}"
+        if self.optional:
+            wanted += ", or None"
+        return UsageError(f"{self.name}={value!r}: {self.name} takes {wanted}", hint=hint)
+
+    def is_given(self, value: Any) -> bool:
+        return bool(value != self.default and value is not None)
+
+
+def _described(field: dataclasses.Field[Any], hint: Any) -> Described:
+    option = None
+    if typing.get_origin(hint) is Annotated:
+        hint, *more = typing.get_args(hint)
+        option = next((one for one in more if isinstance(one, Option)), None)
+    optional = False
+    if typing.get_origin(hint) in (Union, types.UnionType):
+        kinds = [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
+        optional, hint = True, kinds[0]
+        assert len(kinds) == 1, f"{field.name}: one type, or None"
+    choices: tuple[str, ...] = ()
+    kind = typing.get_origin(hint) or hint
+    if kind is Literal:
+        kind, choices = str, typing.get_args(hint)
+    assert kind in (*_KINDS, tuple, object), f"{field.name}: no request has fields of the type {hint}"
+    return Described(field.name, kind, choices, optional, field.default, option)
+
+
+class Request:
+    """A base of dataclasses. Its fields are taken when an object is made, however that comes about."""
+
+    __dataclass_fields__: typing.ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    @classmethod
+    @functools.cache  # noqa: B019 (of classes, of which there are few)
+    def described(cls) -> tuple[Described, ...]:
+        """All fields, in order."""
+        hints = typing.get_type_hints(cls, include_extras=True)
+        return tuple(_described(field, hints[field.name]) for field in dataclasses.fields(cls))
+
+    @classmethod
+    def options(cls) -> tuple[Described, ...]:
+        """Those that a user can give."""
+        return tuple(one for one in cls.described() if one.option)
+
+    @classmethod
+    def conflict(cls, given: Mapping[str, Any]) -> tuple[Described, Described] | None:
+        """The first two of these that exclude each other."""
+        fields = {one.name: one for one in cls.options()}
+        for one in fields.values():
+            other = fields.get(one.option.excludes or "") if one.option else None
+            if other and one.is_given(given.get(one.name)) and other.is_given(given.get(other.name)):
+                return one, other
+        return None
+
+    @classmethod
+    def from_keywords(cls, caller: str, **given: Any) -> Self:
+        """As the class itself, for the Python API: a keyword that there is not is `caller`'s."""
+        names = [one.name for one in cls.options()]
+        for name in given:
+            if name not in names:
+                import difflib
+
+                near = difflib.get_close_matches(name, names, 1)
+                meant = f"; did you mean {near[0]!r}?" if near else ""
+                raise TypeError(f"{caller}() got an unexpected keyword argument {name!r}{meant}")
+        return cls(**given)
+
+    def __post_init__(self) -> None:
+        for one in self.described():
+            object.__setattr__(self, one.name, one.take(getattr(self, one.name)))
+        if both := self.conflict(vars(self)):
+            first, second = (f"{one.name}={_plain(getattr(self, one.name))!r}" for one in both)
+            raise UsageError(f"{first} and {second} exclude each other: give one of them")
+
+    def to_json(self) -> dict[str, Any]:
+        """For a process with another working folder."""
+
+        def plain(value: Any) -> Any:
+            return os.path.abspath(value) if isinstance(value, Path) else _plain(value)
+
+        return {one.name: plain(getattr(self, one.name)) for one in self.described()}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(**value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return os.fspath(value)
+    return list(value) if isinstance(value, tuple) else value

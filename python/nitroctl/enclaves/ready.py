@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: MIT
+"""A request made ready to be started from here: what it leaves open about this host is chosen.
+
+This is the one place where an enclave's QEMU and backend are chosen, a plugin built again if it has to be,
+and where relative paths get their folder. It is done once, by whoever starts; nothing is started here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from nitroctl.enclaves.qemu import signs_documents
+from nitroctl.enclaves.request import RunRequest
+from nitroctl.vsock.forwards import forwards
+
+
+def ready(request: RunRequest, note: Callable[[str], None] = lambda text: None) -> RunRequest:
+    """The request with programs and forwards; `note` hears what the user should know. Raises NitroError with
+    the command that makes what is missing."""
+    ca_days = request.ca_days
+    if request.qemu is not None and ca_days is not None and not signs_documents(request.qemu):
+        ca_days = None
+        note(f"{request.qemu} takes no certificates: it cannot sign attestation documents")
+    return dataclasses.replace(
+        request,
+        qemu=request.qemu or _qemu(request),
+        qemu_build=None,
+        vsock_backend=request.vsock_backend or _backend(),
+        ca_days=ca_days,
+        forwards=forwards(
+            request.publish,
+            request.proxy,
+            request.listen_port,
+            request.connect_port,
+            request.forward_cid,
+            request.forward_listen,
+        ),
+    )
+
+
+def _qemu(request: RunRequest) -> Path:
+    from nitroctl.toolchain import plugin
+
+    return plugin.choose(request.qemu_build)
+
+
+def _backend() -> Path:
+    from nitroctl.toolchain import tree
+
+    return tree.locate("vsock")
