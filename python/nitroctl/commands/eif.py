@@ -425,6 +425,47 @@ def diff(a: Path, b: Path, as_json: bool) -> int:
 
 
 @eif.command()
+@click.argument("file", type=PATH)
+@click.option("--memory", help="What the enclave will be given: 512, 512M, 4G.  [default: enough]")
+@click.option("--ignore", "ignored", multiple=True, metavar="RULE", help="Leave a rule out; may be repeated.")
+@click.option("--fail-on", type=click.Choice(["note", "warning", "error", "never"]), default="warning",
+              show_default=True, help="From which severity on findings end in status 1.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print an array of {rule, severity, when, text, mend}.")
+def lint(file: Path, memory: str | None, ignored: tuple[str, ...], fail_on: str, as_json: bool) -> int:
+    """Say what AWS will refuse of an EIF or do otherwise with it, each finding with what to do.
+
+    "on AWS" is about this very file; "AWS's build" about the same image when nitro-cli build-enclave makes
+    the file. The rules are in docs/lint.md. Nothing is booted.
+
+    Exit status 0 if nothing is found, 1 if something is, 2 in case of trouble.
+    """
+    from nitroctl.base import progress
+    from nitroctl.base.memory import parse_memory
+    from nitroctl.eif import lint as linting
+
+    progress.set_quiet(as_json)
+    if unknown := set(ignored) - {rule.name for rule in linting.RULES}:
+        raise click.UsageError(f"there is no rule {sorted(unknown)[0]!r}")
+    try:
+        found = linting.lint(file, memory=parse_memory(memory) if memory else None)
+    except NitroError as e:
+        e.exit_status = EXIT_USAGE
+        raise
+    found = [finding for finding in found if finding.rule not in ignored]
+    if as_json:
+        _show_json([finding.to_json() for finding in found])
+    else:
+        for finding in found:
+            where = {"run": "on AWS", "build": "AWS's build"}[finding.when]
+            style = {"error": "bold red", "warning": "yellow", "note": ""}[finding.severity]
+            shown.styled((f"{finding.severity:8}", style), f"{where}: {finding.text} [{finding.rule}]")
+            shown.echo(f"        -> {finding.mend}")
+    worst = max((linting.SEVERITIES.index(finding.severity) for finding in found), default=-1)
+    limits = [*linting.SEVERITIES, "never"]
+    return int(worst >= limits.index(fail_on))
+
+
+@eif.command()
 @click.option("--input", "file", type=PATH, help="Any file: SHA384(48 zeros || SHA384(content)).")
 @click.option("--signing-certificate", type=PATH, help="PEM certificate: PCR8.")
 @click.option("--role", help="ARN of an IAM role: PCR3.")

@@ -2,8 +2,8 @@
 """What differs between two EIFs: which register, section, and file in a ramdisk; where AWS's builder made one
 of them also by which of its rules. Judges nothing else.
 
-Ramdisks are looked into where they are cpio archives ("newc"), plain, gzip or zstd; others are compared as
-a whole. Memory grows with the number of names in a ramdisk, not with their content, and names have a limit.
+Ramdisks are looked into where they are cpio archives ("newc"), compressed or not; others are compared as a
+whole. Memory grows with the number of names in a ramdisk, not with their content, and names have a limit.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from nitroctl.eif.extract import read_section
 from nitroctl.eif.format import Section
 from nitroctl.eif.measure import CHUNK
-from nitroctl.eif.unpack import Damaged, unpacked
+from nitroctl.eif.unpack import Damaged, unpacked_any
 
 NAMES_MAX = 500_000
 NAME_BYTES_MAX = 4096  # PATH_MAX
@@ -89,8 +89,8 @@ def read(stream: BinaryIO) -> Iterator[tuple[Header, Iterator[bytes]]]:
 
 
 def in_section(fd: int, section: Section, path: Path) -> Iterator[tuple[Header, Iterator[bytes]]]:
-    """As `read`, of a ramdisk in an EIF, plain, gzip or zstd."""
-    return read(unpacked(_Pieces(read_section(fd, section, path))))
+    """As `read`, of a ramdisk in an EIF, however it is compressed (but by lz4 or lzo)."""
+    return read(unpacked_any(_Pieces(read_section(fd, section, path))))
 
 
 class _Pieces(io.RawIOBase):

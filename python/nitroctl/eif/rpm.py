@@ -17,12 +17,12 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from nitroctl.base.errors import NitroError
 from nitroctl.eif import newc
 from nitroctl.eif.measure import CHUNK
-from nitroctl.eif.unpack import Damaged, unpacked
+from nitroctl.eif.unpack import unpacked_any
 
 MAGIC = b"\xed\xab\xee\xdb"
 
@@ -33,7 +33,6 @@ _STRINGS = (6, 8, 9)  # types: a text, an array of them, a translated one
 _NUMBERS = 4  # 32 bits each
 ENTRIES_MAX = 4096
 STORE_MAX = 64 << 20
-XZ_MEMORY = 512 << 20  # xz's own default for unpacking is no limit; level 9 takes 65 MiB
 
 # Tags of the header, and of the signatures' header before it.
 _NAME, _VERSION, _RELEASE, _ARCH = 1000, 1001, 1002, 1022
@@ -84,7 +83,7 @@ def extract(path: Path, wanted: Mapping[bytes, int], into: Path) -> Package:
             package = _package(f)
             _check(f, package)
             f.seek(package.payload)
-            for header, content in newc.read(_plain(f)):
+            for header, content in newc.read(unpacked_any(f)):
                 name = b"/" + header.name.removeprefix(b".").lstrip(b"/")
                 if name not in wanted or not stat.S_ISREG(header.mode):
                     continue
@@ -185,43 +184,3 @@ def _check(f: io.FileIO, package: Package) -> None:
     wrong = package.md5 is not None and md5.digest() != package.md5
     if wrong or (package.digest is not None and sha256.hexdigest() != package.digest):
         raise _Damaged("its payload is not the one that its digest was made of")
-
-
-def _plain(f: io.FileIO) -> BinaryIO:
-    """The payload's archive. What it is packed with is told by its first bytes, as other tools do it."""
-    head = f.read(6)
-    f.seek(-len(head), os.SEEK_CUR)
-    if head.startswith((b"\xfd7zXZ", b"\x5d\0\0")):
-        import lzma
-
-        return io.BufferedReader(_Unpacker(f, lzma.LZMADecompressor(memlimit=XZ_MEMORY)), CHUNK)
-    if head.startswith(b"BZh"):
-        import bz2
-
-        return io.BufferedReader(_Unpacker(f, bz2.BZ2Decompressor()), CHUNK)
-    return unpacked(f)
-
-
-class _Unpacker(io.RawIOBase):
-    """One stream of a decompressor of the standard library's, never more than was asked for."""
-
-    def __init__(self, f: io.FileIO, decompressor: Any) -> None:
-        self._f = f
-        self._decompressor = decompressor
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._decompressor.eof:
-            packed = self._f.read(CHUNK) if self._decompressor.needs_input else b""
-            if self._decompressor.needs_input and not packed:
-                break
-            try:
-                data = self._decompressor.decompress(packed, len(buffer))
-            except Exception as e:  # lzma.LZMAError, OSError, MemoryError of the limit
-                raise Damaged(str(e)) from None
-            if data:
-                buffer[: len(data)] = data
-                return len(data)
-        return 0

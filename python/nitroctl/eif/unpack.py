@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""gzip and zstd streams, unpacked on the way: layers of images, and ramdisks. Not what is in them.
+"""Compressed streams, unpacked on the way: gzip and zstd of images' layers, and what else ramdisks, kernels
+and packages are compressed with. Not what is in them.
 
 What is read is never held: memory is a buffer or two, for zstd its window. ISA-L unpacks gzip two to three
 times as fast as zlib does, and an image's layers are unpacked twice.
@@ -19,6 +20,7 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 # The largest window that the zstd program itself unpacks without being told to.
 _ZSTD_WINDOW = 1 << 27
+_XZ_MEMORY = 256 << 20  # xz -9 takes 65 MiB to unpack, a kernel's 128 MiB
 
 
 class Damaged(OSError):
@@ -45,6 +47,46 @@ def unpacked(raw: io.RawIOBase, hash: Any = None) -> BinaryIO:
     else:
         stream = packed
     return io.BufferedReader(_Forward(stream, hash), CHUNK)
+
+
+def unpacked_any(raw: io.RawIOBase) -> BinaryIO:
+    """As `unpacked`, also of xz, lzma and bzip2, of which one stream is read."""
+    packed = io.BufferedReader(raw, CHUNK)
+    head = packed.peek(6)[:6]
+    if head.startswith((b"\xfd7zXZ", b"\x5d\0\0")):
+        import lzma
+
+        return io.BufferedReader(_OneStream(packed, lzma.LZMADecompressor(memlimit=_XZ_MEMORY)), CHUNK)
+    if head.startswith(b"BZh"):
+        import bz2
+
+        return io.BufferedReader(_OneStream(packed, bz2.BZ2Decompressor()), CHUNK)
+    return unpacked(packed)  # type: ignore[arg-type]  # which reads it as it reads a raw one
+
+
+class _OneStream(io.RawIOBase):
+    """One stream of a decompressor of the standard library's, never more at once than was asked for."""
+
+    def __init__(self, packed: BinaryIO, decompressor: Any) -> None:
+        self._packed = packed
+        self._decompressor = decompressor
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._decompressor.eof:
+            packed = self._packed.read(CHUNK) if self._decompressor.needs_input else b""
+            if self._decompressor.needs_input and not packed:
+                break
+            try:
+                data = self._decompressor.decompress(packed, len(buffer))
+            except Exception as e:  # lzma.LZMAError, OSError, MemoryError of the limit
+                raise Damaged(str(e)) from None
+            if data:
+                buffer[: len(data)] = data
+                return len(data)
+        return 0
 
 
 class _Forward(io.RawIOBase):
