@@ -7,12 +7,13 @@ VENV ?= .venv
 # YES=1 lets the set-up use sudo without asking.
 SETUP_FLAGS = --venv $(VENV) $(if $(YES),--yes)
 
-.PHONY: help setup packages demo check bench soak clean
+.PHONY: help setup packages demo check check-aws bench soak clean
 
 help:
 	@echo 'make demo    set up, build, and run a hello enclave'
 	@echo 'make setup   the virtual environment alone'
 	@echo 'make check   build what the tests need, run every test and linter'
+	@echo 'make check-aws BLOBS=DIR  the boot tests with AWS'"'"'s own kernel and init (its folder, or its RPM)'
 	@echo 'make bench   how fast EIFs are loaded, the NSM answers, vsock carries'
 	@echo 'make soak    the vsock backend for ten minutes, clocks for five, then fuzz the C cores (SECONDS=N for each)'
 	@echo 'make clean   remove the virtual environment; `nitroctl cache clean` removes what was built'
@@ -31,6 +32,14 @@ demo: packages
 check: packages
 	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
 	@$(VENV)/bin/python tools/check
+
+check-aws: packages
+	@test -n "$(BLOBS)" || { echo "make check-aws BLOBS=/usr/share/nitro_enclaves/blobs, or an RPM"; exit 2; }
+	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
+	@$(VENV)/bin/python -m nitroctl build
+	@$(VENV)/bin/python -m nitroctl guest init
+	@$(VENV)/bin/python -m nitroctl guest kernel --prebuilt
+	@$(VENV)/bin/python tools/check --blobs "$(BLOBS)"
 
 bench: packages
 	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)

@@ -6,8 +6,10 @@ the consoles' last lines and the backends' logs; at most two guests at once, wha
     pytest -n 2 tests/boot                     two tests at a time
     pytest tests/boot -k rebinding             by name
     pytest tests/boot --qemu Q --vsock-backend V --kernel BZIMAGE
+    pytest tests/boot --blobs DIR              with AWS's kernel and init: `make check-aws`
 
-Nothing is skipped: a missing piece fails with the command that provides it.
+With --blobs, tests of what our init does beyond AWS's, marked `ours`, are left out, each with a reason. Else
+nothing is skipped: a missing piece fails with the command that provides it.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from pathlib import Path
 
 import pytest
 
-from nitroctl.eif.compose import Kernel
+from nitroctl.eif.compose import Kernel, from_blobs
 from nitroctl.testing.lab import Lab
 from nitroctl.toolchain import tree
 
@@ -29,6 +31,33 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--qemu", type=Path, help="the QEMU to test")
     group.addoption("--vsock-backend", type=Path, help="the vhost-user-vsock to test with")
     group.addoption("--kernel", type=Path, help="a bzImage in place of our own guest kernel")
+    group.addoption(
+        "--blobs", type=Path, help="AWS's kernel and init in place of ours: its folder, or its RPM"
+    )
+
+
+_LEFT_OUT = pytest.StashKey[dict[str, str]]()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--blobs"):
+        return
+    reasons = {}
+    for item in items:
+        check = item.callspec.params.get("check") if hasattr(item, "callspec") else None
+        mark = item.get_closest_marker("ours")
+        if why := check.ours if check else mark.args[0] if mark else "":
+            reasons[item.nodeid] = why
+    config.stash[_LEFT_OUT] = reasons
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in reasons])
+    items[:] = [item for item in items if item.nodeid not in reasons]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if reasons := config.stash.get(_LEFT_OUT, {}):
+        terminalreporter.section("not asked of AWS's kernel and init")
+        for name, why in reasons.items():
+            terminalreporter.line(f"{name}: {why}")
 
 
 @pytest.fixture(scope="session")
@@ -37,9 +66,11 @@ def session_lab(pytestconfig: pytest.Config) -> Iterator[Lab]:
     if int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")) > 2:
         pytest.exit("at most two guests at once: use pytest -n 2 or none for tests/boot", returncode=2)
     qemu, backend = pytestconfig.getoption("--qemu"), pytestconfig.getoption("--vsock-backend")
+    blobs = pytestconfig.getoption("--blobs")
     lab = Lab(
         qemu=qemu.absolute() if qemu else tree.locate("qemu"),
         backend=backend.absolute() if backend else tree.locate("vsock"),
+        blobs=from_blobs(blobs.absolute()) if blobs else None,
     )
     if kernel := pytestconfig.getoption("--kernel"):
         lab.kernels["own"] = Kernel(kernel.absolute())

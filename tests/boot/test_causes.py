@@ -22,7 +22,7 @@ from nitroctl.eif.build import BuildRequest, Generated, Metadata, build
 from nitroctl.testing.lab import LIMIT, Lab, heartbeat_listener
 from nitroctl.toolchain import guest
 
-pytestmark = pytest.mark.boot
+pytestmark = [pytest.mark.boot, pytest.mark.ours("causes are told from what our init says")]
 
 # Init of its own: connects to a CID and port, sends a byte, and says what came of it before it dies.
 INIT = r"""

@@ -44,6 +44,10 @@ def built(lab: Lab, image: Path, *options: str, kernel: bool = True, source: str
 PEM = "KEY=-----BEGIN X-----\nMII=\n-----END X-----\n"
 
 
+OURS = pytest.mark.ours("AWS's init knows neither USER, WORKDIR nor line breaks")
+
+
+@OURS
 @pytest.mark.parametrize("options", [[], ["--compress"]], ids=["plain", "compressed"])
 def test_scratch_image(lab: Lab, tmp_path: Path, options: list[str]) -> None:
     """One static program and nothing else."""
@@ -70,6 +74,7 @@ def test_scratch_image(lab: Lab, tmp_path: Path, options: list[str]) -> None:
         enclave.check_ends(0)
 
 
+@OURS
 def test_directory(lab: Lab, tmp_path: Path) -> None:
     """A folder as the root file system, its user by name, its program by a word that stays what it is."""
     root = im.folder(
@@ -94,13 +99,11 @@ def test_directory(lab: Lab, tmp_path: Path) -> None:
         enclave.check_ends(0)
 
 
-def test_blobs(lab: Lab, tmp_path: Path) -> None:
-    """A folder as nitro-cli has it, here with our kernel and init: it boots, with CMD alone, as AWS's init
-    would start it, and PCR1 is the same for every application."""
-    agent = guest.locate("agent").read_bytes()
+def stand_in(lab: Lab, folder: Path) -> Path:
+    """A folder as nitro-cli has it, with our kernel and init."""
     kernel = lab.kernels["own"]
-    blobs = im.folder(
-        tmp_path / "blobs",
+    return im.folder(
+        folder,
         {
             "bzImage": (guest.locate("kernel") if isinstance(kernel, str) else kernel.bzimage).read_bytes(),
             "bzImage.config": b"# Linux/x86 6.12 Kernel Configuration\n",
@@ -108,6 +111,13 @@ def test_blobs(lab: Lab, tmp_path: Path) -> None:
             "cmdline": f"{testimage.CMDLINE}\n".encode(),
         },
     )
+
+
+def test_blobs(lab: Lab, tmp_path: Path) -> None:
+    """A folder as nitro-cli has it, here with our kernel and init: it boots, with CMD alone, as AWS's init
+    would start it, and PCR1 is the same for every application."""
+    agent = guest.locate("agent").read_bytes()
+    blobs = lab.blobs.init.parent if lab.blobs else stand_in(lab, tmp_path / "blobs")
     layer = im.layer(im.entry("agent", agent, mode=0o755))
     pcr1 = set()
     for name, cmd in (("one", ["/agent", "7000", "one"]), ("two", ["/agent", "7000", "two"])):
@@ -145,6 +155,7 @@ echo "localhost: $(getent hosts localhost)"
 """
 
 
+@OURS
 def test_debian_image(lab: Lab, tmp_path: Path) -> None:
     """Debian's base files, C library and its tools, and shell, a layer each, and a script on top: dynamic
     programs, /bin and /lib as links, a user of /etc/passwd, a hard link into a lower layer. None of it brings

@@ -60,6 +60,7 @@ def test_the_console_of_one_that_ends(lab: Lab) -> None:
     assert "Hello from the enclave!" in console
     nitroctl(lab, "wait", "hello")
     ended = record(lab, "hello")
-    assert (ended["ending"], ended["ended_by"], ended["app_status"]) == ("orderly", "guest", 0)
+    assert (ended["ending"], ended["ended_by"]) == ("orderly", "guest")
+    assert ended["app_status"] in ((0, None) if lab.blobs else (0,))  # AWS's init tells none
     nitroctl(lab, "rm", "hello")
     lab.check_nothing_left()

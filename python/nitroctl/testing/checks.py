@@ -184,7 +184,7 @@ def dry_run(lab: Lab) -> None:
     lab.check_nothing_left()
 
 
-@boot_check
+@functools.partial(boot_check, ours="AWS's init tells no status")
 def application_exit(lab: Lab) -> None:
     """When the application ends, whatever its status, init tells it, resets the machine, and QEMU ends with
     status 0."""
@@ -196,7 +196,7 @@ def application_exit(lab: Lab) -> None:
         guest.backend.expect("exited 3")
 
 
-@boot_check
+@functools.partial(boot_check, ours="AWS's init tells no status")
 def application_killed(lab: Lab) -> None:
     """The same when it dies of a signal."""
     with lab.agent() as (guest, client):
@@ -237,7 +237,7 @@ def panic(lab: Lab) -> None:
     lab.check_nothing_left()
 
 
-@boot_check
+@functools.partial(boot_check, ours="AWS's init crashes without a word where /cmd is missing")
 def panic_that_stays(lab: Lab) -> None:
     """With panic=0 the kernel stops for ever after a panic; it is recognised on the console all the same. The
     line that init printed before is in the message."""
@@ -373,13 +373,11 @@ def _transports(command_line: str) -> list[tuple[int, int]]:
 def command_line(lab: Lab) -> None:
     """The guest's command line is the EIF's, then without KVM what its TSC is, then -append, then one
     virtio_mmio.device entry per device, and nothing else."""
-    from nitroctl.eif.testimage import CMDLINE
-
     with lab.agent(args=("-append", "added=1 also=2")) as (_, client):
         line = client.probe("cmdline").strip()
         tsc = "" if lab.accel.name == "kvm" else r"tsc_early_khz=\d+ tsc=nowatchdog "
         entry = r"virtio_mmio\.device=\w+@\w+:\d+"
-        wanted = rf"{re.escape(CMDLINE)} {tsc}added=1 also=2 {entry} {entry}"
+        wanted = rf"{re.escape(lab.cmdline)} {tsc}added=1 also=2 {entry} {entry}"
         check(re.fullmatch(wanted, line), f"not the EIF's, the board's, -append and two devices: {line}")
 
 

@@ -43,6 +43,7 @@ def run_script(lab: Lab, text: str, *arguments: str) -> None:
         "NITROCTL_QEMU": os.fspath(lab.qemu),
         "NITROCTL_VSOCK_BACKEND": os.fspath(lab.backend),
         "NITRO_CLI_LOGS_PATH": os.fspath(lab.folder / "nitro-cli-logs"),
+        **({"NITRO_CLI_BLOBS": os.fspath(lab.blobs.init.parent)} if lab.blobs else {}),
     }
     done = subprocess.run(
         ["sh", "script.sh", *arguments],

@@ -32,6 +32,7 @@ class Check:
     run: Callable[[Lab], None]
     generic: bool
     guests: int = 1  # at once
+    ours: str = ""  # why it cannot hold with AWS's kernel and init, if it is about ours
 
     @property
     def claim(self) -> str:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import select
 import shutil
 import signal
@@ -21,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +34,7 @@ from nitroctl.testing import agent
 from nitroctl.vsock import sockets
 
 if TYPE_CHECKING:
-    from nitroctl.eif.compose import Kernel
+    from nitroctl.eif.compose import Bootstrap, Kernel
 
 LIMIT = 120.0  # seconds
 TAIL = 40  # lines of a console in a failure
@@ -256,15 +257,19 @@ class Run:
 
 @dataclass
 class Lab:
-    """What is checked: a QEMU, a backend, optionally a user's EIF. A context manager: owns a folder."""
+    """What is checked: a QEMU, a backend, optionally a user's EIF. With `blobs` the images that would have
+    our kernel have AWS's kernel, command line and init. A context manager: owns a folder."""
 
     qemu: Path
     backend: Path
     eif: Path | None = None
     kernels: dict[str, str | Kernel] = field(default_factory=lambda: {"own": "own", "prebuilt": "prebuilt"})
     accel: Accelerator = field(default_factory=accelerator.choose)
+    blobs: Bootstrap | None = None
 
     def __post_init__(self) -> None:
+        if self.blobs:
+            self.kernels["own"] = self.blobs.kernel
         self.consoles: list[Console] = []
         self._logs: list[Path] = []
         self._images: dict[tuple[object, ...], Path] = {}
@@ -298,14 +303,24 @@ class Lab:
         key = (kind, kernel, cmdline, size)
         if key not in self._images:
             path = self.folder / f"{kind}-{hashlib.sha256(repr(key).encode()).hexdigest()[:8]}.eif"
-            more: dict[str, Any] = {}
-            if cmdline is not None:
-                more["cmdline"] = cmdline
+            more: dict[str, Any] = {"cmdline": self.cmdline if cmdline is None else cmdline}
+            if self.blobs and kernel == "own":
+                programs = testimage.locate_programs()
+                more["programs"] = replace(programs, init=self.blobs.init)
             if size:
                 more["size"] = size
             testimage.make(kind, path, kernel=self.kernels[kernel], **more)
             self._images[key] = path
         return self._images[key]
+
+    @property
+    def cmdline(self) -> str:
+        """That of images; a test that waits for the reset after a panic need not wait half a minute."""
+        from nitroctl.eif import testimage
+
+        if self.blobs is None:
+            return testimage.CMDLINE
+        return re.sub(r"\bpanic=\d+", "panic=1", self.blobs.cmdline)
 
     # -- guests
 
