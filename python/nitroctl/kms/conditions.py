@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: MIT
+"""Conditions of policies: the keys that are known, the operators, and whether a test holds for a request.
+
+A request's context has each key in lower case with the tuple of its values; a key that is not there is
+absent. The rules are IAM's ("IAM JSON policy elements: Condition operators"): the values of a policy are
+alternatives, for negated operators none of them may match; a missing key fails a positive test and passes a
+negated one, one with IfExists and Null "true"; ForAllValues passes without values, ForAnyValue does not.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any, Literal
+
+from nitroctl.kms.names import arn_like, like
+
+Context = Mapping[str, tuple[str, ...]]
+Kind = Literal["text", "arn", "bool", "number", "date", "ip"]
+
+# --- keys ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Key:
+    kind: Kind = "text"
+    many: bool = False  # may have several values at once
+    here: bool = True  # a request to this KMS can have it
+
+
+_ABSENT = Key(here=False)
+RECIPIENT = "kms:recipientattestation:"
+CONTEXT = "kms:encryptioncontext:"
+_KEYS: dict[str, Key] = {
+    "aws:CurrentTime": Key("date"),
+    "aws:EpochTime": Key("date"),
+    "aws:MultiFactorAuthPresent": Key("bool", here=False),
+    "aws:PrincipalAccount": Key(),
+    "aws:PrincipalArn": Key("arn"),
+    "aws:PrincipalIsAWSService": Key("bool"),
+    "aws:PrincipalOrgID": _ABSENT,
+    "aws:PrincipalType": Key(),
+    "aws:RequestedRegion": Key(),
+    "aws:SecureTransport": Key("bool"),
+    "aws:SourceAccount": _ABSENT,
+    "aws:SourceArn": Key("arn", here=False),
+    "aws:SourceIp": Key("ip"),
+    "aws:SourceVpc": _ABSENT,
+    "aws:SourceVpce": _ABSENT,
+    "aws:TagKeys": Key(many=True),
+    "aws:UserAgent": Key(),
+    "aws:ViaAWSService": Key("bool"),
+    "aws:username": Key(),
+    "kms:BypassPolicyLockoutSafetyCheck": Key("bool"),
+    "kms:CallerAccount": Key(),
+    "kms:CustomerMasterKeySpec": Key(),
+    "kms:CustomerMasterKeyUsage": Key(),
+    "kms:DataKeyPairSpec": Key(),
+    "kms:EncryptionAlgorithm": Key(),
+    "kms:EncryptionContextKeys": Key(many=True),
+    "kms:ExpirationModel": Key(),
+    "kms:GrantConstraintType": Key(),
+    "kms:GrantIsForAWSResource": Key("bool"),
+    "kms:GrantOperations": Key(many=True),
+    "kms:GranteePrincipal": Key("arn"),
+    "kms:KeyAgreementAlgorithm": Key(),
+    "kms:KeyOrigin": Key(),
+    "kms:KeySpec": Key(),
+    "kms:KeyUsage": Key(),
+    "kms:MacAlgorithm": Key(),
+    "kms:MessageType": Key(),
+    "kms:MultiRegion": Key("bool"),
+    "kms:ReEncryptOnSameKey": Key("bool"),
+    "kms:RequestAlias": Key(),
+    "kms:ResourceAliases": Key(many=True),
+    "kms:RetiringPrincipal": Key("arn"),
+    "kms:ScheduleKeyDeletionPendingWindowInDays": Key("number"),
+    "kms:SigningAlgorithm": Key(),
+    "kms:ValidTo": Key("date"),
+    "kms:ViaService": _ABSENT,
+    "kms:WrappingAlgorithm": Key(),
+    "kms:WrappingKeySpec": Key(),
+}
+_KNOWN = {name.lower(): key for name, key in _KEYS.items()}
+_TAGS = ("aws:resourcetag/", "aws:requesttag/")
+_PCR = re.compile(r"pcr(0|[1-9]|[12][0-9]|3[01])")
+
+
+class Unknown(Exception):
+    """A condition that is not understood, and why."""
+
+
+def known_key(name: str) -> Key:
+    """What the condition key `name` is. Raises Unknown."""
+    key = name.lower()
+    if found := _KNOWN.get(key):
+        return found
+    if key.startswith(RECIPIENT):
+        measure = key.removeprefix(RECIPIENT)
+        if measure == "imagesha384" or _PCR.fullmatch(measure):
+            return Key()
+        if measure.startswith("nitrotpm"):
+            raise Unknown(f"{name} is of NitroTPM documents, which are not served here")
+        raise Unknown(f"{name} is no condition key: there are ImageSha384 and PCR0 to PCR31")
+    if key == RECIPIENT.rstrip(":"):
+        raise Unknown(f"{name} is no condition key by itself: it lacks :ImageSha384 or :PCR<n>, and AWS "
+                      "takes it "
+                      "for a key that is never there")  # fmt: skip
+    if key.startswith(CONTEXT) and len(key) > len(CONTEXT):
+        return Key()
+    if any(key.startswith(tag) and len(key) > len(tag) for tag in _TAGS):
+        return Key()
+    raise Unknown(f"the condition key {name} is not known")
+
+
+def is_recipient(name: str) -> bool:
+    return name.lower().startswith(RECIPIENT)
+
+
+def recipient_pcr(name: str) -> int:
+    measure = name.lower().removeprefix(RECIPIENT)
+    return 0 if measure == "imagesha384" else int(measure.removeprefix("pcr"))
+
+
+# --- operators -------------------------------------------------------------------------------------------
+
+
+def _moment(text: str) -> datetime:
+    """ISO 8601 as IAM takes it, or seconds since 1970. Raises ValueError."""
+    if re.fullmatch(r"-?[0-9]{1,12}", text):
+        try:
+            return datetime.fromtimestamp(int(text), UTC)
+        except (OverflowError, OSError) as e:
+            raise ValueError(f"{text} is out of range") from e
+    time = datetime.fromisoformat(text)
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
+def _number(text: str) -> Decimal:
+    try:
+        value = Decimal(text)
+    except InvalidOperation as e:
+        raise ValueError(f"{text!r} is no number") from e
+    if not value.is_finite():
+        raise ValueError(f"{text!r} is no number")
+    return value
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text.lower() == "true"
+
+
+def _network(text: str) -> Any:
+    return ipaddress.ip_network(text, strict=False)
+
+
+def _arn(text: str) -> str:
+    if text != "*" and text.count(":") < 5:
+        raise ValueError(f"{text!r} is no ARN: it has fewer than six parts")
+    return text
+
+
+def _arns(wanted: str, found: str) -> bool:
+    return wanted == "*" or arn_like(wanted, found)
+
+
+@dataclass(frozen=True)
+class Operator:
+    """`read` makes of a policy's text what is compared, and judges it; `match` compares it with a request's
+    text. A text that cannot be read matches nothing."""
+
+    match: Callable[[Any, str], bool]
+    read: Callable[[str], Any] = str
+    negated: bool = False
+    kinds: tuple[Kind, ...] | None = None  # of keys that it is for; None for all
+
+
+def _pair(name: str, no: str, match: Callable[[Any, str], bool], **more: Any) -> dict[str, Operator]:
+    return {name: Operator(match, **more), no: Operator(match, negated=True, **more)}
+
+
+def _ordered(kind: str, read: Callable[[str], Any], kinds: tuple[Kind, ...]) -> dict[str, Operator]:
+    more: dict[str, Any] = {"read": read, "kinds": kinds}
+    return {
+        **_pair(f"{kind}Equals", f"{kind}NotEquals", lambda w, f: bool(read(f) == w), **more),
+        f"{kind}LessThan": Operator(lambda w, f: bool(read(f) < w), **more),
+        f"{kind}LessThanEquals": Operator(lambda w, f: bool(read(f) <= w), **more),
+        f"{kind}GreaterThan": Operator(lambda w, f: bool(read(f) > w), **more),
+        f"{kind}GreaterThanEquals": Operator(lambda w, f: bool(read(f) >= w), **more),
+    }
+
+
+OPERATORS: dict[str, Operator] = {
+    **_pair("StringEquals", "StringNotEquals", lambda w, f: w == f),
+    **_pair("StringEqualsIgnoreCase", "StringNotEqualsIgnoreCase", lambda w, f: w.lower() == f.lower()),
+    **_pair("StringLike", "StringNotLike", like),
+    **_pair("ArnEquals", "ArnNotEquals", _arns, read=_arn, kinds=("arn",)),
+    **_pair("ArnLike", "ArnNotLike", _arns, read=_arn, kinds=("arn",)),
+    "Bool": Operator(lambda w, f: _boolean(f) is w, _boolean, kinds=("bool",)),
+    **_ordered("Numeric", _number, ("number",)),
+    **_ordered("Date", _moment, ("date",)),
+    **_pair(
+        "IpAddress", "NotIpAddress", lambda w, f: ipaddress.ip_address(f) in w, read=_network, kinds=("ip",)
+    ),
+}  # fmt: skip
+NULL = "Null"
+Scope = Literal["", "ForAllValues", "ForAnyValue"]
+
+
+@dataclass(frozen=True)
+class Test:
+    """One key under one operator, with the values that the policy has for it."""
+
+    operator: str  # of OPERATORS, or NULL
+    key: str  # as written
+    values: tuple[str, ...]
+    scope: Scope = ""
+    if_exists: bool = False
+
+    @property
+    def written(self) -> str:
+        scope = f"{self.scope}:" if self.scope else ""
+        return f"{scope}{self.operator}{'IfExists' if self.if_exists else ''}"
+
+    def holds(self, context: Context) -> bool:
+        found = context.get(self.key.lower())
+        if self.operator == NULL:
+            return all((found is None) is _boolean(value) for value in self.values)
+        operator = OPERATORS[self.operator]
+        if not found:
+            if self.scope:
+                return self.scope == "ForAllValues" or self.if_exists
+            return operator.negated or self.if_exists
+        wanted = [operator.read(value) for value in self.values]
+        results = [self._one(operator, wanted, value) for value in found]
+        return any(results) if self.scope == "ForAnyValue" else all(results)
+
+    @staticmethod
+    def _one(operator: Operator, wanted: list[Any], found: str) -> bool:
+        for value in wanted:
+            try:
+                if operator.match(value, found):
+                    return not operator.negated
+            except (ValueError, TypeError):
+                continue
+        return operator.negated
+
+
+_NAME = re.compile(r"(?:(ForAllValues|ForAnyValue):)?([A-Za-z]+?)(IfExists)?")
+
+
+def parse_test(operator: str, key: str, values: tuple[str, ...]) -> Test:
+    """Raises Unknown for what is not understood, or cannot be meant."""
+    match = _NAME.fullmatch(operator)
+    name = match[2] if match else operator
+    if not match or (name not in OPERATORS and name != NULL):
+        raise Unknown(f"the operator {operator} is not known")
+    scope: Scope = match[1] or ""  # type: ignore[assignment]
+    if_exists = match[3] is not None
+    about = known_key(key)
+    if not values:
+        raise Unknown(f"{operator} {key} has no value, and so could never hold")
+    for value in values:
+        if "${" in value:
+            raise Unknown(f"{operator} {key}: policy variables are not served here: {value}")
+    if name == NULL:
+        if scope or if_exists:
+            raise Unknown(f"the operator {operator} is none: Null takes neither a scope nor IfExists")
+        for value in values:
+            _judge(_boolean, operator, key, value)
+        return Test(NULL, key, values)
+    rule = OPERATORS[name]
+    if rule.kinds and about.kind not in rule.kinds:
+        raise Unknown(f"{operator} is not for {key}, whose values are of the kind {about.kind}")
+    if about.many and not scope:
+        raise Unknown(f"{operator} {key}: this key can have several values; put ForAllValues: or "
+                      "ForAnyValue: "
+                      "before the operator")  # fmt: skip
+    for value in values:
+        _judge(rule.read, operator, key, value)
+    return Test(name, key, values, scope, if_exists)
+
+
+def _judge(read: Callable[[str], Any], operator: str, key: str, value: str) -> None:
+    try:
+        read(value)
+    except (ValueError, TypeError) as e:
+        raise Unknown(f"{operator} {key}: {e}") from e
