@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: MIT
+"""One request on its way through the KMS: who asks for what, what was decided, what the event will say.
+
+Operations get one of these. Whatever they do with a key, `authorise` comes first; `service` sees to it that
+an operation which never asked is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from nitroctl.kms import callers, keys, policy
+from nitroctl.kms.actions import WITH_RECIPIENT
+from nitroctl.kms.errors import KmsError, bad_usage
+from nitroctl.kms.evaluate import EXACT_CONTEXT, Decision, Request, evaluate
+from nitroctl.kms.keys import Key, Place
+from nitroctl.kms.names import Caller
+from nitroctl.kms.recipient import Recipient
+from nitroctl.kms.store import Store
+
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a request came from, for conditions and the event."""
+
+    address: str = "local"  # an IP address, "vsock", or "local"
+    agent: str = ""
+    tls: bool = False
+    access_key: str | None = None
+
+
+def encryption_context(pairs: dict[str, str] | None) -> dict[str, tuple[str, ...]]:
+    """As policies see it."""
+    if not pairs:
+        return {}
+    return {
+        **{f"kms:encryptioncontext:{name.lower()}": (value,) for name, value in pairs.items()},
+        "kms:encryptioncontextkeys": tuple(pairs),
+        EXACT_CONTEXT: tuple(text for pair in pairs.items() for text in pair),
+    }
+
+
+@dataclass
+class Call:
+    store: Store
+    place: Place
+    operation: str
+    parameters: dict[str, Any]
+    caller: Caller
+    operator: bool  # the store's owner by his own commands: no policy stands between him and his file
+    origin: Origin
+    now: datetime = field(default_factory=lambda: datetime.now(UTC))
+    recipient: Recipient | None = None
+    form: str = "segmented"
+    decisions: list[Decision] = field(default_factory=list)
+    resources: list[Key] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def get(self, name: str) -> Any:
+        return self.parameters.get(name)
+
+    def key(self, name: str = "KeyId", *, alias: bool = True) -> tuple[Key, dict[str, tuple[str, ...]]]:
+        """The key that a parameter names, and what its way of naming adds to the context."""
+        key, by = keys.find(self.store, self.place, self.parameters[name], alias=alias)
+        return key, {"kms:requestalias": (by,)} if by else {}
+
+    def context(self, key: Key | None, more: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {
+            "aws:currenttime": (self.now.isoformat(),),
+            "aws:epochtime": (str(int(self.now.timestamp())),),
+            "aws:principalaccount": (self.caller.account,),
+            "aws:principalarn": (self.caller.arn,),
+            "aws:principalisawsservice": ("false",),
+            "aws:principaltype": (self._type(),),
+            "aws:requestedregion": (self.place.region,),
+            "aws:securetransport": (str(self.origin.tls).lower(),),
+            "aws:viaawsservice": ("false",),
+            "kms:calleraccount": (self.caller.account,),
+        }
+        if self.origin.address not in ("local", "vsock"):
+            found["aws:sourceip"] = (self.origin.address,)
+        if self.origin.agent:
+            found["aws:useragent"] = (self.origin.agent,)
+        if self._type() == "User":
+            found["aws:username"] = (self.caller.name,)
+        if self.recipient and self.operation in WITH_RECIPIENT:
+            found |= self.recipient.context()
+        return found | (key.context() if key else {}) | more
+
+    def _type(self) -> str:
+        return "Account" if self.caller.is_root else "AssumedRole" if self.caller.session else "User"
+
+    def decide(self, action: str, key: Key | None, key_policy: str | None, more: dict[str, tuple[str, ...]],
+               resource: str = "*") -> Decision:  # fmt: skip
+        """The decision about one action, recorded nowhere. Raises no KmsError."""
+        if self.operator:
+            return Decision(True, "allowed", policy="the store's owner, by his own command")
+        request = Request(self.caller, f"kms:{action}", key.arn if key else resource, self.context(key, more))
+        granted = keys.grants(self.store, key) if key else []
+        try:
+            read = policy.parse(key_policy) if key_policy is not None else None
+            return evaluate(request, read, callers.policies_of(self.store, self.caller), granted)
+        except policy.PolicyError as e:
+            # Of a store that something else has written.
+            return Decision(False, f"because no resource-based policy allows the kms:{action} action",
+                            policy=f"a policy that is not understood: {e}")  # fmt: skip
+
+    def authorise(
+        self, key: Key | None, more: dict[str, tuple[str, ...]] | None = None, action: str | None = None,
+        resource: str = "*",
+    ) -> None:  # fmt: skip
+        """Go on only if the caller may. Raises KmsError."""
+        action = action or self.operation
+        if key and key not in self.resources:
+            self.resources.append(key)
+        decision = self.decide(action, key, key.policy if key else None, more or {}, resource)
+        self.decisions.append(decision)
+        if not decision.allowed:
+            raise KmsError(
+                "AccessDeniedException",
+                f"User: {self.caller.full_arn} is not authorized to perform: kms:{action} on resource: "
+                f"{key.arn if key else resource} {decision.because}",
+                why=decision.why,
+            )
+
+    def tokens(self) -> None:
+        """Grant tokens: grants count at once here, so that a token only has to be one."""
+        for token in self.get("GrantTokens") or ():
+            if self.store.one("SELECT 1 FROM grants WHERE token = ?", token) is None:
+                raise KmsError("InvalidGrantTokenException", "The grant token is not valid.")
+
+    def use(self, key: Key, usage: str, more: dict[str, tuple[str, ...]] | None = None,
+            action: str | None = None) -> bytes:  # fmt: skip
+        """The material of a key for its use: authorised, of the right usage, in the right state, no dry
+        run."""
+        self.tokens()
+        self.authorise(key, more, action)
+        if key.usage != usage:
+            raise bad_usage(f"{key.arn} key usage is {key.usage} which is not valid for {self.operation}.")
+        return key.check_usable()
+
+    def dry_run(self) -> None:
+        if self.get("DryRun"):
+            raise KmsError(
+                "DryRunOperationException", "The request would have succeeded, but the DryRun option is set."
+            )
+
+    def answer(self, secret: str, plaintext: bytes, fields: dict[str, Any]) -> dict[str, Any]:
+        """The answer with its secret: as it is, or sealed to the recipient instead."""
+        if self.recipient is None:
+            return fields | {secret: plaintext}
+        sealed = self.recipient.seal(plaintext, self.form)  # type: ignore[arg-type]
+        return fields | {"CiphertextForRecipient": sealed}
+
+    def page(self, found: Sequence[Any], name: str, limit: int = 100) -> dict[str, Any]:
+        """A page of a list; the marker is the place where the next one begins."""
+        marker = self.get("Marker") or "0"
+        if not (marker.isascii() and marker.isdecimal() and len(marker) < 10):
+            raise KmsError("InvalidMarkerException", "The marker is not valid.")
+        start, size = int(marker), self.get("Limit") or limit
+        more = start + size < len(found)
+        page: dict[str, Any] = {name: list(found[start : start + size]), "Truncated": more}
+        return page | ({"NextMarker": str(start + size)} if more else {})

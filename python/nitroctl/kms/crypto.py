@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: MIT
+"""The operations that use a key: encrypt, decrypt, data keys, random bytes, signatures, MACs, shared
+secrets."""
+
+from __future__ import annotations
+
+import hmac
+import os
+from typing import Any
+
+from nitroctl.kms import material
+from nitroctl.kms.call import Call, encryption_context
+from nitroctl.kms.errors import KmsError, bad_ciphertext, bad_usage, invalid
+from nitroctl.kms.keys import Key, get
+
+Answer = dict[str, Any]
+
+
+def _algorithm(call: Call, key: Key, name: str = "EncryptionAlgorithm") -> str:
+    """The one asked for, if the key has it."""
+    algorithm: str = call.get(name) or material.SYMMETRIC
+    allowed = (material.SYMMETRIC,) if key.spec == material.SYMMETRIC else material.OAEP
+    if key.usage == material.ENCRYPT and algorithm not in allowed:
+        raise bad_usage(
+            f"The algorithm {algorithm} is not of a {key.spec} key: it has {' and '.join(allowed)}."
+        )
+    return algorithm
+
+
+def _oaep(algorithm: str) -> Any:
+    from cryptography.hazmat.primitives.asymmetric import padding
+
+    digest = material.hash_of(algorithm)
+    return padding.OAEP(padding.MGF1(digest), digest, label=None)
+
+
+def _context(call: Call, algorithm: str, name: str = "EncryptionContext") -> dict[str, str]:
+    given: dict[str, str] = call.get(name) or {}
+    if given and algorithm != material.SYMMETRIC:
+        raise invalid("An encryption context goes with symmetric keys only.")
+    return given
+
+
+def _seal(key: Key, secret: bytes, algorithm: str, plaintext: bytes, context: dict[str, str]) -> bytes:
+    if algorithm == material.SYMMETRIC:
+        assert key.material_id is not None
+        return material.encrypt(key.id, key.material_id, secret, plaintext, context)
+    sealed = material.load_private(secret).public_key()
+    try:
+        data: bytes = sealed.encrypt(plaintext, _oaep(algorithm))
+    except ValueError as e:
+        raise invalid(f"{len(plaintext)} bytes are too many for {algorithm} with a key of {key.spec}.") from e
+    return data
+
+
+def encrypt(call: Call) -> Answer:
+    key, named = call.key()
+    algorithm = _algorithm(call, key)
+    context = _context(call, algorithm)
+    facts = {"kms:encryptionalgorithm": (algorithm,), **encryption_context(context), **named}
+    secret = call.use(key, material.ENCRYPT, facts)
+    call.dry_run()
+    sealed = _seal(key, secret, algorithm, call.get("Plaintext"), context)
+    return {"CiphertextBlob": sealed, "KeyId": key.arn, "EncryptionAlgorithm": algorithm}
+
+
+def _source(call: Call, raw: bytes, name: str, algorithm: str) -> tuple[Key, Any, material.Blob | None]:
+    """The key that a ciphertext is of: by what it says, or by the request for an asymmetric one."""
+    named: Any = {}
+    asked: Key | None = None
+    if call.get(name):
+        asked, named = call.key(name)
+    if algorithm != material.SYMMETRIC:
+        if asked is None:
+            raise invalid(f"{name} is required: a ciphertext of {algorithm} does not name its key.")
+        return asked, named, None
+    blob = material.parse(raw)
+    key = get(call.store, call.place, blob.key_id)
+    if asked and (key is None or asked.id != key.id):
+        raise KmsError(
+            "IncorrectKeyException",
+            "The key ID in the request does not identify a CMK that can perform this operation.",
+            why=f"the ciphertext is of the key {blob.key_id}",
+        )
+    if key is None:
+        raise bad_ciphertext(f"the ciphertext is of the key {blob.key_id}, which is not here")
+    return key, named, blob
+
+
+def _open(key: Key, secret: bytes, algorithm: str, raw: bytes, blob: material.Blob | None,
+          context: dict[str, str]) -> bytes:  # fmt: skip
+    if blob is not None:
+        if key.material_id != blob.material_id:
+            raise bad_ciphertext("the key has other material now than the ciphertext is of")
+        return material.decrypt(blob, secret, context)
+    try:
+        data: bytes = material.load_private(secret).decrypt(raw, _oaep(algorithm))
+    except ValueError as e:
+        raise bad_ciphertext(f"it is no ciphertext of {algorithm} under this key") from e
+    return data
+
+
+def decrypt(call: Call) -> Answer:
+    raw, algorithm = call.get("CiphertextBlob"), call.get("EncryptionAlgorithm") or material.SYMMETRIC
+    context = _context(call, algorithm)
+    key, named, blob = _source(call, raw, "KeyId", algorithm)
+    facts = {"kms:encryptionalgorithm": (algorithm,), **encryption_context(context), **named}
+    secret = call.use(key, material.ENCRYPT, facts)
+    _algorithm(call, key)
+    plaintext = _open(key, secret, algorithm, raw, blob, context)
+    call.dry_run()
+    fields: Answer = {"KeyId": key.arn, "EncryptionAlgorithm": algorithm}
+    if blob:
+        fields["KeyMaterialId"] = blob.material_id
+    return call.answer("Plaintext", plaintext, fields)
+
+
+def re_encrypt(call: Call) -> Answer:
+    raw, before = call.get("CiphertextBlob"), call.get("SourceEncryptionAlgorithm") or material.SYMMETRIC
+    source, named, blob = _source(call, raw, "SourceKeyId", before)
+    target, target_named = call.key("DestinationKeyId")
+    after = _algorithm(call, target, "DestinationEncryptionAlgorithm")
+    old = _context(call, before, "SourceEncryptionContext")
+    new = _context(call, after, "DestinationEncryptionContext")
+    same = {"kms:reencryptonsamekey": (str(source.id == target.id).lower(),)}
+    from_facts = {"kms:encryptionalgorithm": (before,), **same, **encryption_context(old), **named}
+    to_facts = {"kms:encryptionalgorithm": (after,), **same, **encryption_context(new), **target_named}
+    secret = call.use(source, material.ENCRYPT, from_facts, "ReEncryptFrom")
+    target_secret = call.use(target, material.ENCRYPT, to_facts, "ReEncryptTo")
+    _algorithm(call, source, "SourceEncryptionAlgorithm")
+    plaintext = _open(source, secret, before, raw, blob, old)
+    call.dry_run()
+    return {
+        "CiphertextBlob": _seal(target, target_secret, after, plaintext, new),
+        "SourceKeyId": source.arn, "KeyId": target.arn,
+        "SourceEncryptionAlgorithm": before, "DestinationEncryptionAlgorithm": after,
+    }  # fmt: skip
+
+
+# --- data keys -------------------------------------------------------------------------------------------
+
+
+def _symmetric(call: Call, more: dict[str, tuple[str, ...]]) -> tuple[Key, bytes, dict[str, str]]:
+    key, named = call.key()
+    context: dict[str, str] = call.get("EncryptionContext") or {}
+    facts = {"kms:encryptionalgorithm": (material.SYMMETRIC,), **encryption_context(context), **named, **more}
+    secret = call.use(key, material.ENCRYPT, facts)
+    if key.spec != material.SYMMETRIC:
+        raise bad_usage(f"{key.arn} is asymmetric: data keys are made under symmetric keys only.")
+    return key, secret, context
+
+
+def _data_key(call: Call) -> tuple[Answer, bytes]:
+    size, spec = call.get("NumberOfBytes"), call.get("KeySpec")
+    if (size is None) is (spec is None):
+        raise invalid("Please specify either number of bytes or key spec.")
+    key, secret, context = _symmetric(call, {})
+    call.dry_run()
+    plaintext = os.urandom(size or {"AES_256": 32, "AES_128": 16}[spec])
+    sealed = _seal(key, secret, material.SYMMETRIC, plaintext, context)
+    return {"CiphertextBlob": sealed, "KeyId": key.arn, "KeyMaterialId": key.material_id}, plaintext
+
+
+def generate_data_key(call: Call) -> Answer:
+    fields, plaintext = _data_key(call)
+    return call.answer("Plaintext", plaintext, fields)
+
+
+def generate_data_key_without_plaintext(call: Call) -> Answer:
+    return _data_key(call)[0]
+
+
+def _data_pair(call: Call) -> tuple[Answer, bytes]:
+    spec = call.get("KeyPairSpec")
+    key, secret, context = _symmetric(call, {"kms:datakeypairspec": (spec,)})
+    call.dry_run()
+    private = material.generate(spec)
+    public = material.public_der(material.load_private(private).public_key())
+    sealed = _seal(key, secret, material.SYMMETRIC, private, context)
+    return {
+        "PrivateKeyCiphertextBlob": sealed, "PublicKey": public, "KeyId": key.arn, "KeyPairSpec": spec,
+        "KeyMaterialId": key.material_id,
+    }, private  # fmt: skip
+
+
+def generate_data_key_pair(call: Call) -> Answer:
+    fields, private = _data_pair(call)
+    return call.answer("PrivateKeyPlaintext", private, fields)
+
+
+def generate_data_key_pair_without_plaintext(call: Call) -> Answer:
+    return _data_pair(call)[0]
+
+
+def generate_random(call: Call) -> Answer:
+    call.authorise(None)
+    size = call.get("NumberOfBytes")
+    if size is None:
+        raise invalid("NumberOfBytes is required.")
+    return call.answer("Plaintext", os.urandom(size), {})
+
+
+def derive_shared_secret(call: Call) -> Answer:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+    key, named = call.key()
+    algorithm = call.get("KeyAgreementAlgorithm")
+    secret = call.use(key, material.AGREE, {"kms:keyagreementalgorithm": (algorithm,), **named})
+    own = material.load_private(secret)
+    try:
+        other = load_der_public_key(call.get("PublicKey"))
+    except (ValueError, TypeError, UnsupportedAlgorithm) as e:
+        raise invalid(f"The public key is no SubjectPublicKeyInfo in DER: {e}") from e
+    if not isinstance(other, ec.EllipticCurvePublicKey) or other.curve.name != own.curve.name:
+        raise invalid(f"The public key is not on the curve of {key.spec}.")
+    call.dry_run()
+    fields = {"KeyId": key.arn, "KeyAgreementAlgorithm": algorithm, "KeyOrigin": key.origin}
+    return call.answer("SharedSecret", own.exchange(ec.ECDH(), other), fields)
+
+
+# --- signatures and MACs ---------------------------------------------------------------------------------
+
+
+def _signing(call: Call) -> tuple[Key, Any, tuple[Any, ...]]:
+    """(the key, its private half, what sign() and verify() of `cryptography` take after the message)."""
+    from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
+
+    key, named = call.key()
+    algorithm, kind = call.get("SigningAlgorithm"), call.get("MessageType") or "RAW"
+    facts = {"kms:signingalgorithm": (algorithm,), "kms:messagetype": (kind,), **named}
+    secret = call.use(key, material.SIGN, facts)
+    if algorithm not in material.signing_algorithms(key.spec):
+        raise bad_usage(f"Algorithm {algorithm} is incompatible with key spec {key.spec}.")
+    if kind == "EXTERNAL_MU":
+        raise invalid("The message type EXTERNAL_MU goes with ML-DSA keys only.")
+    digest: Any = material.hash_of(algorithm)
+    if kind == "DIGEST":
+        if len(call.get("Message")) != digest.digest_size:
+            raise invalid(f"Digest is invalid length for algorithm {algorithm}.")
+        digest = utils.Prehashed(digest)
+    if key.spec in material.CURVES:
+        return key, material.load_private(secret), (ec.ECDSA(digest),)
+    plain = material.hash_of(algorithm)
+    fill: Any = padding.PKCS1v15()
+    if "_PSS_" in algorithm:
+        fill = padding.PSS(padding.MGF1(plain), plain.digest_size)  # AWS: the salt is as long as the hash
+    return key, material.load_private(secret), (fill, digest)
+
+
+def sign(call: Call) -> Answer:
+    key, private, how = _signing(call)
+    call.dry_run()
+    signature = private.sign(call.get("Message"), *how)
+    return {"KeyId": key.arn, "Signature": signature, "SigningAlgorithm": call.get("SigningAlgorithm")}
+
+
+def verify(call: Call) -> Answer:
+    from cryptography.exceptions import InvalidSignature
+
+    key, private, how = _signing(call)
+    call.dry_run()
+    try:
+        private.public_key().verify(call.get("Signature"), call.get("Message"), *how)
+    except InvalidSignature as e:
+        raise KmsError("KMSInvalidSignatureException", None, why="the signature is not the key's") from e
+    return {"KeyId": key.arn, "SignatureValid": True, "SigningAlgorithm": call.get("SigningAlgorithm")}
+
+
+def _mac(call: Call) -> tuple[Key, bytes]:
+    key, named = call.key()
+    algorithm: str = call.get("MacAlgorithm")
+    secret = call.use(key, material.MAC, {"kms:macalgorithm": (algorithm,), **named})
+    if algorithm.replace("_SHA", "") != key.spec:
+        raise bad_usage(f"Algorithm {algorithm} is incompatible with key spec {key.spec}.")
+    call.dry_run()
+    return key, hmac.digest(secret, call.get("Message"), "sha" + algorithm.rpartition("_")[2])
+
+
+def generate_mac(call: Call) -> Answer:
+    key, mac = _mac(call)
+    return {"KeyId": key.arn, "Mac": mac, "MacAlgorithm": call.get("MacAlgorithm")}
+
+
+def verify_mac(call: Call) -> Answer:
+    key, mac = _mac(call)
+    if not hmac.compare_digest(mac, call.get("Mac")):
+        raise KmsError("KMSInvalidMacException", None, why="the MAC is not the key's")
+    return {"KeyId": key.arn, "MacValid": True, "MacAlgorithm": call.get("MacAlgorithm")}
+
+
+def get_public_key(call: Call) -> Answer:
+    key, named = call.key()
+    call.tokens()
+    call.authorise(key, named)
+    if key.spec == material.SYMMETRIC or key.spec in material.MACS:
+        raise KmsError("UnsupportedOperationException", f"{key.arn} is symmetric: it has no public key.")
+    public = material.load_private(key.check_usable()).public_key()
+    shown = key.metadata()
+    kinds = ("KeyUsage", "KeySpec", "CustomerMasterKeySpec", "EncryptionAlgorithms", "SigningAlgorithms",
+             "KeyAgreementAlgorithms")  # fmt: skip
+    return {
+        "KeyId": key.arn,
+        "PublicKey": material.public_der(public),
+        **{k: shown[k] for k in kinds if k in shown},
+    }

@@ -1,0 +1,399 @@
+# SPDX-License-Identifier: MIT
+"""The operations on keys themselves: made, described, switched, imported, deleted; aliases, policies,
+tags."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nitroctl.kms import keys, material, policy
+from nitroctl.kms.call import Call
+from nitroctl.kms.errors import KmsError, bad_state, invalid, not_found
+from nitroctl.kms.keys import DISABLED, ENABLED, PENDING_DELETION, PENDING_IMPORT, Key
+
+Answer = dict[str, Any]
+IMPORT_SECONDS = 24 * 3600.0  # AWS: how long an import token is good
+DAY = 86400.0
+
+
+def _write(call: Call, query: str, *values: Any) -> None:
+    with call.store.transaction(write=True) as db:
+        db.execute(query, values)
+
+
+def _checked_policy(call: Call, key: Key, text: str) -> str:
+    """A policy that is understood, and that leaves the caller a way to change it. Raises KmsError."""
+    try:
+        policy.parse(text)
+    except policy.PolicyError as e:
+        raise KmsError("MalformedPolicyDocumentException", str(e)) from e
+    bypass = call.get("BypassPolicyLockoutSafetyCheck")
+    if not bypass and not call.decide("PutKeyPolicy", key, text, {}).allowed:
+        raise KmsError(
+            "MalformedPolicyDocumentException",
+            "The new key policy will not allow you to update the key policy in the future.",
+            why=f"the new key policy would not let {call.caller.full_arn} put another one",
+        )
+    return text
+
+
+# --- keys ------------------------------------------------------------------------------------------------
+
+
+def create_key(call: Call) -> Answer:
+    spec = call.get("KeySpec") or call.get("CustomerMasterKeySpec") or material.SYMMETRIC
+    usage = call.get("KeyUsage") or (material.MAC if spec in material.MACS else material.ENCRYPT)
+    if usage not in material.USAGES[spec]:
+        raise invalid(
+            f"KeyUsage {usage} is not compatible with KeySpec {spec}: {', '.join(material.USAGES[spec])}"
+        )
+    origin, multi = call.get("Origin") or "AWS_KMS", bool(call.get("MultiRegion"))
+    tags = {tag["TagKey"]: tag.get("TagValue", "") for tag in call.get("Tags") or ()}
+    bypass = str(bool(call.get("BypassPolicyLockoutSafetyCheck"))).lower()
+    call.authorise(None, {
+        "kms:keyspec": (spec,), "kms:keyusage": (usage,), "kms:keyorigin": (origin,),
+        "kms:multiregion": (str(multi).lower(),), "kms:bypasspolicylockoutsafetycheck": (bypass,),
+        **{f"aws:requesttag/{name.lower()}": (value,) for name, value in tags.items()},
+        **({"aws:tagkeys": tuple(tags)} if tags else {}),
+    })  # fmt: skip
+    key_id = keys.new_id(multi_region=multi)
+    made = None if origin == "EXTERNAL" else material.generate(spec)
+    with call.store.transaction(write=True) as db:
+        db.execute(
+            "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL, ?, ?, ?)",
+            (key_id, call.place.region, call.place.account, call.now.timestamp(),
+            call.get("Description") or "",
+             spec, usage, origin, ENABLED if made else PENDING_IMPORT, int(multi),
+             keys.default_policy(call.place.account), made, material.new_id(made) if made else None),
+        )  # fmt: skip
+        db.executemany(
+            "INSERT INTO tags VALUES (?, ?, ?)", [(key_id, name, value) for name, value in tags.items()]
+        )
+        key = _again(call, key_id)
+        if call.get("Policy"):
+            text = _checked_policy(call, key, call.get("Policy"))
+            db.execute("UPDATE keys SET policy = ? WHERE id = ?", (text, key_id))
+    call.resources.append(key)
+    return {"KeyMetadata": key.metadata()}
+
+
+def _again(call: Call, key_id: str) -> Key:
+    key = keys.get(call.store, call.place, key_id)
+    assert key is not None
+    return key
+
+
+def _managed(call: Call, more: dict[str, tuple[str, ...]] | None = None, *, alias: bool = False) -> Key:
+    """The key of an operation on it, authorised."""
+    key, named = call.key(alias=alias)
+    call.authorise(key, {**(more or {}), **named})
+    return key
+
+
+def _lives(key: Key) -> None:
+    if key.state == PENDING_DELETION:
+        raise bad_state(f"{key.arn} is pending deletion.")
+
+
+def describe_key(call: Call) -> Answer:
+    call.tokens()
+    return {"KeyMetadata": _managed(call, alias=True).metadata()}
+
+
+def list_keys(call: Call) -> Answer:
+    call.authorise(None)
+    ids = keys.all_ids(call.store, call.place)
+    return call.page([{"KeyId": i, "KeyArn": call.place.key_arn(i)} for i in ids], "Keys")
+
+
+def _switch(call: Call, state: str) -> Answer:
+    key = _managed(call)
+    _lives(key)
+    if key.state == PENDING_IMPORT:
+        raise bad_state(f"{key.arn} is pending import.")
+    _write(call, "UPDATE keys SET state = ? WHERE id = ?", state, key.id)
+    return {}
+
+
+def enable_key(call: Call) -> Answer:
+    return _switch(call, ENABLED)
+
+
+def disable_key(call: Call) -> Answer:
+    return _switch(call, DISABLED)
+
+
+def schedule_key_deletion(call: Call) -> Answer:
+    days = call.get("PendingWindowInDays") or 30
+    key = _managed(call, {"kms:schedulekeydeletionpendingwindowindays": (str(days),)})
+    _lives(key)
+    at = call.now.timestamp() + days * DAY
+    _write(call, "UPDATE keys SET state = ?, deletion = ? WHERE id = ?", PENDING_DELETION, at, key.id)
+    return {"KeyId": key.arn, "DeletionDate": at, "KeyState": PENDING_DELETION, "PendingWindowInDays": days}
+
+
+def cancel_key_deletion(call: Call) -> Answer:
+    key = _managed(call)
+    if key.state != PENDING_DELETION:
+        raise bad_state(f"{key.arn} is not pending deletion.")
+    state = DISABLED if key.material is not None else PENDING_IMPORT
+    _write(call, "UPDATE keys SET state = ?, deletion = NULL WHERE id = ?", state, key.id)
+    return {"KeyId": key.arn}
+
+
+def update_key_description(call: Call) -> Answer:
+    key = _managed(call)
+    _lives(key)
+    _write(call, "UPDATE keys SET description = ? WHERE id = ?", call.get("Description"), key.id)
+    return {}
+
+
+def get_key_rotation_status(call: Call) -> Answer:
+    key = _managed(call)
+    return {"KeyId": key.arn, "KeyRotationEnabled": False}
+
+
+# --- aliases ---------------------------------------------------------------------------------------------
+
+
+def _alias(call: Call) -> str:
+    name: str = call.get("AliasName")
+    if name.startswith("alias/aws/"):
+        raise KmsError("NotAuthorizedException", "Aliases that begin with alias/aws/ are AWS's.")
+    return name
+
+
+def _alias_row(call: Call, name: str) -> Key | None:
+    row = call.store.one(
+        "SELECT key_id FROM aliases WHERE name = ? AND region = ? AND account = ?",
+        name, call.place.region, call.place.account,
+    )  # fmt: skip
+    return keys.get(call.store, call.place, row["key_id"]) if row else None
+
+
+def _authorise_alias(call: Call, name: str, *touched: Key) -> None:
+    """An alias has no policy: IAM decides about it, and each key's policy about the key."""
+    call.authorise(None, resource=call.place.alias_arn(name))
+    for key in touched:
+        call.authorise(key)
+
+
+def create_alias(call: Call) -> Answer:
+    name = _alias(call)
+    key, _ = call.key("TargetKeyId", alias=False)
+    _authorise_alias(call, name, key)
+    _lives(key)
+    if _alias_row(call, name):
+        raise KmsError(
+            "AlreadyExistsException", f"An alias with the name {call.place.alias_arn(name)} already exists"
+        )
+    now = call.now.timestamp()
+    _write(call, "INSERT OR REPLACE INTO aliases VALUES (?, ?, ?, ?, ?, ?)",
+           call.place.region, call.place.account, name, key.id, now, now)  # fmt: skip
+    return {}
+
+
+def update_alias(call: Call) -> Answer:
+    name = _alias(call)
+    old = _alias_row(call, name)
+    if old is None:
+        raise not_found(f"Alias {call.place.alias_arn(name)} is not found.")
+    key, _ = call.key("TargetKeyId", alias=False)
+    _authorise_alias(call, name, old, key)
+    _lives(key)
+    if (old.spec == material.SYMMETRIC, old.usage) != (key.spec == material.SYMMETRIC, key.usage):
+        raise invalid("The old and the new key of an alias must be of one kind, with one usage.")
+    _write(call, "UPDATE aliases SET key_id = ?, updated = ? WHERE name = ? AND region = ? AND account = ?",
+           key.id, call.now.timestamp(), name, call.place.region, call.place.account)  # fmt: skip
+    return {}
+
+
+def delete_alias(call: Call) -> Answer:
+    name = _alias(call)
+    key = _alias_row(call, name)
+    if key is None:
+        raise not_found(f"Alias {call.place.alias_arn(name)} is not found.")
+    _authorise_alias(call, name, key)
+    _write(call, "DELETE FROM aliases WHERE name = ? AND region = ? AND account = ?",
+           name, call.place.region, call.place.account)  # fmt: skip
+    return {}
+
+
+def list_aliases(call: Call) -> Answer:
+    call.authorise(None)
+    only = call.key(alias=False)[0].id if call.get("KeyId") else None
+    rows = call.store.all(
+        "SELECT * FROM aliases WHERE region = ? AND account = ? ORDER BY name",
+        call.place.region,
+        call.place.account,
+    )
+    found = [
+        {"AliasName": row["name"], "AliasArn": call.place.alias_arn(row["name"]),
+        "TargetKeyId": row["key_id"],
+         "CreationDate": row["created"], "LastUpdatedDate": row["updated"]}
+        for row in rows
+        if only in (None, row["key_id"])
+    ]  # fmt: skip
+    return call.page(found, "Aliases", 50)
+
+
+# --- policies and tags -----------------------------------------------------------------------------------
+
+
+def _policy_name(call: Call) -> None:
+    if call.get("PolicyName") not in (None, "default"):
+        raise not_found("No such policy exists", why='a key has one policy, "default"')
+
+
+def put_key_policy(call: Call) -> Answer:
+    _policy_name(call)
+    bypass = str(bool(call.get("BypassPolicyLockoutSafetyCheck"))).lower()
+    key = _managed(call, {"kms:bypasspolicylockoutsafetycheck": (bypass,)})
+    _lives(key)
+    text = _checked_policy(call, key, call.get("Policy"))
+    _write(call, "UPDATE keys SET policy = ? WHERE id = ?", text, key.id)
+    return {}
+
+
+def get_key_policy(call: Call) -> Answer:
+    _policy_name(call)
+    return {"Policy": _managed(call).policy, "PolicyName": "default"}
+
+
+def list_key_policies(call: Call) -> Answer:
+    _managed(call)
+    return call.page(["default"], "PolicyNames")
+
+
+def tag_resource(call: Call) -> Answer:
+    tags = {tag["TagKey"]: tag.get("TagValue", "") for tag in call.get("Tags")}
+    facts = {f"aws:requesttag/{name.lower()}": (value,) for name, value in tags.items()}
+    key = _managed(call, {**facts, "aws:tagkeys": tuple(tags)})
+    _lives(key)
+    with call.store.transaction(write=True) as db:
+        db.executemany(
+            "INSERT OR REPLACE INTO tags VALUES (?, ?, ?)", [(key.id, n, v) for n, v in tags.items()]
+        )
+    return {}
+
+
+def untag_resource(call: Call) -> Answer:
+    names = call.get("TagKeys")
+    key = _managed(call, {"aws:tagkeys": tuple(names)})
+    _lives(key)
+    with call.store.transaction(write=True) as db:
+        db.executemany("DELETE FROM tags WHERE key_id = ? AND name = ?", [(key.id, name) for name in names])
+    return {}
+
+
+def list_resource_tags(call: Call) -> Answer:
+    key = _managed(call)
+    return call.page([{"TagKey": name, "TagValue": value} for name, value in key.tags], "Tags", 50)
+
+
+# --- imported material -----------------------------------------------------------------------------------
+
+
+def get_parameters_for_import(call: Call) -> Answer:
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    algorithm, spec = call.get("WrappingAlgorithm"), call.get("WrappingKeySpec")
+    key = _managed(call, {"kms:wrappingalgorithm": (algorithm,), "kms:wrappingkeyspec": (spec,)})
+    _importable(key)
+    wrapping = rsa.generate_private_key(65537, material.RSA_BITS[spec])
+    private, token = material.private_der(wrapping), b"NKMI" + material.generate(material.SYMMETRIC)
+    expires = call.now.timestamp() + IMPORT_SECONDS
+    with call.store.transaction(write=True) as db:
+        db.execute("DELETE FROM imports WHERE expires < ? OR key_id = ?", (call.now.timestamp(), key.id))
+        db.execute("INSERT INTO imports VALUES (?, ?, ?, ?, ?)", (token, key.id, private, algorithm, expires))
+    return {"KeyId": key.arn, "ImportToken": token, "PublicKey": material.public_der(wrapping.public_key()),
+            "ParametersValidTo": expires}  # fmt: skip
+
+
+def _importable(key: Key) -> None:
+    if key.origin != "EXTERNAL":
+        raise KmsError("UnsupportedOperationException", f"{key.arn} origin is {key.origin} which is not "
+                                                        "valid for this "
+                       "operation.")  # fmt: skip
+    _lives(key)
+
+
+def import_key_material(call: Call) -> Answer:
+    model = call.get("ExpirationModel") or "KEY_MATERIAL_EXPIRES"
+    until = call.get("ValidTo")
+    facts: dict[str, tuple[str, ...]] = {
+        "kms:expirationmodel": (model,),
+        **({"kms:validto": (str(int(until)),)} if until else {}),
+    }
+    key = _managed(call, facts)
+    _importable(key)
+    if (until is None) is (model == "KEY_MATERIAL_EXPIRES"):
+        raise invalid("ValidTo goes with the expiration model KEY_MATERIAL_EXPIRES, and with it alone.")
+    if until is not None and until <= call.now.timestamp():
+        raise invalid("ValidTo must be in the future.")
+    row = call.store.one(
+        "SELECT * FROM imports WHERE token = ? AND key_id = ?", call.get("ImportToken"), key.id
+    )
+    if row is None:
+        raise KmsError(
+            "InvalidImportTokenException", None, why="the import token is not the newest of this key"
+        )
+    if row["expires"] < call.now.timestamp():
+        raise KmsError("ExpiredImportTokenException", None, why="the import token is older than 24 hours")
+    data = _unwrap(row["private_key"], row["algorithm"], call.get("EncryptedKeyMaterial"))
+    if wrong := material.fits(key.spec, data):
+        raise KmsError("IncorrectKeyMaterialException", None, why=wrong)
+    # Material once imported can be imported again, and no other (AWS).
+    known = material.imported_id(key.id, data)
+    if key.material_id not in (None, known):
+        raise KmsError("IncorrectKeyMaterialException", None, why="the key had other material before")
+    _write(
+        call, "UPDATE keys SET material = ?, material_id = ?, state = ?, valid_to = ?, expiration = ? WHERE "
+              "id = ?",
+        data, known, DISABLED if key.state == DISABLED else ENABLED, until, model, key.id,
+    )  # fmt: skip
+    return {"KeyId": key.arn, "KeyMaterialId": known}
+
+
+def _unwrap(private: bytes, algorithm: str, data: bytes) -> bytes:
+    from cryptography.hazmat.primitives.asymmetric import padding
+    from cryptography.hazmat.primitives.keywrap import InvalidUnwrap, aes_key_unwrap_with_padding
+
+    digest = material.hash_of(algorithm)
+    key = material.load_private(private)
+    oaep = padding.OAEP(padding.MGF1(digest), digest, label=None)
+    try:
+        if algorithm in material.OAEP:
+            found: bytes = key.decrypt(data, oaep)
+            return found
+        size = key.key_size // 8
+        return aes_key_unwrap_with_padding(key.decrypt(data[:size], oaep), data[size:])
+    except (ValueError, InvalidUnwrap) as e:
+        raise invalid("The encrypted key material is not valid.",
+                      why=f"the key material cannot be opened by {algorithm}") from e  # fmt: skip
+
+
+def delete_imported_key_material(call: Call) -> Answer:
+    key = _managed(call)
+    _importable(key)
+    _write(
+        call,
+        "UPDATE keys SET material = NULL, valid_to = NULL, state = ? WHERE id = ?",
+        PENDING_IMPORT,
+        key.id,
+    )
+    return {"KeyId": key.arn}
+
+
+def wrap_for_import(public: bytes, data: bytes) -> bytes:
+    """What a client does with material of any size: RSA_AES_KEY_WRAP_SHA_256."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import padding, rsa
+    from cryptography.hazmat.primitives.keywrap import aes_key_wrap_with_padding
+    from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+    key = load_der_public_key(public)
+    assert isinstance(key, rsa.RSAPublicKey)
+    wrapping = material.generate(material.SYMMETRIC)
+    oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), label=None)
+    return key.encrypt(wrapping, oaep) + aes_key_wrap_with_padding(wrapping, data)

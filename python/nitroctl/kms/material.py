@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: MIT
+"""Key material: the specs that there are, how each is made, and the blobs that symmetric keys encrypt to.
+
+A blob names its key and its material, so that Decrypt needs no KeyId, and holds the encryption context as
+what is authenticated and not stored. Its form is ours; AWS's is opaque to everybody.
+
+    "NKMS" | version 1 | key id, 40 bytes, NUL-padded | material id, 32 | nonce, 12 | AES-256-GCM ciphertext
+    and tag
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from nitroctl.kms.errors import bad_ciphertext
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.hashes import HashAlgorithm
+
+ENCRYPT, SIGN, MAC, AGREE = "ENCRYPT_DECRYPT", "SIGN_VERIFY", "GENERATE_VERIFY_MAC", "KEY_AGREEMENT"
+SYMMETRIC = "SYMMETRIC_DEFAULT"
+RSA_BITS = {"RSA_2048": 2048, "RSA_3072": 3072, "RSA_4096": 4096}
+# name -> (curve, as cryptography names it, its signing algorithm)
+CURVES = {
+    "ECC_NIST_P256": ("SECP256R1", "ECDSA_SHA_256"),
+    "ECC_NIST_P384": ("SECP384R1", "ECDSA_SHA_384"),
+    "ECC_NIST_P521": ("SECP521R1", "ECDSA_SHA_512"),
+    "ECC_SECG_P256K1": ("SECP256K1", "ECDSA_SHA_256"),
+}
+MACS = {"HMAC_224": 28, "HMAC_256": 32, "HMAC_384": 48, "HMAC_512": 64}
+PAIRS = (*RSA_BITS, *CURVES)
+USAGES: dict[str, tuple[str, ...]] = {
+    SYMMETRIC: (ENCRYPT,),
+    **dict.fromkeys(MACS, (MAC,)),
+    **dict.fromkeys(RSA_BITS, (ENCRYPT, SIGN)),
+    **dict.fromkeys(("ECC_NIST_P256", "ECC_NIST_P384", "ECC_NIST_P521"), (SIGN, AGREE)),
+    "ECC_SECG_P256K1": (SIGN,),
+}
+OAEP = ("RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256")
+RSA_SIGNING = tuple(f"RSASSA_{form}_SHA_{bits}" for form in ("PKCS1_V1_5", "PSS") for bits in (256, 384, 512))
+
+_MAGIC = b"NKMS\x01"
+_ID_SIZE, _NONCE, _TAG = 40, 12, 16
+_HEAD = len(_MAGIC) + _ID_SIZE + 32
+
+
+def hash_of(name: str) -> HashAlgorithm:
+    """The hash that an algorithm's name ends with."""
+    from cryptography.hazmat.primitives import hashes
+
+    known: dict[str, type[HashAlgorithm]] = {
+        "1": hashes.SHA1, "224": hashes.SHA224, "256": hashes.SHA256, "384": hashes.SHA384,
+        "512": hashes.SHA512,
+    }  # fmt: skip
+    return known[name.rpartition("_")[2]]()
+
+
+def generate(spec: str) -> bytes:
+    """New material: raw bytes of a symmetric key, PKCS #8 in DER of a pair."""
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+    if spec == SYMMETRIC:
+        return os.urandom(32)
+    if spec in MACS:
+        return os.urandom(MACS[spec])
+    key: Any
+    if spec in RSA_BITS:
+        key = rsa.generate_private_key(65537, RSA_BITS[spec])
+    else:
+        key = ec.generate_private_key(getattr(ec, CURVES[spec][0])())
+    return private_der(key)
+
+
+def private_der(key: Any) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    der: bytes = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+    return der
+
+
+def public_der(key: Any) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    der: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return der
+
+
+def load_private(der: bytes) -> Any:
+    from cryptography.hazmat.primitives.serialization import load_der_private_key
+
+    return load_der_private_key(der, None)
+
+
+def fits(spec: str, data: bytes) -> str | None:
+    """What is wrong with imported material for a key of this spec; None for nothing."""
+    from cryptography.hazmat.primitives.asymmetric import ec, rsa
+
+    wanted = 32 if spec == SYMMETRIC else MACS.get(spec)
+    if wanted is not None:
+        return None if len(data) == wanted else f"{spec} has {wanted} bytes, this has {len(data)}"
+    try:
+        key = load_private(data)
+    except (ValueError, TypeError) as e:
+        return f"it is no private key in DER (PKCS #8): {e}"
+    if spec in RSA_BITS:
+        good = isinstance(key, rsa.RSAPrivateKey) and key.key_size == RSA_BITS[spec]
+    else:
+        good = isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name == CURVES[spec][0].lower()
+    return None if good else f"the key is not of the spec {spec}"
+
+
+def signing_algorithms(spec: str) -> tuple[str, ...]:
+    return RSA_SIGNING if spec in RSA_BITS else (CURVES[spec][1],)
+
+
+def new_id(data: bytes) -> str:
+    """A name for material: it tells nothing about it (AWS: 64 hex digits)."""
+    return hashlib.sha256(b"nitroctl key material" + os.urandom(16) + data).hexdigest()
+
+
+def imported_id(key_id: str, data: bytes) -> str:
+    """The name of imported material: the same each time it is imported into its key."""
+    return hmac.digest(data, f"nitroctl imported {key_id}".encode(), "sha256").hex()
+
+
+def _authenticated(head: bytes, context: Mapping[str, str]) -> bytes:
+    """The encryption context in one form, whatever order it came in; lengths keep names and values apart."""
+    texts = (text.encode() for pair in sorted(context.items()) for text in pair)
+    return head + b"".join(struct.pack(">I", len(text)) + text for text in texts)
+
+
+def encrypt(key_id: str, material_id: str, key: bytes, plaintext: bytes, context: Mapping[str, str]) -> bytes:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    head = _MAGIC + key_id.encode().ljust(_ID_SIZE, b"\0") + bytes.fromhex(material_id)
+    nonce = os.urandom(_NONCE)
+    return head + nonce + AESGCM(key).encrypt(nonce, plaintext, _authenticated(head, context))
+
+
+@dataclass(frozen=True)
+class Blob:
+    key_id: str
+    material_id: str
+    raw: bytes
+
+
+def parse(raw: bytes) -> Blob:
+    """Which key a blob is of; nothing of it is to be trusted yet. Raises KmsError."""
+    if len(raw) < _HEAD + _NONCE + _TAG or not raw.startswith(_MAGIC):
+        raise bad_ciphertext("the ciphertext is no blob of this KMS; blobs of AWS cannot be decrypted here")
+    try:
+        key_id = raw[len(_MAGIC) : len(_MAGIC) + _ID_SIZE].rstrip(b"\0").decode("ascii")
+    except UnicodeDecodeError as e:
+        raise bad_ciphertext("the ciphertext's key id is damaged") from e
+    return Blob(key_id, raw[len(_MAGIC) + _ID_SIZE : _HEAD].hex(), raw)
+
+
+def decrypt(blob: Blob, key: bytes, context: Mapping[str, str]) -> bytes:
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    head, nonce, sealed = blob.raw[:_HEAD], blob.raw[_HEAD : _HEAD + _NONCE], blob.raw[_HEAD + _NONCE :]
+    try:
+        return AESGCM(key).decrypt(nonce, sealed, _authenticated(head, context))
+    except InvalidTag as e:
+        raise bad_ciphertext("the ciphertext or the encryption context is not what was encrypted") from e

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: MIT
+"""The Recipient of a request: its attestation document verified, and the answer sealed to the enclave's key.
+
+What a document says counts for a policy only after all of it has been verified here. Freshness is the
+validity of its certificates, as with AWS: a document can be sent again for as long as they live.
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from nitroctl.attestation.document import Document
+from nitroctl.attestation.errors import AttestationError
+from nitroctl.attestation.verify import Policy, verify_chain
+from nitroctl.kms import envelope
+from nitroctl.kms.errors import KmsError, invalid
+
+if TYPE_CHECKING:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+ALGORITHM = "RSAES_OAEP_SHA_256"
+MOST_BYTES = 262144  # RecipientInfo, API reference
+KEY_BITS = (2048, 3072, 4096)
+# RecipientInfo's guide says RSA-2048; the SDK's enumeration has the others as well.
+SURE_BITS = 2048
+_EVENT_PCRS = {0: "EnclaveImageDigest", **{n: f"EnclavePCR{n}" for n in (1, 2, 3, 4, 8)}}
+
+
+@dataclass(frozen=True)
+class Recipient:
+    """A verified document, and the key in it."""
+
+    document: Document
+    key: RSAPublicKey
+    spki: bytes
+    notes: tuple[str, ...]
+
+    def seal(self, plaintext: bytes, form: envelope.Form) -> bytes:
+        return envelope.seal(plaintext, self.key, self.spki, form)
+
+    def context(self) -> dict[str, tuple[str, ...]]:
+        """What policies see, by the condition keys in lower case."""
+        pcrs = {f"kms:recipientattestation:pcr{n}": (v.hex(),) for n, v in self.document.pcrs.items()}
+        return {"kms:recipientattestation:imagesha384": (self.document.pcrs[0].hex(),), **pcrs}
+
+    def event(self) -> dict[str, str]:
+        """As CloudTrail has it: the values in base64."""
+        pcrs = {
+            f"attestationDocument{name}": base64.b64encode(self.document.pcrs[n]).decode()
+            for n, name in _EVENT_PCRS.items()
+            if n in self.document.pcrs
+        }
+        return {"attestationDocumentModuleId": self.document.module_id, **pcrs}
+
+
+def _refused(why: str) -> KmsError:
+    return invalid("The request is not valid: the attestation document cannot be used.", why=why)
+
+
+class Verifier:
+    """Verifies documents under one root. Raises KmsError.
+
+    `max_age` is stricter than AWS; None leaves freshness to the certificates.
+    """
+
+    def __init__(self, root: x509.Certificate, max_age: timedelta | None = None) -> None:
+        self._root = root
+        self._max_age = max_age
+
+    def verify(self, given: dict[str, Any], at: datetime | None = None) -> Recipient:
+        """`given` is the request's Recipient, its shape checked; its document in bytes."""
+        data, algorithm = given.get("AttestationDocument"), given.get("KeyEncryptionAlgorithm")
+        if data is None or algorithm is None:
+            raise _refused("the Recipient needs AttestationDocument and KeyEncryptionAlgorithm")
+        policy = Policy(allow_debug=True, max_age=self._max_age, at=at or datetime.now(UTC))
+        try:
+            document, _ = verify_chain(data, self._root, policy)
+        except AttestationError as e:
+            raise _refused(f"the attestation document does not verify: {e}") from e
+        key, spki = _key(document)
+        notes = []
+        if key.key_size != SURE_BITS:
+            notes.append(
+                f"the recipient's key has {key.key_size} bits; AWS's guide promises {SURE_BITS} only"
+            )
+        if document.debug:
+            notes.append("the enclave runs in debug mode: its PCR0, 1, 2 and 8 are zero")
+        return Recipient(document, key, spki, tuple(notes))
+
+
+def _key(document: Document) -> tuple[RSAPublicKey, bytes]:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+    from cryptography.hazmat.primitives.serialization import load_der_public_key
+
+    if not document.public_key:
+        raise _refused("the attestation document has no public_key: ask the NSM for one with the public key "
+                       "of the pair that shall open the answer")  # fmt: skip
+    try:
+        key = load_der_public_key(document.public_key)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as e:
+        raise _refused(f"the document's public_key is no SubjectPublicKeyInfo in DER: {e}") from e
+    if not isinstance(key, RSAPublicKey):
+        raise _refused("the document's public_key is no RSA key")
+    if key.key_size not in KEY_BITS:
+        raise _refused(f"the document's public_key has {key.key_size} bits, not 2048, 3072 or 4096")
+    return key, document.public_key

@@ -1,0 +1,678 @@
+# SPDX-License-Identifier: MIT
+"""The operations, and that each one asks first. Envelopes are opened by openssl, signatures and shared
+secrets are checked by cryptography with the public key alone."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap_with_padding
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_private_key,
+    load_der_public_key,
+)
+
+from documents import Level, Maker
+from kms_world import (
+    ACCOUNT,
+    ADMINISTRATION,
+    IMAGE,
+    ROLE,
+    USER,
+    Enclave,
+    World,
+    allow,
+    attested,
+    lasting,
+    policy,
+)
+from nitroctl.kms.actions import WITH_RECIPIENT
+from nitroctl.kms.errors import KmsError
+from nitroctl.kms.names import Caller
+from nitroctl.kms.service import _HANDLERS, OPERATIONS
+from nitroctl.kms.shapes import SHAPES
+
+ENCLAVE = Enclave()
+ALICE = Caller(USER)
+_DER = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path, ENCLAVE)
+
+
+def refused(kind: str, world: World, operation: str, caller: Caller | None = None, **parameters: Any) -> str:
+    """Its text for the client; why is in the event."""
+    with pytest.raises(KmsError) as caught:
+        world.call(operation, caller, **parameters)
+    assert caught.value.kind == kind, caught.value.why
+    return caught.value.text or ""
+
+
+# --- Recipient -------------------------------------------------------------------------------------------
+
+
+def test_only_the_right_enclave_reads_the_secret(world: World, tmp_path: Path) -> None:
+    key = world.key(ADMINISTRATION, attested())
+    blob = world.secret(key)
+    answer = world.call("Decrypt", world.role, CiphertextBlob=blob, Recipient=ENCLAVE.recipient())
+    assert answer.keys() == {"KeyId", "EncryptionAlgorithm", "KeyMaterialId", "CiphertextForRecipient"}
+    assert ENCLAVE.open(tmp_path, answer["CiphertextForRecipient"]) == b"secret"
+    assert 'statement 2 ("Enclave") of the key policy' in world.why and IMAGE in world.why
+
+    arn = world.call("DescribeKey", KeyId=key)["KeyMetadata"]["Arn"]
+    text = (
+        f"User: arn:aws:sts::{ACCOUNT}:assumed-role/app/session is not authorized to perform: kms:Decrypt "
+        f"on resource: {arn} because no resource-based policy allows the kms:Decrypt action"
+    )
+    wrong = hashlib.sha384(b"another image").digest()
+    pcrs = {**{i: bytes(48) for i in range(16)}, 0: wrong}
+    # No document and a wrong one: one text for the client, two reasons in the event.
+    assert refused("AccessDeniedException", world, "Decrypt", world.role, CiphertextBlob=blob) == text
+    assert f"ImageSha384 is absent, the policy wants {IMAGE}" in world.why
+    assert text == refused(
+        "AccessDeniedException", world, "Decrypt", world.role, CiphertextBlob=blob,
+        Recipient=ENCLAVE.recipient(pcrs=pcrs),
+    )  # fmt: skip
+    assert f"ImageSha384 is {wrong.hex()}, the policy wants {IMAGE}" in world.why
+
+
+def test_every_operation_with_a_recipient_tells_its_enclave_alone(world: World, tmp_path: Path) -> None:
+    other = ec.generate_private_key(ec.SECP256R1())
+    point = other.public_key().public_bytes(*_DER)
+    symmetric = world.key(ADMINISTRATION, attested(action=["kms:Decrypt", "kms:GenerateDataKey*"]))
+    agreement = world.key(
+        ADMINISTRATION,
+        attested(action="kms:DeriveSharedSecret"),
+        KeySpec="ECC_NIST_P256",
+        KeyUsage="KEY_AGREEMENT",
+    )
+    world.iam(ROLE, attested(action="kms:GenerateRandom"))
+    asked: dict[str, tuple[str, dict[str, Any]]] = {
+        "Decrypt": ("Plaintext", {"CiphertextBlob": world.secret(symmetric)}),
+        "GenerateDataKey": ("Plaintext", {"KeyId": symmetric, "KeySpec": "AES_256"}),
+        "GenerateDataKeyPair": ("PrivateKeyPlaintext", {"KeyId": symmetric, "KeyPairSpec": "ECC_NIST_P256"}),
+        "GenerateRandom": ("Plaintext", {"NumberOfBytes": 1024}),
+        "DeriveSharedSecret": (
+            "SharedSecret", {"KeyId": agreement, "KeyAgreementAlgorithm": "ECDH", "PublicKey": point}),
+    }  # fmt: skip
+    assert asked.keys() == WITH_RECIPIENT
+    for operation, (secret, parameters) in asked.items():
+        refused("AccessDeniedException", world, operation, world.role, **parameters)
+        answer = world.call(operation, world.role, **parameters, Recipient=ENCLAVE.recipient())
+        assert secret not in answer
+        opened = ENCLAVE.open(tmp_path, answer["CiphertextForRecipient"])
+        blob = answer.get("CiphertextBlob") or answer.get("PrivateKeyCiphertextBlob")
+        if blob:
+            assert world.call("Decrypt", CiphertextBlob=blob)["Plaintext"] == opened
+        if operation == "GenerateDataKeyPair":
+            private = load_der_private_key(opened, None)
+            assert private.public_key().public_bytes(*_DER) == answer["PublicKey"]
+        if operation == "GenerateRandom":
+            assert len(opened) == 1024
+        if operation == "DeriveSharedSecret":
+            public = load_der_public_key(world.call("GetPublicKey", KeyId=agreement)["PublicKey"])
+            assert isinstance(public, ec.EllipticCurvePublicKey)
+            assert opened == other.exchange(ec.ECDH(), public)
+
+
+def expired(levels: list[Level]) -> None:
+    lasting(levels)
+    levels[-1].end = levels[-1].begin + timedelta(minutes=1)
+
+
+def test_bad_documents(world: World, tmp_path: Path) -> None:
+    """Each ends in a ValidationException, and the event says what was wrong."""
+    blob = world.secret(world.key(ADMINISTRATION, attested()))
+    flipped = bytearray(ENCLAVE.document())
+    flipped[len(flipped) // 2] ^= 1
+    stranger, small = Enclave(), Enclave(ENCLAVE.maker, bits=1024)
+    old = Enclave(Maker(expired))
+    point = ec.generate_private_key(ec.SECP384R1()).public_key().public_bytes(*_DER)
+    for document, why in (
+        (bytes(flipped), "does not verify"),
+        (b"\xff" * 262144, "does not verify: 262144 bytes are no attestation document"),
+        (b"random", "does not verify"),
+        (stranger.document(), "which is not the trusted root"),
+        (small.document(), "has 1024 bits, not 2048, 3072 or 4096"),
+        (ENCLAVE.document(public_key=None), "has no public_key"),
+        (ENCLAVE.document(public_key=b"x"), "is no SubjectPublicKeyInfo in DER"),
+        (ENCLAVE.document(public_key=point), "is no RSA key"),
+    ):
+        recipient = {"AttestationDocument": document, "KeyEncryptionAlgorithm": "RSAES_OAEP_SHA_256"}
+        refused("ValidationException", world, "Decrypt", world.role, CiphertextBlob=blob, Recipient=recipient)
+        assert why in world.why
+        assert "recipient" not in str(world.events[-1].get("additionalEventData"))
+    aged = World(tmp_path / "old", old)
+    blob = aged.secret(aged.key(ADMINISTRATION, attested()))
+    refused("ValidationException", aged, "Decrypt", aged.role, CiphertextBlob=blob, Recipient=old.recipient())
+    assert "expired at" in aged.why
+    for misshapen in ({}, {"AttestationDocument": b"x"}, {"KeyEncryptionAlgorithm": "RSAES_OAEP_SHA_1"},
+                      {"AttestationDocument": b"x" * 262145}):  # fmt: skip
+        refused("ValidationException", world, "Decrypt", world.role, CiphertextBlob=blob, Recipient=misshapen)
+
+
+def test_a_document_can_be_sent_again_and_opens_nothing_for_others(world: World, tmp_path: Path) -> None:
+    """As with AWS: who replays another enclave's document gets what only that enclave can open."""
+    blob = world.secret(world.key(ADMINISTRATION, attested()))
+    recipient = ENCLAVE.recipient()
+    for _ in range(2):
+        answer = world.call("Decrypt", world.role, CiphertextBlob=blob, Recipient=recipient)
+        assert ENCLAVE.open(tmp_path, answer["CiphertextForRecipient"]) == b"secret"
+    other = Enclave(ENCLAVE.maker, bits=3072)
+    with pytest.raises(Exception, match="openssl"):
+        other.open(tmp_path, answer["CiphertextForRecipient"])
+
+
+def test_longer_keys_and_debug_enclaves_are_told(world: World) -> None:
+    zeros = "0" * 96
+    blob = world.secret(world.key(ADMINISTRATION, attested(zeros)))
+    big = Enclave(ENCLAVE.maker, bits=4096)
+    recipient = big.recipient(pcrs={i: bytes(48) for i in range(16)})
+    world.call("Decrypt", world.role, CiphertextBlob=blob, Recipient=recipient)
+    notes = world.events[-1]["why"]["notes"]
+    assert any("4096 bits" in note for note in notes) and any("debug mode" in note for note in notes)
+
+
+# --- no way around ---------------------------------------------------------------------------------------
+
+
+def test_every_operation_asks(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller whom nothing allows anything gets nothing: no operation has another answer for him."""
+    assert OPERATIONS == SHAPES.keys()
+    keys = {
+        "symmetric": world.key(ADMINISTRATION),
+        "rsa": world.key(ADMINISTRATION, KeySpec="RSA_2048", KeyUsage="SIGN_VERIFY"),
+        "mac": world.key(ADMINISTRATION, KeySpec="HMAC_256", KeyUsage="GENERATE_VERIFY_MAC"),
+        "agree": world.key(ADMINISTRATION, KeySpec="ECC_NIST_P256", KeyUsage="KEY_AGREEMENT"),
+    }
+    world.call("CreateAlias", AliasName="alias/a", TargetKeyId=keys["symmetric"])
+    grant = world.call("CreateGrant", KeyId=keys["symmetric"], GranteePrincipal=USER, Operations=["Encrypt"])
+    blob = world.secret(keys["symmetric"])
+    common: dict[str, Any] = {
+        "KeyId": keys["symmetric"], "CiphertextBlob": blob, "DestinationKeyId": keys["symmetric"],
+        "AliasName": "alias/a", "TargetKeyId": keys["symmetric"], "Plaintext": b"x", "NumberOfBytes": 16,
+        "KeyPairSpec": "ECC_NIST_P256", "GranteePrincipal": ROLE, "Operations": ["Decrypt"], "Message": b"x",
+        "Description": "x", "Policy": policy(ADMINISTRATION), "WrappingAlgorithm": "RSAES_OAEP_SHA_256",
+        "WrappingKeySpec": "RSA_2048", "ImportToken": b"x", "EncryptedKeyMaterial": b"x", "Tags": [],
+        "TagKeys": ["x"],
+        "GrantId": grant["GrantId"], "Signature": b"x", "Mac": b"x", "KeyAgreementAlgorithm": "ECDH",
+        "PublicKey": b"x",
+        "SigningAlgorithm": "RSASSA_PSS_SHA_256", "MacAlgorithm": "HMAC_SHA_256",
+    }  # fmt: skip
+    special = {"Sign": "rsa", "Verify": "rsa", "GetPublicKey": "rsa", "GenerateMac": "mac",
+    "VerifyMac": "mac",
+               "DeriveSharedSecret": "agree"}  # fmt: skip
+    common["Tags"] = [{"TagKey": "x", "TagValue": "y"}]
+    for operation, shape in SHAPES.items():
+        given = {name: common[name] for name in shape.parameters if name in shape.required}
+        if operation in ("GenerateRandom", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext"):
+            given["NumberOfBytes"] = 16
+        if operation == "RetireGrant":
+            given |= {"KeyId": keys["symmetric"], "GrantId": grant["GrantId"]}
+        if operation in special:
+            given["KeyId"] = keys[special[operation]]
+        refused("AccessDeniedException", world, operation, world.role, **given)
+        assert world.events[-1]["eventName"] == operation
+    # And an operation that forgot to ask would be stopped, with all that it did.
+    monkeypatch.setitem(_HANDLERS, "DisableKey", lambda call: _forgetful(call))
+    refused("KMSInternalException", world, "DisableKey", world.role, KeyId=keys["symmetric"])
+    assert world.call("DescribeKey", KeyId=keys["symmetric"])["KeyMetadata"]["KeyState"] == "Enabled"
+
+
+def _forgetful(call: Any) -> dict[str, Any]:
+    with call.store.transaction(write=True) as db:
+        db.execute("UPDATE keys SET state = 'Disabled'")
+    return {}
+
+
+def test_unknown_operations_are_refused_by_name(world: World) -> None:
+    for operation, kind in (("Frobnicate", "UnknownOperationException"), ("", "UnknownOperationException"),
+                            ("RotateKeyOnDemand", "UnsupportedOperationException")):  # fmt: skip
+        assert operation in refused(kind, world, operation)
+
+
+def test_reencrypt_needs_both_keys(world: World) -> None:
+    """A ReEncrypt to an open key would go around a policy on PCRs."""
+    guarded, opened = world.key(ADMINISTRATION, attested()), world.key(ADMINISTRATION, allow(ROLE, "kms:*"))
+    blob = world.secret(guarded)
+    parameters = {"CiphertextBlob": blob, "DestinationKeyId": opened}
+    text = refused("AccessDeniedException", world, "ReEncrypt", world.role, **parameters)
+    assert "kms:ReEncryptFrom" in text
+    # An attestation condition never holds there: ReEncrypt has no Recipient.
+    world.call("PutKeyPolicy", KeyId=guarded, Policy=policy(ADMINISTRATION, attested(action="kms:*")))
+    refused(
+        "AccessDeniedException", world, "ReEncrypt", world.role, **parameters, Recipient=ENCLAVE.recipient()
+    )
+    world.call("PutKeyPolicy", KeyId=guarded, Policy=policy(ADMINISTRATION, allow(ROLE, "kms:ReEncrypt*")))
+    moved = world.call("ReEncrypt", world.role, **parameters)["CiphertextBlob"]
+    assert world.call("Decrypt", world.role, CiphertextBlob=moved)["Plaintext"] == b"secret"
+
+
+def test_recipient_where_there_is_none_counts_for_nothing(world: World) -> None:
+    key = world.key(ADMINISTRATION, attested(action="kms:Encrypt"))
+    refused("AccessDeniedException", world, "Encrypt", world.role, KeyId=key, Plaintext=b"x",
+            Recipient=ENCLAVE.recipient())  # fmt: skip
+    assert world.events[-1]["why"]["notes"] == ["Recipient: passed over, as AWS does, by Encrypt"]
+
+
+# --- encryption ------------------------------------------------------------------------------------------
+
+
+def test_blobs(world: World) -> None:
+    key, other = world.key(), world.key()
+    context = {"App": "payments", "stage": "test"}
+    blob = world.secret(key, EncryptionContext=context)
+    assert (
+        world.call(
+            "Decrypt", CiphertextBlob=blob, EncryptionContext=dict(reversed(context.items())), KeyId=key
+        )["Plaintext"]
+        == b"secret"
+    )
+    refused("InvalidCiphertextException", world, "Decrypt", CiphertextBlob=blob)
+    refused(
+        "InvalidCiphertextException", world, "Decrypt", CiphertextBlob=blob, EncryptionContext={"App": "x"}
+    )
+    refused(
+        "IncorrectKeyException", world, "Decrypt", CiphertextBlob=blob, EncryptionContext=context, KeyId=other
+    )
+    for at in (0, 10, 50, 80, len(blob) - 1):
+        broken = bytearray(blob)
+        broken[at] ^= 1
+        refused(
+            "InvalidCiphertextException",
+            world,
+            "Decrypt",
+            CiphertextBlob=bytes(broken),
+            EncryptionContext=context,
+        )
+    refused("InvalidCiphertextException", world, "Decrypt", CiphertextBlob=b"x" * 200)
+    refused("ValidationException", world, "Decrypt", CiphertextBlob=b"x" * 6145)
+    refused("ValidationException", world, "Encrypt", KeyId=key, Plaintext=b"x" * 4097)
+    refused("ValidationException", world, "Encrypt", KeyId=key, Plaintext=b"")
+    refused(
+        "ValidationException",
+        world,
+        "Encrypt",
+        KeyId=key,
+        Plaintext=b"x",
+        EncryptionContext={"a": "1", "A": "2"},
+    )
+    # Names and values cannot run into each other.
+    blob = world.secret(key, EncryptionContext={"a": "bc"})
+    refused(
+        "InvalidCiphertextException", world, "Decrypt", CiphertextBlob=blob, EncryptionContext={"ab": "c"}
+    )
+    assert len(world.secret(key, bytes(4096))) <= 6144
+
+
+def test_encryption_context_in_policies(world: World) -> None:
+    bound = allow(ROLE, "kms:Decrypt", Condition={
+        "StringEquals": {"kms:EncryptionContext:App": "payments"},
+        "ForAllValues:StringEquals": {"kms:EncryptionContextKeys": ["App"]},
+    })  # fmt: skip
+    key = world.key(ADMINISTRATION, bound)
+    for context, good in (({"App": "payments"}, True), ({"App": "x"}, False), ({}, False),
+                          ({"App": "payments", "more": "1"}, False)):  # fmt: skip
+        parameters = {
+            "CiphertextBlob": world.secret(key, EncryptionContext=context),
+            "EncryptionContext": context,
+        }
+        if good:
+            world.call("Decrypt", world.role, **parameters)
+        else:
+            refused("AccessDeniedException", world, "Decrypt", world.role, **parameters)
+
+
+def test_data_keys(world: World) -> None:
+    key = world.key()
+    for given, size in (
+        ({"KeySpec": "AES_256"}, 32),
+        ({"KeySpec": "AES_128"}, 16),
+        ({"NumberOfBytes": 1024}, 1024),
+    ):
+        answer = world.call("GenerateDataKey", KeyId=key, **given)
+        assert len(answer["Plaintext"]) == size
+        assert (
+            world.call("Decrypt", CiphertextBlob=answer["CiphertextBlob"])["Plaintext"] == answer["Plaintext"]
+        )
+    assert "Plaintext" not in world.call("GenerateDataKeyWithoutPlaintext", KeyId=key, KeySpec="AES_256")
+    answer = world.call("GenerateDataKeyPairWithoutPlaintext", KeyId=key, KeyPairSpec="RSA_2048")
+    assert "PrivateKeyPlaintext" not in answer
+    private = world.call("Decrypt", CiphertextBlob=answer["PrivateKeyCiphertextBlob"])["Plaintext"]
+    assert load_der_private_key(private, None).public_key().public_bytes(*_DER) == answer["PublicKey"]
+    refused("ValidationException", world, "GenerateDataKey", KeyId=key)
+    refused("ValidationException", world, "GenerateDataKey", KeyId=key, KeySpec="AES_256", NumberOfBytes=1)
+    refused("ValidationException", world, "GenerateDataKeyPair", KeyId=key, KeyPairSpec="SM2")
+    refused("ValidationException", world, "GenerateRandom")
+    refused("ValidationException", world, "GenerateRandom", NumberOfBytes=1025)
+
+
+def test_asymmetric_encryption(world: World) -> None:
+    key = world.key(KeySpec="RSA_2048", KeyUsage="ENCRYPT_DECRYPT")
+    public = load_der_public_key(world.call("GetPublicKey", KeyId=key)["PublicKey"])
+    oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
+    blob = public.encrypt(b"by the public key", oaep)  # type: ignore[union-attr]
+    algorithm: dict[str, Any] = {"EncryptionAlgorithm": "RSAES_OAEP_SHA_256"}
+    answer = world.call("Decrypt", KeyId=key, CiphertextBlob=blob, **algorithm)
+    assert answer["Plaintext"] == b"by the public key" and "KeyMaterialId" not in answer
+    refused("InvalidCiphertextException", world, "Decrypt", KeyId=key, CiphertextBlob=blob,
+            EncryptionAlgorithm="RSAES_OAEP_SHA_1")  # fmt: skip
+    refused("ValidationException", world, "Decrypt", CiphertextBlob=blob, **algorithm)
+    refused("InvalidKeyUsageException", world, "Encrypt", KeyId=key, Plaintext=b"x")  # SYMMETRIC_DEFAULT
+    refused("ValidationException", world, "Encrypt", KeyId=key, Plaintext=b"x" * 400, **algorithm)
+    refused("InvalidKeyUsageException", world, "GenerateDataKey", KeyId=key, KeySpec="AES_256")
+
+
+def test_signatures_and_macs(world: World) -> None:
+    def pss(key: Any, signature: bytes) -> None:
+        fill = padding.PSS(padding.MGF1(hashes.SHA256()), 32)
+        key.verify(signature, b"hello", fill, hashes.SHA256())
+
+    def pkcs1(key: Any, signature: bytes) -> None:
+        key.verify(signature, b"hello", padding.PKCS1v15(), hashes.SHA384())
+
+    def ecdsa512(key: Any, signature: bytes) -> None:
+        key.verify(signature, b"hello", ec.ECDSA(hashes.SHA512()))
+
+    def ecdsa256(key: Any, signature: bytes) -> None:
+        key.verify(signature, b"hello", ec.ECDSA(hashes.SHA256()))
+
+    for spec, algorithm, check in (
+        ("RSA_2048", "RSASSA_PKCS1_V1_5_SHA_384", pkcs1),
+        ("RSA_2048", "RSASSA_PSS_SHA_256", pss),
+        ("ECC_NIST_P521", "ECDSA_SHA_512", ecdsa512),
+        ("ECC_SECG_P256K1", "ECDSA_SHA_256", ecdsa256),
+    ):
+        key = world.key(KeySpec=spec, KeyUsage="SIGN_VERIFY")
+        public = load_der_public_key(world.call("GetPublicKey", KeyId=key)["PublicKey"])
+        given: dict[str, Any] = {"KeyId": key, "SigningAlgorithm": algorithm}
+        signature = world.call("Sign", Message=b"hello", **given)["Signature"]
+        check(public, signature)
+        assert world.call("Verify", Message=b"hello", Signature=signature, **given)["SignatureValid"] is True
+        digest = hashlib.new(f"sha{algorithm[-3:]}", b"hello").digest()
+        assert world.call("Verify", Message=digest, MessageType="DIGEST", Signature=signature, **given)
+        refused("KMSInvalidSignatureException", world, "Verify", Message=b"x", Signature=signature, **given)
+        refused("ValidationException", world, "Sign", Message=b"x", MessageType="DIGEST", **given)
+    refused(
+        "InvalidKeyUsageException",
+        world,
+        "Sign",
+        KeyId=key,
+        Message=b"x",
+        SigningAlgorithm="RSASSA_PSS_SHA_256",
+    )
+    key = world.key(KeySpec="HMAC_384")
+    given = {"KeyId": key, "MacAlgorithm": "HMAC_SHA_384", "Message": b"hello"}
+    mac = world.call("GenerateMac", **given)["Mac"]
+    assert len(mac) == 48 and world.call("VerifyMac", Mac=mac, **given)["MacValid"] is True
+    refused("KMSInvalidMacException", world, "VerifyMac", Mac=mac[:-1] + b"x", **given)
+    refused("InvalidKeyUsageException", world, "Encrypt", KeyId=key, Plaintext=b"x")
+
+
+def test_a_dry_run_does_nothing(world: World) -> None:
+    key = world.key(ADMINISTRATION, allow(ROLE, "kms:Encrypt"))
+    refused("DryRunOperationException", world, "Encrypt", world.role, KeyId=key, Plaintext=b"x", DryRun=True)
+    refused(
+        "AccessDeniedException",
+        world,
+        "GenerateDataKey",
+        world.role,
+        KeyId=key,
+        KeySpec="AES_256",
+        DryRun=True,
+    )
+
+
+# --- keys ------------------------------------------------------------------------------------------------
+
+
+def test_states(world: World) -> None:
+    key = world.key()
+    blob = world.secret(key)
+    assert world.call("DisableKey", KeyId=key) == {}
+    assert refused("DisabledException", world, "Decrypt", CiphertextBlob=blob).endswith(f"{key} is disabled.")
+    world.call("EnableKey", KeyId=key)
+    gone = world.call("ScheduleKeyDeletion", KeyId=key, PendingWindowInDays=7)
+    assert gone["DeletionDate"] == pytest.approx(time.time() + 7 * 86400, abs=60)
+    refused("KMSInvalidStateException", world, "Decrypt", CiphertextBlob=blob)
+    refused("KMSInvalidStateException", world, "EnableKey", KeyId=key)
+    world.call("CancelKeyDeletion", KeyId=key)
+    assert world.call("DescribeKey", KeyId=key)["KeyMetadata"]["KeyState"] == "Disabled"
+    refused("KMSInvalidStateException", world, "CancelKeyDeletion", KeyId=key)
+    world.call("ScheduleKeyDeletion", KeyId=key, PendingWindowInDays=7)
+    with world.store.transaction(write=True) as db:
+        db.execute("UPDATE keys SET deletion = ?", (time.time() - 1,))
+    refused("NotFoundException", world, "DescribeKey", KeyId=key)
+    refused("ValidationException", world, "ScheduleKeyDeletion", KeyId=key, PendingWindowInDays=6)
+
+
+def test_names(world: World) -> None:
+    key = world.key()
+    arn = world.call("DescribeKey", KeyId=key)["KeyMetadata"]["Arn"]
+    world.call("CreateAlias", AliasName="alias/app", TargetKeyId=key)
+    alias = f"arn:aws:kms:eu-central-1:{ACCOUNT}:alias/app"
+    for name in (key, arn, "alias/app", alias):
+        assert world.call("DescribeKey", KeyId=name)["KeyMetadata"]["KeyId"] == key
+    assert "alias/no is not found" in refused("NotFoundException", world, "DescribeKey", KeyId="alias/no")
+    assert "does not exist" in refused("NotFoundException", world, "DescribeKey", KeyId=key[:-1] + "g")
+    refused("NotFoundException", world, "DescribeKey", KeyId=arn.replace("eu-central-1", "us-east-1"))
+    refused("NotFoundException", world, "GetKeyPolicy", KeyId="alias/app")  # as with AWS: no alias there
+    refused("AlreadyExistsException", world, "CreateAlias", AliasName="alias/app", TargetKeyId=key)
+    refused("ValidationException", world, "CreateAlias", AliasName="app", TargetKeyId=key)
+    refused("NotAuthorizedException", world, "CreateAlias", AliasName="alias/aws/x", TargetKeyId=key)
+    other = world.key()
+    world.call("UpdateAlias", AliasName="alias/app", TargetKeyId=other)
+    assert [a["TargetKeyId"] for a in world.call("ListAliases")["Aliases"]] == [other]
+    world.call("DeleteAlias", AliasName="alias/app")
+    assert world.call("ListAliases") == {"Aliases": [], "Truncated": False}
+    first = world.call("ListKeys", Limit=1)
+    assert first["Truncated"] and [k["KeyId"] for k in first["Keys"]] == [key]
+    assert [k["KeyId"] for k in world.call("ListKeys", Marker=first["NextMarker"])["Keys"]] == [other]
+    refused("InvalidMarkerException", world, "ListKeys", Marker="x")
+
+
+def test_the_request_s_alias_in_policies(world: World) -> None:
+    key = world.key(
+        ADMINISTRATION,
+        allow(ROLE, "kms:Encrypt", Condition={"StringEquals": {"kms:RequestAlias": "alias/a"}}),
+    )
+    world.call("CreateAlias", AliasName="alias/a", TargetKeyId=key)
+    world.call("Encrypt", world.role, KeyId="alias/a", Plaintext=b"x")
+    refused("AccessDeniedException", world, "Encrypt", world.role, KeyId=key, Plaintext=b"x")
+
+
+def test_policies_are_put_only_if_understood_and_never_lock_out(world: World) -> None:
+    key = world.key()
+    world.iam(USER, allow(USER, "kms:*"))
+    for text in ("{", policy(attested() | {"Action": "kms:Decrpyt"})):
+        refused("MalformedPolicyDocumentException", world, "PutKeyPolicy", ALICE, KeyId=key, Policy=text)
+    refused(
+        "MalformedPolicyDocumentException", world, "PutKeyPolicy", ALICE, KeyId=key, Policy=policy(attested())
+    )
+    assert "would not let" in world.why
+    world.call(
+        "PutKeyPolicy", ALICE, KeyId=key, Policy=policy(attested()), BypassPolicyLockoutSafetyCheck=True
+    )
+    refused("AccessDeniedException", world, "GetKeyPolicy", ALICE, KeyId=key)
+    # The store's owner stays master in his house.
+    assert json.loads(world.call("GetKeyPolicy", KeyId=key)["Policy"])["Statement"][0]["Sid"] == "Enclave"
+    refused("MalformedPolicyDocumentException", world, "CreateKey", ALICE, Policy=policy(attested()))
+    assert len(world.call("ListKeys")["Keys"]) == 1
+
+
+def test_grants(world: World) -> None:
+    key = world.key(ADMINISTRATION, allow(USER, "kms:CreateGrant"))
+    blob = world.secret(key, EncryptionContext={"a": "1"})
+    given = {"KeyId": key, "GranteePrincipal": ROLE, "Operations": ["Decrypt", "RetireGrant"], "Name": "n",
+             "Constraints": {"EncryptionContextSubset": {"a": "1"}}}  # fmt: skip
+    decrypt = {"CiphertextBlob": blob, "EncryptionContext": {"a": "1"}}
+    refused("AccessDeniedException", world, "Decrypt", world.role, **decrypt)
+    made = world.call("CreateGrant", ALICE, **given)
+    assert world.call("CreateGrant", ALICE, **given) == made
+    assert (
+        world.call("Decrypt", world.role, **decrypt, GrantTokens=[made["GrantToken"]])["Plaintext"]
+        == b"secret"
+    )
+    assert world.why == f"allowed by the grant {made['GrantId']}"
+    refused("InvalidGrantTokenException", world, "Decrypt", world.role, **decrypt, GrantTokens=["x"])
+    assert world.call("ListGrants", KeyId=key)["Grants"][0]["GranteePrincipal"] == ROLE
+    world.call("RetireGrant", world.role, GrantToken=made["GrantToken"])
+    refused("AccessDeniedException", world, "Decrypt", world.role, **decrypt)
+    grant = world.call("CreateGrant", ALICE, **given)["GrantId"]
+    refused("AccessDeniedException", world, "RevokeGrant", ALICE, KeyId=key, GrantId=grant)
+    world.call("RevokeGrant", KeyId=key, GrantId=grant)
+    refused("NotFoundException", world, "RevokeGrant", KeyId=key, GrantId=grant)
+    refused(
+        "InvalidArnException", world, "CreateGrant", KeyId=key, GranteePrincipal="x", Operations=["Decrypt"]
+    )
+
+
+def test_import(world: World) -> None:
+    key = world.key(Origin="EXTERNAL")
+    refused("KMSInvalidStateException", world, "Encrypt", KeyId=key, Plaintext=b"x")
+    parameters = world.call(
+        "GetParametersForImport",
+        KeyId=key,
+        WrappingAlgorithm="RSAES_OAEP_SHA_256",
+        WrappingKeySpec="RSA_2048",
+    )
+    oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
+    public: Any = load_der_public_key(parameters["PublicKey"])
+    given = {
+        "KeyId": key,
+        "ImportToken": parameters["ImportToken"],
+        "ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE",
+    }
+    short = public.encrypt(bytes(16), oaep)
+    refused("IncorrectKeyMaterialException", world, "ImportKeyMaterial", **given, EncryptedKeyMaterial=short)
+    sealed = public.encrypt(b"k" * 32, oaep)
+    refused("ValidationException", world, "ImportKeyMaterial", **given, EncryptedKeyMaterial=b"x" * 256)
+    refused("InvalidImportTokenException", world, "ImportKeyMaterial",
+            **{**given, "ImportToken": b"x"}, EncryptedKeyMaterial=sealed)  # fmt: skip
+    world.call("ImportKeyMaterial", **given, EncryptedKeyMaterial=sealed)
+    blob = world.secret(key)
+    world.call("DeleteImportedKeyMaterial", KeyId=key)
+    refused("KMSInvalidStateException", world, "Decrypt", CiphertextBlob=blob)
+    # The same again, by the other algorithm and until a time; another one never.
+    parameters = world.call(
+        "GetParametersForImport",
+        KeyId=key,
+        WrappingAlgorithm="RSA_AES_KEY_WRAP_SHA_256",
+        WrappingKeySpec="RSA_2048",
+    )
+    public = load_der_public_key(parameters["PublicKey"])
+
+    def wrapped(material: bytes) -> bytes:
+        sealed: bytes = public.encrypt(b"w" * 32, oaep)
+        return sealed + aes_key_wrap_with_padding(b"w" * 32, material)
+
+    given = {"KeyId": key, "ImportToken": parameters["ImportToken"], "ValidTo": int(time.time()) + 60}
+    refused(
+        "IncorrectKeyMaterialException",
+        world,
+        "ImportKeyMaterial",
+        **given,
+        EncryptedKeyMaterial=wrapped(b"x" * 32),
+    )
+    world.call("ImportKeyMaterial", **given, EncryptedKeyMaterial=wrapped(b"k" * 32))
+    assert world.call("Decrypt", CiphertextBlob=blob)["Plaintext"] == b"secret"
+    with world.store.transaction(write=True) as db:
+        db.execute("UPDATE keys SET valid_to = ?", (time.time() - 1,))
+    refused("KMSInvalidStateException", world, "Decrypt", CiphertextBlob=blob)
+    refused("UnsupportedOperationException", world, "ImportKeyMaterial",
+            **{**given, "KeyId": world.key()}, EncryptedKeyMaterial=sealed)  # fmt: skip
+
+
+def test_tags_and_small_things(world: World) -> None:
+    key = world.key(Tags=[{"TagKey": "Team", "TagValue": "a"}], Description="one")
+    world.call("UpdateKeyDescription", KeyId=key, Description="two")
+    assert world.call("DescribeKey", KeyId=key)["KeyMetadata"]["Description"] == "two"
+    world.call("TagResource", KeyId=key, Tags=[{"TagKey": "x", "TagValue": "y"}])
+    world.call("UntagResource", KeyId=key, TagKeys=["x"])
+    assert world.call("ListResourceTags", KeyId=key)["Tags"] == [{"TagKey": "Team", "TagValue": "a"}]
+    assert world.call("ListKeyPolicies", KeyId=key)["PolicyNames"] == ["default"]
+    assert world.call("GetKeyRotationStatus", KeyId=key)["KeyRotationEnabled"] is False
+    world.call(
+        "PutKeyPolicy",
+        KeyId=key,
+        Policy=policy(
+            ADMINISTRATION,
+            allow(ROLE, "kms:DescribeKey", Condition={"StringEquals": {"aws:ResourceTag/Team": "a"}}),
+        ),
+    )
+    world.call("DescribeKey", world.role, KeyId=key)
+    refused("ValidationException", world, "CreateKey", KeySpec="SM2")
+    refused("ValidationException", world, "CreateKey", KeySpec="HMAC_256", KeyUsage="SIGN_VERIFY")
+    assert world.call("CreateKey", MultiRegion=True)["KeyMetadata"]["KeyId"].startswith("mrk-")
+
+
+def test_misshapen_requests(world: World) -> None:
+    for given, kind in (
+        ([], "SerializationException"), (None, "SerializationException"), ({"KeyId": 5},
+        "SerializationException"),
+        ({"KeyId": "x", "Plaintext": "not base64!"}, "SerializationException"), ({"KeyId": "x"},
+        "ValidationException"),
+        ({"KeyId": "x" * 3000, "Plaintext": "eA=="}, "ValidationException"),
+        ({"KeyId": "\ud800", "Plaintext": "eA=="}, "SerializationException"),
+        ({"KeyId": "x", "Plaintext": "eA==", "EncryptionContext": {"a": 1}}, "SerializationException"),
+    ):  # fmt: skip
+        with pytest.raises(KmsError) as caught:
+            world.service.call("Encrypt", given)
+        assert caught.value.kind == kind, given
+
+
+# --- events ----------------------------------------------------------------------------------------------
+
+
+def test_events_have_cloudtrail_s_shape(world: World) -> None:
+    key = world.key(ADMINISTRATION, attested())
+    blob = world.secret(key)
+    world.call("Decrypt", world.role, CiphertextBlob=blob, Recipient=ENCLAVE.recipient())
+    found = world.events[-1]
+    recipient = found["additionalEventData"]["recipient"]
+    assert recipient["attestationDocumentModuleId"] == "i-1234567890abcdef0-enc0123456789abcdef"
+    assert recipient["attestationDocumentEnclaveImageDigest"] == _base64(bytes.fromhex(IMAGE))
+    assert recipient["attestationDocumentEnclavePCR8"] == "A" * 64  # a zero one in real events
+    assert recipient.keys() == {"attestationDocumentModuleId", "attestationDocumentEnclaveImageDigest", *(
+        f"attestationDocumentEnclavePCR{n}" for n in (1, 2, 3, 4, 8))}  # fmt: skip
+    assert (found["eventSource"], found["eventName"], found["readOnly"]) == (
+        "kms.amazonaws.com",
+        "Decrypt",
+        True,
+    )
+    assert found["requestParameters"] is None and found["responseElements"] is None
+    assert found["resources"] == [
+        {
+            "accountId": ACCOUNT,
+            "type": "AWS::KMS::Key",
+            "ARN": f"arn:aws:kms:eu-central-1:{ACCOUNT}:key/{key}",
+        }
+    ]
+    assert found["userIdentity"]["sessionContext"]["sessionIssuer"]["arn"] == ROLE
+    assert found["why"]["decisions"][0]["conditions"] == [
+        {"operator": "StringEqualsIgnoreCase", "key": "kms:RecipientAttestation:ImageSha384",
+        "wanted": [IMAGE],
+         "found": [IMAGE], "held": True}
+    ]  # fmt: skip
+    text = (world.store.folder / "events.jsonl").read_text()
+    assert [json.loads(line) for line in text.splitlines()] == world.events
+    assert (world.store.folder / "events.jsonl").stat().st_mode & 0o777 == 0o600
+    for secret in (b"secret", blob, ENCLAVE.document()[:30]):
+        assert _base64(secret) not in text
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
