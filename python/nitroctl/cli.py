@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "eif": ("eif", "eif", "Make, measure and describe Enclave Image Files."),
     "guest": ("guest", "guest", "Fetch or build kernels and the init for enclaves."),
     "inspect": ("life", "inspect", "Print all that is known about an enclave."),
+    "kms": ("kms", "kms", "A local KMS that enforces key policies on enclaves, and explains."),
     "logs": ("life", "logs_command", "Print what supervisor, QEMU and backend of an enclave said."),
     "parent": ("parent", "parent", "Run a parent program that was written for AF_VSOCK."),
     "ps": ("life", "ps", "List enclaves."),

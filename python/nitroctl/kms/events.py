@@ -77,7 +77,9 @@ def event(
         "userAgent": _shown(origin.agent),
     }
     if error:
-        found |= {"errorCode": error.kind.removesuffix("Exception"), "errorMessage": error.text}
+        # CloudTrail has this one without its ending, and the others whole.
+        code = "AccessDenied" if error.kind == "AccessDeniedException" else error.kind
+        found |= {"errorCode": code, "errorMessage": error.text}
     parameters = call.parameters if call else {}
     found["requestParameters"] = {
         _camel(name): _shown(parameters[name]) for name in _SHOWN if name in parameters

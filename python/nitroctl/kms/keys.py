@@ -125,15 +125,21 @@ def sweep(store: Store, place: Place, now: float | None = None) -> None:
     if store.one(due, now, now) is None:
         return
     with store.transaction(write=True) as db:
-        gone = [row["id"] for row in db.execute("SELECT id FROM keys WHERE deletion <= ?", (now,))]
-        for table, column in (("keys", "id"), ("aliases", "key_id"), ("grants", "key_id"), ("tags", "key_id"),
-                              ("imports", "key_id")):  # fmt: skip
-            db.executemany(f"DELETE FROM {table} WHERE {column} = ?", [(key_id,) for key_id in gone])
+        for row in db.execute("SELECT id FROM keys WHERE deletion <= ?", (now,)).fetchall():
+            delete(store, row["id"])
         db.execute(
             "UPDATE keys SET material = NULL, state = CASE state WHEN ? THEN state ELSE ? END "
             "WHERE valid_to <= ? AND material IS NOT NULL",
             (PENDING_DELETION, PENDING_IMPORT, now),
         )
+
+
+def delete(store: Store, key_id: str) -> None:
+    """At once, and all that belongs to it."""
+    with store.transaction(write=True) as db:
+        db.execute("DELETE FROM keys WHERE id = ?", (key_id,))
+        for table in ("aliases", "grants", "tags", "imports"):
+            db.execute(f"DELETE FROM {table} WHERE key_id = ?", (key_id,))
 
 
 def _of_row(store: Store, place: Place, row: sqlite3.Row) -> Key:

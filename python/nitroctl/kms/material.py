@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from nitroctl.base.errors import NitroError
 from nitroctl.kms.errors import bad_ciphertext
 
 if TYPE_CHECKING:
@@ -89,6 +90,16 @@ def public_der(key: Any) -> bytes:
 
     der: bytes = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return der
+
+
+def der_of_pem(pem: bytes, name: str) -> bytes:
+    """Raises NitroError."""
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        return private_der(load_pem_private_key(pem, None))
+    except (ValueError, TypeError) as e:
+        raise NitroError(f"{name} is no private key in PEM without a password: {e}") from e
 
 
 def load_private(der: bytes) -> Any:

@@ -1,0 +1,419 @@
+# SPDX-License-Identifier: MIT
+"""`nitroctl kms`: a local KMS, its keys, aliases, policies, callers and events. Options and output only."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import json
+import os
+import shlex
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from nitroctl.base import shown
+from nitroctl.base.errors import NitroError, UsageError
+from nitroctl.commands import NEW_FILE, PATH
+from nitroctl.commands.kms_policy import policy
+
+if TYPE_CHECKING:
+    from nitroctl.kms.local import Kms
+
+LISTEN = "127.0.0.1:4599"
+
+
+def _common(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of whatever opens the store; the command gets a function that opens it."""
+
+    @click.option("--store", type=PATH, help="Folder of the keys. Default: the user's own.")
+    @click.option("--region", metavar="R", help="Default: AWS_REGION, AWS_DEFAULT_REGION, us-east-1.")
+    @click.option("--account", metavar="ID", default="000000000000", show_default=True, help="12 digits.")
+    @functools.wraps(function)
+    def command(store: Path | None, region: str | None, account: str, **more: Any) -> Any:
+        def make(**options: Any) -> Kms:
+            from nitroctl.kms.local import Kms
+            from nitroctl.kms.store import default_folder
+
+            return Kms(store or default_folder(), region=region, account=account, **options)
+
+        return function(make, **more)
+
+    return command
+
+
+def owner(make: Callable[..., Kms]) -> Kms:
+    """The store, opened by its owner: nothing listens."""
+    return make(listen=None, tls=False)
+
+
+@click.group()
+def kms() -> None:
+    """A local KMS that answers enclaves as AWS's does, enforces key policies, and says why.
+
+    It keeps no secret from this host's user: it is for development and tests.
+    """
+
+
+kms.add_command(policy)
+
+
+@kms.command()
+@click.option(
+    "--listen", metavar="HOST:PORT", default=LISTEN, show_default=True, help="Where clients find it."
+)
+@click.option(
+    "--vsock",
+    metavar="PORT",
+    type=int,
+    help="Also the parent's port PORT of every enclave of this user; 8000 with AWS's vsock-proxy.",
+)
+@click.option("--listen-fd", type=int, hidden=True, help="A listening socket that we were given, instead.")
+@click.option(
+    "--tls", is_flag=True, help="TLS as well, on the same port; `nitroctl kms ca` is to be trusted."
+)
+@click.option("--no-auth", is_flag=True, help="Take requests without a signature.")
+@click.option(
+    "--root", type=PATH, help="Root of the attestation documents in PEM, or aws. Default: the local CA."
+)
+@click.option(
+    "--max-age",
+    metavar="SECONDS",
+    type=click.FloatRange(0, 1e9),
+    help="Refuse older documents. Default: as AWS, while their certificates are valid.",
+)
+@click.option("--envelope", type=click.Choice(["segmented", "primitive"]), default="segmented",
+show_default=True,
+              help="Form of CiphertextForRecipient; AWS's is segmented.")  # fmt: skip
+@click.option(
+    "--eif", "eifs", type=PATH, multiple=True, help="An image that explanations can name. Repeatable."
+)
+@click.option("--inject", "inject", metavar="FAULT", multiple=True,
+              help="throttle, internal, unavailable, timeout, expired or slow=SECONDS, with @OPERATION and "
+                   "*COUNT. "
+                   "Repeatable.")  # fmt: skip
+@click.option(
+    "--upstream", metavar="URL", help="An emulator for all other services, such as moto or LocalStack."
+)
+@click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on stdout.")
+@_common
+def serve(
+    make: Callable[..., Kms],
+    listen: str,
+    vsock: int | None,
+    listen_fd: int | None,
+    tls: bool,
+    no_auth: bool,
+    root: Path | None,
+    max_age: float | None,
+    envelope: Literal["segmented", "primitive"],
+    eifs: tuple[Path, ...],
+    inject: tuple[str, ...],
+    upstream: str | None,
+    as_json: bool,
+) -> None:
+    """Serve KMS to SDKs, the AWS CLI and enclaves until SIGINT or SIGTERM.
+
+    Prints the variables by which clients find it, and a line for each request that says why.
+    """
+    from nitroctl.kms import events
+    from nitroctl.vsock import sockets
+
+    def tell(happened: dict[str, Any]) -> None:
+        if as_json:
+            shown.data(json.dumps(happened))
+        else:
+            shown.say(events.sentence(happened))
+
+    made = make(
+        listen=None if listen_fd is not None else listen, tls=tls, authenticate=not no_auth, root=root,
+        max_age=max_age, form=envelope, eifs=eifs, inject=inject, upstream=upstream, on_event=tell,
+    )  # fmt: skip
+    ends = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    with made as served:
+        if listen_fd is not None:
+            served.serve_descriptor(socket.socket(fileno=listen_fd))
+        else:
+            _tell_clients(served, tls=tls, as_json=as_json)
+        if vsock is not None:
+            served.serve_socket(sockets.serve_shared(vsock))
+            shown.say(f"Enclaves reach it on CID 3, port {vsock}")
+        signal.sigwait(ends)
+
+
+def _tell_clients(served: Kms, *, tls: bool, as_json: bool) -> None:
+    shown.say(f"KMS of account {served.account} in {served.region} at {served.url}")
+    if tls:
+        shown.say(f"TLS on the same port, under the CA {served.ca}")
+    if not as_json:
+        _export(served.environment())
+
+
+def _export(variables: dict[str, str]) -> None:
+    for name, value in variables.items():
+        shown.data(f"export {name}={shlex.quote(value)}")
+
+
+@kms.command()
+@click.argument("output", type=NEW_FILE, required=False)
+@_common
+def ca(make: Callable[..., Kms], output: Path | None) -> None:
+    """Write the CA of the TLS certificate as PEM to OUTPUT, or to stdout."""
+    with owner(make) as mine:
+        pem = mine.ca.read_bytes()
+    _write(output, pem)
+
+
+def _write(output: Path | None, data: bytes) -> None:
+    if output is None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+        return
+    try:
+        output.write_bytes(data)
+    except OSError as e:
+        raise NitroError(f"cannot write {output}: {e.strerror}") from e
+
+
+def _read(path: Path) -> bytes:
+    """A file, or standard input for `-`."""
+    if os.fspath(path) == "-":
+        return sys.stdin.buffer.read()
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise NitroError(f"cannot read {path}: {e.strerror}") from e
+
+
+@kms.command()
+@click.argument("arn", required=False)
+@click.option(
+    "--policy", "policy_file", type=PATH, help="The IAM policy that it has from now on; - for stdin."
+)
+@click.option("--session", metavar="NAME", help="Name of a role's session.")
+@click.option("--seconds", type=click.FloatRange(1, 1e9), default=43200.0, show_default=True,
+              help="How long a role's session lasts.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="The variables as a JSON object.")
+@_common
+def credentials(
+    make: Callable[..., Kms],
+    arn: str | None,
+    policy_file: Path | None,
+    session: str | None,
+    seconds: float,
+    as_json: bool,
+) -> None:
+    """Make credentials of the user or role ARN and print them as shell commands.
+
+    Without ARN they are the administrator's, whom IAM allows everything. They are worth nothing elsewhere.
+    """
+    text = _read(policy_file).decode(errors="replace") if policy_file else None
+    if arn is None and (text or session):
+        raise UsageError("--policy and --session are of the user or role ARN")
+    with owner(make) as mine:
+        found = mine.environment(arn, session=session, policy=text, seconds=seconds)
+    if as_json:
+        shown.data(json.dumps(found, indent=2))
+    else:
+        _export(found)
+
+
+@kms.command()
+@click.argument("key")
+@click.argument("file", type=PATH, default=Path("-"))
+@click.option("--context", metavar="NAME=VALUE", multiple=True, help="Encryption context. Repeatable.")
+@click.option("-o", "--output", type=NEW_FILE, help="Write the bytes there, instead of base64 to stdout.")
+@_common
+def encrypt(
+    make: Callable[..., Kms], key: str, file: Path, context: tuple[str, ...], output: Path | None
+) -> None:
+    """Encrypt FILE (default: standard input) under KEY: an id, an ARN or alias/NAME."""
+    pairs = dict(_pairs("--context", context))
+    with owner(make) as mine:
+        blob = mine.encrypt(key, _read(file), pairs)
+    if output is None:
+        shown.data(base64.b64encode(blob).decode())
+    else:
+        _write(output, blob)
+
+
+def _pairs(option: str, texts: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"{option} {text} is not NAME=VALUE")
+        yield name, value
+
+
+@kms.command()
+@click.option("-n", "--last", "count", metavar="N", type=click.IntRange(1), help="The newest N only.")
+@click.option("--denied", is_flag=True, help="Only requests that were refused.")
+@click.option("--json", "as_json", is_flag=True, help="The whole events, as JSON lines.")
+@_common
+def events(make: Callable[..., Kms], count: int | None, denied: bool, as_json: bool) -> None:
+    """Print what was asked of the KMS, by whom, what came of it, and why; oldest first."""
+    from nitroctl.kms import events as log
+
+    with owner(make) as mine:
+        found = [event for event in log.read(mine.service.store.folder) if not denied or "errorCode" in event]
+    for event in found[-count:] if count else found:
+        if as_json:
+            shown.data(json.dumps(event))
+        else:
+            shown.echo(log.sentence(event))
+
+
+# --- keys ------------------------------------------------------------------------------------------------
+
+
+@kms.group()
+def key() -> None:
+    """Keys: made, imported, listed, deleted."""
+
+
+@key.command()
+@click.option(
+    "--policy", "policy_file", type=PATH, help="Its key policy; - for stdin. Default: AWS's, the account."
+)
+@click.option("--alias", metavar="alias/NAME", help="A name for it.")
+@click.option(
+    "--spec", default="SYMMETRIC_DEFAULT", show_default=True, help="RSA_2048, ECC_NIST_P256, HMAC_256 ..."
+)
+@click.option("--usage", help="ENCRYPT_DECRYPT, SIGN_VERIFY, KEY_AGREEMENT, GENERATE_VERIFY_MAC.")
+@click.option("--description", default="", help="For people.")
+@_common
+def create(
+    make: Callable[..., Kms],
+    policy_file: Path | None,
+    alias: str | None,
+    spec: str,
+    usage: str | None,
+    description: str,
+) -> None:
+    """Make a key and print its ARN."""
+    text = _read(policy_file).decode(errors="replace") if policy_file else None
+    more = {"KeyUsage": usage} if usage else {}
+    with owner(make) as mine:
+        shown.bare(mine.create_key(policy=text, alias=alias, KeySpec=spec, Description=description, **more))
+
+
+@key.command("import")
+@click.argument("file", type=PATH)
+@click.option(
+    "--policy", "policy_file", type=PATH, help="Its key policy; - for stdin. Default: AWS's, the account."
+)
+@click.option("--alias", metavar="alias/NAME", help="A name for it.")
+@click.option("--spec", default="SYMMETRIC_DEFAULT", show_default=True, help="Of the key in FILE.")
+@click.option("--usage", help="ENCRYPT_DECRYPT, SIGN_VERIFY, KEY_AGREEMENT, GENERATE_VERIFY_MAC.")
+@_common
+def import_(
+    make: Callable[..., Kms],
+    file: Path,
+    policy_file: Path | None,
+    alias: str | None,
+    spec: str,
+    usage: str | None,
+) -> None:
+    """Make a key of the material in FILE and print its ARN: 32 bytes for a symmetric key, PKCS #8 in DER or
+    PEM for a pair."""
+    from nitroctl.kms import manage, material
+
+    data = _read(file)
+    if data.startswith(b"-----BEGIN"):
+        data = material.der_of_pem(data, os.fspath(file))
+    if wrong := material.fits(spec, data) if spec in material.USAGES else f"there is no spec {spec}":
+        raise NitroError(f"{file}: {wrong}")
+    text = _read(policy_file).decode(errors="replace") if policy_file else None
+    more = {"KeyUsage": usage} if usage else {}
+    with owner(make) as mine, mine.service.store.transaction(write=True):
+        arn = mine.create_key(policy=text, alias=alias, KeySpec=spec, Origin="EXTERNAL", **more)
+        wrapping = mine.call(
+            "GetParametersForImport", KeyId=arn, WrappingAlgorithm="RSA_AES_KEY_WRAP_SHA_256",
+            WrappingKeySpec="RSA_2048",
+        )  # fmt: skip
+        mine.call(
+            "ImportKeyMaterial", KeyId=arn, ImportToken=wrapping["ImportToken"],
+            EncryptedKeyMaterial=manage.wrap_for_import(wrapping["PublicKey"], data),
+            ExpirationModel="KEY_MATERIAL_DOES_NOT_EXPIRE",
+        )  # fmt: skip
+    shown.bare(arn)
+
+
+@key.command("ls")
+@click.option("--json", "as_json", is_flag=True, help="DescribeKey's metadata of each, as a JSON list.")
+@_common
+def ls(make: Callable[..., Kms], as_json: bool) -> None:
+    """List keys."""
+    from nitroctl.kms import keys
+    from nitroctl.kms.service import to_json
+
+    with owner(make) as mine:
+        store, place = mine.service.store, mine.service.place
+        keys.sweep(store, place)
+        found = [k for i in keys.all_ids(store, place) if (k := keys.get(store, place, i))]
+    if as_json:
+        shown.data(json.dumps([to_json(k.metadata() | {"Aliases": k.aliases}) for k in found], indent=2))
+        return
+    for k in found:
+        shown.echo(f"{k.id:<36}  {k.spec:<17}  {k.usage:<19}  {k.state:<15}  {' '.join(k.aliases)}".rstrip())
+
+
+@key.command("rm")
+@click.argument("key")
+@click.option("--now", is_flag=True, help="At once and for ever; else after 7 days, as with AWS.")
+@_common
+def rm(make: Callable[..., Kms], key: str, now: bool) -> None:
+    """Delete KEY: what was encrypted under it can never be read again."""
+    from nitroctl.kms import keys
+
+    with owner(make) as mine:
+        key_id = mine.call("DescribeKey", KeyId=key)["KeyMetadata"]["KeyId"]
+        if now:
+            keys.delete(mine.service.store, key_id)
+        else:
+            at = mine.call("ScheduleKeyDeletion", KeyId=key_id, PendingWindowInDays=7)["DeletionDate"]
+            from datetime import UTC, datetime
+
+            shown.say(f"{key_id} will be deleted on {datetime.fromtimestamp(at, UTC):%F %T} UTC")
+
+
+@kms.group()
+def alias() -> None:
+    """Aliases: names that keys can be called by."""
+
+
+@alias.command("set")
+@click.argument("name")
+@click.argument("key")
+@_common
+def alias_set(make: Callable[..., Kms], name: str, key: str) -> None:
+    """Let NAME (alias/...) mean KEY from now on."""
+    with owner(make) as mine:
+        key_id = mine.call("DescribeKey", KeyId=key)["KeyMetadata"]["KeyId"]
+        there = {a["AliasName"] for a in mine.call("ListAliases", Limit=1000)["Aliases"]}
+        mine.call("UpdateAlias" if name in there else "CreateAlias", AliasName=name, TargetKeyId=key_id)
+
+
+@alias.command("ls")
+@_common
+def alias_ls(make: Callable[..., Kms]) -> None:
+    """List aliases and their keys."""
+    with owner(make) as mine:
+        for found in mine.call("ListAliases", Limit=1000)["Aliases"]:
+            shown.echo(f"{found['AliasName']}  {found['TargetKeyId']}")
+
+
+@alias.command("rm")
+@click.argument("name")
+@_common
+def alias_rm(make: Callable[..., Kms], name: str) -> None:
+    """Remove NAME; its key stays."""
+    with owner(make) as mine, contextlib.suppress(BrokenPipeError):
+        mine.call("DeleteAlias", AliasName=name)

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: MIT
+"""`nitroctl kms`: its options and output; what it does is tested where it is done."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+
+from eifmodel import RAMDISK, TINY, measure, pack
+from kms_world import ADMINISTRATION, IMAGE, ROLE, attested, policy
+from nitroctl import cli
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """(status, stdout, stderr) of one command, on a store of the test's."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.delenv("AWS_REGION", raising=False)
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["kms", *words])
+        out, err = capsys.readouterr()
+        return int(ended.value.code or 0), out, err
+
+    return call
+
+
+def good(result: tuple[int, str, str]) -> str:
+    assert result[0] == 0, result
+    return result[1].strip()
+
+
+def test_keys_aliases_and_policies(run: Run, tmp_path: Path) -> None:
+    text = policy(ADMINISTRATION, attested())
+    (tmp_path / "policy.json").write_text(text)
+    arn = good(run("key", "create", "--alias", "alias/app", "--policy", "policy.json"))
+    assert arn.startswith("arn:aws:kms:us-east-1:000000000000:key/")
+    assert json.loads(good(run("policy", "get", "alias/app"))) == json.loads(text)
+    (tmp_path / "wrong.json").write_text(text.replace("Decrypt", "Decrpyt"))
+    status, _, err = run("policy", "put", "alias/app", "wrong.json")
+    assert status == 1 and "the action kms:Decrpyt is none of KMS" in err and "Traceback" not in err
+    (tmp_path / "more.json").write_text(policy(ADMINISTRATION))
+    good(run("policy", "put", arn, "more.json"))
+    (tmp_path / "secret").write_bytes(b"secret")
+    blob = good(run("encrypt", "alias/app", "secret", "--context", "App=x"))
+    good(run("encrypt", "alias/app", "secret", "-o", "blob"))
+    assert len(base64.b64decode(blob)) == (tmp_path / "blob").stat().st_size
+    other = good(run("key", "create", "--spec", "RSA_2048", "--usage", "SIGN_VERIFY"))
+    good(run("alias", "set", "alias/sign", other))
+    assert "alias/app" in (listed := good(run("key", "ls"))) and "SIGN_VERIFY" in listed
+    assert [k["Aliases"] for k in json.loads(good(run("key", "ls", "--json")))] == [
+        ["alias/app"],
+        ["alias/sign"],
+    ]
+    good(run("alias", "rm", "alias/sign"))
+    assert good(run("alias", "ls")) == f"alias/app  {arn.rpartition('/')[2]}"
+    assert "will be deleted on" in run("key", "rm", other)[2]
+    good(run("key", "rm", "alias/app", "--now"))
+    status, _, err = run("policy", "get", "alias/app")
+    assert status == 1 and "NotFound" in err
+    assert "DescribeKey by the store's owner: NotFoundException" in good(run("events", "--denied", "-n", "1"))
+
+
+def test_imported_keys_are_the_ones_in_the_files(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "raw").write_bytes(bytes(32))
+    subprocess.run(["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out",
+    "ec.pem"],
+                   check=True, capture_output=True)  # fmt: skip
+    good(run("key", "import", "raw", "--alias", "alias/raw"))
+    good(
+        run(
+            "key",
+            "import",
+            "ec.pem",
+            "--spec",
+            "ECC_NIST_P256",
+            "--usage",
+            "SIGN_VERIFY",
+            "--alias",
+            "alias/ec",
+        )
+    )
+    metadata = json.loads(good(run("key", "ls", "--json")))
+    assert [(k["Origin"], k["KeyState"]) for k in metadata] == [("EXTERNAL", "Enabled")] * 2
+    for words, text in (
+        (("raw", "--spec", "RSA_2048"), "it is no private key in DER"),
+        (("raw", "--spec", "X"), "there is no spec X"),
+        (("ec.pem",), "SYMMETRIC_DEFAULT has 32 bytes"),
+        (("nothing",), "cannot read nothing: No such file"),
+    ):
+        status, _, err = run("key", "import", *words)
+        assert status == 1 and text in err, err
+    assert len(json.loads(good(run("key", "ls", "--json")))) == 2
+
+
+def test_credentials(run: Run, tmp_path: Path) -> None:
+    variables = json.loads(good(run("credentials", ROLE, "--session", "worker", "--json")))
+    assert variables["AWS_ACCESS_KEY_ID"].startswith("ASIA") and variables["AWS_SESSION_TOKEN"]
+    shell = good(run("credentials"))
+    shown = subprocess.run(["sh", "-c", f"{shell}\nprintenv AWS_ACCESS_KEY_ID AWS_REGION"], check=True,
+                           capture_output=True, text=True).stdout.split()  # fmt: skip
+    assert shown[0].startswith("AKIA") and shown[1] == "us-east-1"
+    for words, text in (
+        (("app",), "is not the ARN of a user or a role"),
+        (("--session", "x1"), "are of the user or role ARN"),
+        ((ROLE, "--session", "x y"), "is no name of a session"),
+    ):
+        status, _, err = run("credentials", *words)
+        assert status == 2 and text in err
+    (tmp_path / "iam.json").write_text(policy(attested()))
+    status, _, err = run("credentials", ROLE, "--policy", "iam.json")
+    assert status == 1 and "an IAM policy has no Principal" in err
+
+
+def image(path: Path, text: bytes) -> str:
+    """An EIF; its PCR0, computed from its parts."""
+    sections = [*TINY[:-1], (RAMDISK, text)]
+    path.write_bytes(pack(sections))
+    return measure(sections)[0]
+
+
+def test_policies_are_judged_and_tried_with_images(run: Run, tmp_path: Path) -> None:
+    pcr0 = image(tmp_path / "app.eif", b"app")
+    image(tmp_path / "other.eif", b"other")
+    (tmp_path / "policy.json").write_text(policy(ADMINISTRATION, attested(pcr0)))
+    assert run("policy", "lint", "policy.json", "--eif", "app.eif") == (0, "", "")
+    status, out, _ = run("policy", "lint", "policy.json", "--eif", "other.eif", "--json")
+    assert status == 1 and [found["Rule"] for found in json.loads(out)] == ["no-image"]
+    status, out, err = run("policy", "test", "policy.json", "--eif", "app.eif", "--role", ROLE)
+    assert (status, err) == (0, "") and out.startswith('allowed by statement 2 ("Enclave") of the key policy')
+    assert run("policy", "test", "policy.json", "--eif", "app.eif")[0] == 0  # the role is supposed
+    for words, text in (
+        (("--eif", "other.eif"), f"the policy wants {pcr0}"),
+        (("--eif", "app.eif", "--debug-mode"), f"ImageSha384 is {'0' * 96}"),
+        (("--no-document",), "ImageSha384 is absent"),
+        (
+            ("--eif", "app.eif", "--role", f"{ROLE}2"),
+            "it is not for arn:aws:sts::000000000000:assumed-role/app2",
+        ),
+        (("--eif", "app.eif", "--action", "kms:GenerateDataKey"), "it is not about kms:GenerateDataKey"),
+    ):
+        status, out, _ = run("policy", "test", "policy.json", *words)
+        assert status == 1 and out.startswith("denied") and text in out, out
+    # Its role is in PCR3, its instance in PCR4 (the values stand in AWS's user guide).
+    webserver = (
+        "78fce75db17cd4e0a3fb8dad3ad128ca5e77edbb2b2c7f75329dccd99aa5f6ef4fc1f1a452e315b9e98f9e312e6921e6"
+    )
+    role = "arn:aws:iam::123456789012:role/Webserver"
+    condition = {"StringEquals": {"kms:RecipientAttestation:PCR3": webserver}}
+    statement = {**attested(), "Principal": {"AWS": role}, "Condition": condition}
+    (tmp_path / "role.json").write_text(policy(statement))
+    assert run("policy", "test", "role.json", "--eif", "app.eif", "--role", role)[0] == 0
+    # The root statement left in: anybody whom IAM allows it, enclave or not.
+    (tmp_path / "open.json").write_text(policy({**ADMINISTRATION, "Action": "kms:*"}))
+    status, out, _ = run("policy", "test", "open.json", "--no-document", "--json")
+    assert status == 0 and json.loads(out)["policy"] == "an IAM policy that allows kms:*"
+    assert run("policy", "test", "open.json", "--no-document", "--no-iam")[0] == 1
+    for wrong in (
+        ("policy.json",),
+        ("policy.json", "--pcr", "0=ab"),
+        ("policy.json", "--no-document", "--action", "x"),
+    ):
+        assert run("policy", "test", *wrong)[0] == 2
+    assert run("policy", "test", "nothing.json", "--no-document")[0] == 1
+
+
+def test_serve(tmp_path: Path) -> None:
+    """What it prints is enough for a client; SIGTERM ends it; events are told and kept."""
+    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path / "data"), "AWS_REGION": "eu-north-1"}
+    image(tmp_path / "app.eif", b"app")
+    argv = [
+        sys.executable,
+        "-m",
+        "nitroctl",
+        "kms",
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--eif",
+        str(tmp_path / "app.eif"),
+    ]
+    with subprocess.Popen(
+        argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as server:
+        assert server.stdout and server.stderr
+        try:
+            assert server.stderr.readline().startswith(
+                "KMS of account 000000000000 in eu-north-1 at http://127.0.0.1:"
+            )
+            lines = [server.stdout.readline().removeprefix("export ").strip() for _ in range(5)]
+            found = dict(line.split("=", 1) for line in lines)
+            client = boto3.client(
+                "kms", endpoint_url=found["AWS_ENDPOINT_URL_KMS"], region_name=found["AWS_REGION"],
+                aws_access_key_id=found["AWS_ACCESS_KEY_ID"],
+                aws_secret_access_key=found["AWS_SECRET_ACCESS_KEY"],
+            )  # fmt: skip
+            client.create_key(Policy=policy(ADMINISTRATION, attested(IMAGE)))
+        finally:
+            server.send_signal(signal.SIGTERM)
+        assert "CreateKey by arn:aws:iam::000000000000:user/admin: ok" in server.stderr.read()
+        assert server.wait() == 0
+
+
+def test_serve_refuses_what_cannot_be(run: Run) -> None:
+    for words, status, text in (
+        (("--listen", "x"), 1, "is not HOST:PORT"),
+        (("--account", "12"), 2, "is not of 12 digits"),
+        (("--inject", "x"), 2, "is not of the form"),
+        (("--upstream", "x"), 2, "is not of the form http://HOST:PORT"),
+        (("--root", "nothing.pem"), 1, "cannot read the root certificate"),
+        (("--eif", "nothing.eif"), 1, "nothing.eif"),
+    ):
+        found: Any = run("serve", "--listen", "127.0.0.1:0", *words)
+        assert found[0] == status and text in found[2], found
