@@ -19,15 +19,16 @@ if TYPE_CHECKING:
         NitroError,
         UsageError,
     )
+    from nitroctl.kms.local import Kms
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "ApplicationFailed", "BootTimeout", "Enclave", "EnclaveError", "GuestPanic", "NitroError", "UsageError",
-    "build_eif",
+    "ApplicationFailed", "BootTimeout", "Enclave", "EnclaveError", "GuestPanic", "Kms", "NitroError",
+    "UsageError", "build_eif",
 ]  # fmt: skip
 
-_HOMES = {"Enclave": "nitroctl.api", "build_eif": "nitroctl.api"}
+_HOMES = {"Enclave": "nitroctl.api", "Kms": "nitroctl.kms.local", "build_eif": "nitroctl.api"}
 
 
 def __getattr__(name: str) -> Any:
