@@ -25,7 +25,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, Unpack
@@ -34,10 +34,11 @@ from nitroctl.base import shown
 from nitroctl.base.errors import EnclaveError, NitroError, UsageError
 from nitroctl.base.options import Request
 from nitroctl.base.sequences import texts, variables
-from nitroctl.enclaves import folder, logs, records
+from nitroctl.enclaves import differences, folder, logs, records
 from nitroctl.enclaves.console import ConsoleWatch
+from nitroctl.enclaves.differences import Difference, DiffersFromAws
 from nitroctl.enclaves.ready import ready
-from nitroctl.enclaves.records import Record
+from nitroctl.enclaves.records import Ending, Record
 from nitroctl.enclaves.request import RunRequest
 from nitroctl.enclaves.supervisor import Supervised
 from nitroctl.keywords import RunKeywords, StrPath
@@ -63,6 +64,10 @@ class Enclave:
     seconds; paths of `listen_port` and the like as PORT=PATH. `accel` forces "kvm" or "tcg". The record and
     the logs are removed at the end unless `keep` is true; with `log_dir` they are copied there first.
 
+    With `strict` what there is not on AWS raises DiffersFromAws: at the start for options and for the image,
+    later for the console and the application's status. `differs` names what is allowed all the same
+    (docs/differences.md).
+
     Methods raise EnclaveError, whose message says why, once the enclave has ended.
     """
 
@@ -72,9 +77,14 @@ class Enclave:
         *,
         keep: bool = False,
         log_dir: StrPath | None = None,
+        strict: bool = False,
+        differs: Sequence[str] = (),
         **options: Unpack[RunKeywords],
     ) -> None:
         self._request = RunRequest.from_keywords("Enclave", eif=eif, **options)
+        self._strict = strict
+        self._differs = differences.checked(differs)
+        self._differs_now: frozenset[str] = frozenset()  # allowed for as long as a test runs
         self._keep = keep
         self.log_dir = None if log_dir is None else Path(log_dir)
         self._supervised: Supervised | None = None
@@ -94,6 +104,10 @@ class Enclave:
         if self._supervised or self._closed:
             raise UsageError("an Enclave object starts its enclave once; make another one")
         self._request = ready(self._request)
+        if self._strict:
+            request = self._request
+            found = [*differences.of_request(request), *differences.of_image(request.eif, request.memory)]
+            self._refuse(found)
         self._supervised = Supervised(self._request)
         try:
             self._supervised.wait_booted(self._on_state)
@@ -102,14 +116,23 @@ class Enclave:
             raise
         return self
 
+    def _refuse(self, found: Iterable[Difference]) -> None:
+        if left := [one for one in found if one.name not in self._differs | self._differs_now]:
+            raise DiffersFromAws(left)
+
+    def _asked_for(self, use: str) -> None:
+        """What a user asks of it that AWS may not have."""
+        if self._strict and not (use == "console" and self._request.debug_mode):
+            self._refuse([Difference(use, differences.USES[use])])
+
     def _on_state(self, record: Record) -> None:
         self._record = record
 
     def wait(self, timeout: float | None = None) -> Record:
         """Wait until it has ended by itself, and return its record; `record.check()` raises the error that
         fits, if there was one. Raises TimeoutError after `timeout` seconds."""
-        record = self.record
-        return records.wait(record, timeout) or record
+        record = self._now
+        return self._shown(records.wait(record, timeout) or record)
 
     def stop(self) -> None:
         """End it, if it still runs. Its record and its console can be read until `close`."""
@@ -169,6 +192,13 @@ class Enclave:
     @property
     def record(self) -> Record:
         """All that is known about it, as it is now; see `nitroctl inspect`."""
+        return self._shown(self._now)
+
+    def _shown(self, record: Record) -> Record:
+        return StrictRecord.of(record, self._asked_for) if self._strict else record
+
+    @property
+    def _now(self) -> Record:
         if self._record is None:
             raise UsageError("this enclave has not been started")
         if self._record.running and not self._closed:
@@ -182,7 +212,7 @@ class Enclave:
 
     @property
     def running(self) -> bool:
-        return self._record is not None and self.record.running
+        return self._record is not None and self._now.running
 
     @property
     def name(self) -> str:
@@ -191,23 +221,23 @@ class Enclave:
     @property
     def id(self) -> str:
         """nitro-cli's EnclaveID."""
-        return self.record.id
+        return self._now.id
 
     @property
     def cid(self) -> int:
         """Its context ID."""
-        return self.record.cid
+        return self._now.cid
 
     @property
     def uds(self) -> Path:
         """The unix socket that `connect` uses; the parent's port N is served at this path with `_N` added."""
-        return self.record.uds
+        return self._now.uds
 
     def pcrs(self) -> dict[int, bytes]:
         """PCR0, 1, 2 and, of a signed image, 8, computed from the file (48 bytes each)."""
         from nitroctl.eif.measure import measure
 
-        values = self.record.measurements or dict(measure(self._request.eif).items())
+        values = self._now.measurements or dict(measure(self._request.eif).items())
         return {int(key[3:]): bytes.fromhex(value) for key, value in values.items() if key.startswith("PCR")}
 
     # ---- vsock ----
@@ -251,7 +281,7 @@ class Enclave:
             await asyncio.sleep(RETRY_SECONDS)
 
     def _check_runs(self, error: sockets.PortRefused) -> None:
-        record = self.record
+        record = self._now
         if not record.running:
             raise sockets.PortRefused(
                 f"the enclave {record.name} has ended: {record.message}", hint=record.hint
@@ -339,6 +369,29 @@ class Enclave:
         return attestation.verify(document, pki.load_or_init().pem, policy)
 
 
+class StrictRecord(Record):
+    """A record of which what AWS tells nobody cannot be read unless it is allowed."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "app_status":
+            object.__getattribute__(self, "__dict__")["asked_for"]("app-status")
+        return super().__getattribute__(name)
+
+    def check(self) -> None:
+        """As of every record; that an application's end was a good one is its status as well."""
+        super().check()
+        if self.ending is Ending.ORDERLY:
+            self.__dict__["asked_for"]("app-status")
+
+    @staticmethod
+    def of(record: Record, asked_for: Callable[[str], None]) -> StrictRecord:
+        made = StrictRecord(
+            **{field.name: getattr(record, field.name) for field in dataclasses.fields(record)}
+        )
+        made.__dict__["asked_for"] = asked_for
+        return made
+
+
 class Console:
     """What an enclave's serial port has said: kernel and applications, in order."""
 
@@ -348,13 +401,15 @@ class Console:
     @property
     def path(self) -> Path:
         """The file that it is kept in, as long as the enclave is not closed."""
-        return logs.paths(self._enclave.record.home, logs.CONSOLE)[1]
+        self._enclave._asked_for("console")
+        return logs.paths(self._enclave._now.home, logs.CONSOLE)[1]
 
     def read(self) -> bytes:
         """All of it, as it came."""
+        self._enclave._asked_for("console")
         if self._is_gone:
             return self._enclave._last_words
-        return b"".join(logs.read(self._enclave.record.home, logs.CONSOLE))
+        return b"".join(logs.read(self._enclave._now.home, logs.CONSOLE))
 
     @property
     def _is_gone(self) -> bool:
@@ -367,18 +422,23 @@ class Console:
 
     def tail(self, lines: int = 40) -> list[str]:
         """The last lines, without control characters."""
+        self._enclave._asked_for("console")
+        return self._tail(lines)
+
+    def _tail(self, lines: int) -> list[str]:
         watch = ConsoleWatch()
         if self._is_gone:
             watch.feed(self._enclave._last_words)
         else:
-            watch.feed(logs.read_tail(self._enclave.record.home, logs.CONSOLE, LAST_WORDS))
+            watch.feed(logs.read_tail(self._enclave._now.home, logs.CONSOLE, LAST_WORDS))
         return watch.tail(lines)
 
     def lines(self, *, timeout: float | None = None) -> Iterator[str]:
         """Line by line from the beginning, as they come, until the enclave has ended. Raises TimeoutError
         after `timeout` seconds."""
+        self._enclave._asked_for("console")
         rest = b""
-        for data in records.follow(self._enclave.record, logs.CONSOLE, timeout=timeout):
+        for data in records.follow(self._enclave._now, logs.CONSOLE, timeout=timeout):
             *whole, rest = (rest + data).split(b"\n")
             for line in whole:
                 yield _text(line)
@@ -388,10 +448,11 @@ class Console:
     def wait_for(self, pattern: str | re.Pattern[str], *, timeout: float = 60.0) -> re.Match[str]:
         """Wait for a line, finished or not, in which this regular expression is found; lines that were there
         before count as well. Raises TimeoutError, and EnclaveError if the enclave ends without it."""
+        self._enclave._asked_for("console")
         expression = re.compile(pattern)
         rest = b""
         try:
-            for data in records.follow(self._enclave.record, logs.CONSOLE, timeout=timeout):
+            for data in records.follow(self._enclave._now, logs.CONSOLE, timeout=timeout):
                 *whole, rest = (rest + data).split(b"\n")
                 for line in [*whole, rest]:
                     if match := expression.search(_text(line)):
@@ -399,7 +460,7 @@ class Console:
         except TimeoutError:
             tail = "".join(f"\n  {shown.line(line)}" for line in self.tail(10))
             raise TimeoutError(f"{self._missing(expression)} within {timeout:g} s{tail}") from None
-        record = self._enclave.record
+        record = self._enclave._now
         raise EnclaveError(
             f"{self._missing(expression)} until its end: {record.message}",
             hint=record.hint,

@@ -47,6 +47,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         flag = f"--nitro-{name.replace('_', '-')}"
         group.addoption(flag, metavar=metavar, choices=choices, help=text.replace("%", "%%"))
         parser.addini(f"nitro_{name}", text)
+    text = "Fail tests that depend on what there is not on AWS (docs/differences.md)."
+    group.addoption("--nitro-strict", action="store_true", help=text)
+    parser.addini("nitro_strict", text, type="bool", default=False)
 
 
 _STATE = pytest.StashKey["_State"]()
@@ -54,6 +57,9 @@ _STATE = pytest.StashKey["_State"]()
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_STATE] = _State(config)
+    config.addinivalue_line(
+        "markers", "nitro_differs(name, ...): with --nitro-strict, what the test may depend on all the same"
+    )
 
 
 class _State:
@@ -62,6 +68,7 @@ class _State:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self.seen: list[Enclave] = []  # by the running test: those that it started or found running
+        self.differs: frozenset[str] = frozenset()  # what the running test may depend on
 
     def option(self, name: str) -> str | None:
         """As on the command line, else as in the configuration file."""
@@ -116,12 +123,37 @@ class _State:
 
         self.programs  # noqa: B018 (made once)
         defaults = {"log_dir": log_dir, **self.defaults}
+        if self.strict:
+            defaults |= {"strict": True, "cpus": 2}  # one CPU is half a core, which AWS does not give
         if "qemu" in options or "qemu_build" in options:
             defaults.pop("qemu", None)
             defaults.pop("qemu_build", None)
         made = Enclave(eif, **{**defaults, **options})
+        made._differs_now = self.differs
         self.seen.append(made)
         return made
+
+    @property
+    def strict(self) -> bool:
+        return bool(self._config.getoption("nitro_strict") or self._config.getini("nitro_strict"))
+
+    def begin(self, item: pytest.Item) -> None:
+        """A test begins, with what it may depend on; enclaves of others may be in use by it, too."""
+        names = [name for mark in item.iter_markers("nitro_differs") for name in mark.args]
+        self.differs = _differences(item, names) if names else frozenset()
+        self.seen = [enclave for enclave in self.seen if enclave.running]
+        for enclave in self.seen:
+            enclave._differs_now = self.differs
+
+
+def _differences(item: pytest.Item, names: Sequence[str]) -> frozenset[str]:
+    from nitroctl.base.errors import UsageError
+    from nitroctl.enclaves import differences
+
+    try:
+        return differences.checked(names)
+    except UsageError as e:
+        raise pytest.UsageError(f"{item.nodeid}: nitro_differs: {e}") from None
 
 
 class StartEnclave(Protocol):
@@ -134,6 +166,8 @@ class StartEnclave(Protocol):
         start: bool = True,
         keep: bool = False,
         log_dir: StrPath | None = None,
+        strict: bool = False,
+        differs: Sequence[str] = (),
         **options: Unpack[RunKeywords],
     ) -> Enclave:
         """Run an enclave and wait for its heartbeat; `options` are those of nitroctl.Enclave. With `start`
@@ -221,8 +255,7 @@ def _safe(name: str) -> str:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    state = item.config.stash[_STATE]
-    state.seen = [enclave for enclave in state.seen if enclave.running]
+    item.config.stash[_STATE].begin(item)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -233,7 +266,7 @@ def pytest_runtest_makereport(
     if report.failed:
         for enclave in item.config.stash[_STATE].seen:
             if title := _title(enclave):
-                lines = enclave.console.tail(TAIL) or ["(nothing)"]
+                lines = enclave.console._tail(TAIL) or ["(nothing)"]
                 where = f"logs, complete after its end: {enclave.log_dir}"
                 report.sections.append((f"console of enclave {title}", "\n".join([*lines, "", where])))
     return report

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from enclave_fakes import HEARTBEAT, Bench, steps
+from nitroctl.enclaves import differences
 
 pytest_plugins = ["pytester"]
 
@@ -238,3 +240,43 @@ def test_it():
     assert not costly & set(sys.modules)
 """)
     pytester.runpytest_subprocess("-p", "no:xdist").assert_outcomes(passed=1)
+
+
+STRICT = """
+@pytest.fixture(scope="module")
+def shared(nitro_enclave_factory):
+    with nitro_enclave_factory(EIF, differs=IMAGE) as enclave:
+        yield enclave
+
+def test_plain(shared, nitro_enclave):
+    assert shared.record.cpus == nitro_enclave(EIF, differs=IMAGE).record.cpus
+
+def test_console(shared):
+    shared.console.wait_for("is up")
+
+@pytest.mark.nitro_differs("console", "publish")
+def test_meant(shared, nitro_enclave, tmp_path):
+    shared.console.wait_for("is up")
+    nitro_enclave(EIF, differs=IMAGE, publish=[f"{tmp_path}/p=80"]).console.wait_for("is up")
+
+def test_publish(nitro_enclave, tmp_path):
+    nitro_enclave(EIF, differs=IMAGE, publish=[f"{tmp_path}/p=80"])
+
+def test_image(nitro_enclave):
+    nitro_enclave(EIF)
+"""
+
+
+def test_strict(session: Any, bench: Bench) -> None:
+    """Tests that depend on what there is not on AWS fail, each with the names; others do not."""
+    image = [one.name for one in differences.of_image(bench.eif, None)]
+    assert image and all(name.startswith("lint:") for name in image)
+    source = f"IMAGE = {image!r}\n{STRICT}"
+    result = session(source, "--nitro-strict")
+    result.assert_outcomes(passed=2, failed=3)
+    for name, what in (("console", "console"), ("publish", "publish"), ("image", image[0])):
+        result.stdout.fnmatch_lines([f"FAILED *::test_{name} - *"])
+        result.stdout.re_match_lines([rf".*\[{re.escape(what)}\]$"])
+    wrong = "@pytest.mark.nitro_differs('consol')\ndef test_it(): pass"
+    result = session(wrong, settings="nitro_strict = true")
+    assert "no difference 'consol'" in result.stdout.str() + result.stderr.str()
