@@ -118,15 +118,18 @@ def from_blobs(path: Path, cmdline: str | None = None) -> Bootstrap:
     """AWS's blobs: bzImage, init, cmdline, and nsm.ko where the kernel has it as a module. They are in a
     folder, in a checkout of aws-nitro-enclaves-cli, or in Amazon Linux's package."""
     folder = package.unpacked(path) if rpm.is_rpm(path) else aws_blobs.found(path)
+    if not folder.is_dir():
+        what = "is neither a folder nor an RPM package" if path.exists() else "is not there"
+        raise NitroError(f"{path}, which should have AWS's blobs, {what}", hint=aws_blobs.HINT)
+    for name in ("bzImage", "init"):
+        if not (folder / name).is_file():
+            raise NitroError(f"the folder of blobs {folder} lacks {name}", hint=aws_blobs.HINT)
     try:
         text = cmdline
         if text is None:
             text = (folder / "cmdline").read_text("utf-8", "surrogateescape").strip()
     except OSError as e:
         raise NitroError(f"cannot read {folder / 'cmdline'}: {e.strerror}") from e
-    for name in ("bzImage", "init"):
-        if not (folder / name).is_file():
-            raise NitroError(f"the folder of blobs {folder} lacks {name}")
     module = folder / "nsm.ko"
     files = (cpio.file("nsm.ko", module, 0o755),) if module.is_file() else ()
     return Bootstrap(Kernel(folder / "bzImage", files), folder / "init", text, aws=True)

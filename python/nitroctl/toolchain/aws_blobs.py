@@ -14,6 +14,7 @@ from pathlib import Path
 INSTALLED = Path("/usr/share/nitro_enclaves/blobs")
 BELOW = ("", "blobs/x86_64", "x86_64")
 PACKAGE = "aws-nitro-enclaves-cli-devel"
+HINT = f"take {INSTALLED} of an Amazon Linux, a checkout of aws-nitro-enclaves-cli, or the RPM {PACKAGE}"
 
 
 def installed() -> Path | None:

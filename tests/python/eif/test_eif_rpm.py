@@ -108,6 +108,18 @@ def test_other_packages(tmp_path: Path) -> None:
         assert not list((tmp_path / "cache").glob("aws-blobs/*"))
 
 
+def test_what_holds_no_blobs_at_all(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("no package")
+    for name, why in (
+        ("gone", "is not there"),
+        ("text", "neither a folder nor an RPM"),
+        ("", "lacks bzImage"),
+    ):
+        with pytest.raises(NitroError, match=f"{tmp_path / name}.* {why}") as e:
+            compose.from_blobs(tmp_path / name)
+        assert e.value.hint and "RPM aws-nitro-enclaves-cli-devel" in e.value.hint
+
+
 def test_a_file_that_is_too_large_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(NitroError, match="bzImage has 8192 bytes, 100 are taken"):
         rpm.extract(
