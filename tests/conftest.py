@@ -16,7 +16,6 @@ import pytest
 from hypothesis import settings
 
 from enclave_fakes import Bench, install, make_bench
-from nitroctl.base import progress
 
 # Started in the background of a script or under nohup we would ignore these, and so would every program that
 # a test starts and then sends one.
@@ -37,13 +36,6 @@ def own_data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
-
-
-@pytest.fixture(autouse=True)
-def heard() -> Iterator[None]:
-    """A command that was called within a test, with `--json`, makes no later test of this process quiet."""
-    yield
-    progress.set_quiet(False)
 
 
 @pytest.fixture

@@ -237,8 +237,8 @@ class Enclave:
         """PCR0, 1, 2 and, of a signed image, 8, computed from the file (48 bytes each)."""
         from nitroctl.eif.measure import measure
 
-        values = self._now.measurements or dict(measure(self._request.eif).items())
-        return {int(key[3:]): bytes.fromhex(value) for key, value in values.items() if key.startswith("PCR")}
+        values = self._now.pcrs or measure(self._request.eif).by_number()
+        return {int(number): bytes.fromhex(value) for number, value in values.items()}
 
     # ---- vsock ----
 

@@ -98,7 +98,6 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--kernel", default="own", help="own, prebuilt, or a bzImage")
     options = parser.parse_args()
-    progress.set_quiet(True)
     with tempfile.TemporaryDirectory(prefix="nitroctl-bench-") as name:
         folder = Path(name)
         eif = folder / "big.eif"
@@ -146,4 +145,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with progress.quiet():
+        main()

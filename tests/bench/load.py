@@ -109,7 +109,6 @@ def main() -> None:
     parser.add_argument("--size", default=400, type=int, help="size of the EIF in MB (default 400)")
     parser.add_argument("--runs", default=5, type=int)
     options = parser.parse_args()
-    progress.set_quiet(True)
     folder = Path(tempfile.mkdtemp(prefix="nitro-bench-"))
     try:
         eif = folder / "big.eif"
@@ -144,4 +143,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with progress.quiet():
+        main()

@@ -372,7 +372,6 @@ def main() -> None:
     parser.add_argument("--only", choices=["front", "guest"], help="one part")
     parser.add_argument("--json", action="store_true", help="all samples, on standard output")
     options = parser.parse_args()
-    progress.set_quiet(True)
     contenders = (ours(), peer())
     found: dict[str, list[Row]] = {}
     notes: list[str] = []
@@ -394,4 +393,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with progress.quiet():
+        main()

@@ -140,7 +140,7 @@ def cause(lab: Lab, eif: Path, *options: str, status: int = 4) -> tuple[str, str
     assert done.returncode == status, done.stderr
     listed = [sys.executable, "-m", "nitroctl", "ps", "--all", "--json"]
     listing = subprocess.run(listed, env=lab.environment(), capture_output=True, text=True, check=True)
-    (record,) = [r for r in json.loads(listing.stdout) if r["eif"] == str(eif)]
+    (record,) = [r for r in json.loads(listing.stdout)["items"] if r["eif"] == str(eif)]
     assert record["hint"] and record["hint"] in done.stderr
     return record["cause"], done.stderr
 

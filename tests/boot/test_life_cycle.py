@@ -37,11 +37,10 @@ def record(lab: Lab, name: str) -> dict[str, Any]:
 
 def test_from_start_to_removal(lab: Lab) -> None:
     ident = start(lab, "agent", "--name", "app")
-    (running,) = json.loads(nitroctl(lab, "ps", "--json"))
+    (running,) = json.loads(nitroctl(lab, "ps", "--json"))["items"]
     assert (running["id"], running["name"], running["state"]) == (ident, "app", "running")
     described = json.loads(nitroctl(lab, "eif", "describe", "--json", str(lab.image("agent"))))
-    measured = record(lab, "app")["measurements"]
-    assert measured["PCR0"] == described["Measurements"]["PCR0"]
+    assert record(lab, "app")["pcrs"]["0"] == described["Measurements"]["PCR0"]
     nitroctl(lab, "attest", "get", "app", "-o", str(lab.folder / "document"))
     nitroctl(lab, "attest", "verify", str(lab.folder / "document"), "--eif", str(lab.image("agent")))
     nitroctl(lab, "stop", "app")
@@ -49,7 +48,7 @@ def test_from_start_to_removal(lab: Lab) -> None:
     ended = record(lab, ident)
     assert (ended["state"], ended["ending"], ended["ended_by"]) == ("ended", "stopped", "request")
     nitroctl(lab, "rm", "app")
-    left = json.loads(nitroctl(lab, "ps", "--all", "--json"))
+    left = json.loads(nitroctl(lab, "ps", "--all", "--json"))["items"]
     assert ident not in [other["id"] for other in left]
     lab.check_nothing_left()
 

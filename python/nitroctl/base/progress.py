@@ -26,10 +26,15 @@ PLAIN_INTERVAL = 10.0  # seconds between two plain lines of one task
 _quiet = False
 
 
-def set_quiet(quiet: bool) -> None:
-    """Switch all progress off, for `--json` and `--quiet`."""
+@contextlib.contextmanager
+def quiet(on: bool = True) -> Iterator[None]:
+    """No progress is shown while the body runs: whoever started us wants the answer alone."""
     global _quiet
-    _quiet = quiet
+    before, _quiet = _quiet, on or _quiet
+    try:
+        yield
+    finally:
+        _quiet = before
 
 
 def say(text: str) -> None:

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import click
 
@@ -11,3 +14,35 @@ import click
 # status, be it missing, unreadable or a folder; click would judge some of that as wrong usage.
 PATH = click.Path(path_type=Path, readable=False)
 NEW_FILE = click.Path(path_type=Path, readable=False, dir_okay=False)
+
+
+Command = TypeVar("Command", bound=Callable[..., object])
+
+
+@dataclass
+class Session:
+    """What `cli` and the command that it runs know of each other: `ctx.obj`."""
+
+    debug: bool = False
+    as_json: bool = False  # whoever called wants JSON, of a failure as well
+
+
+def answers_json(ctx: click.Context) -> None:
+    """The command's answer is JSON: until it ends no progress is shown, and `cli` tells a failure in JSON."""
+    from nitroctl.base import progress
+
+    ctx.with_resource(progress.quiet())
+    if isinstance(ctx.obj, Session):
+        ctx.obj.as_json = True
+
+
+def _json(ctx: click.Context, _: click.Parameter, value: bool) -> bool:
+    if value:
+        answers_json(ctx)
+    return value
+
+
+def json_option(help: str = "JSON on standard output.") -> Callable[[Command], Command]:
+    """The option --json, `as_json` for the command. It comes first: what is wrong with another option is told
+    in JSON already."""
+    return click.option("--json", "as_json", is_flag=True, is_eager=True, callback=_json, help=help)

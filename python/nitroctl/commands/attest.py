@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from nitroctl.base import shown
+from nitroctl.base import output, shown
 from nitroctl.base.errors import NitroError, UsageError
-from nitroctl.commands import NEW_FILE, PATH
+from nitroctl.commands import NEW_FILE, PATH, json_option
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -53,27 +52,27 @@ def _describe(certificate: x509.Certificate) -> dict[str, str]:
     from cryptography.hazmat.primitives import hashes
 
     return {
-        "Subject": certificate.subject.rfc4514_string(),
-        "NotBefore": f"{certificate.not_valid_before_utc:%FT%TZ}",
-        "NotAfter": f"{certificate.not_valid_after_utc:%FT%TZ}",
-        "Sha256": certificate.fingerprint(hashes.SHA256()).hex(),
+        "subject": certificate.subject.rfc4514_string(),
+        "not_before": f"{certificate.not_valid_before_utc:%FT%TZ}",
+        "not_after": f"{certificate.not_valid_after_utc:%FT%TZ}",
+        "sha256": certificate.fingerprint(hashes.SHA256()).hex(),
     }
 
 
 def _show_ca(authority: Any, as_json: bool) -> None:
     from nitroctl.attestation import pki
 
-    described = {"Root": str(pki.ca_dir() / pki.ROOT_FILE), **_describe(authority.certificate)}
+    root, described = pki.ca_dir() / pki.ROOT_FILE, _describe(authority.certificate)
     if as_json:
-        shown.data(json.dumps(described, indent=2))
+        output.document({"root": root, **described})
     else:
-        for key, value in described.items():
-            shown.echo(f"{key + ':':<11} {value}")
+        titles = ("Root:", "Subject:", "Not before:", "Not after:", "SHA-256:")
+        output.table(list(zip(titles, (str(root), *described.values()), strict=True)))
 
 
 @ca.command("init")
 @click.option("--force", is_flag=True, help="Replace an existing CA; the old one is kept beside it.")
-@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+@json_option()
 def ca_init(force: bool, as_json: bool) -> None:
     """Make the local CA."""
     from nitroctl.attestation import pki
@@ -82,7 +81,7 @@ def ca_init(force: bool, as_json: bool) -> None:
 
 
 @ca.command("show")
-@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+@json_option()
 def ca_show(as_json: bool) -> None:
     """Show the local root's name, dates and fingerprint."""
     _show_ca(_authority(), as_json)
@@ -160,20 +159,17 @@ def _read_document(path: str) -> bytes:
 
 
 def _report_json(document: Document, path: list[x509.Certificate], root: str) -> dict[str, Any]:
-    def text(value: bytes | None) -> str | None:
-        return None if value is None else value.hex()
-
     return {
-        "ModuleId": document.module_id,
-        "Timestamp": document.time.isoformat(timespec="milliseconds"),
-        "Digest": document.digest,
-        "Root": root,
-        "DebugMode": document.debug,
-        "PCRs": {str(i): pcr.hex() for i, pcr in document.pcrs.items()},
-        "PublicKey": text(document.public_key),
-        "UserData": text(document.user_data),
-        "Nonce": text(document.nonce),
-        "Chain": [_describe(certificate) for certificate in path],
+        "module_id": document.module_id,
+        "timestamp": document.time.isoformat(timespec="milliseconds"),
+        "digest": document.digest,
+        "root": root,
+        "debug_mode": document.debug,
+        "pcrs": {str(i): pcr for i, pcr in document.pcrs.items()},
+        "public_key": document.public_key,
+        "user_data": document.user_data,
+        "nonce": document.nonce,
+        "chain": [_describe(certificate) for certificate in path],
     }
 
 
@@ -270,7 +266,7 @@ def get(
     help="Refuse longer public keys, user data, nonces; AWS's guide says 1024.",
 )  # fmt: skip
 @click.option("--allow-debug", is_flag=True, help="Accept enclaves in debug mode.")
-@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+@json_option()
 def verify(
     document: str,
     root: str | None,
@@ -313,6 +309,6 @@ def verify(
     data = _read_document(document)
     found, path = verify_chain(data, _authority().certificate if root is None else root, policy)
     if as_json:
-        shown.data(json.dumps(_report_json(found, path, root or "local"), indent=2))
+        output.document(_report_json(found, path, root or "local"))
     else:
         _report(found, path, local=path[0] != load_root("aws"))

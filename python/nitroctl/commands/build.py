@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from nitroctl.base import shown
-from nitroctl.commands import PATH
+from nitroctl.base import output, shown
+from nitroctl.commands import PATH, json_option
 
 
 @click.command()
@@ -39,7 +39,7 @@ from nitroctl.commands import PATH
     help="The QEMU that the plugin is for. Default: the distribution's in PATH.",
 )
 @click.option("--update", is_flag=True, help="Look for a newer source package first.")
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest as JSON.")
+@json_option("Print what was built, and from what, in JSON.")
 def build(
     source: Path | None,
     series: str | None,
@@ -58,11 +58,9 @@ def build(
 
     What is built already is found again at once; a change of nitroctl's C sources rebuilds only these.
     """
-    from nitroctl.base import progress
     from nitroctl.base.config import default_prefix
     from nitroctl.toolchain.tree import BuildOptions, build_backend, build_qemu, link_programs
 
-    progress.set_quiet(as_json)
     if plugin:
         if series or sanitize or update:
             raise click.UsageError("--plugin takes neither --series, --sanitize nor --update")
@@ -78,14 +76,12 @@ def build(
         sanitized = build_qemu(BuildOptions(source=source, series=series, jobs=jobs, sanitize=True))
     links = link_programs([manifest.qemu, backend], (prefix or default_prefix()).absolute())
     if as_json:
-        import json
-
-        answer = manifest.to_json()
-        answer["vsock"] = str(backend)
-        answer["links"] = [str(link) for link, _, _ in links]
-        if sanitized:
-            answer["sanitized"] = sanitized.to_json()
-        shown.data(json.dumps(answer, indent=2, sort_keys=True))
+        output.document({
+            **manifest.to_json(),
+            "vsock": backend,
+            "links": [link for link, _, _ in links],
+            "sanitized": sanitized.to_json() if sanitized else None,
+        })  # fmt: skip
         return
     shown.echo(f"QEMU {manifest.version} from {manifest.source}")
     for link, program, changed in links:
@@ -105,12 +101,7 @@ def _build_plugin(
     backend = build_backend(jobs=jobs)
     links = link_programs([manifest.launcher, backend], (prefix or default_prefix()).absolute())
     if as_json:
-        import json
-
-        answer = manifest.to_json()
-        answer["vsock"] = str(backend)
-        answer["links"] = [str(link) for link, _, _ in links]
-        shown.data(json.dumps(answer, indent=2, sort_keys=True))
+        output.document({**manifest.to_json(), "vsock": backend, "links": [link for link, _, _ in links]})
         return
     shown.echo(f"plugin for {manifest.qemu} ({manifest.package} {manifest.version}) from {manifest.source}")
     for link, program, changed in links:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nitroctl.base import shown
+from nitroctl.base import output, shown
 from nitroctl.base.errors import NitroError
+from nitroctl.commands import json_option
 
 if TYPE_CHECKING:
     from nitroctl.toolchain.cache import Entry
@@ -39,7 +40,7 @@ def _state(entry: Entry) -> str:
 
 
 @cache.command()
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@json_option()
 def ls(as_json: bool) -> None:
     """List the entries: kind, size, age, whether they are in use."""
     from nitroctl.base.config import cache_dir
@@ -48,22 +49,14 @@ def ls(as_json: bool) -> None:
 
     found = store.entries()
     if as_json:
-        import json
-
-        shown.data(json.dumps(
-            [
-                {"kind": e.kind, "key": e.key, "path": str(e.path), "size": e.size,
-                 "age_seconds": round(e.age), "state": _state(e), "names": list(e.names)}
-                for e in found
-            ],
-            indent=2,
-        ))  # fmt: skip
+        output.items(
+            {"kind": e.kind, "key": e.key, "path": e.path, "size": e.size, "age_seconds": round(e.age),
+             "state": _state(e), "names": e.names}
+            for e in found
+        )  # fmt: skip
         return
     rows = [(e.kind, amount(e.size, "bytes"), _age(e.age), _state(e), e.key) for e in found]
-    rows.insert(0, ("KIND", "SIZE", "AGE", "STATE", "KEY"))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for kind, size, age, state, key in rows:
-        shown.echo(f"{kind:{widths[0]}}  {size:>{widths[1]}}  {age:>{widths[2]}}  {state:{widths[3]}}  {key}")
+    output.table(rows, head=("KIND", "SIZE", "AGE", "STATE", "KEY"), right={1, 2})
     shown.echo(f"{amount(sum(e.size for e in found), 'bytes')} in {cache_dir()}")
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import click
 
-from nitroctl.base import shown
+from nitroctl.base import output
 from nitroctl.base.errors import EXIT_FAILURE
+from nitroctl.commands import json_option
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@json_option()
 def doctor(as_json: bool) -> int:
     """Say what this host has and lacks, and what mends it.
 
@@ -21,15 +22,15 @@ def doctor(as_json: bool) -> int:
     findings = examine()
     if as_json:
         import dataclasses
-        import json
 
-        shown.data(json.dumps([dataclasses.asdict(f) for f in findings], indent=2))
+        output.items(dataclasses.asdict(f) for f in findings)
     else:
-        width = max(len(f.topic) for f in findings)
+        rows: list[tuple[str, str, str]] = []
         for finding in findings:
-            mark = {"ok": "ok   ", "slow": "note ", "lacks": "LACKS"}[finding.state]
-            shown.echo(f"{mark}  {finding.topic:{width}}  {finding.text}")
+            mark = {"ok": "ok", "slow": "note", "lacks": "LACKS"}[finding.state]
+            rows.append((mark, finding.topic, finding.text))
             if finding.mend:
-                shown.echo(f"       {'':{width}}  -> {finding.mend}")
+                rows.append(("", "", f"-> {finding.mend}"))
+        output.table(rows)
     lacking = any(f.state == "lacks" and f.needed_to_run for f in findings)
     return EXIT_FAILURE if lacking else 0

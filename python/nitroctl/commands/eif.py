@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nitroctl.base import jsontext, shown
+from nitroctl.base import output, shown
 from nitroctl.base.errors import EXIT_USAGE, NitroError
-from nitroctl.commands import PATH
+from nitroctl.commands import PATH, json_option
 
 if TYPE_CHECKING:
     from nitroctl.eif.build import Built
     from nitroctl.eif.compose import Bootstrap
-    from nitroctl.eif.describe import Description
     from nitroctl.eif.pcr import Measurements
     from nitroctl.eif.sign import SigningKey
 
@@ -26,17 +25,16 @@ def eif() -> None:
     """Make, measure and describe Enclave Image Files."""
 
 
-def _show_json(value: Any) -> None:
-    shown.data(jsontext.pretty(value))
-
-
 def _show_built(built: Built, as_json: bool) -> None:
     for warning in built.warnings:
         shown.say(f"warning: {warning}")
     for note in built.notes:
         shown.say(f"note: {note}")
     if as_json:
-        _show_json({"Measurements": built.measurements.to_json()})
+        output.document({
+            "path": built.path, "size": built.size, "pcrs": built.measurements.by_number(),
+            "warnings": built.warnings, "notes": built.notes,
+        })  # fmt: skip
         return
     from nitroctl.base.progress import amount
 
@@ -96,7 +94,7 @@ def _size(text: str) -> int:
 @click.option("--private-key", type=PATH, help="PEM key of that certificate.")
 @click.option("--signer", help="Command that signs its standard input, in place of a key.")
 @click.option("--no-kernel-check", is_flag=True, help="Take any file for the kernel.")
-@click.option("--json", "as_json", is_flag=True, help="Print the measurements as nitro-cli does.")
+@json_option()
 def build(as_json: bool, **given: Any) -> None:
     """Make an EIF and print its measurements.
 
@@ -111,9 +109,6 @@ def build(as_json: bool, **given: Any) -> None:
     the ENTRYPOINT wherever there is a CMD; --aws-cmd does the same, for images that rely on it. --as-aws
     makes the ramdisks as AWS does: PCR2 is production's, and with AWS's --blobs PCR0 and PCR1 are too.
     """
-    from nitroctl.base import progress
-
-    progress.set_quiet(as_json)
     ways = [way for way in ("ramdisks", "image", "directory") if given[way]]
     if len(ways) > 1:
         raise click.UsageError("give one of --ramdisk, --image and --directory")
@@ -230,7 +225,10 @@ def _start(blobs: Path | None, kernel: str | None, cmdline: str | None, *, as_aw
               "[default: where that package installs them]")  # fmt: skip
 @click.option("--platform", help="linux/amd64/v3, for instance, where there are several.")
 @click.option("--no-kernel-check", is_flag=True, help="Take any file for the kernel.")
-def predict(image: str, blobs: Path | None, platform: str | None, no_kernel_check: bool) -> None:
+@click.pass_context
+def predict(
+    ctx: click.Context, image: str, blobs: Path | None, platform: str | None, no_kernel_check: bool
+) -> None:
     """Print the PCRs that an EIF of IMAGE has when AWS's build-enclave makes it, as nitro-cli prints them.
 
     No EIF is written. PCR0 and PCR1 depend on AWS's kernel and init; where those are not at hand, only PCR2
@@ -239,7 +237,7 @@ def predict(image: str, blobs: Path | None, platform: str | None, no_kernel_chec
     from nitroctl.base import progress
     from nitroctl.eif import as_aws, compose, reference
 
-    progress.set_quiet(True)
+    ctx.with_resource(progress.quiet())
     start = _start(blobs, None, None, as_aws=True)
     with reference.fetched(image, platform=platform) as found:
         choice = as_aws.Choice(found.path, found.name, platform)
@@ -252,46 +250,32 @@ def predict(image: str, blobs: Path | None, platform: str | None, no_kernel_chec
     if not start.aws:
         click.echo("note: without AWS's blobs (--blobs) only PCR2 can be told", err=True)
         values = {key: value for key, value in values.items() if key not in ("PCR0", "PCR1")}
-    _show_json({"Measurements": values})
+    output.as_aws({"Measurements": values})
 
 
 @eif.command()
 @click.argument("file", type=PATH)
 @click.option("--file-rules-only", is_flag=True, help="Do not ask whether the kernel can be booted.")
-@click.option("--json", "as_json", is_flag=True, help="Print what `nitro-cli describe-eif` prints.")
+@json_option("Print what `nitro-cli describe-eif` prints.")
 def describe(file: Path, file_rules_only: bool, as_json: bool) -> None:
     """Say what an EIF is: sections, metadata, checksum, signature, PCRs.
 
     A wrong checksum or signature is shown. Whatever else the machine refuses the file for ends in an error
     behind the description, and in status 1.
     """
-    from nitroctl.base import progress
-    from nitroctl.eif.describe import describe
+    from nitroctl.eif.describe import describe, rows
 
-    progress.set_quiet(as_json)
     description = describe(file, file_rules_only=file_rules_only)
     if as_json:
         for note in description.notes:
             shown.say(f"warning: {note}")
         if description.metadata_error:
             shown.say(f"warning: the metadata are not readable: {description.metadata_error}")
-        _show_json(description.to_json())
+        output.as_aws(description.to_json())
     else:
-        _show_description(description)
+        output.table(rows(description))
     if description.refusal:
         raise description.refusal
-
-
-def _show_description(description: Description) -> None:
-    import sys
-
-    from rich.console import Console
-
-    from nitroctl.eif.describe import table
-
-    # The PCRs are longer than a terminal is wide; printed plainly they can still be copied.
-    Console(highlight=False, width=None if sys.stdout.isatty() else 200).print(table(description))
-    _show_measurements(description.measurements)
 
 
 @eif.command()
@@ -300,7 +284,7 @@ def _show_description(description: Description) -> None:
 @click.option("--private-key", type=PATH, help="Its PEM key, on P-256, P-384 or P-521.")
 @click.option("--signer", help="Command that signs its standard input, in place of a key.")
 @click.option("-o", "--output", type=PATH, help="The file to make.  [default: FILE itself]")
-@click.option("--json", "as_json", is_flag=True, help="Print the measurements as nitro-cli does.")
+@json_option()
 def sign(
     file: Path,
     signing_certificate: Path,
@@ -316,10 +300,8 @@ def sign(
     signature in DER or as r || s. For a P-384 key:
       --signer "openssl dgst -sha384 -sign key.pem"
     """
-    from nitroctl.base import progress
     from nitroctl.eif import sign as signing
 
-    progress.set_quiet(as_json)
     key = _signing_key(signing_certificate, private_key, signer)
     assert key
     _show_built(signing.sign(file, key, output or file), as_json)
@@ -345,7 +327,7 @@ def _pcr_values(ctx: click.Context, param: click.Parameter, values: tuple[str, .
 @click.option("--pcr", "pcrs", multiple=True, callback=_pcr_values, metavar="N=HEX", help="Expected value.")
 @click.option("--at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="Date of the check.")
 @click.option("--file-rules-only", is_flag=True, help="Do not ask whether the kernel can be booted.")
-@click.option("--json", "as_json", is_flag=True, help="Print the measurements as nitro-cli does.")
+@json_option()
 def verify(
     file: Path, pcrs: dict[int, bytes], at: datetime | None, file_rules_only: bool, as_json: bool
 ) -> None:
@@ -353,13 +335,12 @@ def verify(
 
     Exit status 0 only for a good file whose registers are the expected ones.
     """
-    from nitroctl.base import progress
     from nitroctl.eif.verify import verify
 
-    progress.set_quiet(as_json)
     measurements = verify(file, now=at, pcrs=pcrs, file_rules_only=file_rules_only)
     if as_json:
-        _show_json({"Measurements": measurements.to_json()})
+        signed = measurements.pcr8 is not None
+        output.document({"path": file, "signed": signed, "pcrs": measurements.by_number()})
         return
     shown.echo(f"{file}: good, {'signed' if measurements.pcr8 else 'not signed'}")
     _show_measurements(measurements)
@@ -368,16 +349,14 @@ def verify(
 @eif.command()
 @click.argument("file", type=PATH)
 @click.option("-C", "--directory", type=PATH, required=True, help="Folder to make, or an empty one.")
-@click.option("--json", "as_json", is_flag=True, help="Print an array of the files' paths.")
+@json_option()
 def extract(file: Path, directory: Path, as_json: bool) -> None:
     """Write kernel, command line, metadata, ramdisks and signature of an EIF into a folder."""
-    from nitroctl.base import progress
     from nitroctl.eif.extract import extract
 
-    progress.set_quiet(as_json)
     paths = extract(file, directory)
     if as_json:
-        _show_json([str(path) for path in paths])
+        output.items({"path": path} for path in paths)
         return
     for path in paths:
         shown.bare(path)
@@ -386,7 +365,7 @@ def extract(file: Path, directory: Path, as_json: bool) -> None:
 @eif.command()
 @click.argument("a", type=PATH)
 @click.argument("b", type=PATH)
-@click.option("--json", "as_json", is_flag=True, help="Print an array of {Where, A, B, PCRs, Rule, Why}.")
+@json_option()
 def diff(a: Path, b: Path, as_json: bool) -> int:
     """Say what differs between two EIFs: registers, sections, files in ramdisks; and which registers each
     difference moves. Where AWS's builder made one of them (`nitro-cli build-enclave`, or --as-aws), it is
@@ -394,19 +373,19 @@ def diff(a: Path, b: Path, as_json: bool) -> int:
 
     Exit status 0 if nothing does, 1 if something does, 2 in case of trouble, as diff(1) has it.
     """
-    from nitroctl.base import progress
     from nitroctl.eif.diff import diff, is_consequence
 
-    progress.set_quiet(as_json)
     try:
         found = diff(a, b)
     except NitroError as e:
         e.exit_status = EXIT_USAGE
         raise
     if as_json:
-        keys = ("Where", "A", "B", "PCRs", "Rule", "Why")
-        rows = [(d.where, d.a, d.b, d.pcrs, d.rule, d.why) for d in found]
-        _show_json([dict(zip(keys, row, strict=True)) for row in rows])
+        numbers = [[int(name.removeprefix("PCR")) for name in d.pcrs] for d in found]
+        output.items(
+            {"where": d.where, "a": d.a, "b": d.b, "moves": moves, "rule": d.rule, "why": d.why}
+            for d, moves in zip(found, numbers, strict=True)
+        )
         return int(bool(found))
     for d in found:
         shown.echo(d.where + (f"  (moves {' and '.join(d.pcrs)})" if d.pcrs else ""))
@@ -430,7 +409,7 @@ def diff(a: Path, b: Path, as_json: bool) -> int:
 @click.option("--ignore", "ignored", multiple=True, metavar="RULE", help="Leave a rule out; may be repeated.")
 @click.option("--fail-on", type=click.Choice(["note", "warning", "error", "never"]), default="warning",
               show_default=True, help="From which severity on findings end in status 1.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print an array of {rule, severity, when, text, mend}.")
+@json_option()
 def lint(file: Path, memory: str | None, ignored: tuple[str, ...], fail_on: str, as_json: bool) -> int:
     """Say what AWS will refuse of an EIF or do otherwise with it, each finding with what to do.
 
@@ -439,11 +418,9 @@ def lint(file: Path, memory: str | None, ignored: tuple[str, ...], fail_on: str,
 
     Exit status 0 if nothing is found, 1 if something is, 2 in case of trouble.
     """
-    from nitroctl.base import progress
     from nitroctl.base.memory import parse_memory
     from nitroctl.eif import lint as linting
 
-    progress.set_quiet(as_json)
     if unknown := set(ignored) - {rule.name for rule in linting.RULES}:
         raise click.UsageError(f"there is no rule {sorted(unknown)[0]!r}")
     try:
@@ -453,7 +430,7 @@ def lint(file: Path, memory: str | None, ignored: tuple[str, ...], fail_on: str,
         raise
     found = [finding for finding in found if finding.rule not in ignored]
     if as_json:
-        _show_json([finding.to_json() for finding in found])
+        output.items(finding.to_json() for finding in found)
     else:
         for finding in found:
             where = {"run": "on AWS", "build": "AWS's build"}[finding.when]
@@ -490,7 +467,7 @@ def pcr(
         found["PCR8"] = sign.read_certificate(signing_certificate).pcr8
     if not found:
         raise click.UsageError("name --input, --signing-certificate, --role or --instance-id")
-    _show_json({name: value.hex() for name, value in found.items()})
+    output.as_aws({name: value.hex() for name, value in found.items()})
 
 
 @eif.command("test-image")
@@ -501,7 +478,7 @@ def pcr(
 @click.option("--programs", type=PATH, help="Folder with static init, hello and agent.  [default: ours]")
 @click.option("--cmdline", help="The kernel's command line.  [default: AWS's, but panic=1]")
 @click.option("--size", default="400M", show_default=True, help="Size of the kind big.")
-@click.option("--json", "as_json", is_flag=True, help="Print the measurements as nitro-cli does.")
+@json_option()
 def test_image(
     kind: str,
     output: Path,
@@ -525,11 +502,9 @@ def test_image(
       no-init       has no init: the kernel panics
       no-app        names an application that is not there
     """
-    from nitroctl.base import progress
     from nitroctl.eif import testimage
     from nitroctl.toolchain import guest
 
-    progress.set_quiet(as_json)
     built = testimage.make(
         kind,
         output,

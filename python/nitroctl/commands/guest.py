@@ -3,12 +3,10 @@
 
 from __future__ import annotations
 
-import json
-import os
-
 import click
 
-from nitroctl.base import progress, shown
+from nitroctl.base import output, shown
+from nitroctl.commands import json_option
 
 
 @click.group()
@@ -20,7 +18,7 @@ def guest() -> None:
 @click.option("--prebuilt", is_flag=True, help="Debian's kernel for clouds: no compiling, but needs acpi=on.")
 @click.option("--update", is_flag=True, help="Look for a newer package than the one that is here.")
 @click.option("-j", "--jobs", type=click.IntRange(min=1), help="Compilers at once. Default: one per CPU.")
-@click.option("--json", "as_json", is_flag=True, help="Print what it was made from, as JSON.")
+@json_option("Print what it was made from, in JSON.")
 def kernel(prebuilt: bool, update: bool, jobs: int | None, as_json: bool) -> None:
     """Build the guest kernel, or fetch a prebuilt one; print its path.
 
@@ -29,33 +27,28 @@ def kernel(prebuilt: bool, update: bool, jobs: int | None, as_json: bool) -> Non
     """
     from nitroctl.toolchain import guest as guests
 
-    if as_json:
-        progress.set_quiet(True)
     about: dict[str, object] = {}
     if prebuilt:
         found = guests.fetch_prebuilt(update=update)
         path = found.bzimage
-        about = {"modules_dir": os.fspath(found.modules_dir), "acpi": True}
+        about = {"modules_dir": found.modules_dir, "acpi": True}
     else:
         path = guests.build_kernel(jobs=jobs, update=update)
-        about = {"config": os.fspath(path.parent / "config"), "acpi": False}
+        about = {"config": path.parent / "config", "acpi": False}
     if as_json:
-        about = {"kernel": os.fspath(path), **about, **guests.manifest_of(path)}
-        shown.data(json.dumps(about, indent=2))
+        output.document({"kernel": path, **about, **guests.manifest_of(path)})
     else:
         shown.bare(path)
 
 
 @guest.command()
-@click.option("--json", "as_json", is_flag=True, help="Print the paths of all programs, as JSON.")
+@json_option("Print the paths of all programs, in JSON.")
 def init(as_json: bool) -> None:
     """Compile the init and the test applications; print the init's path."""
     from nitroctl.toolchain import guest as guests
 
-    if as_json:
-        progress.set_quiet(True)
     folder = guests.build_init()
     if as_json:
-        shown.data(json.dumps({name: os.fspath(folder / name) for name in guests.PROGRAMS}, indent=2))
+        output.document({"programs": {name: folder / name for name in guests.PROGRAMS}})
     else:
         shown.bare(folder / "init")

@@ -6,7 +6,6 @@ NAME is an enclave's name, its ID, or the context ID of a running one.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -15,49 +14,41 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nitroctl.base import shown
+from nitroctl.base import output, shown
 from nitroctl.base.errors import EXIT_FAILURE, EXIT_TIMEOUT, NitroError, UsageError
+from nitroctl.commands import answers_json, json_option
 
 if TYPE_CHECKING:
     from nitroctl.enclaves.records import Record
 
-_json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 _name = click.argument("name")
 _names = click.argument("names", nargs=-1, metavar="[NAME]...")
 
 
-def _print_json(value: object) -> None:
-    shown.data(json.dumps(value, indent=2))
-
-
 @click.command()
 @click.option("-a", "--all", "everything", is_flag=True, help="Also those that have ended.")
-@_json
+@json_option()
 def ps(everything: bool, as_json: bool) -> None:
     """List the running enclaves of this user."""
     from nitroctl.enclaves import records
 
     found = records.every() if everything else records.running()
     if as_json:
-        _print_json([record.to_json() for record in found])
+        output.items(record.to_json() for record in found)
         return
-    rows = [("NAME", "CID", "STATE", "AGE", "MEMORY", "CPUS", "EIF")]
-    rows += [
+    rows = [
         (
-            shown.line(record.name),
+            record.name,
             str(record.cid) if record.running else "-",
             record.state if record.running else f"{record.state} ({record.ending})",
             _duration(time.time() - record.started),
             f"{record.memory_mib} MiB",
             str(record.cpus),
-            shown.line(record.eif),
+            os.fspath(record.eif),
         )
         for record in found
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        shown.echo("  ".join(cells).rstrip())
+    output.table(rows, head=("NAME", "CID", "STATE", "AGE", "MEMORY", "CPUS", "EIF"))
 
 
 def _duration(seconds: float) -> str:
@@ -70,11 +61,13 @@ def _duration(seconds: float) -> str:
 
 @click.command()
 @_name
-def inspect(name: str) -> None:
+@click.pass_context
+def inspect(ctx: click.Context, name: str) -> None:
     """Print all that is known about the enclave NAME, in JSON."""
     from nitroctl.enclaves import records
 
-    _print_json(records.find(name).to_json())
+    answers_json(ctx)
+    output.document(records.find(name).to_json())
 
 
 _follow = click.option("-f", "--follow", is_flag=True, help="Go on until the enclave ends.")
@@ -153,7 +146,7 @@ def _write_all(fd: int, data: bytes) -> None:
     is_flag=True,
     help="End with the application's own exit status, where it is known, instead of 0 or 5.",
 )
-@_json
+@json_option()
 def wait(names: tuple[str, ...], timeout: float | None, app_status: bool, as_json: bool) -> int:
     """Wait for the end of enclaves, and say how it came.
 
@@ -178,7 +171,7 @@ def wait(names: tuple[str, ...], timeout: float | None, app_status: bool, as_jso
         if not as_json:
             shown.say(f"Enclave {last.name}: {last.message}")
     if as_json:
-        _print_json([record.to_json() for record in ended])
+        output.items(record.to_json() for record in ended)
     statuses = [r.app_status if app_status and r.app_status is not None else r.status for r in ended]
     return next(filter(None, statuses), 0)
 

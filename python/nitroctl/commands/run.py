@@ -7,13 +7,13 @@ What can be asked for of an enclave is in `enclaves.request`; here is what conce
 from __future__ import annotations
 
 import contextlib
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from nitroctl.base import shown
+from nitroctl.base import output, shown
+from nitroctl.commands import json_option
 from nitroctl.commands.options import asked, requested
 from nitroctl.enclaves.request import RunRequest
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Leave it running once it has booted, and print its ID; see `nitroctl ps`.",
 )
-@click.option("--json", "as_json", is_flag=True, help="With --detach: print its record in JSON.")
+@json_option("With --detach: print its record in JSON.")
 @click.option("--dry-run", is_flag=True, help="Print the command lines of backend and QEMU, start nothing.")
 def run(app_status: bool, detach: bool, as_json: bool, dry_run: bool, **given: Any) -> int:
     """Run the enclave FILE, print its console, and end with it; with --detach only wait for its heartbeat.
@@ -62,7 +62,10 @@ def run(app_status: bool, detach: bool, as_json: bool, dry_run: bool, **given: A
         return 0
     if detach:
         record = supervisor.start(request, _tell)
-        shown.data(json.dumps(record.to_json(), indent=2) if as_json else record.id)
+        if as_json:
+            output.document(record.to_json())
+        else:
+            shown.data(record.id)
         return 0
     with contextlib.ExitStack() as stack:
         sinks = []

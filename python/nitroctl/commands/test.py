@@ -20,9 +20,9 @@ from typing import Any
 
 import click
 
-from nitroctl.base import shown
+from nitroctl.base import output, shown
 from nitroctl.base.errors import EXIT_FAILURE, NitroError, UsageError
-from nitroctl.commands import PATH
+from nitroctl.commands import PATH, json_option
 
 PARTS = ("qtest", "boot")
 
@@ -55,7 +55,7 @@ class Line:
 @click.option("-k", "only", metavar="TEXT", help="Only checks with TEXT in their name.")
 @click.option("--sanitize", is_flag=True, help="Use the QEMU that was built with sanitizers.")
 @click.option("--series", metavar="X.Y", help="Use the tree of that series (qtests only). Default: the last.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON list.")
+@json_option()
 def test(
     part: str | None,
     qemu: Path | None,
@@ -70,8 +70,6 @@ def test(
 
     Without a part: both; with --qemu or --eif the boot checks. Exit status 1 if anything failed.
     """
-    from nitroctl.base import progress
-
     if part == "qtest" and (qemu or eif or vsock_backend):
         raise UsageError(
             "--qemu, --vsock-backend and --eif are for the boot checks; qtests run in the tree that was built"
@@ -81,8 +79,6 @@ def test(
     if qemu and sanitize:
         raise UsageError("--sanitize chooses a QEMU, and so does --qemu")
     parts = [part] if part else (["boot"] if qemu or eif else list(PARTS))
-    if as_json:
-        progress.set_quiet(True)
     lines: list[Line] = []
     show = _shower(as_json)
     results: Iterator[Line]
@@ -98,7 +94,7 @@ def test(
         raise UsageError(f"no check has {only!r} in its name")
     failed = sum(not line.passed for line in lines)
     if as_json:
-        shown.data(json.dumps([line.to_json() for line in lines], indent=2))
+        output.items(line.to_json() for line in lines)
     else:
         took = sum(line.seconds for line in lines)
         shown.echo(f"{len(lines) - failed} passed, {failed} failed in {took:.0f} s")

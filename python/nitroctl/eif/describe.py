@@ -15,8 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nitroctl.base import shown
 from nitroctl.base.errors import EifError
+from nitroctl.base.output import Cell
 from nitroctl.eif import measure as measuring
 from nitroctl.eif import verify
 from nitroctl.eif.certificate import holds_private_key
@@ -26,8 +26,6 @@ from nitroctl.eif.metadata import parse as json_of
 from nitroctl.eif.pcr import Measurements
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
     from nitroctl.eif.certificate import Signer
     from nitroctl.eif.signature import Signature
 
@@ -199,19 +197,14 @@ def wants_acpi(metadata: dict[str, Any] | None) -> bool:
 # ---- for people ----
 
 
-def table(d: Description) -> RenderableType:
-    """The description as a table of rich's, without the measurements."""
-    from rich.table import Table
-    from rich.text import Text
-
+def rows(d: Description) -> list[tuple[Cell, Cell]]:
+    """The description as a table's rows, for `output.table`."""
     from nitroctl.base.progress import amount
 
-    result = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    result.add_column(no_wrap=True, min_width=9)
-    result.add_column(overflow="fold")
+    result: list[tuple[Cell, Cell]] = []
 
     def row(name: str, value: str, style: str = "") -> None:
-        result.add_row(name, Text(shown.line(value), style))
+        result.append((name, (value, style)))
 
     header = d.layout.header
     row("File", str(d.path))
@@ -250,4 +243,6 @@ def table(d: Description) -> RenderableType:
         row("Note", note, "yellow")
     if d.refusal:
         row("Verdict", "the machine REFUSES it", "bold red")
+    for name, value in d.measurements.items():
+        row(name, value)
     return result

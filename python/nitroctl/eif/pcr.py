@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 DIGEST_SIZE = 48  # bytes of SHA-384
@@ -33,6 +34,15 @@ class Measurements:
         values = [("PCR0", self.pcr0), ("PCR1", self.pcr1), ("PCR2", self.pcr2), ("PCR8", self.pcr8)]
         return [(name, value.hex()) for name, value in values if value is not None]
 
+    def by_number(self) -> dict[str, str]:
+        """Lower-case hex by the register's number, which is a text, as in JSON."""
+        return {name.removeprefix("PCR"): value for name, value in self.items()}
+
     def to_json(self) -> dict[str, str]:
         """As nitro-cli prints them."""
-        return {"HashAlgorithm": "Sha384 { ... }", **dict(self.items())}
+        return in_aws_shape(dict(self.items()))
+
+
+def in_aws_shape(values: Mapping[str, str]) -> dict[str, str]:
+    """What nitro-cli prints beside "Measurements"."""
+    return {"HashAlgorithm": "Sha384 { ... }", **values}

@@ -80,7 +80,7 @@ class EnclaveRun:
         self._detached = detached
         self._home: Home | None = None
         self._first: Record | None = None
-        self._measurements: dict[str, str] | None = None
+        self._pcrs: dict[str, str] | None = None
         self._failure: str | None = None
         self._qemu: Child | None = None
         self._backend: Child | None = None
@@ -112,7 +112,7 @@ class EnclaveRun:
             backend_pid=self._backend.pid if self._backend else None,
             booted=self._booted,
             ended=self._ended,
-            measurements=self._measurements,
+            pcrs=self._pcrs,
         )
         if self.state is not State.ENDED:
             return record
@@ -533,13 +533,13 @@ class EnclaveRun:
         loop = asyncio.get_running_loop()
 
         def take(found: dict[str, str]) -> None:
-            self._measurements = found
+            self._pcrs = found
             if self._home and self.state is not State.ENDED:
                 self._home.write(self.record())
 
         def work() -> None:
             with contextlib.suppress(NitroError, RuntimeError):  # RuntimeError: the loop is closed
-                loop.call_soon_threadsafe(take, measure.measure(self.plan.request.eif).to_json())
+                loop.call_soon_threadsafe(take, measure.measure(self.plan.request.eif).by_number())
 
         threading.Thread(target=work, daemon=True).start()
 

@@ -93,11 +93,11 @@ def check(ending: Ending, message: str, hint: str | None) -> None:
 class Record:
     """An enclave at one moment. Times in seconds since the epoch.
 
-    `id` is nitro-cli's EnclaveID, whose number has no leading zeros. `measurements` has nitro-cli's keys, and
-    is None until the file has been measured. All from `ending` on is None until the end: `status` is the exit
-    status that `nitroctl run` has for it, `app_status` the application's own (128 and the signal that killed
-    it), None where that is not known, `cause` names a likely cause (`diagnosis`), `tail` is the console's
-    last lines.
+    `id` is nitro-cli's EnclaveID, whose number has no leading zeros. `pcrs` are the file's, lower-case hex by
+    "0" and so on, and None until it has been measured. All from `ending` on is None until the end: `status`
+    is the exit status that `nitroctl run` has for it, `app_status` the application's own (128 and the signal
+    that killed it), None where that is not known, `cause` names a likely cause (`diagnosis`), `tail` is the
+    console's last lines.
     """
 
     id: str
@@ -120,7 +120,7 @@ class Record:
     started: float
     booted: float | None = None
     ended: float | None = None
-    measurements: dict[str, str] | None = None
+    pcrs: dict[str, str] | None = None
     ending: Ending | None = None
     ended_by: Party | None = None
     status: int | None = None

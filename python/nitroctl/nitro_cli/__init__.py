@@ -70,10 +70,11 @@ def _run(argv: list[str]) -> int:
     from nitroctl.base.errors import NitroError
 
     # Callers take whatever is on stderr for a failure, of a command that reads.
-    progress.set_quiet(name in READING and not sys.stderr.isatty())
+    quiet = name in READING and not sys.stderr.isatty()
     module, function = FUNCTIONS[name]
     try:
-        status = getattr(importlib.import_module(f"nitroctl.nitro_cli.{module}"), function)(options)
+        with progress.quiet(quiet):
+            status = getattr(importlib.import_module(f"nitroctl.nitro_cli.{module}"), function)(options)
     except errors.CliError as e:
         return errors.report(e, arguments.COMMANDS[name].action)
     except BrokenPipeError:

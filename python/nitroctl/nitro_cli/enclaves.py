@@ -155,9 +155,12 @@ def _beside(record: Record) -> dict[str, Any]:
 def _measurements(record: Record) -> dict[str, Any]:
     """Those of the file, in debug mode as well, where the enclave itself reads zeros."""
     from nitroctl.eif.measure import measure
+    from nitroctl.eif.pcr import in_aws_shape
 
-    if record.measurements is not None:
-        return {"Measurements": record.measurements}
+    if record.pcrs is not None:
+        return {
+            "Measurements": in_aws_shape({f"PCR{number}": value for number, value in record.pcrs.items()})
+        }
     try:
         return {"Measurements": measure(record.eif).to_json()}
     except NitroError as e:

@@ -14,9 +14,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from jsonpage import answer
 from nitroctl.attestation import chain, pki
 from nitroctl.attestation.errors import CertificateError
 from nitroctl.base.errors import NitroError
+from nitroctl.cli import main
 
 
 @pytest.fixture
@@ -189,3 +191,17 @@ def test_a_damaged_ca_is_said_and_not_replaced(home: Path, damage: str) -> None:
     with pytest.raises(NitroError, match="local CA"):
         pki.load_or_init()
     assert (home / "ca" / "root.pem").read_bytes() == before
+
+
+def test_the_command_describes_the_root(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["attest", "ca", "init", "--json"])
+    made = answer("nitroctl attest ca init", capsys.readouterr().out)
+    with pytest.raises(SystemExit):
+        main(["attest", "ca", "show", "--json"])
+    assert answer("nitroctl attest ca show", capsys.readouterr().out) == made
+    said = openssl("x509", "-in", made["root"], "-noout", "-fingerprint", "-sha256")
+    assert said.partition("=")[2].strip().replace(":", "").lower() == made["sha256"]
+    with pytest.raises(SystemExit):
+        main(["attest", "ca", "show"])
+    assert f"SHA-256:     {made['sha256']}\n" in capsys.readouterr().out

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
@@ -21,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from documents import NOW, PROTECTED, Level, Maker, raw_signature
+from jsonpage import answer
 from nitroctl.attestation import Policy, decode, load_root, verify
 from nitroctl.attestation import errors as why
 from nitroctl.attestation.text import undress
@@ -390,12 +390,12 @@ def nitroctl(*arguments: str, input: bytes = b"") -> subprocess.CompletedProcess
 
 def test_the_command_accepts_base64_and_raw_and_prints_json() -> None:
     result = nitroctl("attest", "verify", str(GENUINE), "--root", "aws", "--at", "document", "--json")
-    report = json.loads(result.stdout)
-    assert (result.returncode, report["ModuleId"]) == (0, "i-0697c9729fa547b20-enc0183422ede9a5dc8")
-    assert len(report["Chain"]) == 5
+    report = answer("nitroctl attest verify", result.stdout)
+    assert (result.returncode, report["module_id"]) == (0, "i-0697c9729fa547b20-enc0183422ede9a5dc8")
+    assert len(report["chain"]) == 5
     result = nitroctl("attest", "verify", "-", "--root", "aws", "--at", "document", input=genuine())
     assert result.returncode == 0
-    assert report["PCRs"]["0"] in result.stdout.decode()
+    assert report["pcrs"]["0"] in result.stdout.decode()
 
 
 def test_every_text_of_a_document_is_recognised() -> None:

@@ -53,7 +53,6 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("NITRO_CLI_LOGS_PATH", str(tmp_path / "logs"))
     monkeypatch.setenv("NITRO_CLI_ARTIFACTS", str(tmp_path / "artifacts"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("nitroctl.base.progress._quiet", False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -244,7 +243,7 @@ def test_a_document_that_is_valid(
             assert f"module      {shown.line(module_id)}" in lines
         assert sum("x\\nThe attestation" in line and "\\x1b[2J[/x]\\u202e" in line for line in lines) >= 5
     status, text = verify(capfd, maker.document(module_id=HOSTILE), "--root", root, "--json")
-    assert status == 0 and json.loads(text)["ModuleId"] == HOSTILE
+    assert status == 0 and json.loads(text)["module_id"] == HOSTILE
 
 
 @pytest.mark.parametrize("value", [HOSTILE, "A" * 9000, 2**60, b"\x1b" * 9000, [HOSTILE], {HOSTILE: 1}])

@@ -4,33 +4,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 import pytest
 
+from commandtree import commands
 from nitroctl import cli
 from nitroctl.base.errors import NitroError
 from nitroctl.eif import compose
 from nitroctl.toolchain import guest
 
 
-def commands(group: click.Group, path: str = "nitroctl") -> Iterator[tuple[str, click.Command]]:
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
-        yield f"{path} {name}", command
-        if isinstance(command, click.Group):
-            yield from commands(command, f"{path} {name}")
-
-
 def test_click_judges_no_file() -> None:
     """It would call some of what can be wrong with one a wrong usage, and leave the rest to us."""
     seen = 0
-    for name, command in commands(cli.nitroctl):
+    for name, command in commands():
         for param in command.params:
             if isinstance(param.type, click.Path):
                 seen += 1

@@ -428,9 +428,9 @@ import re, sys
 from pathlib import Path
 from nitroctl.base import progress
 from nitroctl.eif.build import BuildRequest, Metadata, build
-progress.set_quiet(True)
 kernel, ramdisk, out = map(Path, sys.argv[1:])
-print(build(BuildRequest(kernel, b"c", (ramdisk, ramdisk), Metadata("n")), out).size)
+with progress.quiet():
+    print(build(BuildRequest(kernel, b"c", (ramdisk, ramdisk), Metadata("n")), out).size)
 print(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
 """
 

@@ -4,7 +4,6 @@ make is explained, and no other one."""
 
 from __future__ import annotations
 
-import json
 import zlib
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from click.testing import CliRunner
 
 import eifmodel as model
 import imagemodel as im
+from jsonpage import answer
 from nitroctl.commands.eif import eif
 from nitroctl.eif.diff import diff
 from nitroctl.eif.diff_rules import RULES
@@ -107,10 +107,10 @@ def test_the_command_names_the_rules(tmp_path: Path, blobs: Path) -> None:
         assert "  = AWS replaces /etc/hosts [hosts]\n" in text
         assert "  = AWS's builder takes CMD and leaves out ENTRYPOINT [command]\n" in text
         assert text.endswith("differences are its rules.\n")
-        rows = json.loads(call("diff", *order, "--json"))
-        (hosts,) = [row for row in rows if row["Where"] == "ramdisk 1: rootfs/etc/hosts"]
-        assert (hosts["Rule"], hosts["Why"]) == ("hosts", "AWS replaces /etc/hosts")
-        assert all(row["Rule"] is None for row in rows if row["Where"].startswith("PCR"))
+        rows = answer("nitroctl eif diff", call("diff", *order, "--json"))["items"]
+        (hosts,) = [row for row in rows if row["where"] == "ramdisk 1: rootfs/etc/hosts"]
+        assert (hosts["rule"], hosts["why"]) == ("hosts", "AWS replaces /etc/hosts")
+        assert all(row["rule"] is None for row in rows if row["where"].startswith("PCR"))
     other = tmp_path / "other.eif"
     call("build", "--image", DATA / "times.tar", "--kernel", blobs / "bzImage", "-o", other)
     assert "AWS" not in call("diff", made, other)

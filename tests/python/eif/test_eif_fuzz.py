@@ -43,12 +43,6 @@ SEED = int(os.environ.get("NITROCTL_FUZZ_SEED", "1"))
 NOW = datetime.now(UTC)
 
 
-@pytest.fixture(autouse=True)
-def no_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`--json` switches progress off for the process; not for the next test."""
-    monkeypatch.setattr("nitroctl.base.progress._quiet", False)
-
-
 class World:
     """A folder with good inputs, a place for hostile ones, and an eye on every name in it."""
 

@@ -888,7 +888,6 @@ from pathlib import Path
 from nitroctl.base import progress
 from nitroctl.toolchain import guest
 from nitroctl.eif import compose, reference
-progress.set_quiet(True)
 folder, given, out = map(Path, sys.argv[1:4])
 
 def make(out):
@@ -897,7 +896,8 @@ def make(out):
         application = compose.from_directory(given, ("/app",))
     else:
         application = compose.from_image(given)
-    compose.compose(application, start, out, compose.Options(name="x", compress="compress" in sys.argv))
+    with progress.quiet():
+        compose.compose(application, start, out, compose.Options(name="x", compress="compress" in sys.argv))
 
 if "nobody" in sys.argv:
     make(Path(f"{out}.first"))  # imports what it takes, where nobody may read

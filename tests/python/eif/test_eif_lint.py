@@ -20,6 +20,7 @@ import zstandard
 from click.testing import CliRunner, Result
 
 import eifmodel as model
+from jsonpage import answer
 from nitroctl.base.errors import NitroError
 from nitroctl.commands.eif import eif
 from nitroctl.eif.lint import RULES
@@ -114,7 +115,7 @@ def call(path: Path, *options: str) -> Result:
 def found(path: Path, *options: str) -> dict[str, dict[str, str]]:
     result = call(path, "--json", *options)
     assert not result.exception, result.exception
-    return {finding["rule"]: finding for finding in json.loads(result.stdout)}
+    return {finding["rule"]: finding for finding in answer("nitroctl eif lint", result.stdout)["items"]}
 
 
 def test_nothing_is_found_in_a_good_image(tmp_path: Path) -> None:

@@ -155,8 +155,8 @@ import re, sys
 from pathlib import Path
 from nitroctl.base import progress
 from nitroctl.eif.measure import scan
-progress.set_quiet(True)
-print(scan(Path(sys.argv[1])).measurements.pcr0.hex())
+with progress.quiet():
+    print(scan(Path(sys.argv[1])).measurements.pcr0.hex())
 print(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
 """
 

@@ -4,7 +4,6 @@ checks on real guests is in tests/boot."""
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, install, steps, write_eif
-from nitroctl.base import progress
+from jsonpage import answer
 from nitroctl.base.errors import NitroError
 from nitroctl.commands import test as command
 from nitroctl.testing import checks
@@ -55,7 +54,7 @@ GOOD = steps(HEARTBEAT, ["print", "up\r\n"])
 
 def test_an_image_of_the_users_is_checked_for_what_is_true_of_any(bench: Bench) -> None:
     done = nitroctl_test(bench, "--eif", str(bench.eif), "--json", env=GOOD)
-    results = json.loads(done.stdout)
+    results = answer("nitroctl test", done.stdout)["items"]
     assert done.returncode == 0, done.stdout
     assert [r["name"] for r in results] == [c.name for c in checks.CHECKS if c.generic]
     assert {r["result"] for r in results} == {"pass"}
@@ -102,13 +101,6 @@ def test_options_for_boot_checks_do_not_go_with_qtests() -> None:
     assert "qtests run in the tree that was built" in done.stderr
 
 
-@pytest.fixture(autouse=True)
-def loud() -> Iterator[None]:
-    """--json switches progress off for the process."""
-    yield
-    progress.set_quiet(False)
-
-
 @pytest.fixture
 def meson_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A meson tree with three "qtests": one that passes, one with a failing point, one that crashes."""
@@ -134,7 +126,7 @@ def meson_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_qtests_run_through_meson(meson_tree: Path) -> None:
     done = CliRunner().invoke(command.test, ["qtest", "--json"])
-    results = {r["name"]: r for r in json.loads(done.stdout)}
+    results = {r["name"]: r for r in answer("nitroctl test", done.stdout)["items"]}
     assert {name: r["result"] for name, r in results.items()} == {
         "good-test": "pass", "bad-test": "fail", "crash-test": "fail",
     }  # fmt: skip
@@ -149,7 +141,7 @@ def test_a_qtest_that_meson_does_not_know(meson_tree: Path, monkeypatch: pytest.
     manifest = SimpleNamespace(build_dir=str(meson_tree), qtests=["absent-test"])
     monkeypatch.setattr(tree, "manifest", lambda *, sanitize, series: manifest)
     done = CliRunner().invoke(command.test, ["qtest", "--json"])
-    (result,) = json.loads(done.stdout)
+    (result,) = answer("nitroctl test", done.stdout)["items"]
     assert result["result"] == "fail"
     assert "meson ran no test of this name" in result["detail"]
 

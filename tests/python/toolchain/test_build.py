@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from jsonpage import answer
 from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.commands.build import build as build_command
 from nitroctl.commands.which import which as which_command
@@ -697,9 +698,9 @@ def test_the_commands(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
         assert f"linked {prefix}/bin/{name} -> " in result.output
         assert (prefix / "bin" / name).is_file()
     result = CliRunner().invoke(build_command, [*arguments, "--json"], catch_exceptions=False)
-    answer = json.loads(result.stdout)
-    assert answer["version"] == "10.0.99" and answer["vsock"] == str(backend)
-    for what, expected in (("qemu", answer["qemu"]), ("vsock", str(backend))):
+    made = answer("nitroctl build", result.stdout)
+    assert made["version"] == "10.0.99" and made["vsock"] == str(backend) and made["sanitized"] is None
+    for what, expected in (("qemu", made["qemu"]), ("vsock", str(backend))):
         assert CliRunner().invoke(which_command, [what]).output == f"{expected}\n"
     # The library that an older nitroctl has not built is said to be absent.
     result = CliRunner().invoke(which_command, ["preload"])

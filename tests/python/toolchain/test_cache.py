@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import signal
@@ -17,6 +16,7 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from jsonpage import answer
 from nitroctl.base.errors import NitroError
 from nitroctl.commands.cache import cache as command
 from nitroctl.toolchain import cache
@@ -285,7 +285,7 @@ def test_the_command_lists() -> None:
     cache.build_entry("qemu", "b", fill)
     result = CliRunner().invoke(command, ["ls", "--json"])
     assert result.exit_code == 0
-    found = {e["key"]: e["state"] for e in json.loads(result.output)}
+    found = {e["key"]: e["state"] for e in answer("nitroctl cache ls", result.output)["items"]}
     assert found == {"a": "out of date", "b": "current"}
     lines = CliRunner().invoke(command, ["ls"]).output.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["KIND", "qemu", "qemu"]

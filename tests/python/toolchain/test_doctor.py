@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from jsonpage import answer
 from nitroctl.base import accelerator, config
 from nitroctl.commands.doctor import doctor as command
 from nitroctl.toolchain import aws_blobs, cache, doctor, packages, plugin, source
@@ -71,7 +71,7 @@ def test_status_is_about_running() -> None:
 def test_json() -> None:
     make_all()
     result = CliRunner().invoke(command, ["--json"], standalone_mode=False)
-    found = {f["topic"]: f for f in json.loads(result.output)}
+    found = {f["topic"]: f for f in answer("nitroctl doctor", result.output)["items"]}
     assert found["QEMU tree"]["state"] == "ok"
     assert found["QEMU tree"]["text"].endswith("bin/qemu-system-x86_64")
     assert found["guest init"] == {

@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jsonpage import answer
 from nitroctl.base.config import cache_dir, source_root
 from nitroctl.base.errors import CommandFailed, NitroError
 from nitroctl.cli import nitroctl
@@ -150,6 +152,8 @@ def test_a_kernel_is_built_once_and_its_tree_is_gone(
     assert manifest["source"] == f"{guest.KERNEL_SOURCE} 6.12.0-1"
     assert "CONFIG_NSM=y\n" in (folder / "config").read_text()
     assert guest.locate("kernel") == bzimage
+    shown = CliRunner().invoke(nitroctl, ["guest", "kernel", "--json"], catch_exceptions=False).stdout
+    assert answer("nitroctl guest kernel", shown)["kernel"] == str(bzimage)
 
     before = bzimage.stat()
     (package / f"{guest.KERNEL_SOURCE}_6.12.0-1_all.deb").write_bytes(b"not read again")
@@ -369,6 +373,31 @@ def test_the_metapackage_must_name_one_kernel() -> None:
             guest._prebuilt_package(names)
 
 
+class Archive:
+    """Debian's, with one kernel that is a file's head."""
+
+    def depends(self, package: str) -> list[str]:
+        return ["linux-image-6.12.0-cloud-amd64"]
+
+    def version(self, package: str) -> str:
+        return "6.12.0-1"
+
+    def download(self, package: str, version: str, name: str) -> Path:
+        return Path(package)
+
+    def unpack(self, deb: Path, into: Path) -> None:
+        (into / "boot").mkdir()
+        (into / "boot/vmlinuz-6.12.0-fake").write_bytes(bytes(514) + b"HdrS")
+        modules_folder(into / "usr/lib/modules", {f"{name}.ko.xz": module() for name in guest.WANTED_MODULES})
+
+
+def test_a_prebuilt_kernel_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nitroctl.toolchain.apt.AptRoot.open", lambda suite, refresh: Archive())
+    shown = CliRunner().invoke(nitroctl, ["guest", "kernel", "--prebuilt", "--json"], catch_exceptions=False)
+    found = answer("nitroctl guest kernel --prebuilt", shown.stdout)
+    assert (found["release"], found["source"]) == ("6.12.0-fake", "linux-image-6.12.0-cloud-amd64 6.12.0-1")
+
+
 # --- programs --------------------------------------------------------------------------------------------
 
 
@@ -443,12 +472,10 @@ def test_a_program_that_does_not_compile_is_quoted(tmp_path: Path, monkeypatch: 
 
 
 def test_the_commands_print_paths(tmp_path: Path) -> None:
-    from click.testing import CliRunner
-
     runner = CliRunner()
     result = runner.invoke(nitroctl, ["guest", "init", "--json"], catch_exceptions=False)
     assert result.exit_code == 0
-    paths = json.loads(result.stdout)
+    paths = answer("nitroctl guest init", result.stdout)["programs"]
     assert set(paths) == {"init", "agent", "hello"}
     assert all(Path(path).is_file() for path in paths.values())
     result = runner.invoke(nitroctl, ["which", "init"], catch_exceptions=False)

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from jsonpage import answer
 from nitroctl.base.errors import NitroError
 from nitroctl.commands.build import build as build_command
 from nitroctl.commands.run import run as run_command
@@ -318,11 +319,11 @@ class Built:
         self.failure: NitroError | None = None
 
     def make_plugin(self, build_id: str = ID) -> Manifest:
-        values = {f.name: "" for f in dataclasses.fields(Manifest)}
+        values = {f.name: "00" for f in dataclasses.fields(Manifest)}
         made = Manifest(**{
             **values, "key": "k" + build_id[:6], "qemu": str(self.stage.qemu), "build_id": build_id,
             "package": "qemu-system-x86", "version": "1:7.2+x+b3", "configure": [], "tools": {},
-            "seconds": 1.0,
+            "seconds": 1.0, "built": "2026-01-01T00:00:00+00:00",
         })  # type: ignore[arg-type]  # fmt: skip
 
         def fill(folder: Path) -> None:
@@ -374,6 +375,17 @@ def test_the_plugin_comes_first(built: Built) -> None:
     assert plugin.choose() == plugin.choose("plugin") == plugin.locate() == launcher
     assert plugin.choose("tree") == tree
     assert built.rebuilt == []
+
+
+def test_the_command(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = built.stage.tmp / "vhost-user-vsock"
+    monkeypatch.setattr(plugin, "build_plugin", lambda qemu, **others: built.make_plugin())
+    monkeypatch.setattr(tree, "build_backend", lambda **others: backend)
+    prefix = built.stage.tmp / "prefix"
+    shown = CliRunner().invoke(build_command, ["--plugin", "--json", "--prefix", str(prefix)])
+    made = answer("nitroctl build --plugin", shown.stdout)
+    links = [str(prefix / "bin" / name) for name in (tree.QEMU, backend.name)]
+    assert (made["qemu"], made["vsock"], made["links"]) == (str(built.stage.qemu), str(backend), links)
 
 
 def test_any_qemu_will_do(built: Built) -> None:
