@@ -23,6 +23,7 @@ _PLAIN: dict[str, Any] = {
     "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
     "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
     "boolean": lambda value: isinstance(value, bool),
+    "AWS's": lambda value: isinstance(value, dict),
 }
 
 

@@ -5,7 +5,7 @@
     items(values)     a list, as an object with "items"
     line(value)       one object of a stream, on a line of its own
     failure(error)    what took the place of the answer
-    as_aws(value)     JSON whose shape is AWS's, and not of this contract
+    as_aws(value)     JSON whose shape is AWS's, and not of this contract; as_aws_line(value) on one line
     table(rows)       aligned columns
 
 Objects of ours say which edition of the contract they keep, "schema", and have keys in snake_case. Paths
@@ -40,6 +40,10 @@ def line(value: Mapping[str, Any]) -> None:
 
 def as_aws(value: Any) -> None:
     shown.data(jsontext.pretty(value))
+
+
+def as_aws_line(value: Any) -> None:
+    shown.data(jsontext.compact(value))
 
 
 def table(

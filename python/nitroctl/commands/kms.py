@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import functools
-import json
 import os
 import shlex
 import signal
@@ -18,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from nitroctl.base import shown
+from nitroctl.base import output, shown
 from nitroctl.base.errors import NitroError, UsageError
-from nitroctl.commands import NEW_FILE, PATH
+from nitroctl.commands import NEW_FILE, PATH, json_option
 from nitroctl.commands.kms_policy import policy
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ show_default=True,
 @click.option(
     "--upstream", metavar="URL", help="An emulator for all other services, such as moto or LocalStack."
 )
-@click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on stdout.")
+@json_option("Events as JSON lines on standard output.")
 @_common
 def serve(
     make: Callable[..., Kms],
@@ -127,7 +126,7 @@ def serve(
 
     def tell(happened: dict[str, Any]) -> None:
         if as_json:
-            shown.data(json.dumps(happened))
+            output.as_aws_line(happened)
         else:
             shown.say(events.sentence(happened))
 
@@ -200,7 +199,7 @@ def _read(path: Path) -> bytes:
 @click.option("--session", metavar="NAME", help="Name of a role's session.")
 @click.option("--seconds", type=click.FloatRange(1, 1e9), default=43200.0, show_default=True,
               help="How long a role's session lasts.")  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="The variables as a JSON object.")
+@json_option()
 @_common
 def credentials(
     make: Callable[..., Kms],
@@ -220,7 +219,7 @@ def credentials(
     with owner(make) as mine:
         found = mine.environment(arn, session=session, policy=text, seconds=seconds)
     if as_json:
-        shown.data(json.dumps(found, indent=2))
+        output.document({"variables": found})
     else:
         _export(found)
 
@@ -255,7 +254,7 @@ def _pairs(option: str, texts: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 @kms.command()
 @click.option("-n", "--last", "count", metavar="N", type=click.IntRange(1), help="The newest N only.")
 @click.option("--denied", is_flag=True, help="Only requests that were refused.")
-@click.option("--json", "as_json", is_flag=True, help="The whole events, as JSON lines.")
+@json_option("The whole events, as JSON lines.")
 @_common
 def events(make: Callable[..., Kms], count: int | None, denied: bool, as_json: bool) -> None:
     """Print what was asked of the KMS, by whom, what came of it, and why; oldest first."""
@@ -265,7 +264,7 @@ def events(make: Callable[..., Kms], count: int | None, denied: bool, as_json: b
         found = [event for event in log.read(mine.service.store.folder) if not denied or "errorCode" in event]
     for event in found[-count:] if count else found:
         if as_json:
-            shown.data(json.dumps(event))
+            output.as_aws_line(event)
         else:
             shown.echo(log.sentence(event))
 
@@ -347,7 +346,7 @@ def import_(
 
 
 @key.command("ls")
-@click.option("--json", "as_json", is_flag=True, help="DescribeKey's metadata of each, as a JSON list.")
+@json_option()
 @_common
 def ls(make: Callable[..., Kms], as_json: bool) -> None:
     """List keys."""
@@ -359,10 +358,14 @@ def ls(make: Callable[..., Kms], as_json: bool) -> None:
         keys.sweep(store, place)
         found = [k for i in keys.all_ids(store, place) if (k := keys.get(store, place, i))]
     if as_json:
-        shown.data(json.dumps([to_json(k.metadata() | {"Aliases": k.aliases}) for k in found], indent=2))
+        output.items(
+            {"id": k.id, "arn": k.arn, "spec": k.spec, "usage": k.usage, "state": k.state,
+             "aliases": k.aliases, "metadata": to_json(k.metadata())}
+            for k in found
+        )  # fmt: skip
         return
-    for k in found:
-        shown.echo(f"{k.id:<36}  {k.spec:<17}  {k.usage:<19}  {k.state:<15}  {' '.join(k.aliases)}".rstrip())
+    rows = [(k.id, k.spec, k.usage, k.state, " ".join(k.aliases)) for k in found]
+    output.table(rows, head=("KEY", "SPEC", "USAGE", "STATE", "ALIASES") if rows else None)
 
 
 @key.command("rm")

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -12,9 +11,9 @@ from typing import Any
 
 import click
 
-from nitroctl.base import shown
+from nitroctl.base import output, shown
 from nitroctl.base.errors import NitroError, UsageError
-from nitroctl.commands import PATH
+from nitroctl.commands import PATH, json_option
 
 EXIT_DENIED = 1
 
@@ -76,7 +75,7 @@ def put(key: str, file: Path, store: Path | None, region: str | None, account: s
 @policy.command()
 @click.argument("file", type=PATH)
 @click.option("--eif", "eifs", type=PATH, multiple=True, help="An image whose PCRs it may want. Repeatable.")
-@click.option("--json", "as_json", is_flag=True, help="A JSON list of findings.")
+@json_option()
 def lint(file: Path, eifs: tuple[Path, ...], as_json: bool) -> int:
     """Say what the key policy FILE lets through that may not be meant, and what can never hold.
 
@@ -88,8 +87,7 @@ def lint(file: Path, eifs: tuple[Path, ...], as_json: bool) -> int:
     measured = {os.fspath(eif): images.pcrs_of(eif) for eif in eifs}
     findings = linting.lint(_text(file), measured)
     if as_json:
-        found = [{"Rule": f.rule, "Where": f.where, "Text": f.text} for f in findings]
-        shown.data(json.dumps(found, indent=2))
+        output.items({"rule": f.rule, "where": f.where, "text": f.text} for f in findings)
     else:
         for finding in findings:
             shown.echo(finding)
@@ -125,7 +123,7 @@ def _measured(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
 @click.option("--debug-mode", is_flag=True, help="The enclave runs in debug mode: PCR0, 1, 2 and 8 are zero.")
 @click.option("--no-document", is_flag=True, help="The request has no Recipient.")
 @click.option("--context", metavar="NAME=VALUE", multiple=True, help="Encryption context. Repeatable.")
-@click.option("--json", "as_json", is_flag=True, help="The decision as JSON.")
+@json_option()
 def test(
     file: Path,
     eif: Path | None,
@@ -169,7 +167,7 @@ def test(
         pairs[key] = value
     decision = trial.decide(read, caller, document=document, action=f"kms:{name}", iam=iam, context=pairs)
     if as_json:
-        shown.data(json.dumps({"principal": caller.full_arn, **decision.json()}, indent=2))
+        output.document({"principal": caller.full_arn, **decision.json()})
     else:
         if supposed:
             shown.say(

@@ -102,14 +102,11 @@ class Decision:
         return f"{self.because}: {where}" if where else self.because
 
     def json(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"allowed": self.allowed, "text": self.why, "policy": self.policy,
-                                 "statement": self.statement,
-                                 "conditions": [t.json() for t in self.tests]}  # fmt: skip
-        if self.grant:
-            found["grant"] = self.grant
-        if self.lacks:
-            found["lacks"] = list(self.lacks)
-        return found
+        return {
+            "allowed": self.allowed, "text": self.why, "policy": self.policy, "statement": self.statement,
+            "conditions": [test.json() for test in self.tests], "grant": self.grant,
+            "lacks": list(self.lacks),
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import boto3
 import pytest
 
 from eifmodel import RAMDISK, TINY, measure, pack
+from jsonpage import answer
 from kms_world import ADMINISTRATION, IMAGE, ROLE, attested, policy
 from nitroctl import cli
 
@@ -45,6 +46,11 @@ def good(result: tuple[int, str, str]) -> str:
     return result[1].strip()
 
 
+def keys(run: Run) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = answer("nitroctl kms key ls", good(run("key", "ls", "--json")))["items"]
+    return found
+
+
 def test_keys_aliases_and_policies(run: Run, tmp_path: Path) -> None:
     text = policy(ADMINISTRATION, attested())
     (tmp_path / "policy.json").write_text(text)
@@ -63,7 +69,7 @@ def test_keys_aliases_and_policies(run: Run, tmp_path: Path) -> None:
     other = good(run("key", "create", "--spec", "RSA_2048", "--usage", "SIGN_VERIFY"))
     good(run("alias", "set", "alias/sign", other))
     assert "alias/app" in (listed := good(run("key", "ls"))) and "SIGN_VERIFY" in listed
-    assert [k["Aliases"] for k in json.loads(good(run("key", "ls", "--json")))] == [
+    assert [k["aliases"] for k in keys(run)] == [
         ["alias/app"],
         ["alias/sign"],
     ]
@@ -95,8 +101,7 @@ def test_imported_keys_are_the_ones_in_the_files(run: Run, tmp_path: Path) -> No
             "alias/ec",
         )
     )
-    metadata = json.loads(good(run("key", "ls", "--json")))
-    assert [(k["Origin"], k["KeyState"]) for k in metadata] == [("EXTERNAL", "Enabled")] * 2
+    assert [(k["metadata"]["Origin"], k["state"]) for k in keys(run)] == [("EXTERNAL", "Enabled")] * 2
     for words, text in (
         (("raw", "--spec", "RSA_2048"), "it is no private key in DER"),
         (("raw", "--spec", "X"), "there is no spec X"),
@@ -105,11 +110,12 @@ def test_imported_keys_are_the_ones_in_the_files(run: Run, tmp_path: Path) -> No
     ):
         status, _, err = run("key", "import", *words)
         assert status == 1 and text in err, err
-    assert len(json.loads(good(run("key", "ls", "--json")))) == 2
+    assert len(keys(run)) == 2
 
 
 def test_credentials(run: Run, tmp_path: Path) -> None:
-    variables = json.loads(good(run("credentials", ROLE, "--session", "worker", "--json")))
+    said = good(run("credentials", ROLE, "--session", "worker", "--json"))
+    variables = answer("nitroctl kms credentials", said)["variables"]
     assert variables["AWS_ACCESS_KEY_ID"].startswith("ASIA") and variables["AWS_SESSION_TOKEN"]
     shell = good(run("credentials"))
     shown = subprocess.run(["sh", "-c", f"{shell}\nprintenv AWS_ACCESS_KEY_ID AWS_REGION"], check=True,
@@ -140,7 +146,9 @@ def test_policies_are_judged_and_tried_with_images(run: Run, tmp_path: Path) -> 
     (tmp_path / "policy.json").write_text(policy(ADMINISTRATION, attested(pcr0)))
     assert run("policy", "lint", "policy.json", "--eif", "app.eif") == (0, "", "")
     status, out, _ = run("policy", "lint", "policy.json", "--eif", "other.eif", "--json")
-    assert status == 1 and [found["Rule"] for found in json.loads(out)] == ["no-image"]
+    assert status == 1 and [found["rule"] for found in answer("nitroctl kms policy lint", out)["items"]] == [
+        "no-image"
+    ]
     status, out, err = run("policy", "test", "policy.json", "--eif", "app.eif", "--role", ROLE)
     assert (status, err) == (0, "") and out.startswith('allowed by statement 2 ("Enclave") of the key policy')
     assert run("policy", "test", "policy.json", "--eif", "app.eif")[0] == 0  # the role is supposed
@@ -168,7 +176,8 @@ def test_policies_are_judged_and_tried_with_images(run: Run, tmp_path: Path) -> 
     # The root statement left in: anybody whom IAM allows it, enclave or not.
     (tmp_path / "open.json").write_text(policy({**ADMINISTRATION, "Action": "kms:*"}))
     status, out, _ = run("policy", "test", "open.json", "--no-document", "--json")
-    assert status == 0 and json.loads(out)["policy"] == "an IAM policy that allows kms:*"
+    assert status == 0
+    assert answer("nitroctl kms policy test", out)["policy"] == "an IAM policy that allows kms:*"
     assert run("policy", "test", "open.json", "--no-document", "--no-iam")[0] == 1
     for wrong in (
         ("policy.json",),
