@@ -52,6 +52,9 @@ BUILD = (
 # QEMU 7.2 does not configure without it.
 PIXMAN = Need("libpixman-1-dev", "pixman-devel", "QEMU 7.2", library="pixman-1")
 
+# For `-sandbox on`.
+SECCOMP = Need("libseccomp-dev", "libseccomp-devel", "QEMU's sandbox", library="libseccomp")
+
 # What the plugin is for. By its path: PATH may have a QEMU that nitroctl linked.
 DISTRIBUTION_QEMU = Need(
     "qemu-system-x86", "qemu-system-x86", "running enclaves in it", program="/usr/bin/qemu-system-x86_64"
@@ -82,7 +85,7 @@ CHECK = (
 # For the virtual environment.
 VENV = (Need("python3-venv", "python3", "the virtual environment", module="ensurepip"),)
 
-ALL = BUILD + (PIXMAN,) + DEBIAN_SOURCE + KERNEL + CHECK + VENV
+ALL = BUILD + (PIXMAN, SECCOMP) + DEBIAN_SOURCE + KERNEL + CHECK + VENV
 
 
 def _search_path() -> str:

@@ -70,6 +70,8 @@ SERIES = {
             "--enable-tcg",
             "--enable-gnutls",
             "--enable-libcbor",
+            "--enable-seccomp",
+            "--enable-stack-protector",
             "--enable-vhost-user",
             "--enable-trace-backends=log",
             "--disable-docs",
@@ -79,6 +81,7 @@ SERIES = {
         ),
         sanitize=("--enable-asan", "--enable-ubsan"),
         own_venv=True,
+        needs=(packages.SECCOMP,),
     ),
     "7.2": Series(
         name="7.2",
