@@ -76,10 +76,11 @@ class RunKeywords(TypedDict, total=False):
     """Force an accelerator. Default: KVM where it works."""
 
     qemu: StrPath | None
-    """The QEMU to use. Default: that of `nitroctl build`."""
+    """The QEMU to use. Default: as --qemu-build says."""
 
-    qemu_build: Literal["plugin", "tree"] | None
-    """Which QEMU of `nitroctl build`. Default: the plugin, if there is one, else the tree."""
+    qemu_build: Literal["plugin", "bundled", "tree"] | None
+    """Which QEMU that nitroctl has. Default: the plugin, the bundled one or the tree's: the first that is
+    there."""
 
     vsock_backend: StrPath | None
-    """The vhost-user-vsock to use. Default: that of `nitroctl build`."""
+    """The vhost-user-vsock to use. Default: the bundled one, or that of `nitroctl build`."""

@@ -194,21 +194,23 @@ class RunRequest(Request):
         Literal["kvm", "tcg"] | None,
         Option("Force an accelerator.", unset="KVM where it works", session=True),
     ] = None
-    qemu: Annotated[
-        Path | None, Option("The QEMU to use.", unset="that of `nitroctl build`", session=True)
-    ] = None
+    qemu: Annotated[Path | None, Option("The QEMU to use.", unset="as --qemu-build says", session=True)] = (
+        None
+    )
     qemu_build: Annotated[
-        Literal["plugin", "tree"] | None,
+        Literal["plugin", "bundled", "tree"] | None,
         Option(
-            "Which QEMU of `nitroctl build`.",
-            unset="the plugin, if there is one, else the tree",
+            "Which QEMU that nitroctl has.",
+            unset="the plugin, the bundled one or the tree's: the first that is there",
             excludes="qemu",
             session=True,
         ),
     ] = None
     vsock_backend: Annotated[
         Path | None,
-        Option("The vhost-user-vsock to use.", unset="that of `nitroctl build`", session=True),
+        Option(
+            "The vhost-user-vsock to use.", unset="the bundled one, or that of `nitroctl build`", session=True
+        ),
     ] = None
 
     # What `publish` and its kin come to, with absolute paths (`vsock.forwards`); `ready` fills it in.

@@ -23,6 +23,8 @@ State = Literal["ok", "slow", "lacks"]
 SOCKET_NAME = len("/4294967295/vsock_4294967295")
 # A full set of products, sources and build folders.
 SPACE = 4 * 10**9
+# Days after which security fixes of a bundled QEMU are likely to be missing.
+OLD_QEMU = 120
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,47 @@ def _accelerator() -> Finding:
 
 
 def _qemu() -> list[Finding]:
-    """The plugin and the tree build; one of them is enough."""
+    """The plugin, the one that came with nitroctl, the tree build; one of them is enough."""
+    from nitroctl.toolchain import plugin
+
+    found = [*_qemu_in_use(), *_qemu_bundled()]
+    if brought := plugin.prebuilt():
+        return [*found, Finding("QEMU plugin", "ok", f"{brought}, came with nitroctl")]
+    others = _qemu_built()
+    if any(finding.topic == "QEMU bundled" and finding.state != "lacks" for finding in found):
+        # What a build would bring is not missed.
+        others = [f for f in others if f.state == "ok" or not f.needed_to_run]
+    return [*found, *others]
+
+
+def _qemu_in_use() -> list[Finding]:
+    from nitroctl.toolchain import plugin
+
+    try:
+        return [Finding("QEMU in use", "ok", str(plugin.in_use()))]
+    except NitroError:
+        return []  # the others say what to do
+
+
+def _qemu_bundled() -> list[Finding]:
+    from nitroctl.toolchain import bundle
+
+    try:
+        found = bundle.installed_qemu()
+    except NitroError as e:
+        return [Finding("QEMU bundled", "lacks", str(e), e.hint or "")]
+    if found is None:
+        return []
+    if found.misfit:
+        return [Finding("QEMU bundled", "slow", found.misfit, "pip install --upgrade 'nitroctl[qemu]'")]
+    text = f"{found.path}: QEMU {found.version}, {found.source} of {found.revised}, {found.age} days old"
+    if found.age > OLD_QEMU:
+        return [Finding("QEMU bundled", "slow", text, "pip install --upgrade 'nitroctl[qemu]'")]
+    return [Finding("QEMU bundled", "ok", text)]
+
+
+def _qemu_built() -> list[Finding]:
+    """What `nitroctl build` made."""
     from nitroctl.toolchain import plugin, tree
 
     built = plugin.manifest()

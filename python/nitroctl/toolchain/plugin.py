@@ -23,17 +23,18 @@ import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from nitroctl.base import elf, proc, progress
 from nitroctl.base.config import source_root
 from nitroctl.base.errors import CommandFailed, NitroError
-from nitroctl.toolchain import cache, packages, tree
+from nitroctl.toolchain import bundle, cache, packages, tree
 from nitroctl.toolchain.source import LINK, NO_DEVICES, Source, find_source, package_source, plain_name
 from nitroctl.toolchain.steps import BuildFailed, ninja, toolchain
 from nitroctl.toolchain.tree import QEMU
 
-Kind = Literal["plugin", "tree"]
+Kind = Literal["plugin", "bundled", "tree"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 PLUGIN = "nitro-enclave.so"
 TARGET = f"{LINK}/hw/plugin/{PLUGIN}"
@@ -369,6 +370,8 @@ def misfit(built: Manifest) -> str | None:
 
 def locate() -> Path:
     """The launcher of a plugin that fits; raises NitroError with the command that provides it."""
+    if brought := prebuilt():
+        return brought
     built = manifest()
     if built is None:
         raise NitroError("there is no plugin built by nitroctl", hint="nitroctl build --plugin")
@@ -378,44 +381,80 @@ def locate() -> Path:
     return built.launcher
 
 
-def any_qemu() -> Path:
-    """The QEMU of the tree's build, else the plugin's launcher. Raises NitroError with what makes them."""
+def prebuilt() -> Path | None:
+    """The launcher of the plugin that came with nitroctl for the distribution's QEMU of today, if there is
+    one."""
+    with contextlib.suppress(OSError):
+        if found := build_id(Path(packages.DISTRIBUTION_QEMU.program)):
+            launcher = bundle.plugin_for(found)
+            # The dynamic linker preloads nothing from such a folder.
+            if launcher and not re.search(r"[\s:]", os.fspath(launcher)):
+                return launcher
+    return None
+
+
+def _fitting() -> Path | None:
+    """The plugin for the installed QEMU as it is now: the one that came with nitroctl, else the one built."""
+    if brought := prebuilt():
+        return brought
+    built = manifest()
+    return built.launcher if built and misfit(built) is None else None
+
+
+def in_use(kind: Kind | None = None) -> Path:
+    """The QEMU that `choose` takes, where nothing has to be built first. Raises NitroError as that does."""
+    if kind in (None, "plugin") and (found := _fitting()):
+        return found
+    if kind == "plugin":
+        return locate()
+    if kind in (None, "bundled") and (found := bundle.qemu()):
+        return found
+    if kind == "bundled":
+        other = bundle.installed_qemu()
+        raise NitroError(
+            (other and other.misfit) or "there is no QEMU that came with nitroctl",
+            hint="pip install 'nitroctl[qemu]'",
+        )
     try:
         return tree.locate("qemu")
-    except NitroError:
+    except NitroError as e:
+        if kind is None:
+            e.hint = f"{e.hint}, or, for the QEMU that is installed, nitroctl build --plugin"
+        raise
+
+
+def any_qemu() -> Path:
+    """The QEMU of the tree's build, else the one in use. Raises NitroError with what makes them."""
+    try:
+        return tree.locate("qemu")
+    except NitroError as e:
+        if _fitting() or bundle.qemu():
+            return in_use()
         if manifest() is None:
-            raise
+            raise e
     return locate()
 
 
 def choose(kind: Kind | None = None) -> Path:
-    """The QEMU to run: the plugin's launcher if there is one, else the tree build's; or as `kind` says.
+    """The QEMU to run: the plugin's for the installed QEMU; else the one that came with nitroctl; else the
+    tree build's; or as `kind` says.
 
-    A plugin whose QEMU was updated is built again; if that fails, the tree build stands in unless `kind`
-    forbids it. Raises NitroError with the command that provides what is missing.
+    A plugin that was built and whose QEMU was updated is built again; if that fails, another QEMU stands in
+    unless `kind` forbids it. Raises NitroError with the command that provides what is missing.
     """
-    built = manifest() if kind != "tree" else None
-    if built is None:
-        if kind == "plugin":
-            return locate()
-        try:
-            return tree.locate("qemu")
-        except NitroError as e:
-            if kind is None:
-                e.hint = f"{e.hint}, or, for the QEMU that is installed, nitroctl build --plugin"
-            raise
-    reason = misfit(built)
-    if reason is None:
-        return built.launcher
-    progress.say(f"{reason}: building it again")
+    built = manifest() if kind in (None, "plugin") else None
+    if built is None or _fitting():
+        return in_use(kind)
+    progress.say(f"{misfit(built)}: building it again")
     try:
         return build_plugin(Path(built.qemu)).launcher
     except NitroError as e:
         if kind == "plugin":
             raise
         try:
-            own = tree.locate("qemu")
+            own = in_use()
         except NitroError:
             raise e from None
-        progress.say(f"that failed ({str(e).splitlines()[0]}): using the tree build")
+        what = "the tree build" if own != bundle.qemu() else "the one that came with nitroctl"
+        progress.say(f"that failed ({str(e).splitlines()[0]}): using {what}")
         return own

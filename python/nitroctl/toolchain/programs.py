@@ -7,12 +7,12 @@ from pathlib import Path
 
 from nitroctl.base import progress
 from nitroctl.base.errors import NitroError
-from nitroctl.toolchain import packages, plugin, tree
+from nitroctl.toolchain import bundle, packages, plugin, tree
 
 
 def make(jobs: int | None = None) -> tuple[Path, Path]:
-    """QEMU and the backend, each made if it is not there."""
-    return _qemu(jobs), tree.build_backend(jobs=jobs)
+    """QEMU and the backend, each made if it did not come with nitroctl and is not there."""
+    return plugin.prebuilt() or bundle.qemu() or _qemu(jobs), tree.build_backend(jobs=jobs)
 
 
 def _qemu(jobs: int | None) -> Path:

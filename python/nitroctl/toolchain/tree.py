@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import Any
 
 from nitroctl.base import atomic, proc, progress
-from nitroctl.base.config import default_prefix, source_root
+from nitroctl.base.config import cache_dir, default_prefix, source_root
 from nitroctl.base.errors import NitroError
-from nitroctl.toolchain import cache, packages
+from nitroctl.toolchain import bundle, cache, packages
 from nitroctl.toolchain.source import (
     LINK,
     Series,
@@ -358,6 +358,8 @@ def check_machine(qemu: Path, env: Mapping[str, str] | None = None) -> None:
 def build_backend(*, jobs: int | None = None) -> Path:
     """Build vhost-user-vsock and the library for parent programs, or find them built; returns the program's
     path."""
+    if brought := bundle.find(f"bin/{BACKEND}"):
+        return brought
     origin = source_root()
     tools = toolchain(packages.BUILD)
     tools_key = cache.digest_text(json.dumps(tools, sort_keys=True))
@@ -422,6 +424,8 @@ def link_programs(programs: Iterable[Path], prefix: Path) -> list[tuple[Path, Pa
         if not same:
             atomic.symlink(link, program)
         links.append((link, program, not same))
+        if not program.is_relative_to(cache_dir()):
+            continue
         # What a prefix links to is in use, whatever has been built since.
         kind, key = program.parents[2].name, program.parents[1].name
         cache.set_current(f"{kind}@{cache.digest_text(os.fspath(folder))[:12]}", kind, key)
@@ -461,6 +465,8 @@ def _candidates(name: str, program: str, *, linked: bool) -> Iterator[Path]:
         # The prefix may have the plugin's launcher under the name of QEMU.
         if link.is_symlink() and link.resolve().parents[2].name == name:
             yield link.resolve()
+    if name == "vsock" and (brought := bundle.find(f"bin/{program}")):
+        yield brought
     root = cache.current(name)
     if root:
         yield root / "bin" / program
