@@ -28,7 +28,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any
 
 from nitroctl.base import shown
 from nitroctl.base.errors import EnclaveError, NitroError, UsageError
@@ -45,6 +45,8 @@ from nitroctl.keywords import RunKeywords, StrPath
 from nitroctl.vsock import sockets
 
 if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
     from nitroctl.attestation.document import Document
     from nitroctl.eif.build import FileSigner
 
@@ -268,9 +270,9 @@ class Enclave:
         while True:
             left = deadline - time.monotonic()
             try:
-                async with asyncio.timeout(max(left, RETRY_SECONDS)):
-                    return await sockets.open_connection(self.uds, port)
-            except TimeoutError as e:
+                connecting = sockets.open_connection(self.uds, port)
+                return await asyncio.wait_for(connecting, max(left, RETRY_SECONDS))
+            except asyncio.TimeoutError as e:
                 raise EnclaveError(
                     f"no answer about port {port} of the enclave {self.name} within {timeout:g} s"
                 ) from e

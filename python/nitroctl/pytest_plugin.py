@@ -17,13 +17,15 @@ import functools
 import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Unpack
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
 from nitroctl.enclaves.request import RunRequest
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from nitroctl.api import Enclave
     from nitroctl.eif.build import FileSigner
     from nitroctl.keywords import RunKeywords, StrPath

@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import secrets
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import cbor2
@@ -21,6 +21,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+
+from nitroctl.base.instants import UTC
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 PROTECTED = bytes.fromhex("a1013822")  # {1: -35}

@@ -8,7 +8,7 @@ it, so that a test can make a section in which just one rule is broken.
 from __future__ import annotations
 
 import functools
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import cbor2
@@ -18,6 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+
+from nitroctl.base.instants import UTC
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 BEGIN = NOW - timedelta(days=10)

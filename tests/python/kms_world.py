@@ -10,7 +10,7 @@ import hashlib
 import json
 import subprocess
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from documents import Level, Maker
+from nitroctl.base.instants import UTC
 from nitroctl.kms import callers
 from nitroctl.kms.events import Log
 from nitroctl.kms.keys import Place

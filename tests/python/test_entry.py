@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -42,6 +41,7 @@ def test_ctrl_c_while_importing(function: str, module: str) -> None:
 
 
 def test_every_program_begins_there() -> None:
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
     with open(ROOT / "pyproject.toml", "rb") as f:
         scripts = tomllib.load(f)["project"]["scripts"]
     assert scripts and all(value.startswith("nitroctl.entry:") for value in scripts.values())
@@ -56,6 +56,7 @@ def test_the_examples_requirements_are_here() -> None:
     folder = ROOT / "docs/examples/greeter"
     (line,) = [line for line in (folder / "requirements.txt").read_text().splitlines() if line[:1] != "#"]
     place, _, extra = line.rstrip("]").partition("[")
+    tomllib = pytest.importorskip("tomllib")
     with open(folder / place / "pyproject.toml", "rb") as f:
         project = tomllib.load(f)["project"]
     assert project["name"] == "nitroctl" and extra in project["optional-dependencies"]

@@ -50,7 +50,7 @@ def run(*argv: str | Path) -> None:
 
 
 def test_ruff() -> None:
-    run(sys.executable, "-m", "ruff", "check", "--quiet", "python", "tests", *SCRIPTS)
+    run(sys.executable, "-m", "ruff", "check", "--quiet", "python", "tests", "packaging", *SCRIPTS)
     run(
         sys.executable,
         "-m",
@@ -62,6 +62,14 @@ def test_ruff() -> None:
         "tests",
         "docs/examples",
         *SCRIPTS,
+    )
+
+
+def test_the_oldest_python() -> None:
+    """Ubuntu 22.04's, which no test runs on: nothing that came later is used (ruff and mypy look as well)."""
+    vermin = Path(sys.executable).with_name("vermin")
+    run(
+        vermin, "--quiet", "--no-tips", "--violations", "--target=3.10-", "python", "tools/setup", "packaging"
     )
 
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from nitroctl.attestation.errors import FieldError, MalformedDocument
 from nitroctl.base import cbor
+from nitroctl.base.instants import UTC
 
 ES384 = -35  # RFC 9053, section 2.1
 SIGNATURE_SIZE = 96  # r and s of P-384, 48 bytes each

@@ -14,12 +14,13 @@ import contextlib
 import dataclasses
 import os
 import secrets
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from nitroctl.base import atomic, config
 from nitroctl.base.errors import NitroError
+from nitroctl.base.instants import UTC
 
 if TYPE_CHECKING:
     from cryptography import x509

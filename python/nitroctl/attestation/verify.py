@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -28,6 +28,7 @@ from nitroctl.attestation.errors import (
     UserDataMismatch,
 )
 from nitroctl.base.errors import NitroError, UsageError
+from nitroctl.base.instants import UTC
 
 if TYPE_CHECKING:
     from cryptography import x509

@@ -25,10 +25,13 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from nitroctl.base.errors import UsageError
 from nitroctl.base.sequences import texts
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _KINDS: dict[Any, str] = {
     bool: "True or False",

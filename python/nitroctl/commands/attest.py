@@ -4,14 +4,15 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from nitroctl.base import output, shown
+from nitroctl.base import instants, output, shown
 from nitroctl.base.errors import NitroError, UsageError
+from nitroctl.base.instants import UTC
 from nitroctl.commands import NEW_FILE, PATH, json_option
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def _at(_: click.Context, __: click.Parameter, value: str | None) -> datetime | 
     if value is None or value == "document":
         return value  # type: ignore[return-value]
     try:
-        at = datetime.fromisoformat(value)
+        at = instants.parse(value)
     except ValueError as e:
         raise click.BadParameter(f"{value!r} is neither an ISO 8601 time nor the word document") from e
     return at if at.tzinfo else at.replace(tzinfo=UTC)

@@ -382,7 +382,9 @@ def rm(make: Callable[..., Kms], key: str, now: bool) -> None:
             keys.delete(mine.service.store, key_id)
         else:
             at = mine.call("ScheduleKeyDeletion", KeyId=key_id, PendingWindowInDays=7)["DeletionDate"]
-            from datetime import UTC, datetime
+            from datetime import datetime
+
+            from nitroctl.base.instants import UTC
 
             shown.say(f"{key_id} will be deleted on {datetime.fromtimestamp(at, UTC):%F %T} UTC")
 

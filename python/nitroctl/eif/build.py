@@ -17,14 +17,16 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from isal.isal_zlib import crc32
 
 from nitroctl import __version__
+from nitroctl.base import instants
 from nitroctl.base.errors import EifError, NitroError, UsageError
+from nitroctl.base.instants import UTC
 from nitroctl.eif import metadata
 from nitroctl.eif.boot import check_cmdline, read_kernel
 from nitroctl.eif.format import (
@@ -157,7 +159,7 @@ def parse_build_time(text: str) -> str:
     if text == "now":
         return datetime.now(UTC).isoformat()
     try:
-        if datetime.fromisoformat(text).tzinfo is None:
+        if instants.parse(text).tzinfo is None:
             raise ValueError
     except ValueError:
         raise UsageError(

@@ -20,12 +20,13 @@ import re
 import textwrap
 import warnings
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from nitroctl.base.errors import EifError
+from nitroctl.base.instants import UTC
 from nitroctl.eif.pcr import pcr_of
 
 if TYPE_CHECKING:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nitroctl.base.errors import EifError
+from nitroctl.base.instants import UTC
 from nitroctl.base.output import Cell
 from nitroctl.eif import measure as measuring
 from nitroctl.eif import verify

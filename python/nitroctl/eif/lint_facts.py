@@ -163,8 +163,9 @@ def gather(path: Path, memory: int | None = None) -> Facts:
 
 
 def _refusal(path: Path) -> EifError | None:
-    from datetime import UTC, datetime
+    from datetime import datetime
 
+    from nitroctl.base.instants import UTC
     from nitroctl.eif.verify import verify
 
     try:

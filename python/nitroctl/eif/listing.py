@@ -8,9 +8,10 @@ from __future__ import annotations
 import hashlib
 import stat
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
+from nitroctl.base.instants import UTC
 from nitroctl.eif import linuxkit, newc
 from nitroctl.eif.format import Section
 

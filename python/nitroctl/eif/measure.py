@@ -28,7 +28,7 @@ from types import TracebackType
 
 from isal.isal_zlib import crc32  # several times as fast as zlib's
 
-from nitroctl.base import progress
+from nitroctl.base import files, progress
 from nitroctl.base.errors import EifError, NitroError
 from nitroctl.eif import signature
 from nitroctl.eif.boot import KERNEL_HEADER_SIZE
@@ -53,7 +53,7 @@ def measure_file(path: Path) -> bytes:
     """What a PCR is whose content is one whole file, as `nitro-cli pcr --input` gives it."""
     try:
         with open(path, "rb") as f:
-            return pcr_of(hashlib.file_digest(f, "sha384").digest())
+            return pcr_of(files.digest(f, "sha384").digest())
     except OSError as e:
         raise NitroError(f"cannot read {path}: {e.strerror}") from e
 

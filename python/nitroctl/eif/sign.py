@@ -13,13 +13,14 @@ import shlex
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from isal.isal_zlib import crc32
 
 from nitroctl.base import proc
 from nitroctl.base.errors import EifError, NitroError
+from nitroctl.base.instants import UTC
 from nitroctl.eif import certificate as certificates
 from nitroctl.eif import signature
 from nitroctl.eif.build import Built, Writer, crc32_combine

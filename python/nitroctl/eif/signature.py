@@ -16,11 +16,12 @@ which is why CBOR is read here item by item and not with `nitroctl.base.cbor`, w
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import NoReturn
 
 from nitroctl.base.errors import EifError
+from nitroctl.base.instants import UTC
 from nitroctl.eif.certificate import CURVES, Signer, read_certificate
 from nitroctl.eif.pcr import DIGEST_SIZE, Measurements
 

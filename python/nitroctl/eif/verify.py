@@ -7,10 +7,11 @@ Left out is only what depends on the guest: whether kernel and initramfs fit int
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from nitroctl.base.errors import EifError, NitroError
+from nitroctl.base.instants import UTC
 from nitroctl.eif import boot
 from nitroctl.eif import measure as measuring
 from nitroctl.eif.format import SectionType

@@ -141,7 +141,7 @@ class Child:
         self.signal(signal.SIGTERM)
         try:
             await asyncio.wait_for(asyncio.shield(self.exited), STOP_SECONDS)
-        except TimeoutError:
+        except asyncio.TimeoutError:  # another one than the built-in until Python 3.11
             self.signal(signal.SIGKILL)
             await self.exited
         finally:

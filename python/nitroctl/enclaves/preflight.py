@@ -12,10 +12,11 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from nitroctl.base.errors import EifError, EnclaveError, UsageError
+from nitroctl.base.instants import UTC
 from nitroctl.base.memory import MEMORY_PER_EIF, MIB, default_memory
 from nitroctl.eif.peek import Peek, peek
 from nitroctl.enclaves.request import RunRequest

@@ -37,7 +37,13 @@ STOP_SECONDS = 20.0
 _RECORD_MAX = 1 << 20  # bytes; ours have some kilobytes
 
 
-class State(enum.StrEnum):
+class _StrEnum(str, enum.Enum):
+    """enum.StrEnum of Python 3.11."""
+
+    __str__ = str.__str__
+
+
+class State(_StrEnum):
     STARTING = "starting"
     BOOTING = "booting"
     RUNNING = "running"
@@ -45,7 +51,7 @@ class State(enum.StrEnum):
     ENDED = "ended"
 
 
-class Ending(enum.StrEnum):
+class Ending(_StrEnum):
     """How an enclave ended. ORDERLY: it had its heartbeat, and the guest reset or halted itself; APPLICATION:
     so it did, after its application had failed."""
 
@@ -57,7 +63,7 @@ class Ending(enum.StrEnum):
     FAILED = "failed"
 
 
-class Party(enum.StrEnum):
+class Party(_StrEnum):
     """Who ended first: everything else that ends is a consequence."""
 
     GUEST = "guest"

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
+from nitroctl.base.instants import UTC
 from nitroctl.kms import callers, keys, policy
 from nitroctl.kms.actions import WITH_RECIPIENT
 from nitroctl.kms.errors import KmsError, bad_usage

@@ -13,10 +13,12 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any, Literal
 
+from nitroctl.base import instants
+from nitroctl.base.instants import UTC
 from nitroctl.kms.names import arn_like, like
 
 Context = Mapping[str, tuple[str, ...]]
@@ -136,7 +138,7 @@ def _moment(text: str) -> datetime:
             return datetime.fromtimestamp(int(text), UTC)
         except (OverflowError, OSError) as e:
             raise ValueError(f"{text} is out of range") from e
-    time = datetime.fromisoformat(text)
+    time = instants.parse(text)
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 

@@ -11,10 +11,11 @@ import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nitroctl.base.instants import UTC
 from nitroctl.kms import callers, images
 from nitroctl.kms.conditions import is_recipient, recipient_pcr
 from nitroctl.kms.errors import KmsError

@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from nitroctl.base import config
 from nitroctl.base.errors import NitroError, UsageError
@@ -41,6 +41,7 @@ from nitroctl.vsock import sockets
 
 if TYPE_CHECKING:
     from cryptography import x509
+    from typing_extensions import Self
 
 DEFAULT_ACCOUNT = "000000000000"
 EVENTS = 10000  # that are kept in memory

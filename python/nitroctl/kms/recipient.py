@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from nitroctl.attestation.document import Document
 from nitroctl.attestation.errors import AttestationError
 from nitroctl.attestation.verify import Policy, verify_chain
+from nitroctl.base.instants import UTC
 from nitroctl.kms import envelope
 from nitroctl.kms.errors import KmsError, invalid
 

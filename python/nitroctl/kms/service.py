@@ -15,9 +15,10 @@ import sqlite3
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
+from nitroctl.base.instants import UTC
 from nitroctl.kms import callers, crypto, grants, keys, manage
 from nitroctl.kms.actions import ACTIONS, WITH_RECIPIENT
 from nitroctl.kms.call import Answer, Call, Origin

@@ -12,9 +12,10 @@ import hmac
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from urllib.parse import parse_qsl, quote
 
+from nitroctl.base.instants import UTC
 from nitroctl.kms.errors import KmsError
 
 ALGORITHM = "AWS4-HMAC-SHA256"

@@ -11,13 +11,14 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import ssl
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nitroctl.attestation.pki import write_private
 from nitroctl.base import atomic
 from nitroctl.base.errors import NitroError
+from nitroctl.base.instants import UTC
 
 if TYPE_CHECKING:
     from cryptography import x509

@@ -6,8 +6,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 
+from nitroctl.base.instants import UTC
 from nitroctl.kms import callers, policy
 from nitroctl.kms.call import encryption_context
 from nitroctl.kms.conditions import Context

@@ -16,12 +16,13 @@ something fails there the command adds E39, and ends with 39: see `InEnclaveProc
 from __future__ import annotations
 
 import os
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 from nitroctl import __version__
 from nitroctl.base import shown
 from nitroctl.base.errors import NitroError
+from nitroctl.base.instants import UTC
 
 LINK = "https://docs.aws.amazon.com/enclaves/latest/user/cli-errors.html"
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from nitroctl.base import atomic, locks, progress
+from nitroctl.base import atomic, files, locks, progress
 from nitroctl.base.config import cache_dir, data_dir
 from nitroctl.base.errors import NitroError
 from nitroctl.base.place import place
@@ -165,7 +165,7 @@ def digest_files(paths: Iterable[Path], *, root: Path | None = None) -> str:
 def digest_file(path: Path) -> str:
     """SHA-256 (hex) of one file's content, streamed."""
     with open(path, "rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+        return files.digest(f, "sha256").hexdigest()
 
 
 def digest_text(*parts: str) -> str:

@@ -14,7 +14,7 @@ import random
 import subprocess
 import warnings
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -28,6 +28,7 @@ from documents import Maker
 from eifverdict import program
 from nitroctl.attestation import Policy, chain, verify
 from nitroctl.attestation import errors as why
+from nitroctl.base.instants import UTC
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
 MUTANTS = 400

@@ -7,7 +7,7 @@ import re
 import stat
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from jsonpage import answer
 from nitroctl.attestation import chain, pki
 from nitroctl.attestation.errors import CertificateError
 from nitroctl.base.errors import NitroError
+from nitroctl.base.instants import UTC
 from nitroctl.cli import main
 
 

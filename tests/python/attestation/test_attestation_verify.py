@@ -7,7 +7,7 @@ import base64
 import hashlib
 import subprocess
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from nitroctl.attestation import Policy, decode, load_root, verify
 from nitroctl.attestation import errors as why
 from nitroctl.attestation.text import undress
 from nitroctl.base.errors import UsageError
+from nitroctl.base.instants import UTC
 
 # A real document, published as test data in capeprivacy/cape-js (packages/cape-js, 2022).
 GENUINE = Path(__file__).parents[1] / "data" / "aws-document-2022-09-15.b64"

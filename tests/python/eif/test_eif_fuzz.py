@@ -24,7 +24,7 @@ import sys
 import tarfile
 import traceback
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from test_eif_cpio import archive
 import eifmodel as model
 import eifsigner as signer
 import imagemodel as im
+from nitroctl.base.instants import UTC
 from nitroctl.cli import main
 from nitroctl.eif import cpio
 

@@ -8,7 +8,7 @@ import os
 import ssl
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import cbor2
@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 import eifmodel as model
 import eifsigner as signer
 from nitroctl.base.errors import EifError
+from nitroctl.base.instants import UTC
 from nitroctl.eif import signature
 from nitroctl.eif.describe import describe
 from nitroctl.eif.measure import measure

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import zlib
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ import eifmodel as model
 import eifsigner as signer
 from jsonpage import answer
 from nitroctl.base.errors import EifError, NitroError
+from nitroctl.base.instants import UTC
 from nitroctl.cli import main
 from nitroctl.eif import cpio
 from nitroctl.eif import sign as signing

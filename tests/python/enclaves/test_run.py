@@ -17,7 +17,7 @@ import signal
 import socket
 import subprocess
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, steps, write_eif
+from nitroctl.base.instants import UTC
 
 PANIC = (
     "[    1.500000] Kernel panic - not syncing: Attempted to kill init!\r\n"

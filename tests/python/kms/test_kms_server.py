@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from kms_world import ACCOUNT, ADMINISTRATION, ROLE, Enclave, attested, policy
 from nitroctl.base.errors import NitroError, UsageError
+from nitroctl.base.instants import UTC
 from nitroctl.kms import sigv4
 from nitroctl.kms.local import Kms
 from nitroctl.kms.sigv4 import Received

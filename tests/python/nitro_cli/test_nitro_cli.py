@@ -11,7 +11,6 @@ import os
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -208,7 +207,9 @@ def tiny(tmp_path: Path) -> Path:
 @pytest.fixture
 def keys(tmp_path: Path) -> tuple[Path, Path]:
     """A certificate that is valid now, and its key."""
-    from datetime import UTC, datetime, timedelta
+    from datetime import datetime, timedelta
+
+    from nitroctl.base.instants import UTC
 
     now = datetime.now(UTC).replace(microsecond=0)
     certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
@@ -761,6 +762,7 @@ def test_a_wrapper_that_calls_us_is_no_circle(world: Path) -> None:
 
 def test_the_command_is_in_the_package() -> None:
     """By the programs' common entry, which shows no traceback for an early Ctrl-C (test_entry)."""
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
     project = tomllib.loads((PYTHON.parent / "pyproject.toml").read_text())["project"]
     assert project["scripts"]["nitro-cli"] == "nitroctl.entry:nitro_cli"
     assert project["scripts"]["vsock-proxy"] == "nitroctl.entry:vsock_proxy"

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import pytest
 import eifmodel as model
 import eifsigner as signer
 from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, Running, steps, write_eif
+from nitroctl.base.instants import UTC
 from nitroctl.enclaves import records
 from nitroctl.enclaves.records import State
 from nitroctl.nitro_cli import enclaves
