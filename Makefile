@@ -7,7 +7,7 @@ VENV ?= .venv
 # YES=1 lets the set-up use sudo without asking.
 SETUP_FLAGS = --venv $(VENV) $(if $(YES),--yes)
 
-.PHONY: help setup packages demo check check-aws bench soak clean
+.PHONY: help setup packages demo check check-aws bench soak dist dist-check clean
 
 help:
 	@echo 'make demo    set up, build, and run a hello enclave'
@@ -16,6 +16,8 @@ help:
 	@echo 'make check-aws BLOBS=DIR  the boot tests with AWS'"'"'s own kernel and init (its folder, or its RPM)'
 	@echo 'make bench   how fast EIFs are loaded, the NSM answers, vsock carries'
 	@echo 'make soak    the vsock backend for ten minutes, clocks for five, then fuzz the C cores (SECONDS=N for each)'
+	@echo 'make dist    the wheels, and the source of all that is in them, in dist/ (on Debian 12)'
+	@echo 'make dist-check  install these in fresh systems, without rights and network (as root)'
 	@echo 'make clean   remove the virtual environment; `nitroctl cache clean` removes what was built'
 
 packages:
@@ -25,8 +27,8 @@ setup:
 	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
 	@echo 'activate it with: . $(VENV)/bin/activate'
 
-demo: packages
-	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
+demo:
+	@$(PYTHON) tools/setup demo $(SETUP_FLAGS)
 	@$(VENV)/bin/python -m nitroctl demo
 
 check: packages
@@ -55,6 +57,14 @@ soak: packages
 	@$(VENV)/bin/python -m nitroctl build
 	@$(VENV)/bin/python -m nitroctl guest kernel
 	@$(VENV)/bin/python tools/soak $(if $(SECONDS),--seconds $(SECONDS))
+
+dist: packages
+	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
+	@$(VENV)/bin/python tools/dist
+
+dist-check: packages
+	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
+	@$(VENV)/bin/python tools/dist-check
 
 clean:
 	rm -rf $(VENV)

@@ -141,3 +141,35 @@ def test_a_folder_that_is_no_environment_is_left_alone(tmp_path: Path) -> None:
     status, output = setup("venv", "--venv", str(tmp_path))
     assert status == 1 and "is no virtual environment" in output
     assert (tmp_path / "precious").read_text() == "data"
+
+
+def test_the_demonstration_asks_for_what_it_uses(host: Path, tmp_path: Path) -> None:
+    status, output = setup("demo", "--venv", str(tmp_path / "venv"))
+    assert status == 1 and "libcbor-dev" in output
+    for kernels in ("flex", "bison", "libelf-dev", "kmod", "mmdebstrap"):
+        assert kernels not in output
+
+
+def test_with_wheels_the_demonstration_needs_only_python(host: Path, tmp_path: Path) -> None:
+    checkout = tmp_path / "checkout"
+    (checkout / "tools").mkdir(parents=True)
+    (checkout / "dist").mkdir()
+    for name in ("python", "pyproject.toml"):
+        (checkout / name).symlink_to(ROOT / name)
+    (checkout / "tools/setup").write_bytes(SETUP.read_bytes())
+    wheels = [checkout / "dist" / f"{name}-0.1.0-py3-none-any.whl" for name in ("nitroctl", "nitroctl_qemu")]
+    for wheel in wheels:
+        wheel.write_bytes(b"a wheel")
+    argv = [
+        sys.executable,
+        str(checkout / "tools/setup"),
+        "demo",
+        "--dry-run",
+        "--venv",
+        str(tmp_path / "venv"),
+    ]
+    result = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True)
+    lines = result.stdout.splitlines()
+    assert len(lines) == 2 and " -m venv " in lines[0]
+    assert lines[1].endswith(f"{wheels[0]} {wheels[1]}") and "--editable" not in lines[1]
+    assert calls(host) == ""

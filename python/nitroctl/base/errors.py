@@ -18,6 +18,7 @@ what a message cites in lines of its own (`lines`) follows it indented.
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,7 +42,7 @@ class NitroError(Exception):
         cited = [f"  {shown.line(line.expandtabs())}" for line in lines]
         super().__init__("\n".join([shown.line(message), *cited]))
         self.hint = shown.line(hint) if hint else None
-        if hint:
+        if hint and sys.version_info >= (3, 11):
             self.add_note(f"hint: {self.hint}")  # for tracebacks: those of programs that use the package
 
 

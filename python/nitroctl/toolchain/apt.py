@@ -181,10 +181,12 @@ def derived_security(main: SourceEntry) -> SourceEntry | None:
 
 
 def private_sources(main: SourceEntry, security: SourceEntry | None, suite: str) -> str:
-    """The private root's source list: binary and source packages of SUITE, its updates and its security."""
+    """The private root's source list: binary and source packages of SUITE, its updates and its security;
+    backports have neither."""
     stanzas = []
-    pairs = [(main, f"{suite} {suite}-updates")]
-    if security:
+    backports = suite.endswith("-backports")
+    pairs = [(main, suite if backports else f"{suite} {suite}-updates")]
+    if security and not backports:
         pairs.append((security, f"{suite}-security"))
     for entry, suites in pairs:
         lines = ["Types: deb deb-src", f"URIs: {entry.uri}", f"Suites: {suites}", "Components: main"]

@@ -60,7 +60,8 @@ DISTRIBUTION_QEMU = Need(
     "qemu-system-x86", "qemu-system-x86", "running enclaves in it", program="/usr/bin/qemu-system-x86_64"
 )
 # Debian's releases whose own QEMU the plugin supports, as os-release(5) names them.
-PLUGIN_RELEASES = ("bookworm", "trixie")
+# What its QEMU's configure needs beside BUILD.
+PLUGIN_RELEASES = {"bookworm": (PIXMAN,), "trixie": ()}
 
 # For source packages of Debian.
 DEBIAN_SOURCE = (Need("dpkg-dev", "dpkg-dev", "unpacking Debian's source packages", program="dpkg-source"),)
@@ -80,6 +81,8 @@ KERNEL = (
 CHECK = (
     Need("openssl", "openssl", "independent digests and signatures in tests", program="openssl"),
     Need("git", "git", "listing the sources to lint", program="git"),
+    Need("mmdebstrap", "mmdebstrap", "fresh systems to install wheels in", program="mmdebstrap"),
+    Need("strace", "strace", "what programs of the wheels open", program="strace"),
 )
 
 # For the virtual environment.
@@ -133,14 +136,25 @@ def missing(needs: Sequence[Need]) -> list[Need]:
     return [need for need in needs if not has(need)]
 
 
-def distribution_qemu(os_release: Path = Path("/etc/os-release")) -> tuple[Need, ...]:
-    """The distribution's QEMU, where the plugin supports it."""
+def _release(os_release: Path) -> str:
     try:
         fields = dict(line.split("=", 1) for line in os_release.read_text().splitlines() if "=" in line)
     except OSError:
-        return ()
-    release = fields.get("VERSION_CODENAME", "").strip("\"'")
-    return (DISTRIBUTION_QEMU,) if release in PLUGIN_RELEASES else ()
+        return ""
+    return fields.get("VERSION_CODENAME", "").strip("\"'")
+
+
+def distribution_qemu(os_release: Path = Path("/etc/os-release")) -> tuple[Need, ...]:
+    """The distribution's QEMU, where the plugin supports it."""
+    return (DISTRIBUTION_QEMU,) if _release(os_release) in PLUGIN_RELEASES else ()
+
+
+def demonstration(os_release: Path = Path("/etc/os-release")) -> tuple[Need, ...]:
+    """What `nitroctl demo` builds with on this host: the plugin where it is supported, else a QEMU."""
+    release = _release(os_release)
+    if release in PLUGIN_RELEASES:
+        return BUILD + DEBIAN_SOURCE + (DISTRIBUTION_QEMU,) + PLUGIN_RELEASES[release]
+    return BUILD + DEBIAN_SOURCE + (SECCOMP,)
 
 
 def install_line(needs: Sequence[Need]) -> str:

@@ -234,7 +234,7 @@ def _configure_options(source: Source, package_string: str) -> list[str]:
     common = [
         o
         for o in tree.configure_options(source.series, source.root, False)
-        if o not in NO_DEVICES and re.sub(r"=.*$", "", o) not in named
+        if o not in (*NO_DEVICES, "--enable-seccomp") and re.sub(r"=.*$", "", o) not in named
     ]
     return [*common, *layout, f"--with-pkgversion={package_string}"]
 
@@ -246,12 +246,29 @@ def build_plugin(
 
     Raises NitroError; nothing half-made is left where others look.
     """
-    started = time.monotonic()
     found = installed(qemu)
     package_string = _package_string(found)
     if source is not None and source.suffix != ".dsc":
         raise NitroError(f"--source {source}: the plugin is built from a source package's .dsc")
     sources = find_source(source, None) if source else package_source(found.source_version)
+    return build_for(found, package_string, sources, jobs=jobs)
+
+
+def build_for(
+    found: Installed,
+    package_string: str,
+    sources: Source,
+    *,
+    jobs: int | None = None,
+    name: str = POINTER,
+    runs_here: bool = True,
+) -> Manifest:
+    """Build the plugin for a QEMU of which these are known, or find it built.
+
+    `name` is what the cache knows it by. A QEMU that does not run here cannot be asked for its machines.
+    Raises NitroError.
+    """
+    started = time.monotonic()
     tools = toolchain(packages.BUILD + sources.series.needs)
     configure = _configure_options(sources, package_string)
     configured = cache.digest_text(sources.key, *configure, json.dumps(tools, sort_keys=True))
@@ -273,7 +290,7 @@ def build_plugin(
     key = product_key(tree.overlay_digest(source_root()))
     manifest = Manifest.load(cache.entry("plugin", key))
     if manifest and manifest.launcher.is_file():
-        cache.set_current(POINTER, "plugin", key)
+        cache.set_current(name, "plugin", key)
         return manifest
 
     with cache.lock("qemu-source", sources.key) as a, cache.lock("qemu-build", build_key) as b:
@@ -284,7 +301,7 @@ def build_plugin(
         log = cache.log_path(f"plugin-{sources.series.name}")
         log.unlink(missing_ok=True)
         tree.configure_tree(sources, build_dir, configure, log, (a, b))
-        cache.set_current("qemu-build-plugin", "qemu-build", build_key)
+        cache.set_current(f"qemu-build-{name}", "qemu-build", build_key)
         ninja(
             build_dir,
             [TARGET],
@@ -302,7 +319,8 @@ def build_plugin(
             shutil.copy(build_dir / TARGET, folder / "lib" / PLUGIN)
             compile_launcher(launcher, found, folder / "bin" / QEMU)
             # All symbols at once: a missing one is found here and not in the middle of a run.
-            tree.check_machine(folder / "bin" / QEMU, env={"LD_BIND_NOW": "1"})
+            if runs_here:
+                tree.check_machine(folder / "bin" / QEMU, env={"LD_BIND_NOW": "1"})
             made = Manifest(
                 key=key,
                 qemu=os.fspath(found.path),
@@ -323,7 +341,7 @@ def build_plugin(
             )
             cache.write_json(folder / "manifest.json", dataclasses.asdict(made))
 
-        root = cache.build_entry("plugin", key, fill, name=POINTER)
+        root = cache.build_entry("plugin", key, fill, name=name)
     manifest = Manifest.load(root)
     assert manifest is not None
     return manifest

@@ -48,7 +48,8 @@ class Series:
     options: tuple[str, ...]  # configure's
     sanitize: tuple[str, ...]  # configure's, for the ASan and UBSan build
     own_venv: bool  # configure makes a virtual environment, from the Python that it is told
-    needs: tuple[packages.Need, ...] = ()  # beside packages.BUILD
+    needs: tuple[packages.Need, ...] = ()  # beside packages.BUILD, for any configure
+    tree_needs: tuple[packages.Need, ...] = ()  # beside these, for a QEMU
 
     @property
     def graft(self) -> Path:
@@ -81,7 +82,7 @@ SERIES = {
         ),
         sanitize=("--enable-asan", "--enable-ubsan"),
         own_venv=True,
-        needs=(packages.SECCOMP,),
+        tree_needs=(packages.SECCOMP,),
     ),
     "7.2": Series(
         name="7.2",
@@ -211,19 +212,22 @@ def _debian_source(name: str, update: bool) -> Source:
     return Source(root, key, version, series, str(record.get("origin", "Debian")), managed=True)
 
 
-def package_source(debian: str) -> Source:
+def package_source(debian: str, suite: str | None = None) -> Source:
     """The tree of exactly this version of Debian's source package, without firmware: for headers.
 
-    The epoch counts. Raises NitroError where Debian's mirrors do not have this version (any more).
+    `suite` is where it is, if not in its series'. The epoch counts.
+    Raises NitroError where Debian's mirrors do not have this version (any more).
     """
     from nitroctl.toolchain.apt import AptRoot
 
     upstream = debian.partition(":")[2] or debian
     series = _series_of(re.split(r"[+~-]", upstream)[0], None)
+    suite = suite or series.suite
     toolchain(packages.BUILD + series.needs + packages.DEBIAN_SOURCE)
-    origin = f"Debian {series.suite}, source package qemu {debian}"
+    origin = f"Debian {suite}, source package qemu {debian}"
     graft = graft_digest(series)
-    for pointer in (f"qemu-source-{series.name}", f"qemu-headers-{series.name}"):
+    headers = f"qemu-headers-{series.name}{'' if suite == series.suite else f'-{suite}'}"
+    for pointer in (f"qemu-source-{series.name}", headers):
         have = cache.current(pointer)
         record = cache.read_json(have / "nitroctl-source.json") if have else None
         if have and record and record.get("graft") == graft and record.get("origin") == origin:
@@ -233,7 +237,7 @@ def package_source(debian: str) -> Source:
         cache.need_space(SPACE_SOURCE, what="QEMU's source")
         sources = cache.entry("source", f"qemu_{debian}")
         if not sources.is_dir():
-            sources = _downloaded(AptRoot.open(series.suite), debian)
+            sources = _downloaded(AptRoot.open(suite), debian)
         (dsc,) = sources.glob("*.dsc")
         _unpack_dsc(dsc, folder)
         apply_graft(series.graft, folder)
@@ -241,7 +245,7 @@ def package_source(debian: str) -> Source:
         cache.write_json(folder / "nitroctl-source.json", record)
 
     key = f"{plain_name(upstream)}-{graft[:10]}-headers"
-    root = cache.build_entry("qemu-source", key, fill, name=f"qemu-headers-{series.name}")
+    root = cache.build_entry("qemu-source", key, fill, name=headers)
     return Source(root, key, _version_of(root), series, origin, managed=True)
 
 

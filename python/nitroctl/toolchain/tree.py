@@ -194,7 +194,7 @@ def build_qemu(options: BuildOptions) -> Manifest:
     """Build QEMU, or find it built. Raises NitroError; nothing half-made is left where others look."""
     source = find_source(options.source, options.series, update=options.update)
     series = source.series
-    tools = toolchain(packages.BUILD + series.needs)
+    tools = toolchain(packages.BUILD + series.needs + series.tree_needs)
     configure = configure_options(series, source.root, options.sanitize)
     graft = graft_digest(series)
     configured = cache.digest_text(source.key, *configure, json.dumps(tools, sort_keys=True))

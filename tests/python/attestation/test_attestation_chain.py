@@ -40,7 +40,11 @@ def der(tag: int, *contents: bytes) -> bytes:
     content = b"".join(contents)
     size = len(content)
     head = (
-        bytes([size]) if size < 128 else b"\x81" + bytes([size]) if size < 256 else b"\x82" + size.to_bytes(2)
+        bytes([size])
+        if size < 128
+        else b"\x81" + bytes([size])
+        if size < 256
+        else b"\x82" + size.to_bytes(2, "big")
     )
     return bytes([tag]) + head + content
 
