@@ -503,12 +503,11 @@ def test_image(
       no-app        names an application that is not there
     """
     from nitroctl.eif import testimage
-    from nitroctl.toolchain import guest
 
     built = testimage.make(
         kind,
         output,
-        kernel=kernel or guest.default_kernel(),
+        kernel=kernel,
         programs=testimage.Programs.in_folder(programs) if programs else None,
         cmdline=testimage.CMDLINE if cmdline is None else cmdline,
         size=_size(size),

@@ -158,7 +158,7 @@ def _boot_checks(
     if qemu:
         program = _program(qemu)
     else:
-        program = tree.locate("qemu", sanitize=True) if sanitize else plugin.any_qemu()
+        program = tree.locate("qemu", sanitize=True) if sanitize else plugin.choose()
     with Lab(program, _program(backend) if backend else tree.locate("vsock"), eif) as lab:
         for check in chosen:
             outcome = checks.perform(check, lab)

@@ -15,14 +15,14 @@ WHAT = ("qemu", "plugin", "vsock", "preload", "kernel", "prebuilt", "init")
 @click.argument("what", type=click.Choice(WHAT))
 @click.option("--sanitize", is_flag=True, help="The QEMU built with ASan and UBSan.")
 def which(what: str, sanitize: bool) -> None:
-    """Print the path of the QEMU that `nitroctl run` takes, the plugin's QEMU, the vsock backend, the
-    library of `nitroctl parent`, a guest kernel or the guests' init."""
+    """Print the path of the QEMU that `nitroctl run` takes, the plugin's QEMU, the vsock backend, the library
+    of `nitroctl parent`, a guest kernel or the guests' init."""
     if sanitize and what != "qemu":
         raise click.UsageError(f"there is no sanitized {what}")
     if what == "qemu" and not sanitize:
         from nitroctl.toolchain import plugin
 
-        path = plugin.in_use()
+        path = plugin.choose()
     elif what in ("qemu", "vsock"):
         from nitroctl.toolchain import tree
 

@@ -162,11 +162,11 @@ def _bootstrap() -> Bootstrap:
     """$NITRO_CLI_BLOBS, or AWS's blobs where they are installed, so that the measurements are AWS's; else the
     kernel that is there, our own if it was built, and our init."""
     from nitroctl.eif import compose
-    from nitroctl.toolchain import aws_blobs, guest
+    from nitroctl.toolchain import aws_blobs
 
     blobs = aws_blobs.named() or aws_blobs.installed()
     try:
-        return compose.from_blobs(blobs) if blobs else compose.bootstrap(guest.default_kernel())
+        return compose.from_blobs(blobs) if blobs else compose.bootstrap()
     except NitroError as e:
         raise CliError("E52", *told(e)) from None
 

@@ -441,20 +441,8 @@ def in_use(kind: Kind | None = None) -> Path:
         raise
 
 
-def any_qemu() -> Path:
-    """The QEMU of the tree's build, else the one in use. Raises NitroError with what makes them."""
-    try:
-        return tree.locate("qemu")
-    except NitroError as e:
-        if _fitting() or bundle.qemu():
-            return in_use()
-        if manifest() is None:
-            raise e
-    return locate()
-
-
 def choose(kind: Kind | None = None) -> Path:
-    """The QEMU to run: the plugin's for the installed QEMU; else the one that came with nitroctl; else the
+    """The QEMU to run, whoever asks: the plugin's for the installed QEMU; else the one that came with nitroctl; else the
     tree build's; or as `kind` says.
 
     A plugin that was built and whose QEMU was updated is built again; if that fails, another QEMU stands in

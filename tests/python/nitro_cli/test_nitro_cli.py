@@ -20,6 +20,7 @@ import cpiomodel
 import eifmodel as model
 import eifsigner as signer
 import imagemodel as im
+from nitroctl.base.errors import NitroError
 from nitroctl.eif.extract import extract
 from nitroctl.nitro_cli import arguments, errors, main, request, vsock_proxy
 from nitroctl.nitro_cli.errors import CliError
@@ -492,7 +493,6 @@ def test_build_enclave_takes_the_kernel_that_is_there(
     world: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without AWS's blobs: our own, if it was built, else Debian's, as after `make demo`."""
-    from nitroctl.eif import compose
     from nitroctl.toolchain import guest
 
     kernel = world / "vmlinuz"
@@ -501,18 +501,28 @@ def test_build_enclave_takes_the_kernel_that_is_there(
     monkeypatch.setattr(guest, "build_init", lambda: world)
     (world / "init").write_bytes(b"init")
     asked = []
+    there = ["prebuilt"]
 
-    def locate(name: str) -> compose.Kernel:
-        asked.append(name)
-        return compose.Kernel(kernel)
+    def located(what: str) -> Path:
+        if what not in there:
+            raise NitroError(f"there is no {what}")
+        asked.append(what)
+        return kernel
 
-    monkeypatch.setattr(compose, "locate_kernel", locate)
+    def fetched() -> guest.Prebuilt:
+        asked.append("prebuilt")
+        return guest.Prebuilt(kernel, world / "modules", "6.1")
+
+    (world / "modules").mkdir()
+    monkeypatch.setattr(guest, "locate", located)
+    monkeypatch.setattr(guest, "fetch_prebuilt", fetched)
     monkeypatch.setenv("XDG_CACHE_HOME", str(world / "cache"))
     status, _, err = build(capfd, world, str(archive(world / "app.tar")))
     assert (status, asked) == (0, ["prebuilt"]), err
-    monkeypatch.setattr(guest, "locate", lambda what: kernel)
+    there.append("kernel")
+    asked.clear()
     status, _, err = build(capfd, world, str(archive(world / "app.tar")))
-    assert (status, asked) == (0, ["prebuilt", "own"]), err
+    assert (status, set(asked)) == (0, {"kernel"}), err
 
 
 def test_build_enclave_failures(

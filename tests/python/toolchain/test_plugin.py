@@ -10,7 +10,7 @@ import re
 import stat
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 from click.testing import CliRunner
@@ -19,7 +19,10 @@ from jsonpage import answer
 from nitroctl.base.errors import NitroError
 from nitroctl.commands.build import build as build_command
 from nitroctl.commands.run import run as run_command
+from nitroctl.commands.test import test as check_command
 from nitroctl.commands.which import which as which_command
+from nitroctl.enclaves.ready import ready
+from nitroctl.enclaves.request import RunRequest
 from nitroctl.toolchain import cache, packages, plugin, tree
 from nitroctl.toolchain.plugin import Installed, Manifest
 
@@ -388,15 +391,19 @@ def test_the_command(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (made["qemu"], made["vsock"], made["links"]) == (str(built.stage.qemu), str(backend), links)
 
 
-def test_any_qemu_will_do(built: Built) -> None:
-    with pytest.raises(NitroError):
-        plugin.any_qemu()
-    launcher = built.make_plugin().launcher
-    assert plugin.any_qemu() == launcher
-    result = CliRunner().invoke(which_command, ["qemu"])
-    assert result.output == f"{launcher}\n"
-    tree = built.make_tree()
-    assert plugin.any_qemu() == tree
+def test_all_take_the_same_qemu(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    """run, the Python API, nitro-cli and demo (`ready`), `which qemu` and `test boot`."""
+
+    def lab(qemu: Path, backend: Path, eif: Path | None) -> NoReturn:
+        raise NitroError(f"{qemu}")
+
+    monkeypatch.setattr("nitroctl.testing.lab.Lab", lab)
+    for make in (built.make_tree, lambda: built.make_plugin().launcher):
+        made = make()
+        assert ready(RunRequest(Path("a.eif"), vsock_backend=Path("backend"))).qemu == made
+        assert CliRunner().invoke(which_command, ["qemu"]).output == f"{made}\n"
+        result = CliRunner().invoke(check_command, ["boot", "--vsock-backend", "true"])
+        assert str(result.exception) == f"{made}"
 
 
 def test_an_updated_qemu_is_noticed_and_the_plugin_built_again(
