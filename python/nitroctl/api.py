@@ -19,13 +19,12 @@ import asyncio
 import contextlib
 import dataclasses
 import inspect
-import os
 import re
 import shutil
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -33,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from nitroctl.base import shown
 from nitroctl.base.errors import EnclaveError, NitroError, UsageError
 from nitroctl.base.options import Request
-from nitroctl.base.sequences import texts, variables
+from nitroctl.eif.request import BuildRequest
 from nitroctl.enclaves import differences, folder, logs, records
 from nitroctl.enclaves.console import ConsoleWatch
 from nitroctl.enclaves.differences import Difference, DiffersFromAws
@@ -41,14 +40,14 @@ from nitroctl.enclaves.ready import ready
 from nitroctl.enclaves.records import Ending, Record
 from nitroctl.enclaves.request import RunRequest
 from nitroctl.enclaves.supervisor import Supervised
-from nitroctl.keywords import RunKeywords, StrPath
+from nitroctl.keywords import BuildKeywords, RunKeywords, StrPath
 from nitroctl.vsock import sockets
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
     from nitroctl.attestation.document import Document
-    from nitroctl.eif.build import FileSigner
+    from nitroctl.eif.build import Built
 
 # A loop has this long to let go of a server.
 SERVER_SECONDS = 5.0
@@ -490,58 +489,20 @@ def _with_keywords(function: Callable[..., Any], request: type[Request]) -> insp
 Enclave.__signature__ = _with_keywords(Enclave.__init__, RunRequest)  # type: ignore[attr-defined]
 
 
-def build_eif(
-    output: StrPath,
-    *,
-    image: StrPath | None = None,
-    directory: StrPath | None = None,
-    cmd: Sequence[str] = (),
-    env: Mapping[str, str] | None = None,
-    workdir: str = "",
-    user: str = "",
-    aws_cmd: bool = False,
-    platform: str | None = None,
-    kernel: str | None = None,
-    cmdline: str | None = None,
-    name: str | None = None,
-    version: str | None = None,
-    compress: bool = False,
-    signer: FileSigner | None = None,
-) -> Path:
-    """Make an EIF of a container image (a path, or a reference for skopeo) or of a folder, as `nitroctl eif
-    build` does, and return its path. Of several images in one place, "PATH:NAME" says which; `platform`
-    which variant of linux/amd64.
+def build_eif(output: StrPath, **options: Unpack[BuildKeywords]) -> Built:
+    """Make an EIF of a container image (a path, or a reference for skopeo), of a folder or of parts, as
+    `nitroctl eif build` does, whose options are the keywords. What it returns has `path`, `measurements` and
+    `warnings`, and can be given to Enclave or open() itself.
 
-    `cmd`, `env`, `workdir` and `user` belong to a folder; an image says them itself. `kernel` is "own",
-    "prebuilt" or a bzImage's path; by default the first where it was built, else the second. `signer` is
-    what `nitroctl.eif.sign.load` gives.
+    Of several images in one place, "PATH:NAME" says which. `signer` may also be what `nitroctl.eif.sign.load`
+    gives.
     """
-    from nitroctl.eif import build, compose, reference
+    from nitroctl.eif.make import make
 
-    program, pairs = texts("cmd", cmd, words=True), variables("env", env)
-    if (image is None) == (directory is None):
-        raise UsageError("give either an image or a directory")
-    if image is not None and (cmd or env or workdir or user):
-        raise UsageError("cmd, env, workdir and user are for a directory: an image says them itself")
-    if image is None and platform is not None:
-        raise UsageError("platform is for an image")
-    with contextlib.ExitStack() as stack:
-        if image is not None:
-            found = stack.enter_context(reference.fetched(os.fspath(image), platform=platform))
-            application = compose.from_image(found.path, name=found.name, platform=platform, aws_cmd=aws_cmd)
-        else:
-            assert directory is not None
-            application = compose.from_directory(Path(directory), program, env=pairs, cwd=workdir, user=user)
-        start = compose.bootstrap(kernel, cmdline)
-        options = compose.Options(
-            name=name,
-            version=version,
-            build_time=build.default_build_time(),
-            compress=compress,
-            signer=signer,
-        )
-        compose.compose(application, start, Path(output), options)
-    return Path(output)
+    return make(BuildRequest.from_keywords("build_eif", output=output, **options))
+
+
+build_eif.__signature__ = _with_keywords(build_eif, BuildRequest)  # type: ignore[attr-defined]
 
 
 def _close_server(loop: asyncio.AbstractEventLoop, server: asyncio.Server) -> None:

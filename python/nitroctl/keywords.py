@@ -6,8 +6,11 @@ requests' fields (`base.options`): not to be edited, and nothing is decided here
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Literal, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+if TYPE_CHECKING:
+    from nitroctl.eif.build import FileSigner
 
 StrPath = str | os.PathLike[str]
 
@@ -84,3 +87,78 @@ class RunKeywords(TypedDict, total=False):
 
     vsock_backend: StrPath | None
     """The vhost-user-vsock to use. Default: the bundled one, or that of `nitroctl build`."""
+
+
+class BuildKeywords(TypedDict, total=False):
+    """Of nitroctl.build_eif and the fixture nitro_eif."""
+
+    image: StrPath | None
+    """A container image: OCI layout, oci-archive, `docker save`; or docker://NAME."""
+
+    platform: str | None
+    """linux/amd64/v3, for instance, where there are several."""
+
+    directory: StrPath | None
+    """A folder that becomes the root file system."""
+
+    cmd: Sequence[str]
+    """With a directory: program and arguments, one each."""
+
+    env: Mapping[str, str] | None
+    """With a directory: a variable."""
+
+    workdir: str
+    """With a directory: where the program starts."""
+
+    user: str
+    """With a directory: who it runs as."""
+
+    as_aws: bool
+    """Make what AWS's build-enclave makes, byte for byte: its PCRs."""
+
+    aws_cmd: bool
+    """Start the image as AWS does: CMD alone, as root, in /."""
+
+    allow_missing_program: bool
+    """Make it also if the program to start is not in it."""
+
+    kernel: StrPath | None
+    """An x86 bzImage; with an application also own or prebuilt. Default: own if it was built, else
+    prebuilt."""
+
+    cmdline: str | None
+    """The kernel's command line. Default: AWS's."""
+
+    blobs: StrPath | None
+    """Start with AWS's kernel and init: their folder, a checkout of aws-nitro-enclaves-cli, or Amazon Linux's
+    RPM aws-nitro-enclaves-cli-devel."""
+
+    ramdisk: Sequence[StrPath]
+    """From parts: a cpio archive, of which there may be several."""
+
+    compress: bool
+    """Compress the ramdisks (gzip), the same bytes every time."""
+
+    name: str | None
+    """The image's name in its metadata. Default: that of kernel or application."""
+
+    version: str | None
+    """The image's version in its metadata. Default: 1.0, or the image's id."""
+
+    metadata: StrPath | None
+    """JSON file (up to 4 KiB) for the image's custom metadata."""
+
+    build_time: str | None
+    """RFC 3339 or "now". Default: SOURCE_DATE_EPOCH, else 1970, so that builds repeat."""
+
+    signing_certificate: StrPath | None
+    """PEM certificate, to sign the image with."""
+
+    private_key: StrPath | None
+    """PEM key of that certificate."""
+
+    signer: FileSigner | str | None
+    """Command that signs its standard input, in place of a key."""
+
+    kernel_check: bool
+    """False: take any file for the kernel. Default: True."""

@@ -15,40 +15,38 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
+from nitroctl.base.options import Described, Request
+from nitroctl.eif.request import BuildRequest
 from nitroctl.enclaves.request import RunRequest
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from nitroctl.api import Enclave
-    from nitroctl.eif.build import FileSigner
-    from nitroctl.keywords import RunKeywords, StrPath
+    from nitroctl.keywords import BuildKeywords, RunKeywords, StrPath
 
 TAIL = 40  # lines of a console in a report
 
-# --nitro-kernel, nitro_kernel: the kernel of the images that nitro_eif makes.
-_KERNEL = ("kernel", "own|prebuilt|PATH", None, "The kernel of the images that nitro_eif makes.")
 
-
-def _options() -> list[tuple[str, str | None, Sequence[str] | None, str]]:
-    """(name, metavar, choices, help) of what is set for a whole session: on the command line with --nitro-,
-    in the configuration file with nitro_."""
-    found = [one for one in RunRequest.options() if one.option and one.option.session]
-    return [*((one.name, one.metavar, one.choices or None, one.help) for one in found), _KERNEL]
+def _session(request: type[Request]) -> list[Described]:
+    """What of a request is set for a whole session: on the command line with --nitro-, in the configuration
+    file with nitro_."""
+    return [one for one in request.options() if one.option and one.option.session]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("nitro", "Nitro Enclaves")
-    for name, metavar, choices, text in _options():
-        flag = f"--nitro-{name.replace('_', '-')}"
-        group.addoption(flag, metavar=metavar, choices=choices, help=text.replace("%", "%%"))
-        parser.addini(f"nitro_{name}", text)
+    for one in [*_session(RunRequest), *_session(BuildRequest)]:
+        flag, text = f"--nitro-{one.name.replace('_', '-')}", one.help
+        group.addoption(flag, metavar=one.metavar, choices=one.choices or None, help=text.replace("%", "%%"))
+        parser.addini(f"nitro_{one.name}", text)
     text = "Fail tests that depend on what there is not on AWS (docs/differences.md)."
     group.addoption("--nitro-strict", action="store_true", help=text)
     parser.addini("nitro_strict", text, type="bool", default=False)
@@ -78,13 +76,21 @@ class _State:
         return str(value) if value else None
 
     @functools.cached_property
-    def defaults(self) -> dict[str, Any]:
+    def enclaves(self) -> dict[str, Any]:
         """What enclaves of this session have unless a test says otherwise."""
+        return self._settings(RunRequest)
+
+    @functools.cached_property
+    def images(self) -> dict[str, Any]:
+        """The same of images."""
+        return self._settings(BuildRequest)
+
+    def _settings(self, request: type[Request]) -> dict[str, Any]:
         from nitroctl.base.errors import UsageError
 
         found = {}
-        for one in RunRequest.options():
-            if one.option and one.option.session and (text := self.option(one.name)):
+        for one in _session(request):
+            if text := self.option(one.name):
                 try:
                     found[one.name] = one.take_text(text)
                 except UsageError as e:
@@ -97,9 +103,9 @@ class _State:
         from nitroctl.base.errors import NitroError
         from nitroctl.toolchain import plugin, programs, tree
 
-        if "qemu" in self.defaults and "vsock_backend" in self.defaults:
+        if "qemu" in self.enclaves and "vsock_backend" in self.enclaves:
             return
-        kind = self.defaults.get("qemu_build")
+        kind = self.enclaves.get("qemu_build")
         try:
             plugin.choose(kind)
             tree.locate("vsock")
@@ -124,7 +130,7 @@ class _State:
         from nitroctl.api import Enclave
 
         self.programs  # noqa: B018 (made once)
-        defaults = {"log_dir": log_dir, **self.defaults}
+        defaults = {"log_dir": log_dir, **self.enclaves}
         if self.strict:
             defaults |= {"strict": True, "cpus": 2}  # one CPU is half a core, which AWS does not give
         if "qemu" in options or "qemu_build" in options:
@@ -180,25 +186,9 @@ class StartEnclave(Protocol):
 class MakeEif(Protocol):
     """The type of `nitro_eif`."""
 
-    def __call__(
-        self,
-        *,
-        image: StrPath | None = None,
-        directory: StrPath | None = None,
-        cmd: Sequence[str] = (),
-        env: Mapping[str, str] | None = None,
-        workdir: str = "",
-        user: str = "",
-        aws_cmd: bool = False,
-        platform: str | None = None,
-        kernel: str | None = None,
-        cmdline: str | None = None,
-        name: str | None = None,
-        version: str | None = None,
-        compress: bool = False,
-        signer: FileSigner | None = None,
-    ) -> Path:
-        """As nitroctl.build_eif, in a new file of the session's temporary folder."""
+    def __call__(self, **options: Unpack[BuildKeywords]) -> Path:
+        """As nitroctl.build_eif, in a new file of the session's temporary folder, whose path it returns. What
+        the image may lack becomes a warning of the test session."""
         ...
 
 
@@ -210,9 +200,13 @@ def nitro_eif(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFact
         from nitroctl.api import build_eif
 
         source = Path(options.get("image") or options.get("directory") or "app")
-        options.setdefault("kernel", pytestconfig.stash[_STATE].option("kernel"))
+        if "blobs" not in options:
+            options = {**pytestconfig.stash[_STATE].images, **options}
         name = options.get("name") or source.name.removesuffix(".tar")
-        return build_eif(tmp_path_factory.mktemp("eif") / f"{_safe(name)}.eif", **options)
+        built = build_eif(tmp_path_factory.mktemp("eif") / f"{_safe(name)}.eif", **options)
+        for warning in built.warnings:
+            warnings.warn(f"{built.path.name}: {warning}", stacklevel=2)
+        return built.path
 
     return make
 

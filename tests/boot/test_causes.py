@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from nitroctl.eif import compose, cpio, testimage
-from nitroctl.eif.build import BuildRequest, Generated, Metadata, build
+from nitroctl.eif.build import Generated, Metadata, Parts, build
 from nitroctl.testing.lab import LIMIT, Lab, heartbeat_listener
 from nitroctl.toolchain import guest
 
@@ -115,7 +115,7 @@ def image(
         disks.append(Generated("second", application, 1 << 20))
     custom = {"nitroctl": {"acpi": True}} if (kernel.acpi if acpi is None else acpi) else None
     metadata = Metadata(image_name="broken", kernel_version="x", custom=custom)
-    build(BuildRequest(kernel.bzimage, cmdline.encode(), tuple(disks), metadata), path)
+    build(Parts(kernel.bzimage, cmdline.encode(), tuple(disks), metadata), path)
     return path
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+import eifmodel
 import nitroctl
 from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, steps
 from nitroctl.base import config
@@ -363,5 +364,30 @@ def test_two_at_once(make: Make) -> None:
 def test_an_eif_is_of_one_thing(tmp_path: Path) -> None:
     with pytest.raises(nitroctl.UsageError, match="either an image or a directory"):
         nitroctl.build_eif(tmp_path / "o.eif")
-    with pytest.raises(nitroctl.UsageError, match="are for a directory"):
+    with pytest.raises(nitroctl.UsageError, match="^cmd is for directory$"):
         nitroctl.build_eif(tmp_path / "o.eif", image="a.tar", cmd=["/x"])
+
+
+def test_what_is_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Path, measurements and warnings; a program that is not there is an error, unless that was meant."""
+    from nitroctl.eif.measure import measure
+    from nitroctl.toolchain import guest
+
+    (tmp_path / "bzImage").write_bytes(eifmodel.bzimage())
+    (tmp_path / "init").write_bytes(b"init")
+    monkeypatch.setattr(guest, "build_init", lambda: tmp_path)
+    root = tmp_path / "root"
+    root.mkdir()
+    output, kernel = tmp_path / "o.eif", tmp_path / "bzImage"
+    with pytest.raises(nitroctl.NitroError, match="has no program '/app'") as e:
+        nitroctl.build_eif(output, directory=root, cmd=["/app"], kernel=kernel)
+    assert e.value.hint and "--allow-missing-program" in e.value.hint and not output.exists()
+    made = nitroctl.build_eif(output, directory=root, cmd=["/app"], kernel=kernel, allow_missing_program=True)
+    assert made.path == output == Path(made) and made.measurements == measure(output)
+    assert [warning for warning in made.warnings if "has no program '/app'" in warning]
+    (root / "app").write_bytes(b"#!/bin/sh\n")
+    (root / "app").chmod(0o755)
+    made = nitroctl.build_eif(output, directory=root, cmd=["/app"], kernel=kernel)
+    assert made.warnings == () and nitroctl.Enclave(made).name == "o.eif"
+    parts = nitroctl.build_eif(output, kernel=kernel, cmdline="quiet", ramdisk=[tmp_path / "init"])
+    assert parts.measurements == measure(output) != made.measurements

@@ -23,7 +23,7 @@ from nitroctl.enclaves import supervisor
 from nitroctl.enclaves.request import RunRequest
 from nitroctl.keywords import RunKeywords
 from nitroctl.nitro_cli.request import Request, run_request
-from nitroctl.pytest_plugin import _options
+from nitroctl.pytest_plugin import _session
 
 help = " ".join(CliRunner().invoke(run, ["--help"]).output.split())
 assert "--loud [low|high] How loud it is. [default: low]" in help, help
@@ -39,7 +39,7 @@ else:
 assert supervisor._decode(supervisor._encode(RunRequest("a.eif", loud="high"))).loud == "high"
 os.environ["NITROCTL_LOUD"] = "high"
 assert run_request(Request("a.eif", 512, 1)).loud == "high"
-assert "loud" in [name for name, *more in _options()]
+assert "loud" in [one.name for one in _session(RunRequest)]
 """
 
 

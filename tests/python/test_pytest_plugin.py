@@ -117,12 +117,12 @@ def test_it(nitro_enclave):
 def test_one_that_does_not_boot(session: Any) -> None:
     script = (["print", "[    0.5] Kernel panic\r\n"],)
     result = session(
-        "def test_it(nitro_enclave): nitro_enclave(EIF)", script=script, settings="nitro_boot_timeout = 0.2"
+        "def test_it(nitro_enclave): nitro_enclave(EIF)", script=script, settings="nitro_boot_timeout = 1.5"
     )
     result.assert_outcomes(failed=1)
     result.stdout.fnmatch_lines([
-        "E   *BootTimeout: no heartbeat within 0.2 s*",
-        "*console of enclave hello, CID 16, ended: no heartbeat within 0.2 s*",
+        "E   *BootTimeout: no heartbeat within 1.5 s*",
+        "*console of enclave hello, CID 16, ended: no heartbeat within 1.5 s*",
         "[[]    0.5] Kernel panic",
     ])  # fmt: skip
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import nitroctl
-from nitroctl.pytest_plugin import StartEnclave
+from nitroctl.pytest_plugin import MakeEif, StartEnclave
 
 
 def right(nitro_enclave: StartEnclave) -> nitroctl.Enclave:
@@ -18,7 +18,16 @@ def right(nitro_enclave: StartEnclave) -> nitroctl.Enclave:
     return nitro_enclave(Path("app.eif"), accel="tcg", start=False, name=None, memory=600)
 
 
-def wrong(nitro_enclave: StartEnclave) -> None:
+def right_images(nitro_eif: MakeEif) -> nitroctl.Enclave:
+    made = nitroctl.build_eif("app.eif", image=Path("app.tar"), kernel="own", signer="openssl dgst")
+    assert made.measurements.pcr0 and not made.warnings
+    nitroctl.Enclave(made)
+    return nitroctl.Enclave(nitro_eif(directory="root", cmd=["/app"], env={"A": "b"}))
+
+
+def wrong(nitro_enclave: StartEnclave, nitro_eif: MakeEif) -> None:
+    nitroctl.build_eif("app.eif", directory="root", env=["A=b"])  # type: ignore[arg-type]
+    nitro_eif(directory="root", cmd=7)  # type: ignore[arg-type]
     nitroctl.Enclave("app.eif", memry="512M")  # type: ignore[call-arg]
     nitroctl.Enclave("app.eif", cpus="2")  # type: ignore[arg-type]
     nitroctl.Enclave("app.eif", accel="hvf")  # type: ignore[arg-type]

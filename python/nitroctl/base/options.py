@@ -22,13 +22,13 @@ import functools
 import os
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from nitroctl.base.errors import UsageError
-from nitroctl.base.sequences import texts
+from nitroctl.base.sequences import texts, variables
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -52,13 +52,18 @@ class Option:
     metavar: str | None = None
     # On the command line; by default the name with dashes, and with --no- for what is true by default.
     flag: str | None = None
+    short: str | None = None  # a flag of one letter beside it
     argument: bool = False  # on the command line it has no flag but a place
+    type: str | None = None  # of a field that takes anything: what its keyword takes
+    or_path: bool = False  # a text that may be given as a path
     unit: str | None = None
     unset: str | None = None  # what takes its place where it is left out, if the default is None
     parse: Callable[[str], Any] | None = None  # a text to a value of the field's type; raises UsageError
     check: Callable[[Any], None] | None = None  # raises UsageError
-    excludes: str | None = None  # the field that may not be given as well
+    excludes: tuple[str, ...] = ()  # the fields that may not be given as well
+    needs: tuple[str, ...] = ()  # the fields of which one must be given as well
     words: bool = False  # of texts: one alone was probably meant as a command line
+    pairs: bool = False  # of texts: NAME=VALUE, in Python a mapping
     session: bool = False  # can be set for a whole test session
     # What it is called in nitro-cli's request. None: NITROCTL_ and the name, in the environment. False: it
     # cannot be asked for there.
@@ -71,6 +76,7 @@ class Described:
 
     name: str
     kind: Any  # bool, int, float, str, Path, tuple, or object for anything
+    item: Any  # of a tuple: str or Path
     choices: tuple[str, ...]
     optional: bool  # None is a value
     default: Any  # MISSING where there is none
@@ -88,7 +94,7 @@ class Described:
         assert self.option
         if self.kind is bool:
             return None
-        return self.option.metavar or "|".join(self.choices) or _METAVARS.get(self.kind, "TEXT")
+        return self.option.metavar or "|".join(self.choices) or _METAVARS.get(self.item or self.kind, "TEXT")
 
     @property
     def help(self) -> str:
@@ -130,11 +136,13 @@ class Described:
         if self.kind is object:
             return value
         if self.kind is tuple:
-            return texts(self.name, value, words=bool(self.option and self.option.words))
+            return self._several(value)
         if self.choices:
             if isinstance(value, str) and value in self.choices:
                 return value
             raise self._refused(value, " or ".join(map(repr, self.choices)))
+        if self.option and self.option.or_path and isinstance(value, os.PathLike):
+            value = os.fspath(value)
         if isinstance(value, str) and self.option and self.option.parse:
             return self.option.parse(value)
         if self.kind is Path and isinstance(value, str | os.PathLike):
@@ -146,6 +154,14 @@ class Described:
         elif type(value) is self.kind or (self.kind is str and isinstance(value, str)):
             return value
         raise self._refused(value, _KINDS[self.kind])
+
+    def _several(self, value: Any) -> tuple[Any, ...]:
+        if self.option and self.option.pairs and not isinstance(value, tuple):
+            return variables(self.name, value)
+        if self.item is Path and isinstance(value, Iterable) and not isinstance(value, str | bytes):
+            value = [os.fspath(item) if isinstance(item, os.PathLike) else item for item in value]
+        found = texts(self.name, value, words=bool(self.option and self.option.words))
+        return tuple(map(self.item, found))
 
     def _refused(self, value: Any, wanted: str) -> UsageError:
         hint = None
@@ -169,17 +185,19 @@ def _described(field: dataclasses.Field[Any], hint: Any) -> Described:
     if typing.get_origin(hint) is Annotated:
         hint, *more = typing.get_args(hint)
         option = next((one for one in more if isinstance(one, Option)), None)
-    optional = False
+    optional = hint is object
     if typing.get_origin(hint) in (Union, types.UnionType):
         kinds = [kind for kind in typing.get_args(hint) if kind is not types.NoneType]
         optional, hint = True, kinds[0]
         assert len(kinds) == 1, f"{field.name}: one type, or None"
     choices: tuple[str, ...] = ()
-    kind = typing.get_origin(hint) or hint
+    kind, item = typing.get_origin(hint) or hint, None
+    if kind is tuple:
+        item = typing.get_args(hint)[0]
     if kind is Literal:
         kind, choices = str, typing.get_args(hint)
     assert kind in (*_KINDS, tuple, object), f"{field.name}: no request has fields of the type {hint}"
-    return Described(field.name, kind, choices, optional, field.default, option)
+    return Described(field.name, kind, item, choices, optional, field.default, option)
 
 
 class Request:
@@ -200,13 +218,22 @@ class Request:
         return tuple(one for one in cls.described() if one.option)
 
     @classmethod
-    def conflict(cls, given: Mapping[str, Any]) -> tuple[Described, Described] | None:
-        """The first two of these that exclude each other."""
+    def broken(cls, given: Mapping[str, Any], called: Callable[[Described], str]) -> str | None:
+        """What is wrong with these values together, with the names that the user knows; None: nothing."""
         fields = {one.name: one for one in cls.options()}
-        for one in fields.values():
-            other = fields.get(one.option.excludes or "") if one.option else None
-            if other and one.is_given(given.get(one.name)) and other.is_given(given.get(other.name)):
-                return one, other
+        there = {name for name, one in fields.items() if one.is_given(given.get(name))}
+        for name in filter(there.__contains__, fields):
+            one, option = fields[name], fields[name].option
+            assert option
+            if other := next(filter(there.__contains__, option.excludes), None):
+                return f"{called(one)} and {called(fields[other])} exclude each other: give one of them"
+            if option.needs and not there & set(option.needs):
+                return f"{called(one)} is for {' or '.join(called(fields[n]) for n in option.needs)}"
+        return cls.rules({name: given.get(name) for name in there}, lambda name: called(fields[name]))
+
+    @classmethod
+    def rules(cls, given: Mapping[str, Any], called: Callable[[str], str]) -> str | None:
+        """As `broken`, for what a request has of its own; `given` is what is not the default."""
         return None
 
     @classmethod
@@ -225,9 +252,8 @@ class Request:
     def __post_init__(self) -> None:
         for one in self.described():
             object.__setattr__(self, one.name, one.take(getattr(self, one.name)))
-        if both := self.conflict(vars(self)):
-            first, second = (f"{one.name}={_plain(getattr(self, one.name))!r}" for one in both)
-            raise UsageError(f"{first} and {second} exclude each other: give one of them")
+        if wrong := self.broken(vars(self), lambda one: one.name):
+            raise UsageError(wrong)
 
     def to_json(self) -> dict[str, Any]:
         """For a process with another working folder."""

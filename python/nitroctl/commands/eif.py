@@ -12,10 +12,11 @@ import click
 from nitroctl.base import output, shown
 from nitroctl.base.errors import EXIT_USAGE, NitroError
 from nitroctl.commands import PATH, json_option
+from nitroctl.commands.options import asked, requested
+from nitroctl.eif.request import BuildRequest
 
 if TYPE_CHECKING:
     from nitroctl.eif.build import Built
-    from nitroctl.eif.compose import Bootstrap
     from nitroctl.eif.pcr import Measurements
     from nitroctl.eif.sign import SigningKey
 
@@ -67,33 +68,7 @@ def _size(text: str) -> int:
 
 
 @eif.command()
-@click.option("--kernel", help="An x86 bzImage; with an application also own or prebuilt.  [default: own "
-              "if it was built, else prebuilt]")  # fmt: skip
-@click.option("--cmdline", help="The kernel's command line.  [default with an application: AWS's]")
-@click.option("--ramdisk", "ramdisks", type=PATH, multiple=True, help="A cpio archive; may be repeated.")
-@click.option("--image", help="A container image: OCI layout, oci-archive, `docker save`; or docker://NAME.")
-@click.option("--platform", help="With --image: linux/amd64/v3, for instance, where there are several.")
-@click.option("--directory", type=PATH, help="A folder that becomes the root file system.")
-@click.option("--cmd", multiple=True, help="With --directory: program and arguments, one each.")
-@click.option("--env", multiple=True, metavar="NAME=VALUE", help="With --directory: a variable.")
-@click.option("--workdir", default="", help="With --directory: where the program starts.")
-@click.option("--user", default="", metavar="USER[:GROUP]", help="With --directory: who it runs as.")
-@click.option("--as-aws", is_flag=True, help="Make what AWS's build-enclave makes, byte for byte: its PCRs.")
-@click.option("--aws-cmd", is_flag=True, help="Start the image as AWS does: CMD alone, as root, in /.")
-@click.option("--blobs", type=PATH, help="Start with AWS's kernel and init: their folder, a checkout of "
-              "aws-nitro-enclaves-cli, or Amazon Linux's RPM aws-nitro-enclaves-cli-devel.")  # fmt: skip
-@click.option("--compress", is_flag=True, help="Compress the ramdisks (gzip), the same bytes every time.")
-@click.option("-o", "--output", type=PATH, required=True, help="The file to make.")
-@click.option("--name", help="The image's name in its metadata.  [default: that of kernel or application]")
-@click.option("--version", help="The image's version in its metadata.  [default: 1.0, or the image's id]")
-@click.option("--metadata", type=PATH, help="JSON file (up to 4 KiB) for the image's custom metadata.")
-@click.option(
-    "--build-time", help='RFC 3339 or "now".  [default: SOURCE_DATE_EPOCH, else 1970, so that builds repeat]'
-)
-@click.option("--signing-certificate", type=PATH, help="PEM certificate, to sign the image with.")
-@click.option("--private-key", type=PATH, help="PEM key of that certificate.")
-@click.option("--signer", help="Command that signs its standard input, in place of a key.")
-@click.option("--no-kernel-check", is_flag=True, help="Take any file for the kernel.")
+@requested(BuildRequest)
 @json_option()
 def build(as_json: bool, **given: Any) -> None:
     """Make an EIF and print its measurements.
@@ -109,113 +84,9 @@ def build(as_json: bool, **given: Any) -> None:
     the ENTRYPOINT wherever there is a CMD; --aws-cmd does the same, for images that rely on it. --as-aws
     makes the ramdisks as AWS does: PCR2 is production's, and with AWS's --blobs PCR0 and PCR1 are too.
     """
-    ways = [way for way in ("ramdisks", "image", "directory") if given[way]]
-    if len(ways) > 1:
-        raise click.UsageError("give one of --ramdisk, --image and --directory")
-    if given["image"] or given["directory"]:
-        _show_built(_build_application(given), as_json)
-    else:
-        _show_built(_build_parts(given), as_json)
+    from nitroctl.eif.make import make
 
-
-def _custom(given: dict[str, Any]) -> Any:
-    from nitroctl.eif.build import read_custom_metadata
-
-    return read_custom_metadata(given["metadata"]) if given["metadata"] else None
-
-
-def _build_time(given: dict[str, Any]) -> str:
-    from nitroctl.eif.build import parse_build_time
-
-    return parse_build_time(given["build_time"]) if given["build_time"] else ""
-
-
-def _signer(given: dict[str, Any]) -> SigningKey | None:
-    return _signing_key(given["signing_certificate"], given["private_key"], given["signer"])
-
-
-def _refuse(given: dict[str, Any], names: tuple[str, ...], why: str) -> None:
-    for name in names:
-        if given[name]:
-            raise click.UsageError(f"--{name.replace('_', '-')} {why}")
-
-
-def _build_parts(given: dict[str, Any]) -> Built:
-    import os
-
-    from nitroctl.eif import boot
-    from nitroctl.eif import build as building
-
-    application = ("cmd", "env", "workdir", "user", "aws_cmd", "as_aws", "platform", "blobs", "compress")
-    _refuse(given, application, "is for an application: give --image or --directory")
-    if given["kernel"] is None or given["cmdline"] is None:
-        raise click.UsageError("give --kernel and --cmdline, or an application with --image or --directory")
-    kernel = Path(given["kernel"])
-    request = building.BuildRequest(
-        kernel=kernel,
-        cmdline=os.fsencode(given["cmdline"]),
-        ramdisks=given["ramdisks"],
-        metadata=building.Metadata(
-            image_name=kernel.name if given["name"] is None else given["name"],
-            image_version=given["version"] or "1.0",
-            build_time=_build_time(given),
-            kernel_version="Unknown" if given["no_kernel_check"] else boot.read_kernel(kernel).version,
-            custom=_custom(given),
-        ),
-        check_kernel=not given["no_kernel_check"],
-        signer=_signer(given),
-    )
-    return building.build(request, given["output"])
-
-
-def _build_application(given: dict[str, Any]) -> Built:
-    from contextlib import ExitStack
-
-    from nitroctl.eif import as_aws, compose, reference
-
-    if not given["as_aws"]:
-        _refuse(given, ("no_kernel_check",), "is for a kernel given with --ramdisk, or for --as-aws")
-    elif given["compress"]:
-        raise click.UsageError("AWS's ramdisks are not compressed: give --as-aws or --compress")
-    if given["blobs"] and given["kernel"]:
-        raise click.UsageError("--blobs brings its kernel: leave --kernel out")
-    with ExitStack() as stack:
-        start = _start(given["blobs"], given["kernel"], given["cmdline"], as_aws=given["as_aws"])
-        options = compose.Options(
-            name=given["name"],
-            version=given["version"],
-            custom=_custom(given),
-            build_time=_build_time(given),
-            compress=given["compress"],
-            signer=_signer(given),
-        )
-        if given["image"]:
-            _refuse(given, ("cmd", "env", "workdir", "user"), "is for --directory: an image says it itself")
-            platform = given["platform"]
-            found = stack.enter_context(reference.fetched(given["image"], platform=platform))
-            if given["as_aws"]:
-                choice = as_aws.Choice(found.path, found.name, platform)
-                check = not given["no_kernel_check"]
-                return as_aws.make(choice, start, given["output"], options, check_kernel=check)
-            application = compose.from_image(
-                found.path, name=found.name, platform=platform, aws_cmd=given["aws_cmd"]
-            )
-        else:
-            _refuse(given, ("aws_cmd", "as_aws", "platform"), "is for --image")
-            application = compose.from_directory(
-                given["directory"], given["cmd"], env=given["env"], cwd=given["workdir"], user=given["user"]
-            )
-        return compose.compose(application, start, given["output"], options)
-
-
-def _start(blobs: Path | None, kernel: str | None, cmdline: str | None, *, as_aws: bool) -> Bootstrap:
-    """AWS's blobs where they are given, or installed and wanted; else our init and a kernel."""
-    from nitroctl.eif import compose
-    from nitroctl.toolchain import aws_blobs
-
-    if blobs is None and kernel is None and as_aws:
-        blobs = aws_blobs.installed()
-    return compose.from_blobs(blobs, cmdline) if blobs else compose.bootstrap(kernel or None, cmdline)
+    _show_built(make(asked(BuildRequest, given)), as_json)
 
 
 @eif.command()
@@ -236,9 +107,11 @@ def predict(
     """
     from nitroctl.base import progress
     from nitroctl.eif import as_aws, compose, reference
+    from nitroctl.toolchain import aws_blobs
 
     ctx.with_resource(progress.quiet())
-    start = _start(blobs, None, None, as_aws=True)
+    aws = blobs or aws_blobs.installed()
+    start = compose.from_blobs(aws) if aws else compose.bootstrap()
     with reference.fetched(image, platform=platform) as found:
         choice = as_aws.Choice(found.path, found.name, platform)
         measured, warnings = as_aws.predict(

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,8 +43,8 @@ def requested(request: type[Request]) -> Callable[[F], F]:
 
 def asked(request: type[R], given: dict[str, Any]) -> R:
     """The request. Raises UsageError, also click's."""
-    if both := request.conflict(given):
-        raise click.UsageError(f"{both[0].flag} and {both[1].flag} exclude each other: give one of them")
+    if wrong := request.broken(given, lambda one: one.flag):
+        raise click.UsageError(wrong)
     return request(**given)
 
 
@@ -58,11 +59,14 @@ def _decorator(one: Described) -> Callable[[F], F]:
         if one.default is True:  # the switch is --no-..., the value what it switches off
             more["callback"] = lambda ctx, param, value: not value
     elif one.kind is tuple:
-        more |= {"multiple": True, "metavar": one.metavar}
+        more |= {"multiple": True, "metavar": one.metavar, "type": PATH if one.item is Path else str}
     else:
         more |= {"type": kind, "metavar": None if one.choices else one.metavar, "default": one.default}
         more["show_default"] = bool(one.default)
-    return click.option(one.name, one.flag, **more)
+    if one.default is MISSING:
+        more |= {"required": True, "default": None, "show_default": False}
+    flags = [one.option.short, one.flag] if one.option.short else [one.flag]
+    return click.option(one.name, *flags, **more)
 
 
 def _kind(one: Described) -> Any:
@@ -70,4 +74,4 @@ def _kind(one: Described) -> Any:
         return click.Choice(one.choices)
     if one.option and one.option.parse:
         return _Parsed(one)
-    return PATH if one.kind is Path else one.kind
+    return {Path: PATH, object: str}.get(one.kind, one.kind)

@@ -17,6 +17,8 @@
     image       container images, without unpacking them
     unpack      gzip and zstd streams
     compose     an application and what starts it, as two ramdisks
+    request     what a user asks for when an EIF shall be made
+    make        a request into an EIF, by the way that it means
     output      files that appear whole or not at all
     testimage   the images that demo and tests boot
 

@@ -19,7 +19,7 @@ from nitroctl.base.errors import NitroError
 from nitroctl.eif import linuxkit
 from nitroctl.eif.blobs import encoded
 from nitroctl.eif.boot import read_kernel
-from nitroctl.eif.build import BuildRequest, Built, Generated, Metadata, Sink, build, premeasure
+from nitroctl.eif.build import Built, Generated, Metadata, Parts, Sink, build, premeasure
 from nitroctl.eif.compose import Bootstrap, Options, about, write_bootstrap
 from nitroctl.eif.cpio import readable
 from nitroctl.eif.export import Export, Inode, export
@@ -101,7 +101,7 @@ def requested(
     scratch: Path | None = None,
     check_kernel: bool = True,
     explain: bool = True,
-) -> Iterator[tuple[BuildRequest, list[str]]]:
+) -> Iterator[tuple[Parts, list[str]]]:
     """What to build, and what to warn of; to be built within the body. The image's files are kept below
     `scratch` for as long. With `explain`, what will not be as in a container is warned of, too. Raises
     NitroError."""
@@ -125,7 +125,7 @@ def requested(
         custom = dict(options.custom) if isinstance(options.custom, dict) else options.custom
         if start.kernel.acpi:
             custom = {**(custom or {}), "nitroctl": {"acpi": True}}
-        request = BuildRequest(
+        request = Parts(
             kernel=kernel,
             cmdline=encoded(start.cmdline),
             ramdisks=(

@@ -121,7 +121,7 @@ class Metadata:
 
 
 @dataclass(frozen=True)
-class BuildRequest:
+class Parts:
     """`kernel` must be a file; a ramdisk may also be a pipe or generated. With `check_kernel` false anything
     passes for a kernel, and the command line is not held against its limit. `signer` signs the image."""
 
@@ -143,6 +143,10 @@ class Built:
     measurements: Measurements
     warnings: tuple[str, ...] = field(default=())
     notes: tuple[str, ...] = field(default=())
+
+    def __fspath__(self) -> str:
+        """So that it can be given where an EIF's path is wanted."""
+        return os.fspath(self.path)
 
 
 def default_build_time() -> str:
@@ -390,7 +394,7 @@ def _extents(fd: int, size: int) -> Iterator[tuple[int, bool]]:
         at = hole
 
 
-def _check(request: BuildRequest) -> list[str]:
+def _check(request: Parts) -> list[str]:
     """Refuse what cannot become an EIF; returns warnings."""
     if len(request.ramdisks) > RAMDISKS_MAX:
         raise UsageError(f"{len(request.ramdisks)} ramdisks; an image takes at most {RAMDISKS_MAX}")
@@ -418,7 +422,7 @@ def _file(path: Path, stack: ExitStack) -> Generated:
     return Generated(str(path), lambda sink: sink.copy(fd, size, str(path)), size or 0)
 
 
-def build(request: BuildRequest, output: Path) -> Built:
+def build(request: Parts, output: Path) -> Built:
     """Make the EIF. Raises NitroError; then nothing was written and what stood at `output` is unchanged."""
     warnings = _check(request)
     with ExitStack() as stack:
@@ -435,7 +439,7 @@ def build(request: BuildRequest, output: Path) -> Built:
     return Built(output, size, measurements, tuple(warnings))
 
 
-def premeasure(request: BuildRequest) -> Measurements:
+def premeasure(request: Parts) -> Measurements:
     """What the EIF would measure to, without writing one; a signature is not made, so PCR8 is left out."""
     _check(request)
     with ExitStack() as stack:
@@ -457,14 +461,14 @@ class _Sources:
         return self.kernel.size + sum(r.size for r in self.ramdisks)
 
 
-def _sources(request: BuildRequest, stack: ExitStack) -> _Sources:
+def _sources(request: Parts, stack: ExitStack) -> _Sources:
     def source(given: Source) -> Generated:
         return given if isinstance(given, Generated) else _file(given, stack)
 
     return _Sources(source(request.kernel), [source(r) for r in request.ramdisks])
 
 
-def _write(writer: Writer, request: BuildRequest, sources: _Sources) -> Measurements:
+def _write(writer: Writer, request: Parts, sources: _Sources) -> Measurements:
     """All sections but the signature."""
     writer.begin(SectionType.KERNEL)
     sources.kernel.write(writer)

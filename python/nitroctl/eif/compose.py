@@ -26,7 +26,7 @@ from nitroctl.base.memory import MIB, default_memory
 from nitroctl.eif import cpio, etc, package, rpm
 from nitroctl.eif.blobs import encoded, lines
 from nitroctl.eif.boot import read_kernel
-from nitroctl.eif.build import BuildRequest, Built, FileSigner, Generated, Metadata, Sink, build
+from nitroctl.eif.build import Built, FileSigner, Generated, Metadata, Parts, Sink, build
 from nitroctl.eif.image import Config, open_image
 from nitroctl.eif.layers import SMALL_MAX, TABLES, Node, Tree, read_tree
 from nitroctl.eif.measure import shown
@@ -87,6 +87,7 @@ class Application:
     info: Mapping[str, Any] | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    missing: str = ""  # the one of the warnings that says that its program is not in it
 
 
 # ---- what starts ----
@@ -201,7 +202,6 @@ def _as_in_a_container(application: Application, config: Config, tree: Tree) -> 
     env = list(application.env)
     names = {item.partition("=")[0] for item in env}
     user, home = _user(config.user, tree)
-    warnings = list(application.warnings)
     if "PATH" not in names:
         env.insert(0, f"PATH={PATH}")
     if "HOME" not in names:
@@ -212,16 +212,17 @@ def _as_in_a_container(application: Application, config: Config, tree: Tree) -> 
     tree.ensure_folder(cwd)
     program = application.cmd[0]
     path = next(item for item in env if item.startswith("PATH=")).removeprefix("PATH=")
-    found = _program(program, path, cwd, tree)
+    found, missing = _program(program, path, cwd, tree), ""
     if found is None:
-        warnings.append(f"the image has no program {program!r} in {path if '/' not in program else cwd}")
+        missing = f"the image has no program {program!r} in {path if '/' not in program else cwd}"
     return replace(
         application,
         program=found if found and found != program else "",
         env=tuple(env),
         cwd="" if cwd == "/" else cwd,
         user=user,
-        warnings=tuple(warnings),
+        missing=missing,
+        warnings=(*application.warnings, missing) if missing else application.warnings,
     )
 
 
@@ -363,7 +364,7 @@ def compose(application: Application, start: Bootstrap, output: Path, options: O
         Generated("bootstrap", lambda sink: write_bootstrap(sink, start), size),
         Generated("application", lambda sink: _write_application(sink, application), application.size),
     )
-    request = BuildRequest(
+    request = Parts(
         kernel=start.kernel.bzimage,
         cmdline=encoded(start.cmdline),
         ramdisks=tuple(_compressed(d, unpacked) for d in disks) if options.compress else disks,

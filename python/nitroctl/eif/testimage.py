@@ -18,7 +18,7 @@ from pathlib import Path
 from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.eif import compose, cpio
 from nitroctl.eif.boot import read_kernel
-from nitroctl.eif.build import BuildRequest, Built, Generated, Metadata, Sink, build
+from nitroctl.eif.build import Built, Generated, Metadata, Parts, Sink, build
 from nitroctl.eif.compose import Kernel
 
 # AWS's, but for the reset after a panic: a test that waits for it need not wait half a minute.
@@ -168,7 +168,7 @@ def make(
         _ramdisk("bootstrap", list(_bootstrap(contents, kernel))),
         _ramdisk("application", list(_application_files(contents))),
     )
-    return build(BuildRequest(kernel.bzimage, cmdline.encode(), ramdisks, metadata), output)
+    return build(Parts(kernel.bzimage, cmdline.encode(), ramdisks, metadata), output)
 
 
 def _bootstrap(contents: Contents, kernel: Kernel) -> Iterator[cpio.Entry]:

@@ -202,7 +202,7 @@ class RunRequest(Request):
         Option(
             "Which QEMU that nitroctl has.",
             unset="the plugin, the bundled one or the tree's: the first that is there",
-            excludes="qemu",
+            excludes=("qemu",),
             session=True,
         ),
     ] = None

@@ -19,8 +19,10 @@ from nitroctl.base.shown import say
 from nitroctl.nitro_cli.errors import CliError, file_error, log, told
 
 if TYPE_CHECKING:
+    from nitroctl.eif.build import FileSigner
     from nitroctl.eif.compose import Bootstrap
     from nitroctl.eif.reference import Located
+    from nitroctl.eif.request import BuildRequest
     from nitroctl.eif.sign import SigningKey
 
 LOCAL = "Using the locally available Docker image..."
@@ -119,8 +121,8 @@ def sign_eif(options: dict[str, Any]) -> int:
 
 
 def build_enclave(options: dict[str, Any]) -> int:
-    from nitroctl.eif import as_aws, compose
     from nitroctl.eif import build as building
+    from nitroctl.eif.make import make
 
     certificate, key = options["signing_certificate"], options["private_key"]
     for given, other in ((certificate, "private-key"), (key, "signing-certificate")):
@@ -132,23 +134,14 @@ def build_enclave(options: dict[str, Any]) -> int:
     signer = _signing_key(certificate, key) if certificate is not None else None
     say("Start building the Enclave Image...")
     try:
-        custom = building.read_custom_metadata(Path(options["metadata"])) if options["metadata"] else None
+        if options["metadata"]:
+            building.read_custom_metadata(Path(options["metadata"]))  # before anything takes its time
         start = _bootstrap()
         with _image(options["docker_uri"], options["docker_dir"]) as found:
-            settings = compose.Options(
-                name=options["name"],
-                version=options["version"],
-                custom=custom,
-                build_time="" if "SOURCE_DATE_EPOCH" in os.environ else building.parse_build_time("now"),
-                signer=signer,
-            )
-            if start.aws:
-                choice = as_aws.Choice(found.path, found.name)
-                built = as_aws.make(choice, start, output, settings, explain=False)
-            else:
-                # AWS's way: ENTRYPOINT counts only where there is no CMD; WORKDIR and USER do not.
-                application = compose.from_image(found.path, name=found.name, aws_cmd=True)
-                built = compose.compose(application, start, output, settings)
+            # Without AWS's blobs it is AWS's way all the same: ENTRYPOINT counts only where there is no CMD;
+            # WORKDIR and USER do not.
+            request = _build_request(options, signer, as_aws=start.aws, aws_cmd=not start.aws)
+            built = make(request, located=found, start=start, explain=False)
     except NitroError as e:
         raise CliError("E48", *told(e)) from None
     for warning in built.warnings:
@@ -156,6 +149,20 @@ def build_enclave(options: dict[str, Any]) -> int:
     say("Enclave Image successfully created.")
     show({"Measurements": built.measurements.to_json()})
     return 0
+
+
+def _build_request(options: dict[str, Any], signer: FileSigner | None, **decided: Any) -> BuildRequest:
+    from nitroctl.eif.request import BuildRequest
+
+    given = {one.name: options[one.option.nitro_cli] for one in BuildRequest.options()
+             if one.option and one.option.nitro_cli}  # fmt: skip
+    return BuildRequest(
+        **given,
+        **decided,
+        image=options["docker_uri"],
+        signer=signer,
+        build_time=None if "SOURCE_DATE_EPOCH" in os.environ else "now",
+    )
 
 
 def _bootstrap() -> Bootstrap:

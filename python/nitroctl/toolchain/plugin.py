@@ -442,8 +442,8 @@ def in_use(kind: Kind | None = None) -> Path:
 
 
 def choose(kind: Kind | None = None) -> Path:
-    """The QEMU to run, whoever asks: the plugin's for the installed QEMU; else the one that came with nitroctl; else the
-    tree build's; or as `kind` says.
+    """The QEMU to run, whoever asks: the plugin's for the installed QEMU; else the one that came with
+    nitroctl; else the tree build's; or as `kind` says.
 
     A plugin that was built and whose QEMU was updated is built again; if that fails, another QEMU stands in
     unless `kind` forbids it. Raises NitroError with the command that provides what is missing.

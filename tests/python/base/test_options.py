@@ -31,7 +31,7 @@ class Order(Request):
     seconds: Annotated[float | None, Option("How long.")] = None
     text: Annotated[str | None, Option("What it says.")] = None
     careful: Annotated[bool, Option("Take no care.")] = True
-    quiet: Annotated[bool, Option("Say nothing.", excludes="text")] = False
+    quiet: Annotated[bool, Option("Say nothing.", excludes=("text",))] = False
     form: Annotated[Literal["round", "square"], Option("Its form.")] = "round"
     words: Annotated[tuple[str, ...], Option("Words.", metavar="WORD", words=True)] = ()
     other: Annotated[Path | None, Option("Another file.")] = None
@@ -97,7 +97,7 @@ WRONG: list[tuple[dict[str, Any], str, str | None]] = [
     ({"other": b"x"}, "other=b'x': other takes a path, or None", None),
     ({"other": "a\0b"}, "other='a..00b': other takes a path, or None", None),
     ({"other": 3}, "other=3: other takes a path, or None", None),
-    ({"quiet": True, "text": "t"}, "quiet=True and text='t' exclude each other", None),
+    ({"quiet": True, "text": "t"}, "quiet and text exclude each other", None),
 ]  # fmt: skip
 
 

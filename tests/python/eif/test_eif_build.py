@@ -24,9 +24,9 @@ from nitroctl.base.errors import EifError, NitroError, UsageError
 from nitroctl.eif import measure
 from nitroctl.eif.boot import read_kernel
 from nitroctl.eif.build import (
-    BuildRequest,
     Generated,
     Metadata,
+    Parts,
     Sink,
     build,
     parse_build_time,
@@ -46,15 +46,15 @@ def files(folder: Path, *contents: bytes) -> tuple[Path, ...]:
     return paths
 
 
-def request(folder: Path, *ramdisks: bytes) -> BuildRequest:
+def request(folder: Path, *ramdisks: bytes) -> Parts:
     kernel, *rest = files(folder, model.bzimage(), *ramdisks)
-    return BuildRequest(kernel, b"console=ttyS0", tuple(rest), TINY)
+    return Parts(kernel, b"console=ttyS0", tuple(rest), TINY)
 
 
 def test_the_vector(tmp_path: Path) -> None:
     """The published file of 871 bytes."""
     kernel, first, second = files(tmp_path, b"K" * 16, b"INITINIT", b"APPLAPPLAPPL")
-    made = build(BuildRequest(kernel, b"c", (first, second), TINY, check_kernel=False), tmp_path / "o.eif")
+    made = build(Parts(kernel, b"c", (first, second), TINY, check_kernel=False), tmp_path / "o.eif")
     assert (tmp_path / "o.eif").read_bytes() == model.pack(model.TINY)
     assert (made.size, made.warnings) == (871, ())
     assert tuple(value for _, value in made.measurements.items()) == model.TINY_PCRS
@@ -75,7 +75,7 @@ def test_any_parts(
     path, *ramdisks = files(folder, kernel, *disks)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure.Ring.__init__, "__defaults__", (chunk, 3))
-        made = build(BuildRequest(path, cmdline, tuple(ramdisks), TINY, check_kernel=False), folder / "o")
+        made = build(Parts(path, cmdline, tuple(ramdisks), TINY, check_kernel=False), folder / "o")
     parts = [(1, kernel), (2, cmdline), (5, model.TINY_METADATA), *((3, disk) for disk in disks)]
     assert (folder / "o").read_bytes() == model.pack(parts)
     assert tuple(value for _, value in made.measurements.items()) == model.measure(parts)
@@ -112,7 +112,7 @@ def test_holes_stay_holes(tmp_path: Path) -> None:
         f.write(b"middle")
         f.truncate(40 << 20)
     content = sparse.read_bytes()
-    build(BuildRequest(kernel, b"c", (sparse, sparse), TINY), tmp_path / "o")
+    build(Parts(kernel, b"c", (sparse, sparse), TINY), tmp_path / "o")
     parts = [(1, model.bzimage()), (2, b"c"), (5, TINY.to_json()), (3, content), (3, content)]
     assert (tmp_path / "o").read_bytes() == model.pack(parts)
     if sparse.stat().st_blocks * 512 < 1 << 20:  # the file system knows holes
@@ -212,16 +212,16 @@ NO_BZIMAGES = [
 def test_what_is_no_bzimage(tmp_path: Path, content: bytes) -> None:
     (kernel,) = files(tmp_path, content)
     with pytest.raises(EifError) as e:
-        build(BuildRequest(kernel, b"c", (), TINY), tmp_path / "o")
+        build(Parts(kernel, b"c", (), TINY), tmp_path / "o")
     assert e.value.rule == "kernel-not-bzimage" and str(kernel) in str(e.value)
 
 
 def test_command_line_limits(tmp_path: Path) -> None:
     (kernel,) = files(tmp_path, model.bzimage(cmdline_size=20))
-    build(BuildRequest(kernel, b"x" * 20, (), TINY), tmp_path / "o")
+    build(Parts(kernel, b"x" * 20, (), TINY), tmp_path / "o")
     for cmdline, rule in ((b"x" * 21, "cmdline-too-long"), (b"a\0b", "cmdline-nul")):
         with pytest.raises(EifError) as e:
-            build(BuildRequest(kernel, cmdline, (), TINY), tmp_path / "new")
+            build(Parts(kernel, cmdline, (), TINY), tmp_path / "new")
         assert e.value.rule == rule
     assert not (tmp_path / "new").exists()
 
@@ -343,11 +343,11 @@ def test_inputs_that_fail(tmp_path: Path, what: str) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-from nitroctl.eif.build import BuildRequest, Metadata, build
+from nitroctl.eif.build import Parts, Metadata, build
 from nitroctl.base.errors import NitroError
 kernel, ramdisk, out = map(Path, sys.argv[1:])
 try:
-    build(BuildRequest(kernel, b"c", (ramdisk,), Metadata("n")), out)
+    build(Parts(kernel, b"c", (ramdisk,), Metadata("n")), out)
 except NitroError as e:
     sys.exit(str(e))
 """
@@ -427,10 +427,10 @@ PEAK = r"""
 import re, sys
 from pathlib import Path
 from nitroctl.base import progress
-from nitroctl.eif.build import BuildRequest, Metadata, build
+from nitroctl.eif.build import Parts, Metadata, build
 kernel, ramdisk, out = map(Path, sys.argv[1:])
 with progress.quiet():
-    print(build(BuildRequest(kernel, b"c", (ramdisk, ramdisk), Metadata("n")), out).size)
+    print(build(Parts(kernel, b"c", (ramdisk, ramdisk), Metadata("n")), out).size)
 print(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
 """
 
