@@ -17,14 +17,19 @@
  *
  * Like AWS's it dies of the first thing that fails before the application runs:
  * the kernel panics, and the parent sees no heartbeat or a lost enclave.  The
- * line printed before names the step.  Two things differ on purpose: control
- * groups that cannot be mounted are only a warning, and modules named in the
- * file /modules are loaded first (for kernels with virtio or vsock as modules).
- * And one is more: the clock is set from the NSM before the heartbeat.
+ * line printed before names the step.  Beside what is said above, three things
+ * differ on purpose: the clock is set from the NSM before the heartbeat, a
+ * failure's line has its number, and control groups that cannot be mounted are
+ * only a warning.  Kernels with modules get them (modules.c).
+ *
+ * With a file /as-aws in the first ramdisk only the last two remain, which an
+ * application cannot meet with a kernel that has what AWS's has.
  */
 
 #define _GNU_SOURCE
 #include "clock.h"
+#include "init.h"
+#include "modules.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -57,8 +62,8 @@
 /* Where commands are looked up, whatever PATH the application is given. */
 #define DEFAULT_PATH "PATH=/sbin:/usr/sbin:/bin:/usr/bin"
 
-#define MODULE_LIST "modules"
-#define NSM_MODULE "nsm.ko"
+/* In the first ramdisk: everything as AWS's init does it. */
+#define AS_AWS "/as-aws"
 
 static void __attribute__((noreturn)) end(void)
 {
@@ -67,21 +72,19 @@ static void __attribute__((noreturn)) end(void)
     _exit(1);
 }
 
-/* Print "init: STEP: ERRNO" and die, which makes the kernel panic. */
-static void __attribute__((noreturn)) die(const char *step)
+void __attribute__((noreturn)) die(const char *step)
 {
     fprintf(stderr, "init: %s: %s\n", step, strerror(errno));
     end();
 }
 
-static void __attribute__((noreturn)) die_about(const char *step,
-                                                const char *what)
+void __attribute__((noreturn)) die_about(const char *step, const char *what)
 {
     fprintf(stderr, "init: %s: %s: %s\n", step, what, strerror(errno));
     end();
 }
 
-static void warn_about(const char *step, const char *what)
+void warn_about(const char *step, const char *what)
 {
     fprintf(stderr, "init: warning: %s: %s: %s\n", step, what, strerror(errno));
 }
@@ -99,18 +102,19 @@ static void mount_dev(void)
 
 static void open_console(void)
 {
-    int fd = open("/dev/console", O_RDWR);
-
-    if (fd < 0) {
-        die("open /dev/console");
-    }
+    /* As AWS's: what a program writes to its standard input is refused. */
     for (int i = STDIN_FILENO; i <= STDERR_FILENO; i++) {
-        if (dup2(fd, i) < 0) {
+        int fd = open("/dev/console", i == STDIN_FILENO ? O_RDONLY : O_WRONLY);
+
+        if (fd < 0) {
+            die("open /dev/console");
+        }
+        if (fd != i && dup2(fd, i) < 0) {
             die("dup2");
         }
-    }
-    if (fd > STDERR_FILENO) {
-        close(fd);
+        if (fd > STDERR_FILENO) {
+            close(fd);
+        }
     }
 }
 
@@ -157,7 +161,7 @@ static char **read_entries(const char *path, char end, size_t *count)
     return lines;
 }
 
-static char **read_lines(const char *path, size_t *count)
+char **read_lines(const char *path, size_t *count)
 {
     return read_entries(path, '\n', count);
 }
@@ -199,54 +203,6 @@ static char *take_optional_line(const char *path)
     char **lines = access(path, F_OK) == 0 ? take_lines(path, &n) : NULL;
 
     return lines && n ? lines[0] : NULL;
-}
-
-/* --- Kernel modules ------------------------------------------------------ */
-
-/* Load a module and delete its file. */
-static int load_module(const char *path)
-{
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-
-    if (fd < 0) {
-        return -1;
-    }
-    if (syscall(SYS_finit_module, fd, "", 0) < 0 && errno != EEXIST) {
-        int saved = errno;
-
-        close(fd);
-        errno = saved;
-        return -1;
-    }
-    close(fd);
-    if (unlink(path) < 0) {
-        die_about("unlink", path);
-    }
-    return 0;
-}
-
-static void load_modules(void)
-{
-    size_t n;
-    char **list = read_lines(MODULE_LIST, &n);
-
-    if (!list && errno != ENOENT) {
-        die_about("read", MODULE_LIST);
-    }
-    if (list) {
-        for (size_t i = 0; i < n; i++) {
-            if (load_module(list[i]) < 0) {
-                die_about("failed to insert module", list[i]);
-            }
-        }
-        unlink(MODULE_LIST);
-    }
-    if (access(NSM_MODULE, F_OK) < 0 && errno == ENOENT) {
-        return;
-    }
-    if (load_module(NSM_MODULE) < 0) {
-        die("failed to insert nsm driver");
-    }
 }
 
 /* --- Heartbeat ----------------------------------------------------------- */
@@ -369,7 +325,7 @@ static const struct Mount mounts[] = {
     { "proc", "/proc", "proc", MS_NODEV | MS_NOSUID | MS_NOEXEC, NULL, false },
     { "tmpfs", "/run", "tmpfs", MS_NODEV | MS_NOSUID | MS_NOEXEC, "mode=0755",
       false },
-    { "tmpfs", "/tmp", "tmpfs", MS_NODEV | MS_NOSUID, NULL, false },
+    { "tmpfs", "/tmp", "tmpfs", MS_NODEV | MS_NOSUID | MS_NOEXEC, NULL, false },
     { "shm", "/dev/shm", "tmpfs", MS_NODEV | MS_NOSUID | MS_NOEXEC, NULL,
       true },
     { "devpts", "/dev/pts", "devpts", MS_NOSUID | MS_NOEXEC, NULL, true },
@@ -468,36 +424,71 @@ static void become(const char *user)
     }
 }
 
-/*
- * @program: what to execute, whatever cmd[0] is, which the application sees.
- * @cwd, @user: NULL for the root folder and the root user.
- */
-static pid_t launch(const char *program, char **cmd, char **env,
-                    const char *cwd, const char *user)
+struct Application {
+    char **cmd, **env;
+    const char *program; /* to execute, whatever cmd[0] is, which it sees */
+    const char *cwd;     /* NULL: the root folder */
+    const char *user;    /* NULL: root */
+};
+
+/* What to start, from the files in the ramdisk, which then go away. */
+static struct Application take_application(bool as_aws)
+{
+    static char *no_cmd[] = { (char *)"sh", NULL };
+    static char *no_env[] = { (char *)DEFAULT_PATH, NULL };
+    struct Application app = { 0 };
+    size_t cmds, envs;
+
+    if (as_aws) {
+        app.env = take_lines("/env", &envs);
+        app.cmd = take_lines("/cmd", &cmds);
+    } else {
+        app.env = take_texts("/env", "/env0", &envs);
+        app.cmd = take_texts("/cmd", "/cmd0", &cmds);
+        app.cwd = take_optional_line("/cwd");
+        app.user = take_optional_line("/user");
+        app.program = take_optional_line("/program");
+    }
+    if (!envs) {
+        app.env = no_env;
+    }
+    if (!cmds) {
+        app.cmd = no_cmd;
+    }
+    if (!app.program) {
+        app.program = app.cmd[0];
+    }
+    return app;
+}
+
+static pid_t launch(const struct Application *app)
 {
     sigset_t none;
     pid_t pid = fork();
 
+    if (pid < 0) {
+        die("fork");
+    }
     if (pid != 0) {
         return pid;
     }
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     setsid();
-    if (user) {
-        become(user);
+    if (app->user) {
+        become(app->user);
     }
-    if (cwd && chdir(cwd) < 0) {
-        die_about("working directory", cwd);
+    if (app->cwd && chdir(app->cwd) < 0) {
+        die_about("working directory", app->cwd);
     }
     putenv((char *)DEFAULT_PATH);
-    execvpe(program, cmd, env);
-    fprintf(stderr, "init: execvpe: %s: %s\n", program, strerror(errno));
+    execvpe(app->program, app->cmd, app->env);
+    fprintf(stderr, "init: execvpe: %s: %s\n", app->program, strerror(errno));
     _exit(127);
 }
 
 /* Reap whatever dies in here, until the application does: its status. */
-static int wait_for(pid_t pid)
+static int wait_for(pid_t pid, bool as_aws)
 {
     int status;
     pid_t got;
@@ -509,7 +500,13 @@ static int wait_for(pid_t pid)
         }
     } while (got != pid);
 
-    if (WIFEXITED(status) && WEXITSTATUS(status)) {
+    if (as_aws) {
+        if (WIFEXITED(status) && WEXITSTATUS(status)) {
+            fputs("child exited with error\n", stderr);
+        } else if (WIFSIGNALED(status)) {
+            fputs("child exited by signal\n", stderr);
+        }
+    } else if (WIFEXITED(status) && WEXITSTATUS(status)) {
         fprintf(stderr, "init: child exited with error: status %d\n",
                 WEXITSTATUS(status));
     } else if (WIFSIGNALED(status)) {
@@ -519,15 +516,16 @@ static int wait_for(pid_t pid)
     return status;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
-    static char *no_cmd[] = { (char *)"sh", NULL };
-    static char *no_env[] = { (char *)DEFAULT_PATH, NULL };
-    char **cmd, **env, *cwd, *user, *program;
-    size_t cmds, envs;
+    struct Application app;
     sigset_t all;
-    pid_t pid;
-    int parent, status;
+    int parent = -1, status;
+    bool as_aws;
+
+    if (argc > 1 && getpid() != 1) {
+        return modules_answer(argv);
+    }
 
     /* PID 1 has no use for signals; the application gets none blocked. */
     sigfillset(&all);
@@ -535,32 +533,23 @@ int main(void)
 
     mount_dev();
     open_console();
-    load_modules();
-    if (!clock_from_nsm()) {
-        warn_about("the clock was not set", "/dev/nsm");
+    as_aws = unlink(AS_AWS) == 0;
+    modules_load();
+    if (!as_aws) {
+        if (!clock_from_nsm()) {
+            warn_about("the clock was not set", "/dev/nsm");
+        }
+        parent = open_status();
     }
-    parent = open_status();
     heartbeat();
-
-    env = take_texts("/env", "/env0", &envs);
-    cmd = take_texts("/cmd", "/cmd0", &cmds);
-    cwd = take_optional_line("/cwd");
-    user = take_optional_line("/user");
-    program = take_optional_line("/program");
+    app = take_application(as_aws);
+    modules_load_late();
 
     enter_rootfs();
     mount_all();
+    modules_serve();
     mount_cgroups();
-
-    if (!cmds) {
-        cmd = no_cmd;
-    }
-    pid =
-        launch(program ? program : cmd[0], cmd, envs ? env : no_env, cwd, user);
-    if (pid < 0) {
-        die("fork");
-    }
-    status = wait_for(pid);
+    status = wait_for(launch(&app), as_aws);
 
     /* A reset ends an enclave, whatever the application's status was. */
     tcdrain(STDERR_FILENO);

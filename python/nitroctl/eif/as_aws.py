@@ -3,7 +3,8 @@
 
 The ramdisks are `linuxkit`'s; command line, order of sections, flags and metadata are AWS's too. Only what is
 in no PCR differs from one build to the next there as well: the build's time, and what Docker tells of itself.
-With another kernel and init than AWS's blobs PCR2 still is AWS's, PCR0 and PCR1 are not.
+With another kernel and init than AWS's blobs PCR2 still is AWS's, PCR0 and PCR1 are not; our init then does
+what AWS's does and no more, by a mark in its own ramdisk.
 """
 
 from __future__ import annotations
@@ -150,7 +151,7 @@ def requested(
 
 def _write_bootstrap(sink: Sink, start: Bootstrap) -> None:
     if not start.aws:
-        write_bootstrap(sink, start)
+        write_bootstrap(sink, start, as_aws=True)
         return
     module = next((e.path for e in start.kernel.files if e.name == b"nsm.ko"), None)
     linuxkit.write(sink, linuxkit.bootstrap(_content(start.init), _content(module) if module else None))

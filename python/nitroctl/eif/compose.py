@@ -395,8 +395,10 @@ def _memory_warnings(size: int, unpacked: int) -> list[str]:
     ]
 
 
-def write_bootstrap(sink: Sink, start: Bootstrap) -> None:
-    files = (cpio.directory("dev"), cpio.file("init", start.init, 0o755), *start.kernel.files)
+def write_bootstrap(sink: Sink, start: Bootstrap, *, as_aws: bool = False) -> None:
+    """With `as_aws`, our init is told to leave out what AWS's does not do (guest/init.c)."""
+    mark = (cpio.file("as-aws", b""),) if as_aws else ()
+    files = (*mark, cpio.directory("dev"), cpio.file("init", start.init, 0o755), *start.kernel.files)
     cpio.write(sink, files)
 
 

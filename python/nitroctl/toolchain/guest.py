@@ -80,7 +80,7 @@ KERNEL_MAKE = (
 # Static, small, the same bytes wherever they are compiled with the same tools.
 PROGRAM_FLAGS = ("-std=gnu11", "-Os", "-Wall", "-Wextra", "-static", "-s", "-Wl,--build-id=none")
 PROGRAMS: dict[str, tuple[str, ...]] = {
-    "init": ("init.c", "clock.c"),
+    "init": ("init.c", "clock.c", "modules.c"),
     "agent": ("agent.c", "agent-high.c", "agent-machine.c", "agent-modes.c", "agent-nsm.c", "agent-vsock.c"),
     "hello": ("hello.c",),
 }

@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+import cpiomodel
 import imagemodel as im
 from nitroctl.base.errors import NitroError
 from nitroctl.commands.eif import eif
+from nitroctl.eif import as_aws
+from nitroctl.eif.compose import Bootstrap, Kernel, Options
+from nitroctl.eif.extract import extract
 
 DATA = Path(__file__).parents[1] / "data" / "aws-builder"
 BLOBS = DATA / "blobs"
@@ -90,6 +94,17 @@ def test_a_checkout_of_awss_tool_has_the_blobs(tmp_path: Path) -> None:
     (below / "x86_64").symlink_to(BLOBS)
     result = call("predict", DATA / "minimal.tar", "--blobs", tmp_path, "--no-kernel-check")
     assert measured(result) == PCRS["minimal"]
+
+
+def test_our_init_is_told_in_its_own_ramdisk(tmp_path: Path) -> None:
+    """The application's stays AWS's, byte for byte."""
+    start = Bootstrap(Kernel(BLOBS / "bzImage"), BLOBS / "init")
+    output = tmp_path / "app.eif"
+    built = as_aws.make(as_aws.Choice(DATA / "minimal.tar"), start, output, Options(), check_kernel=False)
+    assert built.measurements.pcr2.hex() == PCRS["minimal"][2]
+    bootstrap = next(p for p in extract(output, tmp_path / "out") if p.name == "ramdisk-0.cpio")
+    names = [entry.name for entry in cpiomodel.read(bootstrap.read_bytes())]
+    assert names == [b"as-aws", b"dev", b"init"]
 
 
 def test_what_is_not_certain_on_awss_side_is_said() -> None:
