@@ -125,7 +125,7 @@ def requested(
 
         custom = dict(options.custom) if isinstance(options.custom, dict) else options.custom
         if start.kernel.acpi:
-            custom = {**(custom or {}), "nitroctl": {"acpi": True}}
+            custom = {**(custom or {}), "nitroctl": start.kernel.marks}
         request = Parts(
             kernel=kernel,
             cmdline=encoded(start.cmdline),

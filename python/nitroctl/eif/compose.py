@@ -53,11 +53,20 @@ MOUNT_POINTS = {"dev": 0o755, "proc": 0o755, "run": 0o755, "sys": 0o755, "tmp": 
 @dataclass(frozen=True)
 class Kernel:
     """A bzImage; `files` go into the bootstrap ramdisk with it; `acpi`: it finds virtio devices only with
-    ACPI, so the machine needs acpi=on."""
+    ACPI, so the machine needs acpi=on; `lacks`: what programs can miss of AWS's kernel."""
 
     bzimage: Path
     files: tuple[cpio.Entry, ...] = ()
     acpi: bool = False
+    lacks: tuple[str, ...] = ()
+
+    @property
+    def marks(self) -> dict[str, Any]:
+        """What custom metadata say of it under "nitroctl", for `describe.wants_acpi` and `lacking`."""
+        marks: dict[str, Any] = {"acpi": True} if self.acpi else {}
+        if self.lacks:
+            marks["lacks"] = list(self.lacks)
+        return marks
 
 
 @dataclass(frozen=True)
@@ -103,7 +112,8 @@ def locate_kernel(name: str | None = None) -> Kernel:
         return Kernel(guest.locate("kernel"))
     if name == "prebuilt":
         prebuilt = guest.fetch_prebuilt()
-        return Kernel(prebuilt.bzimage, tuple(cpio.tree(prebuilt.modules_dir)), acpi=True)
+        files = tuple(cpio.tree(prebuilt.modules_dir))
+        return Kernel(prebuilt.bzimage, files, acpi=True, lacks=prebuilt.lacks)
     return Kernel(Path(name))
 
 
@@ -350,7 +360,7 @@ def compose(application: Application, start: Bootstrap, output: Path, options: O
                 f"custom metadata must be a JSON object, not {type(custom).__name__}, with this kernel: "
                 "that it needs ACPI is written there"
             )
-        custom = {**(custom or {}), "nitroctl": {"acpi": True}}
+        custom = {**(custom or {}), "nitroctl": start.kernel.marks}
     if start.aws:
         _check_lines(application)
     warnings = list(application.warnings)

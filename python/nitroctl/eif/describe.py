@@ -190,9 +190,19 @@ def parse_metadata(data: bytes) -> tuple[dict[str, Any] | None, str | None]:
 def wants_acpi(metadata: dict[str, Any] | None) -> bool:
     """Does the image say that its kernel finds devices only through ACPI? (Our own mark: AWS's machine has no
     ACPI, and an image without the mark gets none.)"""
+    return _marks(metadata).get("acpi") is True
+
+
+def lacking(metadata: dict[str, Any] | None) -> list[str]:
+    """What programs can miss of AWS's kernel in this image's, as it says itself."""
+    lacks = _marks(metadata).get("lacks")
+    return [item for item in lacks[:64] if isinstance(item, str)] if isinstance(lacks, list) else []
+
+
+def _marks(metadata: dict[str, Any] | None) -> dict[str, Any]:
     custom = (metadata or {}).get("CustomMetadata")
     ours = custom.get("nitroctl") if isinstance(custom, dict) else None
-    return isinstance(ours, dict) and ours.get("acpi") is True
+    return ours if isinstance(ours, dict) else {}
 
 
 # ---- for people ----

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from nitroctl.eif import boot
-from nitroctl.eif.describe import parse_metadata, wants_acpi
+from nitroctl.eif.describe import lacking, parse_metadata, wants_acpi
 from nitroctl.eif.format import Layout, SectionType, open_eif, read_layout
 from nitroctl.eif.measure import METADATA_KEPT, cmdline_nul
 
@@ -39,6 +39,11 @@ class Peek:
     @property
     def needs_acpi(self) -> bool:
         return wants_acpi(self.metadata)
+
+    @property
+    def lacks(self) -> list[str]:
+        """What programs can miss of AWS's kernel in this image's."""
+        return lacking(self.metadata)
 
     def check_cmdline(self, added: int) -> None:
         """Does the kernel take its command line with `added` bytes more? Raises cmdline-too-long."""

@@ -162,7 +162,7 @@ def make(
     metadata = Metadata(
         image_name=f"nitroctl-{kind}",
         kernel_version=info.version,
-        custom={"nitroctl": {"acpi": True}} if kernel.acpi else None,
+        custom={"nitroctl": kernel.marks} if kernel.marks else None,
     )
     ramdisks = (
         _ramdisk("bootstrap", list(_bootstrap(contents, kernel))),

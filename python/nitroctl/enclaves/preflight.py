@@ -117,6 +117,8 @@ def _notes(request: RunRequest, eif: Peek, memory: int, host: Host) -> list[str]
     notes = []
     if gap := eif.layout.gap_size:
         notes.append(f"{gap} bytes of {eif.path} lie between its sections: they are in no PCR")
+    if eif.lacks:
+        notes.append("this image's kernel lacks, of what AWS's has: " + ", ".join(eif.lacks))
     if host.available_mib is not None and memory > host.available_mib:
         notes.append(
             f"the enclave may come to use {memory} MiB of memory, and this host has {host.available_mib} MiB "

@@ -13,14 +13,13 @@ is not known here.
 from __future__ import annotations
 
 import contextlib
-import lzma
 import os
 import re
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from typing import Any
 from nitroctl.base import proc, progress
 from nitroctl.base.config import source_root
 from nitroctl.base.errors import CommandFailed, NitroError
-from nitroctl.toolchain import bundle, cache, packages
+from nitroctl.toolchain import bundle, cache, modules, packages
 from nitroctl.toolchain.steps import BuildFailed, logged, toolchain
 
 SUITE = "trixie"
@@ -42,8 +41,20 @@ SPACE_PREBUILT = 300 * 10**6
 # How many lines make prints for our configuration: how long the progress bar is, nothing else.
 KERNEL_STEPS = 1440
 
-# What the enclave's devices need where they are modules, and in the order in which they are wanted.
-WANTED_MODULES = ("virtio_mmio", "vmw_vsock_virtio_transport", "nsm")
+# A line of a kernel's configuration: name and value, or the name of what is off.
+_OPTION = re.compile(r"(CONFIG_\w+)=(.+)|# (CONFIG_\w+) is not set")
+OPTIONS_MAX = 1 << 20
+
+# Without these there is no enclave.
+NEEDED = (
+    "CONFIG_NSM=",
+    "CONFIG_VIRTIO_VSOCKETS=",
+    "CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES=",
+    "CONFIG_BLK_DEV_INITRD=",
+)
+
+# What the cache calls the kernel with options of the user's that was wanted last.
+CONFIGURED = "kernel-with-options"
 
 # Of the kernel's source, what no x86 kernel is compiled from. Kconfig files name those of all architectures.
 NOT_UNPACKED = (
@@ -93,8 +104,9 @@ class Prebuilt:
     """Debian's kernel. It finds virtio devices through ACPI alone: the machine needs acpi=on."""
 
     bzimage: Path
-    modules_dir: Path  # goes into the root of the ramdisk that has the init: the list `modules`, and ko/
+    modules_dir: Path  # goes into the root of the ramdisk that has the init: two lists of modules, and ko/
     release: str  # as uname -r prints it
+    lacks: tuple[str, ...] = ()  # of what AWS's kernel has
 
 
 def locate(what: str) -> Path:
@@ -378,24 +390,39 @@ def fetch_prebuilt(*, update: bool = False) -> Prebuilt:
             tempfile.TemporaryDirectory(prefix="tree.", dir=folder) as tree,
         ):
             root.unpack(deb, Path(tree))
-            release = _pick_prebuilt(Path(tree), folder)
+            release, lacks = _pick_prebuilt(Path(tree), folder)
         cache.write_json(folder / "manifest.json", {
             "release": release,
+            "rules": _rules(),
+            "lacks": lacks,
             "source": f"{package} {version}",
             "sha256": cache.digest_file(folder / "bzImage"),
         })  # fmt: skip
 
-    key = f"{version}-{cache.digest_text(package, *WANTED_MODULES)[:12]}"
+    key = f"{version}-{cache.digest_text(package, _rules())[:12]}"
     made = _prebuilt(cache.build_entry("kernel-prebuilt", key, fill))
     assert made is not None
     return made
+
+
+def _rules() -> str:
+    """What modules go into the ramdisk, and how, in short."""
+    return cache.digest_files([Path(modules.__file__)], root=Path(modules.__file__).parent)[:16]
 
 
 def _prebuilt(root: Path) -> Prebuilt | None:
     data = cache.read_json(root / "manifest.json")
     if data is None or not (root / "bzImage").is_file():
         return None
-    return Prebuilt(root / "bzImage", root / "ramdisk", str(data.get("release")))
+    if data.get("rules") != _rules():
+        return None  # another nitroctl's
+    lacks = data.get("lacks")
+    return Prebuilt(
+        root / "bzImage",
+        root / "ramdisk",
+        str(data.get("release")),
+        tuple(map(str, lacks)) if isinstance(lacks, list) else (),
+    )
 
 
 def _prebuilt_package(depends: Iterable[str]) -> str:
@@ -405,8 +432,9 @@ def _prebuilt_package(depends: Iterable[str]) -> str:
     return names[0]
 
 
-def _pick_prebuilt(tree: Path, into: Path) -> str:
-    """Copy the kernel and its modules for the ramdisk out of an unpacked package; returns its release."""
+def _pick_prebuilt(tree: Path, into: Path) -> tuple[str, list[str]]:
+    """Copy the kernel and its modules for the ramdisk out of an unpacked package; returns its release, and
+    what it lacks."""
     kernels = sorted((tree / "boot").glob("vmlinuz-*"))
     if len(kernels) != 1:
         raise NitroError(f"the package has {len(kernels)} kernels in /boot, expected one")
@@ -414,66 +442,28 @@ def _pick_prebuilt(tree: Path, into: Path) -> str:
     shutil.copyfile(kernels[0], into / "bzImage")
     check_bzimage(into / "bzImage")
     for lib in ("usr/lib/modules", "lib/modules"):
-        modules = tree / lib / release
-        if modules.is_dir():
+        if (tree / lib / release).is_dir():
+            folder = modules.ModuleFolder(tree / lib / release)
             break
     else:
         raise NitroError(f"the package has no modules for its kernel {release}")
-    loaded = modules_in_order(modules, WANTED_MODULES)
+    config = tree / f"boot/config-{release}"
+    options = config.read_text() if config.is_file() else ""
+    # Those of every boot as they are: quicker. The others as small as the kernel takes them.
+    devices = folder.in_order(modules.DEVICES)
+    always = {*devices, *modules.late(folder)}
+    packed = "CONFIG_MODULE_DECOMPRESS=y" in options.splitlines()
     (into / "ramdisk/ko").mkdir(parents=True)
-    for name, content in loaded.items():
-        (into / f"ramdisk/ko/{name}.ko").write_bytes(content)
-    cache.write_text(into / "ramdisk/modules", "".join(f"/ko/{name}.ko\n" for name in loaded))
-    return release
-
-
-def modules_in_order(folder: Path, wanted: Iterable[str]) -> Mapping[str, bytes]:
-    """The modules and all that they depend on, uncompressed, in an order in which they can be loaded.
-
-    `folder` is a kernel's folder of modules as packages carry it (modules.dep is made on installation, so
-    the modules themselves are asked: modinfo's "depends"). What is built into the kernel is left out.
-    """
-
-    def plain(name: str) -> str:
-        return name.replace("-", "_")  # as the kernel compares them
-
-    files = {plain(p.name.split(".")[0]): p for p in folder.rglob("*.ko*")}
-    builtin = {plain(Path(line).stem) for line in (folder / "modules.builtin").read_text().split()}
-    order: dict[str, bytes] = {}
-    stack = [(name, False) for name in reversed([plain(name) for name in wanted])]
-    reading: dict[str, bytes] = {}
-    while stack:
-        name, ready = stack.pop()
-        if name in order or name in builtin:
-            continue
-        if ready:
-            order[name] = reading.pop(name)
-            continue
-        if name in reading:
-            raise NitroError(f"the kernel's module {name} depends on itself")
-        if name not in files:
-            raise NitroError(f"the kernel {folder.name} has no module {name}, and it is not built in")
-        reading[name] = _module(files[name])
-        stack.append((name, True))
-        stack += [(plain(need), False) for need in module_depends(reading[name])]
-    return order
-
-
-def _module(path: Path) -> bytes:
-    content = path.read_bytes()
-    if path.suffix == ".xz":
-        content = lzma.decompress(content)
-    elif path.suffix != ".ko":
-        raise NitroError(f"the module {path.name} is compressed in a way that nitroctl does not read")
-    if not content.startswith(b"\x7fELF"):
-        raise NitroError(f"the module {path.name} is no ELF file")
-    return content
-
-
-def module_depends(module: bytes) -> list[str]:
-    """The names in a module's "depends" entry (NUL-terminated "key=value" strings in section .modinfo)."""
-    match = re.search(rb"(?:^|\0)depends=([^\0]*)\0", module)
-    return [name for name in match[1].decode().split(",") if name] if match else []
+    file_of = {}
+    for name in dict.fromkeys([*devices, *modules.wanted(folder)]):
+        keep = packed and name not in always
+        file_of[name] = f"/ko/{name}.ko" + (".xz" if keep and folder.path(name).suffix == ".xz" else "")
+        content = folder.path(name).read_bytes() if file_of[name].endswith(".xz") else folder.content(name)
+        (into / f"ramdisk{file_of[name]}").write_bytes(content)
+    cache.write_text(into / "ramdisk/modules", "".join(f"{file_of[name]}\n" for name in devices))
+    lines = modules.demand(folder, file_of, devices)
+    cache.write_text(into / "ramdisk/modules.demand", "".join(f"{line}\n" for line in lines))
+    return release, modules.lacking(options, folder)
 
 
 # --- for users -------------------------------------------------------------------------------------------

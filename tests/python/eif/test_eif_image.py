@@ -830,7 +830,9 @@ def test_the_kernel_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     def locate(what: str) -> Path:
         raise NitroError("there is none")
 
-    prebuilt = guest.Prebuilt(tmp_path / "bzImage", im.folder(tmp_path / "modules", {"modules": b""}), "6.1")
+    prebuilt = guest.Prebuilt(
+        tmp_path / "bzImage", im.folder(tmp_path / "modules", {"modules": b""}), "6.1", ("a",)
+    )
     monkeypatch.setattr(guest, "locate", locate)
     monkeypatch.setattr(guest, "fetch_prebuilt", lambda: prebuilt)
     monkeypatch.setattr(guest, "build_init", lambda: tmp_path)
@@ -838,6 +840,7 @@ def test_the_kernel_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("NITRO_CLI_BLOBS", raising=False)
     for start in (compose.bootstrap(), images._bootstrap()):
         assert (start.kernel.bzimage, start.kernel.acpi) == (tmp_path / "bzImage", True)
+        assert start.kernel.marks == {"acpi": True, "lacks": ["a"]}
     with pytest.raises(NitroError, match="there is none"):
         compose.bootstrap("own")
 

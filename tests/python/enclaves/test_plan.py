@@ -85,3 +85,17 @@ def test_no_file_and_no_eif(tmp_path: Path) -> None:
 )
 def test_a_kernel_that_needs_acpi_says_so_in_the_metadata(tmp_path: Path, custom: object, acpi: bool) -> None:
     assert make_plan(request(write_eif(tmp_path / "x.eif", custom))).acpi is acpi
+
+
+@pytest.mark.parametrize(
+    ("lacks", "said"),
+    [
+        (["TIOCSTI", "bpf()"], ["this image's kernel lacks, of what AWS's has: TIOCSTI, bpf()"]),
+        ([1, "a", None], ["this image's kernel lacks, of what AWS's has: a"]),  # not ours, then
+        ("TIOCSTI", []),
+        ([], []),
+    ],
+)
+def test_what_the_kernel_lacks_is_a_note(tmp_path: Path, lacks: object, said: list[str]) -> None:
+    plan = make_plan(request(write_eif(tmp_path / "x.eif", {"nitroctl": {"lacks": lacks}})))
+    assert [note for note in plan.notes if "lacks" in note] == said

@@ -7,7 +7,6 @@ That the real ones boot is for tests/boot.
 from __future__ import annotations
 
 import json
-import lzma
 import os
 import re
 import subprocess
@@ -19,8 +18,6 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from jsonpage import answer
 from nitroctl.base.config import cache_dir, source_root
@@ -257,112 +254,7 @@ def test_a_kernel_that_is_no_bzimage_is_refused(tmp_path: Path) -> None:
     guest.check_bzimage(path)
 
 
-# --- modules ---------------------------------------------------------------------------------------------
-
-
-def module(*depends: str) -> bytes:
-    info = b"license=GPL\0depends=" + ",".join(depends).encode() + b"\0retpoline=Y\0name=x\0"
-    return b"\x7fELF" + bytes(60) + info
-
-
-def modules_folder(root: Path, modules: dict[str, bytes], builtin: str = "") -> Path:
-    folder = root / "6.12.0-fake"
-    (folder / "kernel/drivers").mkdir(parents=True)
-    for name, content in modules.items():
-        if name.endswith(".xz"):
-            content = lzma.compress(content)
-        (folder / "kernel/drivers" / name).write_bytes(content)
-    (folder / "modules.builtin").write_text(builtin)
-    return folder
-
-
-def test_modules_come_after_what_they_depend_on(tmp_path: Path) -> None:
-    folder = modules_folder(
-        tmp_path,
-        {
-            "nsm.ko.xz": module("rng-core"),
-            "rng-core.ko": module(),
-            "transport.ko.xz": module("common", "vsock"),
-            "common.ko.xz": module("vsock"),
-            "vsock.ko.xz": module(),
-            "unrelated.ko.xz": module("vsock"),
-            "other.ko.gz": b"of no interest",
-        },
-        "kernel/drivers/virtio/virtio.ko\nkernel/drivers/virtio/virtio-mmio.ko\n",
-    )
-    found = guest.modules_in_order(folder, ["virtio_mmio", "transport", "nsm"])
-    assert list(found) == ["vsock", "common", "transport", "rng_core", "nsm"]
-    assert found["nsm"] == module("rng-core")
-
-
-@pytest.mark.parametrize(
-    ("modules", "message"),
-    [
-        ({"a.ko": module("b")}, "no module b, and it is not built in"),
-        ({"a.ko": module("b"), "b.ko": module("a")}, "depends on itself"),
-        ({"a.ko": module("a")}, "depends on itself"),
-        ({"a.ko.zst": b"\x28\xb5\x2f\xfd"}, "compressed in a way"),
-        ({"a.ko": b"text"}, "no ELF file"),
-    ],
-)
-def test_modules_that_cannot_be_loaded(tmp_path: Path, modules: dict[str, bytes], message: str) -> None:
-    with pytest.raises(NitroError, match=message):
-        guest.modules_in_order(modules_folder(tmp_path, modules), ["a"])
-
-
-@given(st.lists(st.frozensets(st.integers(0, 11)), min_size=1, max_size=12), st.data())
-@settings(deadline=None, derandomize=True, max_examples=60)
-def test_any_graph_of_modules_is_loadable_in_order(
-    tmp_path_factory: pytest.TempPathFactory, needs: list[frozenset[int]], data: st.DataObject
-) -> None:
-    # Module i depends on lower numbers only, so there is an order.
-    graph = {i: sorted(n for n in need if n < i) for i, need in enumerate(needs)}
-    wanted = data.draw(st.lists(st.sampled_from(sorted(graph)), min_size=1))
-    folder = modules_folder(
-        tmp_path_factory.mktemp("m"),
-        {f"m{i}.ko": module(*(f"m{n}" for n in need)) for i, need in graph.items()},
-    )
-    order = [int(name[1:]) for name in guest.modules_in_order(folder, [f"m{i}" for i in wanted])]
-
-    closure, pending = set(), list(wanted)
-    while pending:
-        i = pending.pop()
-        closure.add(i)
-        pending += graph[i]
-    assert sorted(order) == sorted(closure)
-    for at, i in enumerate(order):
-        assert set(graph[i]) <= set(order[:at])
-
-
-def test_depends_as_modinfo_reads_it() -> None:
-    assert guest.module_depends(module()) == []
-    assert guest.module_depends(module("a", "b-c")) == ["a", "b-c"]
-    assert guest.module_depends(b"\x7fELF no such entry") == []
-    # Part of another key is none.
-    assert guest.module_depends(b"\0softdepends=x\0depends=a\0") == ["a"]
-
-
-def test_a_kernel_package_becomes_a_kernel_and_a_ramdisk_part(tmp_path: Path) -> None:
-    tree = tmp_path / "tree"
-    modules_folder(
-        tree / "usr/lib/modules",
-        {
-            "virtio_mmio.ko.xz": module(),
-            "vmw_vsock_virtio_transport.ko.xz": module("vsock"),
-            "vsock.ko.xz": module(),
-            "nsm.ko.xz": module(),
-        },
-    )
-    (tree / "boot").mkdir()
-    (tree / "boot/vmlinuz-6.12.0-fake").write_bytes(bytes(0x202) + b"HdrS")
-    (tree / "boot/config-6.12.0-fake").write_text("")
-    into = tmp_path / "into"
-    into.mkdir()
-    assert guest._pick_prebuilt(tree, into) == "6.12.0-fake"
-    names = [line.split("/")[-1] for line in (into / "ramdisk/modules").read_text().splitlines()]
-    assert names == ["virtio_mmio.ko", "vsock.ko", "vmw_vsock_virtio_transport.ko", "nsm.ko"]
-    for line in (into / "ramdisk/modules").read_text().splitlines():
-        assert (into / "ramdisk" / line.lstrip("/")).read_bytes().startswith(b"\x7fELF")
+# --- Debian's kernel --------------------------------------------------------------------------------------
 
 
 def test_the_metapackage_must_name_one_kernel() -> None:
