@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from nitroctl.base import output, shown
-from nitroctl.commands import json_option
+from nitroctl.base.errors import UsageError
+from nitroctl.commands import PATH, json_option
 
 
 @click.group()
@@ -17,9 +20,19 @@ def guest() -> None:
 @guest.command()
 @click.option("--prebuilt", is_flag=True, help="Debian's kernel for clouds: no compiling, but needs acpi=on.")
 @click.option("--update", is_flag=True, help="Look for a newer package than the one that is here.")
+@click.option(
+    "--config",
+    type=PATH,
+    metavar="FILE",
+    help="Options to add to ours, as in a kernel's .config. Such a kernel is not the default: give its "
+    "path to `eif build --kernel`.",
+)
+@click.option("--vmlinux", is_flag=True, help="Print the path of vmlinux, which has the symbols, instead.")
 @click.option("-j", "--jobs", type=click.IntRange(min=1), help="Compilers at once. Default: one per CPU.")
 @json_option("Print what it was made from, in JSON.")
-def kernel(prebuilt: bool, update: bool, jobs: int | None, as_json: bool) -> None:
+def kernel(
+    prebuilt: bool, update: bool, config: Path | None, vmlinux: bool, jobs: int | None, as_json: bool
+) -> None:
     """Build the guest kernel, or fetch a prebuilt one; print its path.
 
     The kernel is Debian's source with a configuration of ours: small, without ACPI and PCI, virtio-mmio from
@@ -27,18 +40,22 @@ def kernel(prebuilt: bool, update: bool, jobs: int | None, as_json: bool) -> Non
     """
     from nitroctl.toolchain import guest as guests
 
+    if prebuilt and (config or vmlinux):
+        raise UsageError("--config and --vmlinux are for a kernel that is built here, not for --prebuilt")
     about: dict[str, object] = {}
     if prebuilt:
         found = guests.fetch_prebuilt(update=update)
         path = found.bzimage
         about = {"modules_dir": found.modules_dir, "acpi": True}
     else:
-        path = guests.build_kernel(jobs=jobs, update=update)
+        path = guests.build_kernel(jobs=jobs, update=update, config=config, symbols=vmlinux)
+        with_symbols = path.parent / "vmlinux"  # not where the package brings the kernel
         about = {"config": path.parent / "config", "acpi": False}
+        about["vmlinux"] = with_symbols if with_symbols.is_file() else None
     if as_json:
         output.document({"kernel": path, **about, **guests.manifest_of(path)})
     else:
-        shown.bare(path)
+        shown.bare(path.parent / "vmlinux" if vmlinux else path)
 
 
 @guest.command()

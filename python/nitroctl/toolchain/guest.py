@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What runs inside enclaves that we make: a kernel, the init, and two small applications.
+"""What runs inside enclaves that we make: a kernel, the init, and three small applications.
 
-    build_kernel     Debian's kernel source with guest/kernel.config: cache entry kernel/KEY
+    build_kernel     Debian's kernel source with guest/kernel.config, and perhaps a user's options: cache
+                     entry kernel/KEY with bzImage, config, and vmlinux, which has the symbols
     fetch_prebuilt   Debian's own kernel for clouds, nothing compiled: cache entry kernel-prebuilt/KEY
     build_init       guest/*.c, compiled to static programs: cache entry init/KEY
 
@@ -139,7 +140,7 @@ def default_kernel() -> str:
 
 
 def build_init() -> Path:
-    """Compile init, agent and hello, or find them compiled; returns the folder that they are in."""
+    """Compile init and applications, or find them compiled; returns the folder that they are in."""
     if brought := bundle.find("guest"):
         return brought
     guest = source_root() / "guest"
@@ -196,16 +197,23 @@ def _reasons(lines: Iterable[str]) -> list[str]:
 # --- our kernel ------------------------------------------------------------------------------------------
 
 
-def build_kernel(*, jobs: int | None = None, update: bool = False) -> Path:
+def build_kernel(
+    *, jobs: int | None = None, update: bool = False, config: Path | None = None, symbols: bool = False
+) -> Path:
     """Build the guest kernel, or find it built; returns the bzImage.
 
-    The newest source package that is here is used; `update` looks for a newer one. Raises NitroError.
+    The newest source package that is here is used; `update` looks for a newer one. `config` is a file of
+    options that come to ours, or take the place of ours: such a kernel is no one's default. With `symbols`,
+    vmlinux is beside it, which a package does not bring. Raises NitroError.
     """
-    if not update and (brought := bundle.find("kernel/bzImage")):
+    added = read_options(config) if config else ""
+    if not update and not added and not symbols and (brought := bundle.find("kernel/bzImage")):
         return brought
     needs = _needed(packages.BUILD, "cc", "stdio.h", "make", "perl", "pkg-config", "xz")
     tools = toolchain([*needs, *packages.KERNEL])
     fragment = (source_root() / "guest" / "kernel.config").read_text()
+    if added:
+        fragment = _without(fragment, added) + added
     deb = _kernel_source(update)
     version = deb.name.split("_")[1]
     ld = proc.run(["ld", "--version"]).stdout.decode().partition("\n")[0]
@@ -220,9 +228,10 @@ def build_kernel(*, jobs: int | None = None, update: bool = False) -> Path:
         with _source_folder(folder) as tree:
             source = _unpack_kernel(deb, tree)
             make = _kernel_make(source)
-            _configure_kernel(source, make, fragment, log)
+            _configure_kernel(source, make, fragment, added, log)
             _compile_kernel(source, make, version, jobs, log)
             shutil.copyfile(source / "arch/x86/boot/bzImage", folder / "bzImage")
+            shutil.copyfile(source / "vmlinux", folder / "vmlinux")
             shutil.copyfile(source / ".config", folder / "config")
             release = (source / "include/config/kernel.release").read_text().strip()
         bzimage = folder / "bzImage"
@@ -231,13 +240,14 @@ def build_kernel(*, jobs: int | None = None, update: bool = False) -> Path:
             "release": release,
             "source": f"{KERNEL_SOURCE} {version}",
             "fragment": cache.digest_text(fragment),
+            "options": sorted(_options(added)),
             "tools": {"cc": tools["cc"], "ld": ld},
             "size": bzimage.stat().st_size,
             "sha256": cache.digest_file(bzimage),
             "seconds": round(time.monotonic() - started, 1),
         })  # fmt: skip
 
-    return cache.build_entry("kernel", key, fill) / "bzImage"
+    return cache.build_entry("kernel", key, fill, name=CONFIGURED if added else "kernel") / "bzImage"
 
 
 @contextlib.contextmanager
@@ -304,14 +314,54 @@ def _kernel_make(source: Path) -> list[str]:
     return [*KERNEL_MAKE, f"KBUILD_BUILD_TIMESTAMP={time.strftime('%a %b %e %H:%M:%S UTC %Y', made)}"]
 
 
-def _configure_kernel(source: Path, make: list[str], fragment: str, log: Path) -> None:
+def read_options(path: Path) -> str:
+    """A user's file of options, in the form of the kernel's own .config. Raises NitroError."""
+    try:
+        with open(path, "rb") as f:
+            data = f.read(OPTIONS_MAX + 1)
+    except OSError as e:
+        raise NitroError(f"cannot read {path}: {e.strerror}") from e
+    if len(data) > OPTIONS_MAX:
+        raise NitroError(f"{path} has more than {OPTIONS_MAX} bytes: this is no file of kernel options")
+    lines = [line.strip() for line in data.decode("utf-8", "replace").splitlines()]
+    for number, line in enumerate(lines, 1):
+        if line and not _OPTION.fullmatch(line) and not line.startswith("#"):
+            raise NitroError(
+                f"{path}, line {number}: {line[:100]!r} is no option",
+                hint='CONFIG_NAME=y, CONFIG_NAME=42, CONFIG_NAME="text" or # CONFIG_NAME is not set',
+            )
+    kept = [line for line in lines if _OPTION.fullmatch(line)]
+    if not kept:
+        raise NitroError(f"{path} has no option: a line like CONFIG_EXT4_FS=y")
+    return "".join(f"{line}\n" for line in kept)
+
+
+def _without(fragment: str, added: str) -> str:
+    """The options that the other ones do not set."""
+    theirs = _options(added)
+    lines = [(line, _OPTION.fullmatch(line)) for line in fragment.splitlines()]
+    kept = [line for line, match in lines if not match or (match[1] or match[3]) not in theirs]
+    return "".join(f"{line}\n" for line in kept)
+
+
+def _configure_kernel(source: Path, make: list[str], fragment: str, added: str, log: Path) -> None:
     (source / "nitroctl.config").write_text(fragment)
     lines: list[str] = []
     with progress.task("Configuring the guest kernel"):
         argv = [*make, "KCONFIG_ALLCONFIG=nitroctl.config", "allnoconfig"]
         if logged(argv, log, lines.append, cwd=source):
             raise BuildFailed("configuring the guest kernel", _reasons(lines), log)
-    lost = lost_options(fragment, (source / ".config").read_text())
+    got = (source / ".config").read_text()
+    if lost := lost_options(added, got):
+        raise NitroError(
+            "the kernel does not take these options: " + ", ".join(lost),
+            hint="add what they depend on (the Kconfig files say it); the kernel has no modules, so y, not m",
+        )
+    lost = lost_options(fragment, got)
+    if added and not any(option.startswith(NEEDED) for option in lost):
+        if lost:  # what depends on something that the user has switched off
+            progress.say("with your options the kernel has no longer: " + ", ".join(lost))
+        return
     if lost:
         raise NitroError(
             "the kernel's configuration does not come out as guest/kernel.config has it: " + ", ".join(lost),
@@ -322,23 +372,20 @@ def _configure_kernel(source: Path, make: list[str], fragment: str, log: Path) -
 def lost_options(fragment: str, config: str) -> list[str]:
     """What a configuration fragment asks for and the .config made from it does not have, each as
     "CONFIG_X=y (is not set)"."""
-    pattern = re.compile(r"(CONFIG_\w+)=(.*)|# (CONFIG_\w+) is not set")
-
-    def options(text: str) -> dict[str, str]:
-        found = {}
-        for line in text.splitlines():
-            if match := pattern.fullmatch(line.strip()):
-                found[match[1] or match[3]] = match[2] or "n"
-        return found
-
-    got = options(config)
+    got = _options(config)
     lost = []
-    for name, value in options(fragment).items():
+    for name, value in _options(fragment).items():
         # An option whose menu is off is not in the file at all.
         actual = got.get(name, "n")
         if actual != value:
             lost.append(f"{name}={value} (is {'not set' if actual == 'n' else actual})")
     return lost
+
+
+def _options(text: str) -> dict[str, str]:
+    """Each option's value; "n" for one that is not set."""
+    matches = (_OPTION.fullmatch(line.strip()) for line in text.splitlines())
+    return {match[1] or match[3]: match[2] or "n" for match in matches if match}
 
 
 def _compile_kernel(source: Path, make: list[str], version: str, jobs: int | None, log: Path) -> None:
@@ -393,29 +440,29 @@ def fetch_prebuilt(*, update: bool = False) -> Prebuilt:
             release, lacks = _pick_prebuilt(Path(tree), folder)
         cache.write_json(folder / "manifest.json", {
             "release": release,
-            "rules": _rules(),
             "lacks": lacks,
             "source": f"{package} {version}",
             "sha256": cache.digest_file(folder / "bzImage"),
         })  # fmt: skip
 
-    key = f"{version}-{cache.digest_text(package, _rules())[:12]}"
-    made = _prebuilt(cache.build_entry("kernel-prebuilt", key, fill))
+    made = _prebuilt(cache.build_entry("kernel-prebuilt", _prebuilt_key(package, version), fill))
     assert made is not None
     return made
 
 
-def _rules() -> str:
-    """What modules go into the ramdisk, and how, in short."""
-    return cache.digest_files([Path(modules.__file__)], root=Path(modules.__file__).parent)[:16]
+def _prebuilt_key(package: str, version: str) -> str:
+    """Also of the rules by which modules go into the ramdisk."""
+    folder = Path(modules.__file__).parent
+    rules = cache.digest_files([folder / "modules.py"], root=folder)
+    return f"{version}-{cache.digest_text(package, rules)[:12]}"
 
 
 def _prebuilt(root: Path) -> Prebuilt | None:
     data = cache.read_json(root / "manifest.json")
     if data is None or not (root / "bzImage").is_file():
         return None
-    if data.get("rules") != _rules():
-        return None  # another nitroctl's
+    if _prebuilt_key(*str(data.get("source")).partition(" ")[::2]) != root.name:
+        return None  # made by other rules
     lacks = data.get("lacks")
     return Prebuilt(
         root / "bzImage",

@@ -23,7 +23,7 @@ from jsonpage import answer
 from nitroctl.base.config import cache_dir, source_root
 from nitroctl.base.errors import CommandFailed, NitroError
 from nitroctl.cli import nitroctl
-from nitroctl.toolchain import cache, guest, packages, steps
+from nitroctl.toolchain import cache, guest, modules, packages, steps
 from nitroctl.toolchain.steps import BuildFailed
 
 FRAGMENT = (source_root() / "guest/kernel.config").read_text()
@@ -87,6 +87,7 @@ bzImage:
 	$(FAIL)
 	mkdir -p arch/x86/boot include/config
 	{ head -c 514 /dev/zero; printf HdrS; echo "$(KBUILD_BUILD_TIMESTAMP)"; } > arch/x86/boot/bzImage
+	echo symbols > vmlinux
 	echo 6.12.0-fake > include/config/kernel.release
 """
 MTIME = 1700000000
@@ -142,7 +143,7 @@ def test_a_kernel_is_built_once_and_its_tree_is_gone(
     assert "Removing the kernel's source" in capsys.readouterr().err
     assert bzimage.read_bytes() == bytes(514) + f"HdrS{MADE}\n".encode()
     folder = bzimage.parent
-    assert sorted(p.name for p in folder.iterdir()) == ["bzImage", "config", "manifest.json"]
+    assert sorted(p.name for p in folder.iterdir()) == ["bzImage", "config", "manifest.json", "vmlinux"]
     assert leftovers("kernel") == []
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["release"] == "6.12.0-fake"
@@ -167,6 +168,76 @@ def test_an_option_that_does_not_come_out_fails_by_name(tmp_path: Path) -> None:
     with pytest.raises(NitroError, match="no kernel for guests") as e:
         guest.locate("kernel")
     assert e.value.hint == "nitroctl guest kernel"
+
+
+@pytest.mark.usefixtures("any_tools")
+def test_a_users_options_come_to_ours_and_take_the_place_of_ours(tmp_path: Path) -> None:
+    source_package(tmp_path)
+    ours = guest.build_kernel()
+    options = tmp_path / "my.config"
+    options.write_text("# for volumes\n CONFIG_EXT4_FS=y\n\nCONFIG_NR_CPUS=8\n# CONFIG_BRIDGE is not set\n")
+    theirs = guest.build_kernel(config=options)
+    got = (theirs.parent / "config").read_text().splitlines()
+    assert {"CONFIG_NSM=y", "CONFIG_EXT4_FS=y", "CONFIG_NR_CPUS=8"} <= set(got)
+    assert [line for line in got if "NR_CPUS" in line or "BRIDGE " in line or "BRIDGE=" in line] == [
+        "CONFIG_NR_CPUS=8",
+        "# CONFIG_BRIDGE is not set",
+    ]
+    manifest = json.loads((theirs.parent / "manifest.json").read_text())
+    assert manifest["options"] == ["CONFIG_BRIDGE", "CONFIG_EXT4_FS", "CONFIG_NR_CPUS"]
+    # Known by its content, and nobody's default.
+    (tmp_path / "same.config").write_text("CONFIG_EXT4_FS=y\nCONFIG_NR_CPUS=8\n# CONFIG_BRIDGE is not set\n")
+    assert guest.build_kernel(config=tmp_path / "same.config") == theirs != ours
+    assert guest.locate("kernel") == ours
+    kept = {entry.path for entry in cache.entries() if entry.names}
+    assert {ours.parent, theirs.parent} <= kept
+
+
+@pytest.mark.usefixtures("any_tools")
+@pytest.mark.parametrize(
+    ("options", "lose", "message"),
+    [
+        (
+            b"CONFIG_EXT4_FS=m\nCONFIG_A=y\n",
+            "CONFIG_EXT4_FS=",
+            r"not take these options: CONFIG_EXT4_FS=m \(is",
+        ),
+        # Our own that go with something of the user's, but not what an enclave is.
+        (b"CONFIG_A=y\n", "CONFIG_NSM=", r"as guest/kernel.config has it: CONFIG_NSM=y"),
+        (b"CONFIG_A=y\nEXT4=y\n", "nothing-at-all", r"line 2: 'EXT4=y' is no option"),
+        (b"\n# a comment\n", "nothing-at-all", "has no option"),
+        (b"#" * (guest.OPTIONS_MAX + 1), "nothing-at-all", "no file of kernel options"),
+    ],
+)
+def test_options_that_cannot_be_had(tmp_path: Path, options: bytes, lose: str, message: str) -> None:
+    source_package(tmp_path, lose=lose)
+    (tmp_path / "my.config").write_bytes(options)
+    with pytest.raises(NitroError, match=message):
+        guest.build_kernel(config=tmp_path / "my.config")
+    assert leftovers("kernel") == []
+
+
+@pytest.mark.usefixtures("any_tools")
+def test_what_goes_with_an_option_of_the_users_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source_package(tmp_path, lose="CONFIG_IP_MULTIPLE_TABLES=")
+    (tmp_path / "my.config").write_text("# CONFIG_IP_ADVANCED_ROUTER is not set\n")
+    guest.build_kernel(config=tmp_path / "my.config")
+    assert "no longer: CONFIG_IP_MULTIPLE_TABLES=y (is not set)" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("any_tools")
+def test_the_command_prints_the_image_or_the_file_with_the_symbols(tmp_path: Path) -> None:
+    source_package(tmp_path)
+    run = CliRunner().invoke(nitroctl, ["guest", "kernel"])
+    bzimage = guest.locate("kernel")
+    assert run.stdout == f"{bzimage}\n"
+    run = CliRunner().invoke(nitroctl, ["guest", "kernel", "--vmlinux"])
+    assert run.stdout == f"{bzimage.parent / 'vmlinux'}\n"
+    assert (bzimage.parent / "vmlinux").read_text() == "symbols\n"
+    run = CliRunner().invoke(nitroctl, ["guest", "kernel", "--prebuilt", "--config", "x"])
+    assert run.exit_code != 0 and "--config" in str(run.exception or run.output)
 
 
 @pytest.mark.usefixtures("any_tools")
@@ -280,7 +351,9 @@ class Archive:
     def unpack(self, deb: Path, into: Path) -> None:
         (into / "boot").mkdir()
         (into / "boot/vmlinuz-6.12.0-fake").write_bytes(bytes(514) + b"HdrS")
-        modules_folder(into / "usr/lib/modules", {f"{name}.ko.xz": module() for name in guest.WANTED_MODULES})
+        folder = into / "usr/lib/modules/6.12.0-fake"
+        folder.mkdir(parents=True)
+        (folder / "modules.builtin").write_text("".join(f"kernel/{name}.ko\n" for name in modules.DEVICES))
 
 
 def test_a_prebuilt_kernel_is_described(monkeypatch: pytest.MonkeyPatch) -> None:

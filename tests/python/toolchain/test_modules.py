@@ -167,11 +167,13 @@ def test_a_kernel_package_becomes_a_kernel_and_a_ramdisk_part(tmp_path: Path, pa
         assert (lzma.decompress(content) if path.endswith(".xz") else content).startswith(b"\x7fELF")
 
 
-def test_a_prebuilt_kernel_with_other_modules_is_another_nitroctls(tmp_path: Path) -> None:
-    (tmp_path / "bzImage").touch()
-    manifest = {"release": "6.12", "rules": guest._rules(), "lacks": ["a", "b"]}
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
-    found = guest._prebuilt(tmp_path)
+def test_a_prebuilt_kernel_with_other_modules_is_made_anew(tmp_path: Path) -> None:
+    root = tmp_path / guest._prebuilt_key("linux-image-x", "6.12-1")
+    root.mkdir()
+    (root / "bzImage").touch()
+    manifest = {"release": "6.12", "source": "linux-image-x 6.12-1", "lacks": ["a", "b"]}
+    (root / "manifest.json").write_text(json.dumps(manifest))
+    found = guest._prebuilt(root)
     assert found and (found.release, found.lacks) == ("6.12", ("a", "b"))
-    (tmp_path / "manifest.json").write_text(json.dumps({**manifest, "rules": "others"}))
-    assert guest._prebuilt(tmp_path) is None
+    other = root.rename(tmp_path / "6.12-1-0123456789ab")
+    assert guest._prebuilt(other) is None
