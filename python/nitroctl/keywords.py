@@ -75,6 +75,9 @@ class RunKeywords(TypedDict, total=False):
     forward_listen: Sequence[str]
     """Join CID's clients of these ports of this host's AF_VSOCK to the enclave's."""
 
+    kms: bool
+    """The parent's port 8000 is the local KMS, started with it; see `nitroctl kms`."""
+
     accel: Literal["kvm", "tcg"] | None
     """Force an accelerator. Default: KVM where it works."""
 

@@ -20,6 +20,7 @@ from nitroctl.vsock import sockets
 
 FIRST_CID = 16
 LAST_AUTOMATIC_CID = FIRST_CID + 4095
+KMS_PORT = 8000  # where AWS's vsock-proxy serves KMS, and its clients look for it
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class Folder:
     def uds(self) -> Path:
         """The parent's socket; `vsock_N` beside it serves the parent's port N."""
         return self.path / "vsock"
+
+    @property
+    def kms(self) -> Path:
+        """Where the local KMS serves the parent's port for it, if it has one."""
+        return sockets.port_path(self.uds, KMS_PORT)
 
     @property
     def cert_chain(self) -> Path:

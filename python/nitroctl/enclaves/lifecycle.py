@@ -34,7 +34,7 @@ from typing import Any
 
 from nitroctl.attestation import pki
 from nitroctl.base.errors import NitroError
-from nitroctl.enclaves import application, diagnosis, logs, records
+from nitroctl.enclaves import application, diagnosis, kms, logs, records
 from nitroctl.enclaves import qemu as qemu_options
 from nitroctl.enclaves.child import Child
 from nitroctl.enclaves.console import ConsoleWatch
@@ -84,6 +84,7 @@ class EnclaveRun:
         self._failure: str | None = None
         self._qemu: Child | None = None
         self._backend: Child | None = None
+        self._kms: Child | None = None
         self._fds = contextlib.ExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -152,6 +153,9 @@ class EnclaveRun:
         try:
             self._set_state(State.STARTING)
             self._write_chain(folder)
+            if self.plan.request.kms:
+                self._kms = kms.start(folder, self.plan.request.eif)
+                self._spawn(self._watch_server(self._kms, Party.KMS))
             await self._start_backend(folder)
             if not self._end.done():
                 self._start_qemu(folder)
@@ -209,7 +213,7 @@ class EnclaveRun:
         self._told_fd = booted
         self._fds.callback(os.close, booted)
         self._fds.callback(loop.remove_reader, booted)
-        self._spawn(self._watch_backend(self._backend))
+        self._spawn(self._watch_server(self._backend, Party.BACKEND))
         line = await self._read_ready(ready)
         if line is None and not self._end.done():
             limit = f"{READY_SECONDS:g} s"
@@ -440,9 +444,9 @@ class EnclaveRun:
             with contextlib.suppress(Exception):
                 await client.disconnect()
 
-    async def _watch_backend(self, backend: Child) -> None:
-        await asyncio.shield(backend.exited)
-        self._finish(Ending.FAILED, Party.BACKEND, backend.ended_how())
+    async def _watch_server(self, server: Child, by: Party) -> None:
+        await asyncio.shield(server.exited)
+        self._finish(Ending.FAILED, by, server.ended_how())
 
     async def _watch_qemu(
         self, process: Child, pump: asyncio.Task[None], monitor: asyncio.Task[None]
@@ -563,6 +567,9 @@ class EnclaveRun:
                 if self._qemu:
                     await self._deliver(self._backend)
                 await self._backend.stop()
+            if self._kms:
+                self._kms.hush()
+                await self._kms.stop()
         finally:
             self._fds.close()
             release(folder)

@@ -19,6 +19,7 @@ from nitroctl.base.errors import EifError, EnclaveError, UsageError
 from nitroctl.base.instants import UTC
 from nitroctl.base.memory import MEMORY_PER_EIF, MIB, default_memory
 from nitroctl.eif.peek import Peek, peek
+from nitroctl.enclaves.folder import KMS_PORT
 from nitroctl.enclaves.request import RunRequest
 from nitroctl.vsock import forwards
 
@@ -64,6 +65,9 @@ def check(request: RunRequest, *, now: datetime | None = None, host: Host | None
     broken."""
     host = host or Host.here()
     forwards.check(request.forwards)
+    for kind in forwards.PARENT if request.kms else ():
+        if any(text.startswith(f"{kind}={KMS_PORT}=") for text in request.forwards):
+            raise UsageError(f"the parent's port {KMS_PORT} is served by --{kind} and by --kms")
     eif = _check_eif(request, now or datetime.now(UTC))
     memory = default_memory(eif.size) if request.memory is None else request.memory
     _check_memory(memory, eif.size, ratio=request.memory_check)

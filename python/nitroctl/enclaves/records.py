@@ -69,6 +69,7 @@ class Party(_StrEnum):
     GUEST = "guest"
     QEMU = "QEMU"
     BACKEND = "vsock backend"
+    KMS = "local KMS"
     SUPERVISOR = "supervisor"
     REQUEST = "request"  # somebody asked for it: a signal, `nitroctl stop`, the Python API
     TIMEOUT = "boot timeout"

@@ -190,6 +190,9 @@ class RunRequest(Request):
             metavar="PORT+PORT...",
         ),
     ] = ()
+    kms: Annotated[
+        bool, Option("The parent's port 8000 is the local KMS, started with it; see `nitroctl kms`.")
+    ] = False
     accel: Annotated[
         Literal["kvm", "tcg"] | None,
         Option("Force an accelerator.", unset="KVM where it works", session=True),
