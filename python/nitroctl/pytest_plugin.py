@@ -4,6 +4,7 @@
     nitro_eif               makes an EIF in the session's temporary folder
     nitro_enclave           runs an enclave until the test's end
     nitro_enclave_factory   runs one until the session's end, for fixtures of a wider scope
+    nitro_kms               a local KMS with keys of its own, until the session's end
 
 pytest loads this wherever nitroctl is installed, so nothing that costs time is imported before it is used.
 Workers of xdist need nothing from each other: context IDs and names are handed out by locks of the host. What
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from nitroctl.api import Enclave
     from nitroctl.keywords import BuildKeywords, RunKeywords, StrPath
+    from nitroctl.kms.local import Kms
 
 TAIL = 40  # lines of a console in a report
 
@@ -209,6 +211,17 @@ def nitro_eif(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFact
         return built.path
 
     return make
+
+
+@pytest.fixture(scope="session")
+def nitro_kms() -> Iterator[Kms]:
+    """A local KMS, with which an enclave is joined by `listen_port=[nitro_kms.parent_port]`: `create_key`,
+    `encrypt`, `environment` for clients, `events` with the reason of each answer, `inject` for faults. For
+    the session, so that images can be made to trust its `ca`."""
+    from nitroctl.kms.local import Kms
+
+    with Kms() as kms:
+        yield kms
 
 
 @pytest.fixture(scope="session")

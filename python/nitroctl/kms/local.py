@@ -4,7 +4,7 @@
     with nitroctl.Kms() as kms:
         key = kms.create_key(policy=text, alias="alias/app")
         secret = kms.encrypt(key, b"secret")
-        enclave = nitroctl.Enclave("app.eif", kms=kms)
+        enclave = nitroctl.Enclave("app.eif", listen_port=[kms.parent_port])
 
 Without a folder its keys last as long as it does.
 """
@@ -182,8 +182,7 @@ class Kms:
 
     @property
     def socket(self) -> Path:
-        """A unix socket that serves the same: what `nitroctl.Enclave(kms=...)` joins to the parent's port
-        8000."""
+        """A unix socket that serves the same."""
         _ = self.service
         if self._socket is None:
             folder = Path(tempfile.mkdtemp(prefix="kms-", dir=config.runtime_dir()))
@@ -191,6 +190,12 @@ class Kms:
             self.serve_socket(sockets.serve(folder / "kms", backlog=server.BACKLOG))
             self._socket = folder / "kms"
         return self._socket
+
+    @property
+    def parent_port(self) -> str:
+        """For an enclave's `listen_port`: it finds this KMS on the parent's port 8000, as with AWS's
+        proxy."""
+        return f"{VSOCK_PORT}={self.socket}"
 
     @property
     def ca(self) -> Path:
