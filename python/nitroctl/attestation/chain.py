@@ -9,6 +9,8 @@ same rules (hw/virtio/nsm/nsm-chain-load.c).
 
 from __future__ import annotations
 
+import hashlib
+import threading
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -123,6 +125,36 @@ def _claimed(der: bytes) -> str:
         return load(der, "root certificate").subject.rfc4514_string()
     except CertificateError:
         return "no certificate as a chain has them"
+
+
+class Remembering:
+    """`check` for whoever verifies many documents of few enclaves: a path that was good is good
+    again for as long as all its certificates are valid. It is known by all their bytes."""
+
+    def __init__(self, most: int = 256) -> None:
+        self._most = most
+        self._paths: dict[bytes, tuple[datetime, datetime, list[x509.Certificate]]] = {}
+        self._lock = threading.Lock()
+
+    def __call__(
+        self, leaf: bytes, cabundle: Sequence[bytes], root: x509.Certificate, at: datetime
+    ) -> list[x509.Certificate]:
+        from cryptography.hazmat.primitives.serialization import Encoding
+
+        ders = (root.public_bytes(Encoding.DER), *cabundle, leaf)
+        key = hashlib.sha256(b"".join(hashlib.sha256(der).digest() for der in ders)).digest()
+        with self._lock:
+            known = self._paths.get(key)
+        if known and known[0] <= at <= known[1]:
+            return known[2]
+        path = check(leaf, cabundle, root, at)
+        begin = max(certificate.not_valid_before_utc for certificate in path)
+        end = min(certificate.not_valid_after_utc for certificate in path)
+        with self._lock:
+            while len(self._paths) >= self._most:
+                del self._paths[next(iter(self._paths))]  # the oldest
+            self._paths[key] = begin, end, path
+        return path
 
 
 def check(

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from nitroctl.attestation import chain
 from nitroctl.attestation.document import FIELD_MAX, SIGNATURE_SIZE, Document, decode
@@ -157,8 +157,19 @@ def _check_policy(document: Document, policy: Policy, at: datetime) -> None:
             raise StaleDocument(f"the document is from the future: issued at {document.time:%F %T} UTC")
 
 
+class CheckPath(Protocol):
+    """`chain.check`, or one that remembers what it has checked."""
+
+    def __call__(
+        self, leaf: bytes, cabundle: Sequence[bytes], root: x509.Certificate, at: datetime
+    ) -> list[x509.Certificate]: ...
+
+
 def verify_chain(
-    data: bytes, root: x509.Certificate | str | Path | bytes, policy: Policy = Policy()
+    data: bytes,
+    root: x509.Certificate | str | Path | bytes,
+    policy: Policy = Policy(),
+    check_path: CheckPath = chain.check,
 ) -> tuple[Document, list[x509.Certificate]]:
     """As `verify`, and also return the certificates of the path, root first."""
     from cryptography import x509
@@ -167,7 +178,7 @@ def verify_chain(
         root = load_root(root)
     document = decode(data, policy.field_max)
     at = policy.at if isinstance(policy.at, datetime) else document.time if policy.at else datetime.now(UTC)
-    path = chain.check(document.certificate, document.cabundle, root, at)
+    path = check_path(document.certificate, document.cabundle, root, at)
     _check_signature(document, path[-1])
     _check_time(document, path[-1])
     _check_policy(document, policy, at)

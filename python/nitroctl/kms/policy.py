@@ -7,6 +7,7 @@ wise, `lint`'s.
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -63,6 +64,8 @@ class Policy:
     statements: tuple[Statement, ...]
 
 
+# A policy is the same for every request until another one is put.
+@functools.lru_cache(256)
 def parse(text: str, source: Source = "key", name: str = "the key policy") -> Policy:
     """Raises PolicyError, which names the statement."""
     if len(text.encode(errors="surrogatepass")) > MOST_BYTES:

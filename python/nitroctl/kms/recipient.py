@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from nitroctl.attestation.chain import Remembering
 from nitroctl.attestation.document import Document
 from nitroctl.attestation.errors import AttestationError
 from nitroctl.attestation.verify import Policy, verify_chain
@@ -71,6 +72,7 @@ class Verifier:
     def __init__(self, root: x509.Certificate, max_age: timedelta | None = None) -> None:
         self._root = root
         self._max_age = max_age
+        self._check_path = Remembering()
 
     def verify(self, given: dict[str, Any], at: datetime | None = None) -> Recipient:
         """`given` is the request's Recipient, its shape checked; its document in bytes."""
@@ -79,7 +81,7 @@ class Verifier:
             raise _refused("the Recipient needs AttestationDocument and KeyEncryptionAlgorithm")
         policy = Policy(allow_debug=True, max_age=self._max_age, at=at or datetime.now(UTC))
         try:
-            document, _ = verify_chain(data, self._root, policy)
+            document, _ = verify_chain(data, self._root, policy, self._check_path)
         except AttestationError as e:
             raise _refused(f"the attestation document does not verify: {e}") from e
         key, spki = _key(document)

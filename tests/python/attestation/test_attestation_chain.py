@@ -14,8 +14,9 @@ import random
 import subprocess
 import warnings
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -339,3 +340,40 @@ def test_any_extensions_give_a_document_or_a_named_error(found: list[tuple[bytes
 
 
 SHARED = Maker()
+
+
+# --- what was good before --------------------------------------------------------------------------------
+
+
+def test_a_path_is_remembered_by_all_its_bytes_while_it_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing else is: another leaf, a flipped byte, another time, a path that was refused."""
+    maker, other = Maker(), Maker()
+    asked: list[datetime] = []
+
+    def check(*arguments: Any) -> Any:
+        asked.append(arguments[3])
+        return really(*arguments)
+
+    really = chain.check
+    monkeypatch.setattr(chain, "check", check)
+    remembering = chain.Remembering(most=2)
+    for _ in range(3):
+        path = remembering(maker.leaf, maker.cabundle, maker.root, NOW)
+    assert path == really(maker.leaf, maker.cabundle, maker.root, NOW) and len(asked) == 1
+    flipped = bytearray(maker.leaf)
+    flipped[-1] ^= 1
+    for leaf, bundle, at in (
+        (bytes(flipped), maker.cabundle, NOW),
+        (other.leaf, maker.cabundle, NOW),
+        (maker.leaf, other.cabundle, NOW),
+        (maker.leaf, [*maker.cabundle[:-1]], NOW),
+        (maker.leaf, maker.cabundle, NOW + timedelta(days=2)),
+        (maker.leaf, maker.cabundle, NOW - timedelta(days=2)),
+    ):
+        for _ in range(2):
+            with pytest.raises(why.AttestationError):
+                remembering(leaf, bundle, maker.root, at)
+    assert len(asked) == 1 + 12
+    for made in (other, Maker(), maker):  # more than it keeps
+        remembering(made.leaf, made.cabundle, made.root, NOW)
+    assert len(asked) == 16
