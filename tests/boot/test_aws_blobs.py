@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """`make check-aws`, for users who have AWS's kernel and init: it boots what it is given, and says what it
-leaves out. The blobs here are a stand-in, our kernel and init laid out as AWS's folder: we have no others."""
+leaves out. The blobs here are a stand-in, our kernel and an init that does what AWS's does."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nitroctl.testing.lab import Lab
+from test_environment import compiled
 from test_image import stand_in
 
 pytestmark = [pytest.mark.boot, pytest.mark.ours("about the option itself")]
@@ -20,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def test_the_boot_tests_with_blobs(lab: Lab, tmp_path: Path) -> None:
     blobs = stand_in(lab, tmp_path / "blobs")
+    compiled(tmp_path, "stand-in").rename(blobs / "init")
     # A word that only these images have on their command line, and AWS's time for the reset.
     line = (blobs / "cmdline").read_text().replace("panic=1", "panic=30").rstrip()
     (blobs / "cmdline").write_text(f"{line} audit=0\n")
