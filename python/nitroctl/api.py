@@ -29,8 +29,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from nitroctl.base import shown
-from nitroctl.base.errors import EnclaveError, NitroError, UsageError
+from nitroctl.base.errors import EnclaveError, EnclaveTimeout, NitroError, UsageError
 from nitroctl.base.options import Request
 from nitroctl.eif.request import BuildRequest
 from nitroctl.enclaves import differences, folder, logs, records
@@ -131,7 +130,7 @@ class Enclave:
 
     def wait(self, timeout: float | None = None) -> Record:
         """Wait until it has ended by itself, and return its record; `record.check()` raises the error that
-        fits, if there was one. Raises TimeoutError after `timeout` seconds."""
+        fits, if there was one. Raises EnclaveTimeout after `timeout` seconds."""
         record = self._now
         return self._shown(records.wait(record, timeout) or record)
 
@@ -251,11 +250,17 @@ class Enclave:
         enclave runs. Raises vsock.PortRefused.
         """
         deadline = time.monotonic() + timeout
+        refused: sockets.PortRefused | None = None
         while True:
             left = deadline - time.monotonic()
             try:
                 return sockets.connect(self.uds, port, timeout=max(left, RETRY_SECONDS))
+            except EnclaveTimeout:
+                if refused:
+                    raise refused from None  # this try had next to no time
+                raise
             except sockets.PortRefused as e:
+                refused = e
                 self._check_runs(e)
                 if not retry or left <= 0:
                     raise
@@ -266,16 +271,21 @@ class Enclave:
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """As `connect`, for asyncio: like asyncio.open_connection."""
         deadline = time.monotonic() + timeout
+        refused: sockets.PortRefused | None = None
         while True:
             left = deadline - time.monotonic()
             try:
                 connecting = sockets.open_connection(self.uds, port)
                 return await asyncio.wait_for(connecting, max(left, RETRY_SECONDS))
             except asyncio.TimeoutError as e:
-                raise EnclaveError(
-                    f"no answer about port {port} of the enclave {self.name} within {timeout:g} s"
+                if refused:
+                    raise refused from None
+                raise EnclaveTimeout(
+                    f"no answer about port {port} of the enclave {self.name} within {timeout:g} s",
+                    record=self._now,
                 ) from e
             except sockets.PortRefused as e:
+                refused = e
                 self._check_runs(e)
                 if not retry or left <= 0:
                     raise
@@ -285,7 +295,7 @@ class Enclave:
         record = self._now
         if not record.running:
             raise sockets.PortRefused(
-                f"the enclave {record.name} has ended: {record.message}", hint=record.hint
+                f"the enclave {record.name} has ended: {record.message}", record=record
             ) from error
 
     def listen(self, port: int, *, backlog: int = 128) -> sockets.Listener:
@@ -343,6 +353,7 @@ class Enclave:
             raise EnclaveError(
                 f"the enclave {self.name} has no test agent that could be asked (port {PORT}): {e}",
                 hint="let your application ask its NSM and send you the document",
+                record=self._now,
             ) from e
         with Agent(self.uds, timeout=timeout) as agent:
             return agent.attestation(nonce=nonce, user_data=user_data, public_key=public_key)
@@ -435,7 +446,7 @@ class Console:
         return watch.tail(lines)
 
     def lines(self, *, timeout: float | None = None) -> Iterator[str]:
-        """Line by line from the beginning, as they come, until the enclave has ended. Raises TimeoutError
+        """Line by line from the beginning, as they come, until the enclave has ended. Raises EnclaveTimeout
         after `timeout` seconds."""
         self._enclave._asked_for("console")
         rest = b""
@@ -448,7 +459,8 @@ class Console:
 
     def wait_for(self, pattern: str | re.Pattern[str], *, timeout: float = 60.0) -> re.Match[str]:
         """Wait for a line, finished or not, in which this regular expression is found; lines that were there
-        before count as well. Raises TimeoutError, and EnclaveError if the enclave ends without it."""
+        before count as well. Raises EnclaveTimeout, and EnclaveError if the enclave ends without it; their
+        `tail` is what the console said last."""
         self._enclave._asked_for("console")
         expression = re.compile(pattern)
         rest = b""
@@ -458,15 +470,15 @@ class Console:
                 for line in [*whole, rest]:
                     if match := expression.search(_text(line)):
                         return match
-        except TimeoutError:
-            tail = "".join(f"\n  {shown.line(line)}" for line in self.tail(10))
-            raise TimeoutError(f"{self._missing(expression)} within {timeout:g} s{tail}") from None
-        record = self._enclave._now
-        raise EnclaveError(
-            f"{self._missing(expression)} until its end: {record.message}",
-            hint=record.hint,
-            lines=self.tail(10),
-        )
+        except EnclaveTimeout:
+            raise self._said(EnclaveTimeout, f"{self._missing(expression)} within {timeout:g} s") from None
+        ended = self._enclave._now.message
+        raise self._said(EnclaveError, f"{self._missing(expression)} until its end: {ended}")
+
+    def _said(self, kind: type[EnclaveError], message: str) -> EnclaveError:
+        error = kind(message, lines=self.tail(10), record=self._enclave._now)
+        error.tail = tuple(self.tail())
+        return error
 
     def _missing(self, expression: re.Pattern[str]) -> str:
         return f"the enclave {self._enclave.name} did not print {expression.pattern!r}"

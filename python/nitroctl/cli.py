@@ -7,8 +7,10 @@ Each command lives in its own module of `nitroctl.commands`, imported only when 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
+import itertools
 import os
 import sys
 
@@ -16,7 +18,8 @@ import click
 
 from nitroctl import __version__
 from nitroctl.base import shown, stdio
-from nitroctl.base.errors import EXIT_FAILURE, EXIT_INTERRUPTED, NitroError
+from nitroctl.base.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, NitroError, UsageError
+from nitroctl.commands import Session
 
 # name -> (module of nitroctl.commands, attribute, one line for --help). The lines stand here and not in
 # the modules, or --help would have to import all of them.
@@ -67,39 +70,23 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="nitroctl")
-@click.option("--debug", is_flag=True, help="Show Python tracebacks of failures.")
-@click.pass_context
-def nitroctl(ctx: click.Context, debug: bool) -> None:
+@click.option("--debug", is_flag=True, expose_value=False, help="Show Python tracebacks of failures.")
+def nitroctl() -> None:
     """AWS Nitro Enclaves on this machine: build, measure, run, test.
 
     Local enclaves are for development: they give no isolation from this host.
     """
-    ctx.obj = {"debug": debug}
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the command line and exit. An expected failure prints its message and hint, no traceback."""
+    """Run the command line and exit. An expected failure prints its message and hint, no traceback; and what
+    JSON has of it on standard output, where the answer would have been."""
     stdio.fill()
     arguments = sys.argv[1:] if argv is None else argv
     debug = "--debug" in arguments[:1] or bool(os.environ.get("NITROCTL_DEBUG"))
+    session = Session()
     try:
-        status = nitroctl.main(args=arguments, prog_name="nitroctl", standalone_mode=False)
-        sys.stdout.flush()
-    except NitroError as e:
-        if debug:
-            raise
-        shown.failure(e, e.hint)
-        sys.exit(e.exit_status)
-    except click.exceptions.Abort:
-        sys.exit(EXIT_INTERRUPTED)
-    except click.ClickException as e:
-        if e.message:
-            e.message = shown.line(e.message)  # type: ignore[misc]
-        e.show()
-        sys.exit(e.exit_code)
-    except KeyboardInterrupt:
-        shown.say("interrupted")
-        sys.exit(EXIT_INTERRUPTED)
+        status = _run(arguments, session, debug=debug)
     except BrokenPipeError:
         # The reader of our output went away (`| head`): not worth a message.
         _drop_output()
@@ -111,10 +98,56 @@ def main(argv: list[str] | None = None) -> None:
         what = e.strerror or str(e)
         where = _place(e)
         hint = "NITROCTL_DEBUG=1 shows where that happened"
-        shown.failure(NitroError(f"{where}: {what}" if where else what), hint)
+        error = NitroError(f"{where}: {what}" if where else what, hint=hint)
+        shown.failure(error, hint)
+        with contextlib.suppress(OSError):  # it may be standard output that is full
+            _answer(error, session)
         _drop_output()
         sys.exit(EXIT_FAILURE)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _run(arguments: list[str], session: Session, *, debug: bool) -> object:
+    try:
+        status = nitroctl.main(args=arguments, prog_name="nitroctl", standalone_mode=False, obj=session)
+        sys.stdout.flush()
+        return status
+    except NitroError as e:
+        if not debug:
+            shown.failure(e, e.hint)
+        _answer(e, session)
+        if debug:
+            raise
+        return e.exit_status
+    except click.exceptions.Abort:
+        _answer(_interrupted(), session)
+        return EXIT_INTERRUPTED
+    except click.ClickException as e:
+        # The options that say so may not have been looked at.
+        session.as_json |= "--json" in itertools.takewhile(lambda word: word != "--", arguments)
+        kind = UsageError if e.exit_code == EXIT_USAGE else NitroError
+        if e.message:
+            e.message = shown.line(e.message)  # type: ignore[misc]
+        e.show()
+        _answer(kind(e.format_message()), session)
+        return e.exit_code
+    except KeyboardInterrupt:
+        shown.say("interrupted")
+        _answer(_interrupted(), session)
+        return EXIT_INTERRUPTED
+
+
+def _interrupted() -> NitroError:
+    error = NitroError("interrupted")
+    error.exit_status = EXIT_INTERRUPTED
+    return error
+
+
+def _answer(error: NitroError, session: Session) -> None:
+    if session.as_json:
+        from nitroctl.base import output
+
+        output.failure(error)
 
 
 def _place(e: OSError) -> str | None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """docs/json.md as what it is, the shape of each command's answer, and answers judged by it. No test is here.
 
-value = answer("nitroctl ps", text)      what was printed, decoded; fails if it is not what the page says
+`answer` and `failure` decode what a command has printed, and fail if it is not what the page says.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ _PLAIN: dict[str, Any] = {
     "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
     "boolean": lambda value: isinstance(value, bool),
     "AWS's": lambda value: isinstance(value, dict),
+    "fact": lambda value: (
+        value is None or isinstance(value, str | int | float) or fits(value, "list of string")
+    ),
 }
 
 
@@ -87,6 +90,14 @@ def differences(value: dict[str, Any], name: str) -> list[str]:
         if key in value and not fits(value[key], type)
     ]
     return found
+
+
+def failure(text: str | bytes) -> Any:
+    """The error that took the place of the answer."""
+    value = json.loads(text)
+    assert list(value) == ["schema", "error"] and value["schema"] == 1
+    assert not (wrong := differences(value["error"], "error")), wrong
+    return value["error"]
 
 
 def answer(command: str, text: str | bytes) -> Any:

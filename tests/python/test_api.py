@@ -102,11 +102,19 @@ def test_start_and_close_by_hand(bench: Bench, make: Make) -> None:
     ],
 )
 def test_what_does_not_boot(
-    bench: Bench, make: Make, script: list[list[Any]], options: dict[str, Any], error: type[Exception]
+    bench: Bench,
+    make: Make,
+    script: list[list[Any]],
+    options: dict[str, Any],
+    error: type[nitroctl.EnclaveError],
 ) -> None:
     enclave = make(*script, **options)
-    with pytest.raises(error), enclave:
+    with pytest.raises(error) as caught, enclave:
         pytest.fail("it is up")
+    e = caught.value
+    assert e.record.id == enclave.id and e.record.ending and not e.record.running
+    assert (e.cause, e.hint, e.tail) == (e.record.cause, e.record.hint, e.record.tail)
+    assert [line for line in e.tail if line] == [text.strip() for step, text in script if step == "print"]
     printed = [text for step, text in script if step == "print"]
     assert enclave.console.read().decode() == "".join(printed)
     assert bench.processes() == {} and records_left() == []
@@ -125,8 +133,9 @@ def test_the_guest_ends_by_itself(make: Make, tmp_path: Path) -> None:
     fifo = tmp_path / "go"
     os.mkfifo(fifo)
     with make(HEARTBEAT, ["await", str(fifo)], RESET) as enclave:
-        with pytest.raises(TimeoutError):
+        with pytest.raises(TimeoutError, match="has not ended within 0.05 s") as caught:
             enclave.wait(0.05)
+        assert isinstance(caught.value, nitroctl.EnclaveTimeout) and caught.value.record.id == enclave.id
         os.close(os.open(fifo, os.O_WRONLY))
         record = enclave.wait(HANG)
         assert record.ending is Ending.ORDERLY and not enclave.running
@@ -233,12 +242,17 @@ def test_the_console(make: Make, tmp_path: Path) -> None:
         enclave.console.wait_for(re.compile("in: $"))  # a line without an end
         assert enclave.console.tail(2) == ["two", "log in:"]
         assert enclave.console.path.read_bytes() == b"one\r\ntwo\r\nlog\x1bin: "
-        with pytest.raises(TimeoutError, match="did not print 'three' within 0.05 s\n  one\n  two"):
+        with pytest.raises(TimeoutError, match="did not print 'three' within 0.05 s\n  one\n  two") as caught:
             enclave.console.wait_for("three", timeout=0.05)
+        assert isinstance(caught.value, nitroctl.EnclaveTimeout)
+        assert caught.value.tail == ("one", "two", "log in:") and caught.value.record.running
         lines = enclave.console.lines(timeout=HANG)
         assert [next(lines), next(lines)] == ["one", "two"]
         os.close(os.open(fifo, os.O_WRONLY))
         assert list(lines) == ["log\x1bin: x"]
+        with pytest.raises(nitroctl.EnclaveError, match="did not print 'three' until its end: ") as end:
+            enclave.console.wait_for("three")
+        assert not isinstance(end.value, TimeoutError) and end.value.record.ending is Ending.ORDERLY
         with pytest.raises(nitroctl.EnclaveError, match="did not print 'three' until its end: "):
             enclave.console.wait_for("three", timeout=HANG)
 

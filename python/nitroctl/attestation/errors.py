@@ -11,7 +11,7 @@ AttestationError
 ├── SignatureMismatch       the document was not signed by the enclave's key
 └── PolicyError             a genuine document that is not what was asked for
     ├── DebugEnclave        PCR0 is zero: the enclave runs in debug mode
-    ├── PcrMismatch         another value, or none, in `index`
+    ├── PcrMismatch         another value, or none, in `index`: `expected`, `found`
     ├── NonceMismatch, UserDataMismatch, PublicKeyMismatch
     └── StaleDocument       older than allowed, or from the future
 """
@@ -69,6 +69,8 @@ class PcrMismatch(PolicyError):
         what = "is not in the document" if found is None else f"is {found.hex()}"
         super().__init__(f"PCR{index} {what}, expected {expected.hex()}")
         self.index = index
+        self.expected = expected
+        self.found = found
 
 
 class NonceMismatch(PolicyError):

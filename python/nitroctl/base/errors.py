@@ -8,11 +8,16 @@
     └── EnclaveError           an enclave did not run or end as it should
         ├── BootTimeout        no heartbeat in time (status 3)
         ├── GuestPanic         the guest's kernel panicked (status 4)
-        └── ApplicationFailed  its application ended with another status than 0, or by a signal (status 5)
+        ├── ApplicationFailed  its application ended with another status than 0, or by a signal (status 5)
+        └── EnclaveTimeout     it did not do in time what was waited for; a TimeoutError as well
 
 A message says what was wrong, with the value; the hint says what to do next. The command line prints
 both without a traceback; a traceback means a bug of ours. Both are one line, whatever a value in them holds;
 what a message cites in lines of its own (`lines`) follows it indented.
+
+What an error knows are attributes, never only words: all have `cause`, `record` and `tail`, which say
+something where an enclave was involved, and a class may have facts of its own. They survive pickling, and so
+the way from an enclave's supervisor to whoever started it.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nitroctl.base import shown
 
@@ -34,16 +40,57 @@ EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 
 
 class NitroError(Exception):
-    """An expected failure. `str(error)` is the message; `hint` what to do about it, if we know."""
+    """An expected failure. `message` is one line, `lines` are what it cites, `str(error)` is both; `hint`
+    says what to do about it, if we know.
+
+    Where it was an enclave that failed: `cause` is the name of a likely cause, `record` what is known about
+    the enclave (a `nitroctl.Record`), `tail` its console's last lines.
+    """
 
     exit_status = EXIT_FAILURE
+    cause: str | None = None
+    record: Any = None  # a Record, whose class is upstairs
+    tail: tuple[str, ...] = ()
 
     def __init__(self, message: str, *, hint: str | None = None, lines: Sequence[str] = ()) -> None:
-        cited = [f"  {shown.line(line.expandtabs())}" for line in lines]
-        super().__init__("\n".join([shown.line(message), *cited]))
+        self.message = shown.line(message)
+        self.lines = tuple(shown.line(line.expandtabs()) for line in lines)
+        super().__init__("\n".join([self.message, *(f"  {line}" for line in self.lines)]))
         self.hint = shown.line(hint) if hint else None
         if hint and sys.version_info >= (3, 11):
             self.add_note(f"hint: {self.hint}")  # for tracebacks: those of programs that use the package
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What only errors of this class know, by the names of the attributes."""
+        return {name: value for name, value in vars(self).items() if name not in _COMMON}
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "class": type(self).__name__,
+            "message": self.message,
+            "lines": self.lines,
+            "hint": self.hint,
+            "exit_status": self.exit_status,
+            "cause": self.cause,
+            "record": None if self.record is None else self.record.to_json(),
+            "tail": self.tail,
+            "facts": self.facts,
+        }
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (type(self), self.args, vars(self))
+
+
+_COMMON = {"message", "lines", "hint", "exit_status", "cause", "record", "tail", "__notes__"}
+
+
+def _again(kind: type[NitroError], args: tuple[object, ...], attributes: dict[str, Any]) -> NitroError:
+    """An error as it was when it was pickled, whatever its constructor takes."""
+    error = kind.__new__(kind)
+    error.args = args
+    vars(error).update(attributes)
+    return error
 
 
 class UsageError(NitroError):
@@ -94,7 +141,14 @@ class EifError(NitroError):
 
 
 class EnclaveError(NitroError):
-    pass
+    """`cause`, `tail` and, in want of another one, `hint` are those of `record`, if there is one."""
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, lines: Sequence[str] = (), record: Any = None
+    ) -> None:
+        super().__init__(message, hint=hint or (record.hint if record else None), lines=lines)
+        if record:
+            self.record, self.cause, self.tail = record, record.cause, record.tail
 
 
 class BootTimeout(EnclaveError):
@@ -107,3 +161,7 @@ class GuestPanic(EnclaveError):
 
 class ApplicationFailed(EnclaveError):
     exit_status = EXIT_APPLICATION
+
+
+class EnclaveTimeout(EnclaveError, TimeoutError):
+    pass

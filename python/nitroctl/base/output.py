@@ -20,6 +20,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from nitroctl.base import jsontext, shown
+from nitroctl.base.errors import NitroError
 
 SCHEMA = 1
 
@@ -36,6 +37,10 @@ def items(values: Iterable[Any]) -> None:
 
 def line(value: Mapping[str, Any]) -> None:
     shown.data(jsontext.compact({"schema": SCHEMA, **value}))
+
+
+def failure(error: NitroError) -> None:
+    document({"error": error.to_json()})
 
 
 def as_aws(value: Any) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,12 +18,11 @@ NEW_FILE = click.Path(path_type=Path, readable=False, dir_okay=False)
 Command = TypeVar("Command", bound=Callable[..., object])
 
 
-@dataclass
 class Session:
     """What `cli` and the command that it runs know of each other: `ctx.obj`."""
 
-    debug: bool = False
-    as_json: bool = False  # whoever called wants JSON, of a failure as well
+    def __init__(self) -> None:
+        self.as_json = False  # whoever called wants JSON, of a failure as well
 
 
 def answers_json(ctx: click.Context) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nitroctl.base import output, shown
-from nitroctl.base.errors import EXIT_FAILURE, EXIT_TIMEOUT, NitroError, UsageError
+from nitroctl.base.errors import EXIT_FAILURE, EXIT_TIMEOUT, EnclaveTimeout, NitroError, UsageError
 from nitroctl.commands import answers_json, json_option
 
 if TYPE_CHECKING:
@@ -161,8 +161,10 @@ def wait(names: tuple[str, ...], timeout: float | None, app_status: bool, as_jso
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         try:
             last = records.wait(record, left)
-        except TimeoutError:
-            error = NitroError(f"enclave {record.name} has not ended within {timeout:g} s")
+        except EnclaveTimeout as e:
+            # The whole time; not what was left of it for this one.
+            message = f"enclave {record.name} has not ended within {timeout:g} s"
+            error = EnclaveTimeout(message, record=e.record)
             error.exit_status = EXIT_TIMEOUT
             raise error from None
         if last is None:

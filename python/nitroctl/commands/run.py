@@ -78,11 +78,14 @@ def run(app_status: bool, detach: bool, as_json: bool, dry_run: bool, **given: A
             sys.stdout.flush()
             sinks.append(FdSink(sys.stdout.fileno()))
             stack.callback(sinks[0].close)
-        result = foreground.run(plan, sinks=sinks, on_state=_tell)
-    if not app_status or result.app_status is None:
-        result.check()
-    shown.say(f"Enclave {plan.name}: {result.message}")
-    return result.status if not app_status or result.app_status is None else result.app_status
+        ended = foreground.run(plan, sinks=sinks, on_state=_tell)
+    if app_status and ended.app_status is not None:
+        status = ended.app_status
+    else:
+        ended.check()
+        status = ended.status or 0
+    shown.say(f"Enclave {plan.name}: {ended.message}")
+    return status
 
 
 def _note(text: str) -> None:

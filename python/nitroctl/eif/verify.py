@@ -19,8 +19,18 @@ from nitroctl.eif.measure import Scan
 from nitroctl.eif.pcr import DIGEST_SIZE, Measurements
 
 
-class PcrMismatch(NitroError):
-    """A good file, but not the one that was expected."""
+class EifMismatch(NitroError):
+    """A good file, but not the one that was expected: another value in the register `index`."""
+
+    def __init__(self, path: Path, index: int, expected: bytes, found: bytes) -> None:
+        super().__init__(
+            f"{path}: PCR{index} is {found.hex()}, expected was {expected.hex()}",
+            hint="another build of the image; `nitroctl eif diff` compares two files",
+        )
+        self.path = path
+        self.index = index
+        self.expected = expected
+        self.found = found
 
 
 def verify(
@@ -32,7 +42,7 @@ def verify(
 ) -> Measurements:
     """Measure a file that keeps all rules.
 
-    Raises EifError for the first broken one, PcrMismatch for a register (0, 1, 2 or 8) whose value is not the
+    Raises EifError for the first broken one, EifMismatch for a register (0, 1, 2 or 8) whose value is not the
     one in `pcrs` (48 bytes; PCR8 of an unsigned file is zero). `now` (with its zone) is the time at which the
     signing certificate must be valid. `file_rules_only`: whether the content can be booted is not asked.
     """
@@ -40,7 +50,7 @@ def verify(
     values = {0: found.pcr0, 1: found.pcr1, 2: found.pcr2, 8: found.pcr8 or bytes(DIGEST_SIZE)}
     for index, expected in (pcrs or {}).items():
         if values[index] != expected:
-            raise PcrMismatch(f"{path}: PCR{index} is {values[index].hex()}, expected was {expected.hex()}")
+            raise EifMismatch(path, index, expected, values[index])
     return found
 
 

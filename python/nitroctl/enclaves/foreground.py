@@ -15,7 +15,6 @@ from nitroctl.enclaves.lifecycle import EnclaveRun
 from nitroctl.enclaves.plan import Plan, make_plan
 from nitroctl.enclaves.records import Record
 from nitroctl.enclaves.request import RunRequest
-from nitroctl.enclaves.result import Result
 from nitroctl.enclaves.sink import Sink
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -26,11 +25,12 @@ def run(
     *,
     sinks: Iterable[Sink] = (),
     on_state: Callable[[Record], None] | None = None,
-) -> Result:
-    """Run an enclave to its end from the main thread. Ctrl-C, SIGTERM and SIGHUP end it."""
+) -> Record:
+    """Run an enclave to its end from the main thread. Ctrl-C, SIGTERM and SIGHUP end it. Returns its last
+    record, of which nothing else is left."""
     todo = request if isinstance(request, Plan) else make_plan(request)
 
-    async def main() -> Result:
+    async def main() -> Record:
         loop = asyncio.get_running_loop()
         enclave = EnclaveRun(todo, sinks=sinks, on_state=on_state)
         for number in STOP_SIGNALS:

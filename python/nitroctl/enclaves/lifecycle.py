@@ -81,7 +81,7 @@ class EnclaveRun:
         self._home: Home | None = None
         self._first: Record | None = None
         self._pcrs: dict[str, str] | None = None
-        self._failure: str | None = None
+        self._failure: NitroError | None = None  # that of our own part in it
         self._qemu: Child | None = None
         self._backend: Child | None = None
         self._kms: Child | None = None
@@ -118,9 +118,11 @@ class EnclaveRun:
         if self.state is not State.ENDED:
             return record
         if self._end.cancelled() or self._end.exception():
-            failure = self._failure or "nitroctl failed"
+            message, hint = "nitroctl failed", None
+            if self._failure:
+                message, hint = str(self._failure), self._failure.hint
             return dataclasses.replace(
-                record, ending=Ending.FAILED, ended_by=Party.SUPERVISOR, status=1, message=failure,
+                record, ending=Ending.FAILED, ended_by=Party.SUPERVISOR, status=1, message=message, hint=hint,
                 tail=tuple(self.console.tail()),
             )  # fmt: skip
         result = self._end.result()
@@ -139,8 +141,8 @@ class EnclaveRun:
                     child.signal(signal.SIGKILL)
         self._finish(Ending.STOPPED, Party.REQUEST, message, signum=signum)
 
-    async def run(self) -> Result:
-        """Start it, watch it, and return when it is gone and cleaned up.
+    async def run(self) -> Record:
+        """Start it, watch it, and return its last record when it is gone and cleaned up.
 
         Raises NitroError when it cannot be started, and whatever a sink raises.
         """
@@ -151,20 +153,27 @@ class EnclaveRun:
             release(folder)
             raise
         try:
-            self._set_state(State.STARTING)
-            self._write_chain(folder)
-            if self.plan.request.kms:
-                self._kms = kms.start(folder, self.plan.request.eif)
-                self._spawn(self._watch_server(self._kms, Party.KMS))
-            await self._start_backend(folder)
-            if not self._end.done():
-                self._start_qemu(folder)
-            return await self._end
+            await self._live(folder)
         except NitroError as e:
-            self._failure = str(e)
+            self._failure = e
             raise
         finally:
             await self._clean_up(folder)
+            if self._failure:
+                self._failure.record = self.record()
+                self._failure.tail = self._failure.record.tail
+        return self.record()
+
+    async def _live(self, folder: Folder) -> None:
+        self._set_state(State.STARTING)
+        self._write_chain(folder)
+        if self.plan.request.kms:
+            self._kms = kms.start(folder, self.plan.request.eif)
+            self._spawn(self._watch_server(self._kms, Party.KMS))
+        await self._start_backend(folder)
+        if not self._end.done():
+            self._start_qemu(folder)
+        await self._end
 
     # -- start
 

@@ -28,7 +28,14 @@ from pathlib import Path
 from typing import Any
 
 from nitroctl.base import atomic, config, locks, shown
-from nitroctl.base.errors import ApplicationFailed, BootTimeout, EnclaveError, GuestPanic, NitroError
+from nitroctl.base.errors import (
+    ApplicationFailed,
+    BootTimeout,
+    EnclaveError,
+    EnclaveTimeout,
+    GuestPanic,
+    NitroError,
+)
 from nitroctl.enclaves import logs
 from nitroctl.enclaves.console import ConsoleWatch
 
@@ -90,12 +97,6 @@ def exit_status(ending: Ending, signum: int | None = None) -> int:
     return _ERRORS[ending].exit_status if ending in _ERRORS else 0
 
 
-def check(ending: Ending, message: str, hint: str | None) -> None:
-    """Raise the error that fits, unless the end was orderly or asked for."""
-    if ending in _ERRORS:
-        raise _ERRORS[ending](message, hint=hint)
-
-
 @dataclass(frozen=True)
 class Record:
     """An enclave at one moment. Times in seconds since the epoch.
@@ -143,8 +144,10 @@ class Record:
 
     def check(self) -> None:
         """Raise the error that fits the end, if there was one that was neither orderly nor asked for."""
-        if self.ending is not None:
-            check(self.ending, self.message or "", self.hint)
+        if self.ending in _ERRORS:
+            message, *lines = (self.message or "").split("\n")
+            cited = [line.removeprefix("  ") for line in lines]
+            raise _ERRORS[self.ending](message, lines=cited, record=self)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, in the order above."""
@@ -346,7 +349,7 @@ def find(text: str, *, running: bool = False) -> Record:
             # The stable order of time among those that are alike.
             record = max(fitting, key=lambda r: (r.running, r.started))
             if running and not record.running:
-                raise EnclaveError(f"the enclave {text!r} has ended: {record.message}")
+                raise EnclaveError(f"the enclave {text!r} has ended: {record.message}", record=record)
             return record
     known = ", ".join(f"{r.name} (CID {r.cid})" for r in records if r.running) or "none"
     raise EnclaveError(f"no enclave is called {text!r}; running: {known}")
@@ -372,10 +375,14 @@ def supervisor_fd(record: Record) -> int | None:
 
 
 def follow(record: Record, log: str, *, timeout: float | None = None) -> Iterator[bytes]:
-    """A log of the enclave from its beginning, as it grows, until the enclave has ended (`logs.follow`)."""
+    """A log of the enclave from its beginning, as it grows, until the enclave has ended (`logs.follow`).
+    Raises EnclaveTimeout if it has not after `timeout` seconds."""
     fd = supervisor_fd(record)
     try:
         yield from logs.follow(record.home, log, fd, timeout=timeout)
+    except TimeoutError:
+        message = f"enclave {record.name} has not ended within {timeout:g} s"
+        raise EnclaveTimeout(message, record=record) from None
     finally:
         if fd is not None:
             os.close(fd)
@@ -383,12 +390,13 @@ def follow(record: Record, log: str, *, timeout: float | None = None) -> Iterato
 
 def wait(record: Record, timeout: float | None = None) -> Record | None:
     """Wait until the enclave has ended and return its last record, None if that has been removed (an enclave
-    in the foreground leaves none). Raises TimeoutError."""
+    in the foreground leaves none). Raises EnclaveTimeout."""
     fd = supervisor_fd(record)
     if fd is not None:
         try:
             if not select.select([fd], [], [], timeout)[0]:
-                raise TimeoutError(f"enclave {record.name} has not ended within {timeout:g} s")
+                message = f"enclave {record.name} has not ended within {timeout:g} s"
+                raise EnclaveTimeout(message, record=again(record))
         finally:
             os.close(fd)
     return again(record)

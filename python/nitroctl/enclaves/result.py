@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""How an enclave ended, as the one who ran it learns it; what others learn is in its record (`records`)."""
+"""How an enclave ended, as `lifecycle` finds it; everybody else learns it from its record (`records`)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,3 @@ class Result:
     def status(self) -> int:
         """The exit status of `nitroctl run`."""
         return records.exit_status(self.ending, self.signal)
-
-    def check(self) -> None:
-        """Raise the error that fits, unless the end was orderly or asked for."""
-        records.check(self.ending, self.message, self.hint)

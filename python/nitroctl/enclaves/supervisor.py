@@ -3,22 +3,25 @@
 
     starter                                  supervisor (this module as a program)
       | request, a line of JSON  ------------->  |
-      | <--------------- records, a line for each state; or an error
+      | <---------------- records, a line for each state; an error
       | "detach"  ---------------------------->  |   from now on it is on its own
 
 They talk over a socket pair. If the starter's end closes before it said "detach", however that came about,
 the enclave is stopped: what nobody waits for any more does not go on booting, and an enclave that belongs to
 a test or to a `with` block ends with it. The supervisor's end closes with its life. What the supervisor does
-is `enclave`'s business; what it leaves is in `records`.
+is `enclave`'s business; what it leaves is in `records`. An error comes over as the object that it is,
+pickled: both ends of the pair are this same program's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import functools
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -29,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from nitroctl.base import proc, shown
-from nitroctl.base.errors import EXIT_USAGE, EnclaveError, NitroError, UsageError
+from nitroctl.base.errors import EnclaveError, EnclaveTimeout, NitroError
 from nitroctl.enclaves import logs, preflight, records
 from nitroctl.enclaves.lifecycle import EnclaveRun
 from nitroctl.enclaves.plan import make_plan
@@ -69,19 +72,20 @@ class Supervised:
         that was stopped or has ended in good order before it."""
         while value := self._read():
             if "error" in value:
-                kind = UsageError if value["status"] == EXIT_USAGE else EnclaveError
-                message, *lines = value["error"].split("\n")
-                raise kind(message, hint=value["hint"], lines=[text.removeprefix("  ") for text in lines])
+                error: NitroError = pickle.loads(base64.b64decode(value["error"]))
+                raise error
             self.record = record = Record.from_json(value)
             if on_state:
                 on_state(record)
             if record.booted is not None:
                 # It may have ended since; whoever uses it will notice.
                 return record
-            if record.state is State.ENDED:
-                record.check()
-                raise EnclaveError(f"enclave {record.name}: {record.message}")
-        raise EnclaveError(f"the enclave's supervisor died (status {self._process.wait()})")
+        if self.record and self.record.state is State.ENDED:
+            self.record.check()
+            raise EnclaveError(f"enclave {self.record.name}: {self.record.message}", record=self.record)
+        raise EnclaveError(
+            f"the enclave's supervisor died (status {self._process.wait()})", record=self.record
+        )
 
     def _read(self) -> dict[str, Any] | None:
         """The next line's value, None at the end. Raises TimeoutError if the channel has a limit."""
@@ -95,11 +99,16 @@ class Supervised:
         return value
 
     def wait(self, timeout: float | None = None) -> Record:
-        """Wait for its end, and return its last record. Raises TimeoutError."""
+        """Wait for its end, and return its last record. Raises EnclaveTimeout."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             self._channel.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
-            value = self._read()
+            try:
+                value = self._read()
+            except TimeoutError:
+                name = self.record.name if self.record else ""
+                message = f"enclave {name} has not ended within {timeout:g} s"
+                raise EnclaveTimeout(message, record=self.record) from None
             if value is None:
                 break
             if "error" not in value:
@@ -238,13 +247,12 @@ def _supervise(channel: socket.socket) -> int:
             text = f"stopped by {signal.Signals(number).name}"
             loop.add_signal_handler(number, functools.partial(running.stop, text, signum=number))
         starter.watch(running)
-        return (await running.run()).status
+        return (await running.run()).status or 0
 
     try:
         return asyncio.run(main())
     except NitroError as e:
-        if said is not State.ENDED:  # otherwise the record tells
-            starter.tell({"error": str(e), "hint": e.hint, "status": e.exit_status})
+        starter.tell({"error": base64.b64encode(pickle.dumps(e)).decode()})
         return e.exit_status
 
 

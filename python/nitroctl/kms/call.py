@@ -106,7 +106,7 @@ class Call:
         try:
             read = policy.parse(key_policy) if key_policy is not None else None
             return evaluate(request, read, callers.policies_of(self.store, self.caller), granted)
-        except policy.PolicyError as e:
+        except policy.KmsPolicyError as e:
             # Of a store that something else has written.
             return Decision(False, f"because no resource-based policy allows the kms:{action} action",
                             policy=f"a policy that is not understood: {e}")  # fmt: skip

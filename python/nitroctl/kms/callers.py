@@ -42,7 +42,7 @@ def caller_of(arn: str, session: str | None = None) -> Caller:
 
 
 def put_policies(store: Store, arn: str, policies: Mapping[str, str]) -> None:
-    """Replace the IAM policies of a user or a role. Raises PolicyError."""
+    """Replace the IAM policies of a user or a role. Raises KmsPolicyError."""
     caller = caller_of(arn)
     for name, text in policies.items():
         policy.parse(text, "iam", f"the IAM policy {name}")

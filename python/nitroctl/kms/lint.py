@@ -31,7 +31,8 @@ class Finding:
 
 
 def lint(text: str, images: Mapping[str, Mapping[int, str]] | None = None) -> list[Finding]:
-    """What is to be said about a key policy; `images` are PCRs of EIFs by their names. Raises PolicyError."""
+    """What is to be said about a key policy; `images` are PCRs of EIFs by their names. Raises
+    KmsPolicyError."""
     policy = parse(text)
     found = []
     for statement in policy.statements:

@@ -25,7 +25,7 @@ def _checked_policy(call: Call, key: Key, text: str) -> str:
     """A policy that is understood, and that leaves the caller a way to change it. Raises KmsError."""
     try:
         policy.parse(text)
-    except policy.PolicyError as e:
+    except policy.KmsPolicyError as e:
         raise KmsError("MalformedPolicyDocumentException", str(e)) from e
     bypass = call.get("BypassPolicyLockoutSafetyCheck")
     if not bypass and not call.decide("PutKeyPolicy", key, text, {}).allowed:

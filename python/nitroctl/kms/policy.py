@@ -27,7 +27,7 @@ _ELEMENTS = {
 Source = Literal["key", "iam"]
 
 
-class PolicyError(NitroError):
+class KmsPolicyError(NitroError):
     """A policy that is not understood."""
 
 
@@ -67,28 +67,28 @@ class Policy:
 # A policy is the same for every request until another one is put.
 @functools.lru_cache(256)
 def parse(text: str, source: Source = "key", name: str = "the key policy") -> Policy:
-    """Raises PolicyError, which names the statement."""
+    """Raises KmsPolicyError, which names the statement."""
     if len(text.encode(errors="surrogatepass")) > MOST_BYTES:
-        raise PolicyError(f"{name} is longer than {MOST_BYTES} bytes")
+        raise KmsPolicyError(f"{name} is longer than {MOST_BYTES} bytes")
     try:
         document = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
     except (ValueError, RecursionError) as e:
         reason = "it is nested too deeply" if isinstance(e, RecursionError) else str(e)
-        raise PolicyError(f"{name} is no JSON: {reason}") from e
+        raise KmsPolicyError(f"{name} is no JSON: {reason}") from e
     if not isinstance(document, dict):
-        raise PolicyError(f"{name} is no JSON object")
+        raise KmsPolicyError(f"{name} is no JSON object")
     if odd := document.keys() - {"Version", "Id", "Statement"}:
-        raise PolicyError(f"{name} has the element {min(odd)}, which is not known")
+        raise KmsPolicyError(f"{name} has the element {min(odd)}, which is not known")
     if "Version" in document and document["Version"] not in VERSIONS:
-        raise PolicyError(
+        raise KmsPolicyError(
             f"{name} has the version {document['Version']!r}, known are {' and '.join(VERSIONS)}"
         )
     if not isinstance(document.get("Id", ""), str):
-        raise PolicyError(f"the Id of {name} is no text")
+        raise KmsPolicyError(f"the Id of {name} is no text")
     listed = document.get("Statement")
     statements = listed if isinstance(listed, list) else [listed]
     if not listed or not all(isinstance(statement, dict) for statement in statements):
-        raise PolicyError(f"{name} has no Statement, or one that is no object")
+        raise KmsPolicyError(f"{name} has no Statement, or one that is no object")
     return Policy(
         source, name, tuple(_Reader(name, source, number, s).read() for number, s in enumerate(statements, 1))
     )
@@ -125,8 +125,8 @@ class _Reader:
         shown = f' ("{sid}")' if isinstance(sid, str) and sid else ""
         self._place = f"statement {number}{shown} of {policy}"
 
-    def _error(self, text: str) -> PolicyError:
-        return PolicyError(f"{self._place}: {text}")
+    def _error(self, text: str) -> KmsPolicyError:
+        return KmsPolicyError(f"{self._place}: {text}")
 
     def read(self) -> Statement:
         found = self._found

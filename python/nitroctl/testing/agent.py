@@ -14,7 +14,7 @@ import struct
 from types import TracebackType
 
 from nitroctl.base import cbor
-from nitroctl.base.errors import EnclaveError
+from nitroctl.base.errors import EnclaveError, EnclaveTimeout
 from nitroctl.vsock import sockets
 
 PORT = 7000
@@ -84,7 +84,7 @@ class Agent:
                 piece = self._socket.recv(min(size - len(data), 65536))
             except TimeoutError as e:
                 limit = self._socket.gettimeout()
-                raise EnclaveError(f"no answer from the guest's agent within {limit:g} s") from e
+                raise EnclaveTimeout(f"no answer from the guest's agent within {limit:g} s") from e
             except ConnectionError as e:
                 raise AgentGone(f"the connection to the guest's agent broke: {e.strerror}") from e
             if not piece:

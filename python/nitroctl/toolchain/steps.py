@@ -31,7 +31,6 @@ class BuildFailed(NitroError):
     def __init__(self, step: str, lines: Sequence[str], log: Path, *, hint: str | None = None) -> None:
         super().__init__(f"{step} failed", hint=hint, lines=[*lines, f"the whole log is in {log}"])
         self.step = step
-        self.lines = list(lines)
         self.log = log
 
 

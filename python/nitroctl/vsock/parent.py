@@ -34,11 +34,12 @@ _MACHINES = {3: "32-bit x86", 40: "32-bit Arm", 62: "x86-64", 183: "arm64", 243:
 _OTHER_WAYS = "docs/parent.md has ways for such programs: unix sockets, TCP, the host's own vsock"
 
 
-class Unsuitable(NitroError):
+class UnsuitableProgram(NitroError):
     """A program that the library cannot stand before."""
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(f"{path} {why}", hint=_OTHER_WAYS)
+        self.path = path
 
 
 def environment(library: Path, given: Mapping[str, str]) -> dict[str, str]:
@@ -58,7 +59,7 @@ def environment(library: Path, given: Mapping[str, str]) -> dict[str, str]:
 
 def check(argv: Sequence[str], library: Path, path: str | None = None) -> str:
     """The file that runs as `argv[0]`, found as a shell finds it (`path`: in place of PATH). Raises
-    NitroError if there is none, Unsuitable if the library would be left out."""
+    NitroError if there is none, UnsuitableProgram if the library would be left out."""
     found = _find(argv[0], path)
     with open(library, "rb") as file:
         ours = _read_elf(file, os.fspath(library))
@@ -141,24 +142,26 @@ def _kind(found: Elf) -> str:
 
 def _check_elf(program: str, found: Elf, ours: Elf) -> None:
     if (found.bits, found.machine) != (ours.bits, ours.machine):
-        raise Unsuitable(program, f"is a program for {_kind(found)}, and the library for {_kind(ours)}")
+        raise UnsuitableProgram(
+            program, f"is a program for {_kind(found)}, and the library for {_kind(ours)}"
+        )
     if (b"Go", 4) in found.notes:  # its build ID
-        raise Unsuitable(program, "is written in Go, which makes system calls without libc")
+        raise UnsuitableProgram(program, "is written in Go, which makes system calls without libc")
     if found.linker is None:
-        raise Unsuitable(program, "is statically linked: no library can stand before its system calls")
+        raise UnsuitableProgram(program, "is statically linked: no library can stand before its system calls")
     if "ld-linux" not in os.path.basename(found.linker):
-        raise Unsuitable(program, f"is linked by {found.linker}, with another libc than glibc")
+        raise UnsuitableProgram(program, f"is linked by {found.linker}, with another libc than glibc")
 
 
 def _check_rights(program: str, status: os.stat_result) -> None:
     """ld.so(8): in secure-execution mode it preloads nothing from a user's folder."""
     if status.st_mode & stat.S_ISUID and status.st_uid != os.getuid():
-        raise Unsuitable(program, "is set-user-ID: the dynamic linker preloads nothing for it")
+        raise UnsuitableProgram(program, "is set-user-ID: the dynamic linker preloads nothing for it")
     if status.st_mode & stat.S_ISGID and status.st_gid != os.getgid():
-        raise Unsuitable(program, "is set-group-ID: the dynamic linker preloads nothing for it")
+        raise UnsuitableProgram(program, "is set-group-ID: the dynamic linker preloads nothing for it")
     if os.getuid():
         try:
             os.getxattr(program, "security.capability")
         except OSError:
             return
-        raise Unsuitable(program, "has file capabilities: the dynamic linker preloads nothing for it")
+        raise UnsuitableProgram(program, "has file capabilities: the dynamic linker preloads nothing for it")

@@ -21,7 +21,7 @@ from types import TracebackType
 
 from nitroctl.base import config, locks
 from nitroctl.base.config import UNIX_PATH_MAX
-from nitroctl.base.errors import EnclaveError, NitroError
+from nitroctl.base.errors import EnclaveError, EnclaveTimeout, NitroError
 
 PARENT_CID = 3
 HEARTBEAT_PORT = 9000
@@ -159,7 +159,7 @@ def connect(uds: str | os.PathLike[str], port: int, *, timeout: float | None = N
             sock.sendall(b"CONNECT %d\n" % port)
             answer = _read_line(sock)
         except TimeoutError as e:
-            raise EnclaveError(f"no answer about the enclave's port {port} within {timeout:g} s") from e
+            raise EnclaveTimeout(f"no answer about the enclave's port {port} within {timeout:g} s") from e
         except (FileNotFoundError, ConnectionRefusedError) as e:
             raise PortRefused(f"no enclave is behind {path}: {e.strerror}") from e
         except (ConnectionResetError, BrokenPipeError):

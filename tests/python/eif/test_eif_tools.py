@@ -35,7 +35,7 @@ from nitroctl.eif.diff import Difference, diff
 from nitroctl.eif.extract import extract
 from nitroctl.eif.format import Layout, Section, SectionType, open_eif, read_layout
 from nitroctl.eif.measure import scan
-from nitroctl.eif.verify import PcrMismatch, verify
+from nitroctl.eif.verify import EifMismatch, verify
 
 SECTIONS = [(model.KERNEL, model.bzimage()), *model.TINY[1:]]
 NOW = datetime.now(UTC)
@@ -318,7 +318,7 @@ def test_verify_expected_registers(image: Path) -> None:
     values = {i: bytes.fromhex(v) for i, v in enumerate(model.measure(SECTIONS))}
     assert verify(image, pcrs={**values, 8: bytes(48)}).pcr0 == values[0]
     for index in (0, 1, 2, 8):
-        with pytest.raises(PcrMismatch, match=f"PCR{index}"):
+        with pytest.raises(EifMismatch, match=f"PCR{index}"):
             verify(image, pcrs={**values, 8: bytes(48), index: b"\1" * 48})
 
 

@@ -29,8 +29,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, install, steps, write_eif
 from jsonpage import answer
-from nitroctl.base.errors import BootTimeout, EnclaveError
-from nitroctl.enclaves import records, supervisor
+from nitroctl.attestation import pki
+from nitroctl.base.errors import BootTimeout, EnclaveError, NitroError
+from nitroctl.enclaves import foreground, records, supervisor
 from nitroctl.enclaves.records import Ending, Party, Record
 from nitroctl.enclaves.request import RunRequest
 
@@ -530,6 +531,36 @@ def test_a_starter_that_waits_sees_the_end(bench: Bench, monkeypatch: pytest.Mon
     last = records.find(record.id)
     assert last.ending is Ending.STOPPED and last.ended_by is Party.REQUEST
     assert bench.processes() == {}
+
+
+def test_an_error_is_the_same_on_both_sides(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What fails in a supervisor's process fails as it does in this one, whether a program or we failed."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(bench.tmp / "data"))
+    for name, value in bench.environment(steps(["print", "[    0.1] kernel panic\r\n"], ["exit", 9])).items():
+        monkeypatch.setenv(name, value)
+    request = RunRequest(bench.eif, qemu=bench.qemu, vsock_backend=bench.backend)
+    root = bench.tmp / "data/nitroctl/ca/root.pem"
+    pki.load_or_init()
+    good = root.read_bytes()
+    for damage in (b"nonsense", good):
+        root.write_bytes(damage)
+        told = []
+        for start in (foreground_run, supervisor.start):
+            with pytest.raises(NitroError) as caught:
+                start(request)
+            told.append(caught.value)
+        here, there = told
+        assert type(here) is type(there) and str(here) == str(there) and here.facts == there.facts
+        for name in ("message", "lines", "hint", "cause", "tail", "exit_status"):
+            assert getattr(here, name) == getattr(there, name), name
+        assert (here.record.ending, here.record.message) == (there.record.ending, there.record.message)
+        assert there.record == records.find(there.record.id)
+        assert there.record.hint == there.hint and str(there) == there.record.message
+        records.remove(there.record)
+
+
+def foreground_run(request: RunRequest) -> None:
+    foreground.run(request).check()
 
 
 def test_the_supervisor_gets_the_whole_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from nitroctl.kms.conditions import Context
 from nitroctl.kms.evaluate import EXACT_CONTEXT, Decision, Grant, Request, evaluate
 from nitroctl.kms.keys import default_policy
 from nitroctl.kms.names import Caller, like, parse_caller
-from nitroctl.kms.policy import PolicyError, parse
+from nitroctl.kms.policy import KmsPolicyError, parse
 
 KEY = f"arn:aws:kms:eu-central-1:{ACCOUNT}:key/0a1b"
 APP = Caller(ROLE, "worker")
@@ -239,7 +239,7 @@ def test_what_is_not_understood_is_refused() -> None:
         document = (
             given_ if isinstance(given_, str) else json.dumps(given_ if whole else {"Statement": [given_]})
         )
-        with pytest.raises(PolicyError) as caught:
+        with pytest.raises(KmsPolicyError) as caught:
             parse(document)
         assert text in str(caught.value)
 
@@ -251,7 +251,7 @@ def test_an_iam_policy_may_be_about_other_services_too() -> None:
           "Condition": {"StringLike": {"s3:prefix": "x"}}}  # fmt: skip
     read = parse(policy(s3, {"Effect": "Allow", "Action": "kms:*", "Resource": "*"}), "iam")
     assert [s.takes_action("kms:Decrypt") for s in read.statements] == [False, True]
-    with pytest.raises(PolicyError, match="has no Principal"):
+    with pytest.raises(KmsPolicyError, match="has no Principal"):
         parse(policy(ANY), "iam")
 
 

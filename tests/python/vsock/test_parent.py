@@ -114,7 +114,7 @@ def test_what_cannot(tmp_path: Path, ours: Path, name: str) -> None:
         [env, "-S", f"{path} -x"],
     ]
     for argv in ways:
-        with pytest.raises(parent.Unsuitable) as caught:
+        with pytest.raises(parent.UnsuitableProgram) as caught:
             parent.check(argv, ours)
         assert str(caught.value).startswith(f"{path} {words}"), argv
         assert caught.value.hint and "docs/parent.md" in caught.value.hint
@@ -160,16 +160,16 @@ def test_what_has_more_rights(tmp_path: Path, ours: Path, monkeypatch: pytest.Mo
     os.chmod(path, 0o4755)
     assert parent.check([path], ours) == path  # its own user's
     monkeypatch.setattr(os, "getuid", lambda: owner.st_uid + 1)
-    with pytest.raises(parent.Unsuitable, match="is set-user-ID"):
+    with pytest.raises(parent.UnsuitableProgram, match="is set-user-ID"):
         parent.check([path], ours)
     os.chmod(path, 0o2755)
     assert os.stat(path).st_mode & stat.S_ISGID
     monkeypatch.setattr(os, "getgid", lambda: owner.st_gid + 1)
-    with pytest.raises(parent.Unsuitable, match="is set-group-ID"):
+    with pytest.raises(parent.UnsuitableProgram, match="is set-group-ID"):
         parent.check([path], ours)
     os.chmod(path, 0o755)
     monkeypatch.setattr(os, "getxattr", lambda path, name: {"security.capability": b""}[name])
-    with pytest.raises(parent.Unsuitable, match="has file capabilities"):
+    with pytest.raises(parent.UnsuitableProgram, match="has file capabilities"):
         parent.check([path], ours)
 
 
