@@ -119,6 +119,9 @@ class BuildKeywords(TypedDict, total=False):
     as_aws: bool
     """Make what AWS's build-enclave makes, byte for byte: its PCRs."""
 
+    trust_ca: StrPath | None
+    """CA certificates in PEM that the image trusts as well, as that of `nitroctl kms ca`; measured."""
+
     aws_cmd: bool
     """Start the image as AWS does: CMD alone, as root, in /."""
 

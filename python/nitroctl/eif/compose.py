@@ -23,7 +23,7 @@ from typing import Any
 
 from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.base.memory import MIB, default_memory
-from nitroctl.eif import cpio, etc, package, rpm
+from nitroctl.eif import cpio, etc, package, rpm, trust
 from nitroctl.eif.blobs import encoded, lines
 from nitroctl.eif.boot import read_kernel
 from nitroctl.eif.build import Built, FileSigner, Generated, Metadata, Parts, Sink, build
@@ -150,16 +150,24 @@ def from_blobs(path: Path, cmdline: str | None = None) -> Bootstrap:
 
 
 def from_image(
-    path: Path, *, name: str | None = None, platform: str | None = None, aws_cmd: bool = False
+    path: Path,
+    *,
+    name: str | None = None,
+    platform: str | None = None,
+    aws_cmd: bool = False,
+    trusted: bytes = b"",
 ) -> Application:
     """A container image in a file or folder; `name` and `platform` choose among several, see `open_image`.
     With `aws_cmd` its ENTRYPOINT counts only where there is no CMD, and WORKDIR, USER and PATH's default do
-    not."""
+    not. `trusted`: CA certificates for its bundles of roots."""
     image = open_image(path, name=name, platform=platform)
     with shown(f"Reading {path.name}", sum(b.size for b in image.layers)) as advance:
         tree = read_tree(image, advance)
     _make_mount_points(tree, str(path))
     notes = etc.complete(tree)
+    if trusted:
+        with about(path):
+            notes.append(trust.add(tree, trusted))
     config = image.config
     warnings = []
     if tree.attributes:
@@ -286,7 +294,13 @@ def _table(tree: Tree, path: str, fields: int) -> list[list[str]]:
 
 
 def from_directory(
-    folder: Path, cmd: tuple[str, ...], *, env: tuple[str, ...] = (), cwd: str = "", user: str = ""
+    folder: Path,
+    cmd: tuple[str, ...],
+    *,
+    env: tuple[str, ...] = (),
+    cwd: str = "",
+    user: str = "",
+    trusted: bytes = b"",
 ) -> Application:
     """A folder as the root file system, started as a container would be from an image of it. Modes are kept;
     what belongs to the user who runs this, unless that is root, will be root's, so that the image is the same
@@ -307,6 +321,12 @@ def from_directory(
     tree = _tree_of(found)
     _make_mount_points(tree, str(folder))
     notes = etc.complete(tree)
+    if trusted:
+        with about(folder):
+            notes.append(trust.add(tree, trusted))
+        # What has been added to has its content in the tree now.
+        changed = {path: node.target for path, node in tree.walk() if stat.S_ISREG(node.mode) and node.target}
+        found = [replace(e, data=changed[e.name], path=None) if e.name in changed else e for e in found]
 
     def write(archive: cpio.Archive) -> None:
         archive.add(cpio.directory("rootfs"))

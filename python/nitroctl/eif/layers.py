@@ -31,7 +31,16 @@ from nitroctl.eif.unpack import unpacked
 ENTRIES_MAX = 2_000_000  # in all layers together
 PATH_MAX = 4095  # bytes of a name, as Linux has it
 LINKS_MAX = 40  # symbolic links in one name, as Linux has it
-TABLES = (b"etc/passwd", b"etc/group")  # the files whose content is looked at
+# Where TLS libraries look for the roots that they trust; the first is Debian's, Ubuntu's and Alpine's.
+CA_BUNDLES = (
+    b"etc/ssl/certs/ca-certificates.crt",
+    b"etc/pki/tls/certs/ca-bundle.crt",
+    b"etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    b"etc/pki/tls/cacert.pem",
+    b"etc/ssl/ca-bundle.pem",
+    b"etc/ssl/cert.pem",
+)
+TABLES = (b"etc/passwd", b"etc/group", *CA_BUNDLES)  # the files whose content is looked at
 SMALL_MAX = 1 << 20  # bytes of them
 
 _WHITEOUT, _OPAQUE, _AUFS = b".wh.", b".wh..wh..opq", b".wh..wh."

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from nitroctl.base.errors import NitroError
-from nitroctl.eif import as_aws, boot, build, compose, reference, sign
+from nitroctl.eif import as_aws, boot, build, compose, reference, sign, trust
 from nitroctl.eif.build import Built, FileSigner
 from nitroctl.eif.compose import Bootstrap
 from nitroctl.eif.reference import Located
@@ -40,11 +40,13 @@ def make(
             compress=request.compress,
             signer=signer,
         )
+        trusted = trust.read(request.trust_ca) if request.trust_ca else b""
         if request.image is None:
             assert request.directory
             application = compose.from_directory(
-                request.directory, request.cmd, env=request.env, cwd=request.workdir, user=request.user
-            )
+                request.directory, request.cmd, env=request.env, cwd=request.workdir, user=request.user,
+                trusted=trusted,
+            )  # fmt: skip
         else:
             platform = request.platform
             if located is None:
@@ -56,8 +58,9 @@ def make(
                     choice, start, request.output, options, check_kernel=check, explain=explain
                 )
             application = compose.from_image(
-                located.path, name=located.name, platform=platform, aws_cmd=request.aws_cmd
-            )
+                located.path, name=located.name, platform=platform, aws_cmd=request.aws_cmd,
+                trusted=trusted,
+            )  # fmt: skip
         if application.missing and not request.allow_missing_program:
             raise NitroError(
                 application.missing, hint="--allow-missing-program makes it all the same; it ends at once"

@@ -69,6 +69,14 @@ class BuildRequest(Request):
             needs=("image",),
         ),
     ] = False
+    trust_ca: Annotated[
+        Path | None,
+        Option(
+            "CA certificates in PEM that the image trusts as well, as that of `nitroctl kms ca`; measured.",
+            needs=_APPLICATION,
+            excludes=("as_aws",),
+        ),
+    ] = None
     aws_cmd: Annotated[
         bool, Option("Start the image as AWS does: CMD alone, as root, in /.", needs=("image",))
     ] = False

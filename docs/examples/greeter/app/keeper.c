@@ -2,8 +2,9 @@
  * SPDX-License-Identifier: MIT
  *
  * An enclave application that keeps a secret: KMS decrypts it for this enclave
- * alone, and the parent, which carries every byte of that, never sees it.  One
- * request a connection on vsock port 5000, "NAME VALUE" lines and an empty one:
+ * alone, and the parent, which carries every byte of that, never sees it.
+ * One request a connection on vsock port 5000, "NAME VALUE" lines and an empty
+ * one:
  *
  *     region, access-key, secret-key, session-token    the parent's credentials
  *     ciphertext BASE64                                the encrypted secret
@@ -41,7 +42,7 @@
 #define PARENT_CID 3
 #define KMS_PORT 8000
 #define PORT 5000
-#define CA_FILE "/etc/kms-ca.pem"
+#define CA_FILE "/etc/ssl/certs/ca-certificates.crt"
 #define SIZE 32768
 
 /* <linux/nsm.h>, which is younger than many a distribution's headers */
@@ -123,7 +124,9 @@ static void sha256_hex(char *text, const char *data)
 
 static void hmac(uint8_t *mac, const void *key, size_t len, const char *text)
 {
-    HMAC(EVP_sha256(), key, len, (const uint8_t *)text, strlen(text), mac, NULL);
+    const uint8_t *data = (const uint8_t *)text;
+
+    HMAC(EVP_sha256(), key, len, data, strlen(text), mac, NULL);
 }
 
 /* AWS Signature Version 4: the request's lines from the Host header on. */

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The application's image, made once, and a running enclave for each test."""
 
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -21,14 +20,12 @@ def greeter_eif(nitro_eif, tmp_path_factory):
 @pytest.fixture(scope="session")
 def keeper_eif(nitro_eif, nitro_kms, tmp_path_factory):
     root = tmp_path_factory.mktemp("root")
-    # What the image trusts is measured with it. In production it is /etc/ssl/certs, with Amazon's roots.
-    (root / "etc").mkdir()
-    shutil.copy(nitro_kms.ca, root / "etc/kms-ca.pem")
     openssl = ["pkg-config", "--static", "--libs", "libssl"]
     libraries = subprocess.run(openssl, check=True, capture_output=True, text=True).stdout.split()
     program = ["-o", root / "keeper", APP / "keeper.c"]
     subprocess.run(["cc", "-O2", "-Wall", "-static", *program, *libraries], check=True)
-    return nitro_eif(directory=root, cmd=["/keeper"], name="keeper")
+    # What the image trusts is measured with it. In production it has Amazon's roots.
+    return nitro_eif(directory=root, cmd=["/keeper"], name="keeper", trust_ca=nitro_kms.ca)
 
 
 @pytest.fixture(scope="session")
