@@ -11,15 +11,35 @@ from typing import NoReturn
 
 import click
 
-from nitroctl.base.errors import NitroError
+from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.commands import PATH
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--library", type=PATH, help="The vsock-preload.so to use.")
+@click.option(
+    "--imds",
+    is_flag=True,
+    help="With a stand-in for the instance's metadata service, whose credentials the local KMS knows.",
+)
+@click.option("--role", metavar="ARN", help="With --imds: the parent's role, as that of `nitroctl run`.")
+@click.option(
+    "--instance-id",
+    metavar="ID",
+    default="i-0000000000000000",
+    show_default=True,
+    help="With --imds: the parent's id, as that of `nitroctl run`.",
+)
 @click.argument("program")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGUMENT]...")
-def parent(library: Path | None, program: str, arguments: tuple[str, ...]) -> NoReturn:
+def parent(
+    library: Path | None,
+    imds: bool,
+    role: str | None,
+    instance_id: str,
+    program: str,
+    arguments: tuple[str, ...],
+) -> NoReturn:
     """Run PROGRAM, a parent program written for AF_VSOCK, unchanged.
 
     It connects to the context IDs of this user's enclaves and serves ports of CID 3 or VMADDR_CID_ANY for
@@ -35,6 +55,10 @@ def parent(library: Path | None, program: str, arguments: tuple[str, ...]) -> No
     file = parent_module.check(argv, library)
     environment = parent_module.environment(library, os.environ)
     sockets.sweep_shared()
+    if imds:
+        environment |= _metadata(role, instance_id)
+    elif role:
+        raise UsageError("--role is what --imds tells")
     for name in ("SIGPIPE", "SIGXFSZ"):  # Python ignores them, and what is ignored stays so
         signal.signal(getattr(signal, name), signal.SIG_DFL)
     for stream in (sys.stdout, sys.stderr):
@@ -43,3 +67,13 @@ def parent(library: Path | None, program: str, arguments: tuple[str, ...]) -> No
         os.execve(file, argv, environment)
     except OSError as e:
         raise NitroError(f"cannot run {file}: {e.strerror}") from e
+
+
+def _metadata(role: str | None, instance_id: str) -> dict[str, str]:
+    """Where the metadata service is from now on, in the variables that SDKs have for it."""
+    from nitroctl.kms import imds, local
+
+    region = local.default_region()
+    account = role.split(":")[4] if role and role.count(":") >= 5 else local.DEFAULT_ACCOUNT
+    instance = imds.Instance(role, instance_id, region, account)
+    return {imds.ENDPOINT: imds.beside(instance), "AWS_REGION": region}

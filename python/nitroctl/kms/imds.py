@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: MIT
+"""A stand-in for the parent instance's metadata service, version 2: its id, its region, and credentials of
+its role that the local KMS knows. Nothing else of an instance is here.
+
+169.254.169.254 is not for an ordinary user to serve; SDKs and the AWS CLI take another address from
+AWS_EC2_METADATA_SERVICE_ENDPOINT. As with AWS a token comes first, and requests through a proxy get none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import select
+import threading
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from nitroctl.base.errors import UsageError
+from nitroctl.base.instants import UTC
+from nitroctl.kms import callers, names
+from nitroctl.kms.sigv4 import Credential
+from nitroctl.kms.store import Store
+
+ENDPOINT = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
+TOKEN_SECONDS = 21600  # at most, as with AWS
+SESSION_SECONDS = 6 * 3600.0
+FRESH_SECONDS = 900.0  # before a session's end there is a new one
+TOKENS = 1024
+_TTL, _TOKEN = "X-aws-ec2-metadata-token-ttl-seconds", "X-aws-ec2-metadata-token"
+
+
+@dataclass(frozen=True)
+class Instance:
+    role: str | None  # ARN: what PCR3 is of
+    instance_id: str  # what PCR4 is of
+    region: str
+    account: str
+
+    def __post_init__(self) -> None:
+        found = names.parse_caller(self.role) if self.role else None
+        if self.role and (found is None or ":role/" not in self.role):
+            raise UsageError(f"{self.role} is not the ARN of a role")
+
+    @property
+    def role_name(self) -> str:
+        return (self.role or "").rpartition("/")[2]
+
+
+class Metadata:
+    """What there is to ask, and for whom. Thread-safe."""
+
+    def __init__(self, instance: Instance, store: Store) -> None:
+        self._instance, self._store = instance, store
+        self._tokens: dict[str, float] = {}
+        self._credential: Credential | None = None
+        self._lock = threading.Lock()
+
+    def new_token(self, seconds: int) -> str:
+        token = secrets.token_urlsafe(40)
+        with self._lock:
+            now = time.monotonic()
+            self._tokens = {t: end for t, end in self._tokens.items() if end > now}
+            while len(self._tokens) >= TOKENS:
+                del self._tokens[next(iter(self._tokens))]
+            self._tokens[token] = now + seconds
+        return token
+
+    def knows(self, token: str) -> bool:
+        with self._lock:
+            return self._tokens.get(token, 0.0) > time.monotonic()
+
+    def get(self, path: str) -> str | None:
+        """What is at a path; None for nothing."""
+        instance = self._instance
+        document = {
+            "accountId": instance.account, "architecture": "x86_64",
+            "availabilityZone": f"{instance.region}a",
+            "instanceId": instance.instance_id, "region": instance.region, "version": "2017-09-30",
+        }  # fmt: skip
+        known = {
+            "/latest/meta-data": "iam/\ninstance-id\nplacement/"
+            if instance.role
+            else "instance-id\nplacement/",
+            "/latest/meta-data/instance-id": instance.instance_id,
+            "/latest/meta-data/placement": "availability-zone\nregion",
+            "/latest/meta-data/placement/region": instance.region,
+            "/latest/meta-data/placement/availability-zone": f"{instance.region}a",
+            "/latest/dynamic/instance-identity/document": json.dumps(document, indent=2),
+        }
+        path = path.rstrip("/")
+        if instance.role and path.startswith("/latest/meta-data/iam"):
+            known |= {
+                "/latest/meta-data/iam": "info\nsecurity-credentials/",
+                "/latest/meta-data/iam/info": json.dumps(self._info(), indent=2),
+                "/latest/meta-data/iam/security-credentials": instance.role_name,
+                f"/latest/meta-data/iam/security-credentials/{instance.role_name}": json.dumps(
+                    self._credentials(), indent=2
+                ),
+            }
+        return known.get(path)
+
+    def _info(self) -> dict[str, str]:
+        assert self._instance.role
+        profile = self._instance.role.replace(":role/", ":instance-profile/")
+        return {"Code": "Success", "LastUpdated": _stamp(time.time()), "InstanceProfileArn": profile}
+
+    def _credentials(self) -> dict[str, str | None]:
+        assert self._instance.role
+        with self._lock:
+            now = time.time()
+            found = self._credential
+            if found is None or (found.expires or 0) - now < FRESH_SECONDS:
+                # A session of an instance is named after it.
+                found = callers.issue(
+                    self._store, self._instance.role, self._instance.instance_id, SESSION_SECONDS
+                )
+                self._credential = found
+        assert found.expires
+        return {
+            "Code": "Success", "LastUpdated": _stamp(found.expires - SESSION_SECONDS), "Type": "AWS-HMAC",
+            "AccessKeyId": found.access_key, "SecretAccessKey": found.secret, "Token": found.token,
+            "Expiration": _stamp(found.expires),
+        }  # fmt: skip
+
+
+def _stamp(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version, sys_version = "EC2ws", ""
+    timeout = 30.0
+    metadata: Metadata
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nobody reads it."""
+
+    def _answer(self, status: int, text: str = "") -> None:
+        body = text.encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "text/plain")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_PUT(self) -> None:
+        seconds = self.headers.get(_TTL, "")
+        self.close_connection = True  # a body, if there is one, is not read
+        if self.headers.get("X-Forwarded-For"):
+            self._answer(403)
+        elif self.path != "/latest/api/token":
+            self._answer(404)
+        elif not (seconds.isascii() and seconds.isdecimal() and 1 <= int(seconds[:9]) <= TOKEN_SECONDS):
+            self._answer(400)
+        else:
+            self._answer(200, self.metadata.new_token(int(seconds)))
+
+    def do_GET(self) -> None:
+        if not self.metadata.knows(self.headers.get(_TOKEN, "")):
+            self._answer(401)
+        elif (found := self.metadata.get(self.path)) is None:
+            self._answer(404)
+        else:
+            self._answer(200, found)
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, metadata: Metadata) -> None:
+        handler = type("Handler", (_Handler,), {"metadata": metadata})
+        super().__init__(("127.0.0.1", 0), handler)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+def beside(instance: Instance, folder: Path | None = None) -> str:
+    """Serve for as long as this process lives, also when it has become another program, from a process that
+    is nobody's child; the address for ENDPOINT. Raises NitroError."""
+    Store(folder).close()  # what is wrong with it is said here
+    with Server(_Later(instance, folder)) as server:
+        us = os.pidfd_open(os.getpid())
+        try:
+            child = os.fork()
+            if child == 0:
+                _serve_until(server, us)
+            os.waitpid(child, 0)
+        finally:
+            os.close(us)
+        return server.url
+
+
+class _Later(Metadata):
+    """Opens the store where it is used: SQLite's connections do not outlive a fork."""
+
+    def __init__(self, instance: Instance, folder: Path | None) -> None:
+        self._place = instance, folder
+
+    def open(self) -> None:
+        instance, folder = self._place
+        super().__init__(instance, Store(folder))
+
+
+def _serve_until(server: Server, process: int) -> None:
+    """The child's part: it never returns."""
+    try:
+        if os.fork() == 0:
+            os.setsid()
+            null = os.open(os.devnull, os.O_RDWR)
+            for fd in (0, 1, 2):
+                os.dup2(null, fd)
+            metadata = server.RequestHandlerClass.metadata  # type: ignore[attr-defined]
+            metadata.open()
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            select.select([process], [], [])
+    finally:
+        os._exit(0)
