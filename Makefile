@@ -51,6 +51,7 @@ bench: packages
 	@$(VENV)/bin/python tests/bench/eif.py
 	@$(VENV)/bin/python tests/bench/nsm.py
 	@$(VENV)/bin/python tests/bench/vsock.py
+	@$(VENV)/bin/python tests/bench/install.py
 
 soak: packages
 	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)

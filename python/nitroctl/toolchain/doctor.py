@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -231,4 +231,17 @@ def _packages() -> list[Finding]:
 
 def examine() -> list[Finding]:
     """All findings, in the order in which one would mend them."""
-    return [_accelerator(), *_packages(), _disk(), _sockets(), *_qemu(), _backend(), *_kernels(), _blobs()]
+    found = [_accelerator(), *_packages(), _disk(), _sockets(), *_qemu(), _backend(), *_kernels(), _blobs()]
+    if not _brought():
+        return found
+    # What builds would need is not missed where nothing has to be built.
+    return [replace(f, state="slow") if f.state == "lacks" and not f.needed_to_run else f for f in found]
+
+
+def _brought() -> bool:
+    from nitroctl.toolchain import bundle
+
+    try:
+        return bundle.root() is not None
+    except NitroError:
+        return False  # said where it is used
