@@ -7,15 +7,16 @@ VENV ?= .venv
 # YES=1 lets the set-up use sudo without asking.
 SETUP_FLAGS = --venv $(VENV) $(if $(YES),--yes)
 
-.PHONY: help setup packages demo check check-aws bench soak dist dist-check clean
+.PHONY: help setup packages demo check check-aws check-kvm bench soak dist dist-check clean
 
 help:
 	@echo 'make demo    set up, build, and run a hello enclave'
 	@echo 'make setup   the virtual environment alone'
 	@echo 'make check   build what the tests need, run every test and linter'
 	@echo 'make check-aws BLOBS=DIR  the boot tests with AWS'"'"'s own kernel and init (its folder, or its RPM)'
+	@echo 'make check-kvm [TESTS="..."]  enclaves under KVM and on the kernel'"'"'s own vsock; emulates a host that has them'
 	@echo 'make bench   how fast EIFs are loaded, the NSM answers, vsock carries'
-	@echo 'make soak    the vsock backend for ten minutes, clocks for five, then fuzz the C cores (SECONDS=N for each)'
+	@echo 'make soak    the vsock backend for ten minutes, clocks for five, all of check-kvm, then fuzz the C cores (SECONDS=N for each)'
 	@echo 'make dist    the wheels, and the source of all that is in them, in dist/ (on Debian 12)'
 	@echo 'make dist-check  install these in fresh systems, without rights and network (as root)'
 	@echo 'make clean   remove the virtual environment; `nitroctl cache clean` removes what was built'
@@ -42,6 +43,14 @@ check-aws: packages
 	@$(VENV)/bin/python -m nitroctl guest init
 	@$(VENV)/bin/python -m nitroctl guest kernel --prebuilt
 	@$(VENV)/bin/python tools/check --blobs "$(BLOBS)"
+
+check-kvm: packages
+	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
+	@$(VENV)/bin/python -m nitroctl build
+	@$(VENV)/bin/python -m nitroctl guest init
+	@$(VENV)/bin/python -m nitroctl guest kernel --prebuilt
+	@$(VENV)/bin/python -m nitroctl guest kernel
+	@$(VENV)/bin/python tools/check-kvm $(TESTS)
 
 bench: packages
 	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)

@@ -34,13 +34,12 @@ from common import parts, table
 from nitroctl.base import accelerator, proc, progress
 from nitroctl.eif import testimage
 from nitroctl.testing import agent
+from nitroctl.testing.peer import vhost_device_vsock
 from nitroctl.toolchain import cache, tree
-from nitroctl.toolchain.apt import AptRoot
 from nitroctl.toolchain.steps import tool
 from nitroctl.vsock import sockets
 
 ROOT = Path(__file__).resolve().parents[2]
-PEER_PACKAGES = ("vhost-device-vsock", "libc6", "libgcc-s1")
 CID, PARENT = 4, 2
 RATES_PORT = 5000  # of vsock-rates
 LIMIT = 120.0  # seconds that anything may take
@@ -87,21 +86,8 @@ class Running:
 
 
 def peer() -> Contender:
-    """The newest of forky, with the C library that it was built for."""
-    root = AptRoot.open("forky")
-    versions = [root.version(package) for package in PEER_PACKAGES]
-
-    def fill(folder: Path) -> None:
-        for package, version in zip(PEER_PACKAGES, versions, strict=True):
-            root.unpack(root.download(package, version), folder)
-
-    key = f"{PEER_PACKAGES[0]}_" + "_".join(versions)
-    folder = cache.build_entry("bench", key.replace(":", "-"), fill)
-    libraries = folder / "usr/lib/x86_64-linux-gnu"
-    loader = libraries / "ld-linux-x86-64.so.2"
-    program = folder / "usr/bin/vhost-device-vsock"
-    argv = (os.fspath(loader), "--library-path", os.fspath(libraries), os.fspath(program))
-    return Contender(f"vhost-device-vsock {versions[0]}", argv)
+    found = vhost_device_vsock()
+    return Contender(f"vhost-device-vsock {found.version}", found.argv)
 
 
 def ours() -> Contender:

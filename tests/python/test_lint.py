@@ -21,7 +21,8 @@ from nitroctl.toolchain import cache, source, tree
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "nitroctl"
 SCRIPTS = (
-    "tools/check", "tools/dist", "tools/dist-check", "tools/generate", "tools/setup", "tools/soak"
+    "tools/check", "tools/check-kvm", "tools/dist", "tools/dist-check", "tools/generate", "tools/setup",
+    "tools/soak",
 )  # fmt: skip
 
 # What is compiled into QEMU, and what lets it in, has QEMU's licence; the rest is MIT.

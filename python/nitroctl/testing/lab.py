@@ -66,7 +66,7 @@ class Console:
     def __init__(self, lab: Lab, title: str, argv: Sequence[str], env: dict[str, str] | None = None) -> None:
         import pexpect
 
-        self._eof, self._timeout = pexpect.EOF, pexpect.TIMEOUT
+        self._eof, self._timeout, self._failed = pexpect.EOF, pexpect.TIMEOUT, pexpect.ExceptionPexpect
         self.title = title
         self.seen = b""
         lab.consoles.append(self)
@@ -105,7 +105,12 @@ class Console:
         with contextlib.suppress(self._eof, self._timeout, OSError, ValueError):
             while True:
                 self.child.read_nonblocking(65536, timeout=0)
-        self.child.close(force=True)
+        try:
+            self.child.close(force=True)
+        except self._failed:
+            # It waits for tenths of a second, and memory takes longer to give back on an emulated host.
+            self.child.kill(signal.SIGKILL)
+            self.child.wait()
 
     def tail(self) -> str:
         lines = self.seen.decode(errors="replace").replace("\r", "").split("\n")
