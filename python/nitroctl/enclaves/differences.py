@@ -44,7 +44,7 @@ class DiffersFromAws(NitroError):
 SAME = frozenset(
     {
         "eif", "memory", "cid", "name", "role", "instance_id", "boot_timeout", "debug_mode", "ca_days",
-        "proxy", "listen_port", "connect_port", "accel", "qemu", "qemu_build", "vsock_backend",
+        "proxy", "listen_port", "connect_port", "kms", "accel", "qemu", "qemu_build", "vsock_backend",
     }
 )  # fmt: skip
 
