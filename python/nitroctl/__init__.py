@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         EnclaveTimeout,
         GuestPanic,
         NitroError,
+        NotBuilt,
         UsageError,
     )
     from nitroctl.eif.verify import EifMismatch
@@ -57,9 +58,9 @@ __all__ = [
     "CertificateError", "CertificateExpired", "ChainError", "CommandFailed", "DebugEnclave",
     "DiffersFromAws", "EifError", "EifMismatch", "Enclave", "EnclaveError", "EnclaveTimeout",
     "FieldError", "GuestPanic", "Kms", "KmsPolicyError", "MalformedDocument", "MemoryRefused",
-    "NitroError", "NonceMismatch", "PcrMismatch", "PolicyError", "PortRefused", "PublicKeyMismatch",
-    "Record", "RootMismatch", "SignatureMismatch", "StaleDocument", "UnsuitableProgram", "UsageError",
-    "UserDataMismatch", "build_eif",
+    "NitroError", "NonceMismatch", "NotBuilt", "PcrMismatch", "PolicyError", "PortRefused",
+    "PublicKeyMismatch", "Record", "RootMismatch", "SignatureMismatch", "StaleDocument",
+    "UnsuitableProgram", "UsageError", "UserDataMismatch", "build_eif",
 ]  # fmt: skip
 
 # Where they are; all others are in the first module that has them.

@@ -3,6 +3,7 @@
 
     NitroError                 something went wrong that we can explain: message, hint, exit status
     ├── UsageError             the request itself is wrong (status 2)
+    ├── NotBuilt               what nitroctl makes is not there yet: the hint makes it
     ├── CommandFailed          a program that we ran failed: its command line, its last lines, its log
     ├── EifError               a broken or refused Enclave Image File: `rule`, file, offset
     └── EnclaveError           an enclave did not run or end as it should
@@ -95,6 +96,10 @@ def _again(kind: type[NitroError], args: tuple[object, ...], attributes: dict[st
 
 class UsageError(NitroError):
     exit_status = EXIT_USAGE
+
+
+class NotBuilt(NitroError):
+    """Something that nitroctl makes is not there yet; the hint is the command that makes it."""
 
 
 class CommandFailed(NitroError):

@@ -7,13 +7,14 @@ Only looks; nothing is made, fetched or installed.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from nitroctl.base.config import UNIX_PATH_MAX, cache_dir, runtime_dir
-from nitroctl.base.errors import NitroError
+from nitroctl.base.config import UNIX_PATH_MAX, cache_dir, data_dir, runtime_dir, state_dir
+from nitroctl.base.errors import NitroError, NotBuilt
 from nitroctl.toolchain import aws_blobs, cache, packages
 
 # ok: nothing to do. slow: works, but could be better. lacks: something does not work without it.
@@ -26,13 +27,15 @@ SPACE = 4 * 10**9
 # Days after which security fixes of a bundled QEMU are likely to be missing.
 OLD_QEMU = 120
 
+_OTHER_SOCKETS = "export XDG_RUNTIME_DIR=$(mktemp -d /tmp/XXXXXXXX)"
+
 
 @dataclass(frozen=True)
 class Finding:
     topic: str
     state: State
     text: str
-    mend: str = ""  # a command, or what to do
+    mend: str = ""  # a command, which may have a comment behind it
     needed_to_run: bool = False
 
 
@@ -40,20 +43,50 @@ def _located(topic: str, find: Callable[[], Path], *, needed: bool) -> Finding:
     """A finding about a file that another module makes; that module says how."""
     try:
         return Finding(topic, "ok", str(find()))
+    except NotBuilt as e:
+        return Finding(topic, "lacks", "not built", e.hint or "", needed_to_run=needed)
     except NitroError as e:
         return Finding(topic, "lacks", str(e), e.hint or "", needed_to_run=needed)
 
 
-def _accelerator() -> Finding:
+def _accelerator(kvm: Path = Path("/dev/kvm")) -> Finding:
     from nitroctl.base import accelerator
 
-    chosen = accelerator.choose()
+    chosen = accelerator.choose(kvm=kvm)
     if chosen.name == "kvm":
         return Finding("accelerator", "ok", str(chosen))
     mend = ""
-    if Path("/dev/kvm").exists() and not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        mend = "sudo usermod -aG kvm $USER, then log in again"
+    # Only where the device is the reason: a CPU without virtualisation is helped by no group.
+    if chosen.reason.startswith(f"{kvm}:"):
+        if not kvm.exists():
+            mend = "sudo modprobe -a kvm_intel kvm_amd  # one of them fits, or the BIOS has it off"
+        elif not os.access(kvm, os.R_OK | os.W_OK):
+            mend = "sudo usermod -aG kvm $USER  # and log in again"
     return Finding("accelerator", "slow", str(chosen), mend)
+
+
+def _folders() -> list[Finding]:
+    """Those that are written to; the socket folder is looked at by itself."""
+    return [
+        _writable("cache folder", cache_dir(), "XDG_CACHE_HOME", needed=False),
+        _writable("data folder", data_dir(), "XDG_DATA_HOME", needed=True),  # the local CA
+        _writable("state folder", state_dir(), "XDG_STATE_HOME", needed=True),  # records of enclaves
+    ]
+
+
+def _writable(topic: str, folder: Path, variable: str, *, needed: bool) -> Finding:
+    there = folder
+    while not os.path.lexists(there) and there != there.parent:
+        there = there.parent
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return Finding(topic, "ok", str(folder))
+    mend = f"export {variable}=FOLDER  # one that you can write to"
+    if not there.is_dir():
+        return Finding(topic, "lacks", f"{there} is no folder", mend, needed_to_run=needed)
+    text = f"{folder}: you cannot write to {there}"
+    if there == folder and folder.stat().st_uid == 0:  # what a command under sudo leaves
+        mend = f'sudo chown -R "$USER" {shlex.quote(str(folder))}'
+    return Finding(topic, "lacks", text, mend, needed_to_run=needed)
 
 
 def _qemu() -> list[Finding]:
@@ -106,7 +139,7 @@ def _qemu_built() -> list[Finding]:
     if built is None:
         findings = [
             Finding(
-                "QEMU plugin", "slow", "not built", "nitroctl build --plugin, for the distribution's QEMU"
+                "QEMU plugin", "slow", "not built", "nitroctl build --plugin  # for the distribution's QEMU"
             )
         ]
     elif reason:
@@ -127,14 +160,15 @@ def _firmware() -> Finding:
     try:
         folder = tree.locate("qemu").resolve().parents[1] / "share/qemu"
     except NitroError:
-        return Finding("firmware", "lacks", "comes with the QEMU tree", "nitroctl build", needed_to_run=True)
+        why = "not built: it comes with the tree"
+        return Finding("firmware", "lacks", why, "nitroctl build", needed_to_run=True)
     absent = [name for name in source.FIRMWARE_FILES if not (folder / name).is_file()]
     if absent:
         return Finding(
             "firmware",
             "lacks",
             f"{folder} lacks {', '.join(absent)}",
-            "nitroctl cache clean, then nitroctl build",
+            "nitroctl cache clean --yes && nitroctl build",
             needed_to_run=True,
         )
     return Finding("firmware", "ok", str(folder))
@@ -163,14 +197,14 @@ def _blobs() -> Finding:
     named = aws_blobs.named()
     folder = named or aws_blobs.installed()
     if folder is None:
-        mend = f"--blobs with AWS's folder, or the RPM {aws_blobs.PACKAGE}, for PCR0 and PCR1 of AWS's build"
+        mend = f"sudo dnf install {aws_blobs.PACKAGE}  # on Amazon Linux; elsewhere give its RPM to --blobs"
         return Finding(topic, "slow", f"not in {aws_blobs.INSTALLED}, and NITRO_CLI_BLOBS is not set", mend)
     why = " (NITRO_CLI_BLOBS)" if named else ""
     absent = [n for n in ("bzImage", "cmdline", "init") if not (aws_blobs.found(folder) / n).is_file()]
     if absent and not folder.is_file():
-        mend = (
-            "unset NITRO_CLI_BLOBS, or let it name AWS's folder" if named else "install AWS's package again"
-        )
+        mend = f"sudo dnf reinstall {aws_blobs.PACKAGE}"
+        if named:
+            mend = "unset NITRO_CLI_BLOBS  # or let it name AWS's folder"
         return Finding(topic, "lacks", f"{folder}{why} lacks {', '.join(absent)}", mend)
     facts = [str(folder) + why]
     if not folder.is_file():
@@ -191,7 +225,7 @@ def _disk() -> Finding:
             "disk",
             "slow",
             f"{text}; a full build takes {amount(SPACE, 'bytes')}",
-            "nitroctl cache prune, or set XDG_CACHE_HOME",
+            "nitroctl cache prune  # or export XDG_CACHE_HOME=FOLDER",
         )
     return Finding("disk", "ok", text)
 
@@ -200,14 +234,14 @@ def _sockets() -> Finding:
     try:
         folder = runtime_dir()
     except NitroError as e:
-        return Finding("socket folder", "lacks", str(e), e.hint or "", needed_to_run=True)
+        return Finding("socket folder", "lacks", str(e), _OTHER_SOCKETS, needed_to_run=True)
     longest = len(os.fsencode(folder)) + SOCKET_NAME
     if longest > UNIX_PATH_MAX:
         return Finding(
             "socket folder",
             "lacks",
             f"{folder}: sockets below would have {longest} bytes, unix(7) allows {UNIX_PATH_MAX}",
-            "set XDG_RUNTIME_DIR to a shorter path",
+            _OTHER_SOCKETS,
             needed_to_run=True,
         )
     return Finding("socket folder", "ok", str(folder))
@@ -231,7 +265,8 @@ def _packages() -> list[Finding]:
 
 def examine() -> list[Finding]:
     """All findings, in the order in which one would mend them."""
-    found = [_accelerator(), *_packages(), _disk(), _sockets(), *_qemu(), _backend(), *_kernels(), _blobs()]
+    places = [_disk(), *_folders(), _sockets()]
+    found = [_accelerator(), *_packages(), *places, *_qemu(), _backend(), *_kernels(), _blobs()]
     if not _brought():
         return found
     # What builds would need is not missed where nothing has to be built.

@@ -27,7 +27,7 @@ from typing import Any
 
 from nitroctl.base import proc, progress
 from nitroctl.base.config import source_root
-from nitroctl.base.errors import CommandFailed, NitroError
+from nitroctl.base.errors import CommandFailed, NitroError, NotBuilt
 from nitroctl.toolchain import bundle, cache, modules, packages
 from nitroctl.toolchain.steps import BuildFailed, logged, toolchain
 
@@ -123,7 +123,7 @@ def locate(what: str) -> Path:
         return brought
     root = cache.current(name)
     if root is None or not (root / file).is_file():
-        raise NitroError(f"there is no {what} for guests yet", hint=f"nitroctl {command}")
+        raise NotBuilt(f"there is no {what} for guests yet", hint=f"nitroctl {command}")
     return root / file
 
 

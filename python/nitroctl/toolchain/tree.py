@@ -32,7 +32,7 @@ from typing import Any
 
 from nitroctl.base import atomic, proc, progress
 from nitroctl.base.config import cache_dir, default_prefix, source_root
-from nitroctl.base.errors import NitroError
+from nitroctl.base.errors import NitroError, NotBuilt
 from nitroctl.toolchain import bundle, cache, packages
 from nitroctl.toolchain.source import (
     LINK,
@@ -447,14 +447,14 @@ def locate(what: str, *, sanitize: bool = False) -> Path:
         if path.is_file() and os.access(path, os.X_OK):
             return path
     flag = " --sanitize" if sanitize else ""
-    raise NitroError(f"there is no {program} built by nitroctl", hint=f"nitroctl build{flag}")
+    raise NotBuilt(f"there is no {program} built by nitroctl", hint=f"nitroctl build{flag}")
 
 
 def preload() -> Path:
     """Where the library for parent programs is: beside the backend. Raises NitroError as `locate` does."""
     path = locate("vsock").parents[1] / "lib" / f"{PRELOAD}.so"
     if not path.is_file():
-        raise NitroError(f"there is no {path.name} beside the vsock backend", hint="nitroctl build")
+        raise NotBuilt(f"there is no {path.name} beside the vsock backend", hint="nitroctl build")
     return path
 
 

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -125,10 +128,63 @@ def test_socket_paths_fit(monkeypatch: pytest.MonkeyPatch, length: int, state: s
     assert findings()["socket folder"].state == state
 
 
+def test_mends_are_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Which can be pasted as they are; what is to be said beside them is a comment."""
+    monkeypatch.setattr(packages, "missing", lambda needs: needs)
+    monkeypatch.setattr(packages, "install_line", lambda needs: "sudo apt install x")
+    monkeypatch.setenv("XDG_DATA_HOME", "/dev/null")
+    mends = [f.mend for f in doctor.examine() if f.mend]
+    assert len(mends) > 10
+    for mend in mends:
+        assert re.match(r"(sudo|export|unset|nitroctl|pip|apt|dnf) ", mend), mend
+    subprocess.run(["bash", "-n"], input="\n".join(mends), text=True, check=True)
+
+
+def test_what_is_not_there_yet_is_said_not_to_be_built() -> None:
+    absent = ("QEMU plugin", "QEMU tree", "vsock backend", "guest kernel", "prebuilt kernel", "guest init")
+    assert {findings()[topic].text for topic in absent} == {"not built"}
+
+
+@pytest.mark.parametrize("kind", ["CACHE", "DATA", "STATE"])
+def test_folders_can_be_written_to(kind: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(f"XDG_{kind}_HOME", str(tmp_path / "new" / "deep"))
+    found = findings()[f"{kind.lower()} folder"]
+    assert (found.state, found.text) == ("ok", str(tmp_path / "new/deep/nitroctl"))
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "new").write_text("no folder")
+    found = findings()[f"{kind.lower()} folder"]
+    assert (found.state, found.text) == ("lacks", f"{tmp_path / 'new'} is no folder")
+    assert found.needed_to_run == (kind != "CACHE") and found.mend.startswith(f"export XDG_{kind}_HOME=")
+    (tmp_path / "new").unlink()
+    # Root may write everywhere.
+    monkeypatch.setattr(os, "access", lambda path, mode: str(path) != str(tmp_path))
+    found = findings()[f"{kind.lower()} folder"]
+    assert found.state == "lacks" and f"you cannot write to {tmp_path}" in found.text
+
+
+def test_a_group_is_advised_only_where_it_helps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    kvm = tmp_path / "kvm"
+    kvm.touch()
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    for reason, words in (
+        ("neither vmx nor svm is among the CPU flags in /proc/cpuinfo", ""),
+        (f"{kvm}: Permission denied", "sudo usermod -aG kvm $USER"),
+        (f"{tmp_path}/none: No such file or directory", ""),
+    ):
+        chosen = accelerator.Accelerator("tcg", reason)
+        monkeypatch.setattr(accelerator, "choose", lambda kvm, chosen=chosen: chosen)
+        mend = doctor._accelerator(kvm).mend
+        assert mend.startswith(words) and bool(mend) == bool(words)
+    kvm.unlink()
+    chosen = accelerator.Accelerator("tcg", f"{kvm}: No such file or directory")
+    monkeypatch.setattr(accelerator, "choose", lambda kvm: chosen)
+    assert doctor._accelerator(kvm).mend.startswith("sudo modprobe ")
+
+
 @pytest.mark.parametrize("name, state", [("kvm", "ok"), ("tcg", "slow")])
 def test_accelerator(monkeypatch: pytest.MonkeyPatch, name: str, state: str) -> None:
     chosen = accelerator.Accelerator(name, "because of the weather")  # type: ignore[arg-type]
-    monkeypatch.setattr(accelerator, "choose", lambda: chosen)
+    monkeypatch.setattr(accelerator, "choose", lambda **_: chosen)
     found = findings()["accelerator"]
     assert found.state == state and "because of the weather" in found.text
     assert not found.needed_to_run
