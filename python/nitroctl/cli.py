@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "attest": ("attest", "attest", "Verify attestation documents; the local CA."),
     "build": ("build", "build", "Build QEMU with the nitro-enclave machine, and the vsock backend."),
     "cache": ("cache", "cache", "List and clean what has been downloaded and built."),
+    "completion": ("completion", "completion", "Complete commands, enclaves and files in a shell."),
     "console": ("life", "console", "Print an enclave's console."),
     "demo": ("demo", "demo", "Set up all that is needed, run a hello enclave, compare its PCRs."),
     "doctor": ("doctor", "doctor", "Say what this host has and lacks."),
@@ -68,8 +69,20 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, self.table[name][2]) for name in self.list_commands(ctx)])
 
 
+def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if not wanted or ctx.resilient_parsing:
+        return
+    from nitroctl.toolchain import about
+
+    commit = about.commit()
+    shown.echo(f"nitroctl, version {__version__}{f', commit {commit[:12]}' if commit else ''}")
+    shown.echo(f"QEMU: {about.qemu()}")
+    ctx.exit()
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="nitroctl")
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version,
+              help="Show the version, the commit and the QEMU, and exit.")  # fmt: skip
 @click.option("--debug", is_flag=True, expose_value=False, help="Show Python tracebacks of failures.")
 def nitroctl() -> None:
     """AWS Nitro Enclaves on this machine: build, measure, run, test.
@@ -161,7 +174,7 @@ def _place(e: OSError) -> str | None:
         innermost = innermost.tb_next
     file = innermost.tb_frame.f_code.co_filename if innermost else ""
     # Files of ours are named where they are written (`place`); these write what is shown.
-    return "standard output" if file in (__file__, click.utils.__file__) else None
+    return "standard output" if file in (__file__, shown.__file__, click.utils.__file__) else None
 
 
 def _drop_output() -> None:

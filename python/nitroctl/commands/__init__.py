@@ -5,14 +5,45 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+
 # A path of the user's. What is wrong with it is said where it is opened, with the reason and always the same
 # status, be it missing, unreadable or a folder; click would judge some of that as wrong usage.
-PATH = click.Path(path_type=Path, readable=False)
+class _File(click.Path):
+    """A path; where it is an image's, a shell is offered those first."""
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        if param.name in ("file", "eif", "eifs", "a", "b"):
+            from nitroctl.commands.completion import eifs
+
+            return eifs(incomplete)
+        return super().shell_complete(ctx, param, incomplete)
+
+
+PATH = _File(path_type=Path, readable=False)
 NEW_FILE = click.Path(path_type=Path, readable=False, dir_okay=False)
+
+
+def enclave_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """What a shell is offered for the name of an enclave."""
+    from nitroctl.commands.completion import enclaves
+
+    return enclaves(ctx, param, incomplete)
+
+
+def image_references(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """And for a container image."""
+    from nitroctl.commands.completion import images
+
+    return images(ctx, param, incomplete)
 
 
 Command = TypeVar("Command", bound=Callable[..., object])

@@ -13,7 +13,7 @@ import click
 from nitroctl.base import instants, output, shown
 from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.base.instants import UTC
-from nitroctl.commands import NEW_FILE, PATH, json_option
+from nitroctl.commands import NEW_FILE, PATH, enclave_names, json_option
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -220,7 +220,7 @@ def _report(document: Document, path: list[x509.Certificate], *, local: bool) ->
 
 
 @attest.command()
-@click.argument("name")
+@click.argument("name", shell_complete=enclave_names)
 @click.option("--nonce", metavar="HEX", callback=_hex, help="Nonce to put into it.")
 @click.option("--user-data", metavar="HEX", callback=_hex, help="User data to put into it.")
 @click.option("--public-key", metavar="HEX", callback=_hex, help="Public key to put into it.")

@@ -11,7 +11,7 @@ import click
 
 from nitroctl.base import output, shown
 from nitroctl.base.errors import EXIT_USAGE, NitroError
-from nitroctl.commands import PATH, json_option
+from nitroctl.commands import PATH, image_references, json_option
 from nitroctl.commands.options import asked, requested
 from nitroctl.eif.request import BuildRequest
 
@@ -90,7 +90,7 @@ def build(as_json: bool, **given: Any) -> None:
 
 
 @eif.command()
-@click.argument("image")
+@click.argument("image", shell_complete=image_references)
 @click.option("--blobs", type=PATH, help="AWS's kernel and init: their folder, a checkout of "
               "aws-nitro-enclaves-cli, or Amazon Linux's package aws-nitro-enclaves-cli-devel (RPM).  "
               "[default: where that package installs them]")  # fmt: skip

@@ -16,13 +16,13 @@ import click
 
 from nitroctl.base import output, shown
 from nitroctl.base.errors import EXIT_FAILURE, EXIT_TIMEOUT, EnclaveTimeout, NitroError, UsageError
-from nitroctl.commands import answers_json, json_option
+from nitroctl.commands import answers_json, enclave_names, json_option
 
 if TYPE_CHECKING:
     from nitroctl.enclaves.records import Record
 
-_name = click.argument("name")
-_names = click.argument("names", nargs=-1, metavar="[NAME]...")
+_name = click.argument("name", shell_complete=enclave_names)
+_names = click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=enclave_names)
 
 
 @click.command()
@@ -139,7 +139,7 @@ def _write_all(fd: int, data: bytes) -> None:
 
 
 @click.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=enclave_names)
 @click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait no longer than that.")
 @click.option(
     "--app-status",

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from nitroctl.base.options import Described, Request
-from nitroctl.commands import PATH
+from nitroctl.commands import PATH, image_references
 
 F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R", bound=Request)
@@ -63,6 +63,8 @@ def _decorator(one: Described) -> Callable[[F], F]:
     else:
         more |= {"type": kind, "metavar": None if one.choices else one.metavar, "default": one.default}
         more["show_default"] = bool(one.default)
+    if one.name == "image":
+        more["shell_complete"] = image_references
     if one.default is MISSING:
         more |= {"required": True, "default": None, "show_default": False}
     flags = [one.option.short, one.flag] if one.option.short else [one.flag]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from nitroctl.base.errors import EnclaveError
+from nitroctl.commands import enclave_names
 
 if TYPE_CHECKING:
     import socket
@@ -29,7 +30,7 @@ def vsock() -> None:
 
 
 @vsock.command()
-@click.argument("name")
+@click.argument("name", shell_complete=enclave_names)
 @click.argument("port", type=int)
 @click.option("-w", "--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
               help="How long to wait for the enclave to accept.")  # fmt: skip
@@ -52,7 +53,7 @@ def connect(name: str, port: int, timeout: float | None) -> None:
 
 
 @vsock.command()
-@click.argument("name")
+@click.argument("name", shell_complete=enclave_names)
 @click.argument("port", type=int)
 @click.option("-k", "--keep", is_flag=True, help="Serve one connection after the other.")
 def listen(name: str, port: int, keep: bool) -> None:

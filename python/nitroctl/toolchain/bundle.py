@@ -76,6 +76,13 @@ def root() -> Path | None:
     return _folder(Path(__file__).resolve().parents[1] / "bundle")
 
 
+def commit() -> str | None:
+    """What the bundle was made from."""
+    folder = root()
+    found = _record(folder).get("commit") if folder else None
+    return found if isinstance(found, str) else None
+
+
 def find(name: str) -> Path | None:
     """A file or folder of the bundle by its name there."""
     folder = root()

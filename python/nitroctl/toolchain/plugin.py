@@ -27,7 +27,7 @@ from typing import Any, Literal, get_args
 
 from nitroctl.base import elf, proc, progress
 from nitroctl.base.config import source_root
-from nitroctl.base.errors import CommandFailed, NitroError
+from nitroctl.base.errors import CommandFailed, NitroError, NotBuilt
 from nitroctl.toolchain import bundle, cache, packages, tree
 from nitroctl.toolchain.source import LINK, NO_DEVICES, Source, find_source, package_source, plain_name
 from nitroctl.toolchain.steps import BuildFailed, ninja, toolchain
@@ -392,7 +392,7 @@ def locate() -> Path:
         return brought
     built = manifest()
     if built is None:
-        raise NitroError("there is no plugin built by nitroctl", hint="nitroctl build --plugin")
+        raise NotBuilt("there is no plugin built by nitroctl", hint="nitroctl build --plugin")
     reason = misfit(built)
     if reason:
         raise NitroError(reason, hint=f"nitroctl build --plugin --qemu {built.qemu}")

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: MIT
+"""What a shell is offered, asked as click's scripts ask; and those scripts."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from nitroctl import cli
+from nitroctl.commands import completion
+from nitroctl.enclaves import records
+from nitroctl.enclaves.records import Record, State
+
+
+def offered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    monkeypatch.setenv("_NITROCTL_COMPLETE", "zsh_complete")
+    monkeypatch.setenv("COMP_WORDS", " ".join(("nitroctl", *words)))
+    monkeypatch.setenv("COMP_CWORD", str(len(words)))
+    with pytest.raises(SystemExit):
+        cli.main([])
+    found = capsys.readouterr().out.strip("\n").splitlines()  # of none there is an empty line
+    return [f"{kind}:{value}" for kind, value in zip(found[::3], found[1::3], strict=True)]
+
+
+@pytest.mark.parametrize("shell", completion.SHELLS)
+def test_the_script_is_one_of_that_shell(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["completion", shell])
+    script = capsys.readouterr().out
+    assert ended.value.code == 0 and f"_NITROCTL_COMPLETE={shell}_complete" in script
+    if shutil.which(shell):
+        subprocess.run([shell, "-n"], input=script, text=True, check=True)
+
+
+def test_commands_images_and_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("app.eif", "other.eif", "app.tar"):
+        (tmp_path / name).touch()
+    ask = (monkeypatch, capsys)
+    assert offered(*ask, "insp") == ["plain:inspect"]
+    for words in (["run"], ["eif", "describe"], ["eif", "diff", "x"], ["attest", "verify", "d", "--eif"]):
+        assert offered(*ask, *words, "") == ["plain:app.eif", "plain:other.eif"]
+        assert offered(*ask, *words, "o") == ["plain:other.eif"]
+        assert offered(*ask, *words, "app.t") == ["file:app.t"]
+    for words in (["eif", "predict"], ["eif", "build", "--image"]):
+        assert offered(*ask, *words, "") == ["file:"]
+        assert offered(*ask, *words, "docker:") == ["plain:docker://"]
+    (tmp_path / "docker").write_text("#!/bin/sh\necho app:1\necho '<none>:<none>'\n")
+    (tmp_path / "docker").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert offered(*ask, "eif", "predict", "docker-daemon:") == ["plain:docker-daemon:app:1"]
+
+
+def record(name: str, state: State) -> Record:
+    nowhere = Path("/none")
+    return Record(
+        id=name, name=name, state=state, cid=16, eif=nowhere, memory_mib=64, cpus=1, accel="tcg",
+        accel_reason="", debug=False, detached=True, folder=nowhere, uds=nowhere, home=nowhere,
+        supervisor_pid=1, qemu_pid=None, backend_pid=None, started=0.0,
+    )  # fmt: skip
+
+
+def test_names_of_enclaves(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    running, ended = record("web", State.RUNNING), record("old", State.ENDED)
+    monkeypatch.setattr(records, "every", lambda: [running, ended])
+    monkeypatch.setattr(records, "running", lambda: [running])
+    ask = (monkeypatch, capsys)
+    for words in (["stop"], ["vsock", "connect"], ["attest", "get"]):
+        assert offered(*ask, *words, "") == ["plain:web"]
+    for words in (["inspect"], ["rm"], ["wait"], ["logs"]):
+        assert offered(*ask, *words, "") == ["plain:web", "plain:old"]
+    assert offered(*ask, "stop", "x") == []
