@@ -18,11 +18,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import inspect
+import os
 import re
+import select
 import shutil
 import socket
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from nitroctl.base.errors import EnclaveError, EnclaveTimeout, NitroError, UsageError
-from nitroctl.base.options import Request
+from nitroctl.base.options import signature
 from nitroctl.eif.request import BuildRequest
 from nitroctl.enclaves import differences, folder, logs, records
 from nitroctl.enclaves.console import ConsoleWatch
@@ -39,6 +39,8 @@ from nitroctl.enclaves.ready import ready
 from nitroctl.enclaves.records import Ending, Record
 from nitroctl.enclaves.request import RunRequest
 from nitroctl.enclaves.supervisor import Supervised
+from nitroctl.enclaves.waitfor import Pattern, WaitFor
+from nitroctl.enclaves.waiting import aside, close_server
 from nitroctl.keywords import BuildKeywords, RunKeywords, StrPath
 from nitroctl.vsock import sockets
 
@@ -48,10 +50,11 @@ if TYPE_CHECKING:
     from nitroctl.attestation.document import Document
     from nitroctl.eif.build import Built
 
-# A loop has this long to let go of a server.
-SERVER_SECONDS = 5.0
 # Between two tries to reach a port on which nobody listens yet: the guest tells nobody that it does by now.
 RETRY_SECONDS = 0.02
+
+# Whether an enclave that was not started when somebody began to wait for its connections is by now.
+STARTED_SECONDS = 0.2
 
 # Bytes of a console that can be read after the enclave has been closed, and that last lines are taken from.
 LAST_WORDS = 1 << 20
@@ -68,7 +71,12 @@ class Enclave:
     later for the console and the application's status. `differs` names what is allowed all the same
     (docs/differences.md).
 
-    Methods raise EnclaveError, whose message says why, once the enclave has ended.
+    `wait_for_port` and `wait_for_log`, one or several, are what the start waits for after the heartbeat: that
+    the application listens on a port, that the console has a line in which this regular expression is found.
+    All of it takes `wait_timeout` seconds at most.
+
+    Methods raise EnclaveError, whose message says why, once the enclave has ended. To make the object touches
+    nothing: what is not there, or wrong with the image, is `start`'s to say.
     """
 
     def __init__(
@@ -79,6 +87,9 @@ class Enclave:
         log_dir: StrPath | None = None,
         strict: bool = False,
         differs: Sequence[str] = (),
+        wait_for_port: int | Sequence[int] = (),
+        wait_for_log: Pattern | Sequence[Pattern] = (),
+        wait_timeout: float = 60.0,
         **options: Unpack[RunKeywords],
     ) -> None:
         self._request = RunRequest.from_keywords("Enclave", eif=eif, **options)
@@ -87,6 +98,7 @@ class Enclave:
         self._differs_now: frozenset[str] = frozenset()  # allowed for as long as a test runs
         self._keep = keep
         self.log_dir = None if log_dir is None else Path(log_dir)
+        self._wait_for = WaitFor(wait_for_port, wait_for_log, wait_timeout)
         self._supervised: Supervised | None = None
         self._record: Record | None = None
         self._closed = False
@@ -98,9 +110,9 @@ class Enclave:
     # ---- its life ----
 
     def start(self) -> Self:
-        """Start it and wait for its heartbeat. Raises what `nitroctl run` would end with: UsageError,
-        BootTimeout, GuestPanic, EnclaveError; nothing runs any more then, and `console` can still be read
-        until `close`."""
+        """Start it and wait for its heartbeat, and for what `wait_for_port` and `wait_for_log` name. Raises
+        what `nitroctl run` would end with: UsageError, BootTimeout, GuestPanic, EnclaveError; nothing runs
+        any more then, and `console` can still be read until `close`."""
         if self._supervised or self._closed:
             raise UsageError("an Enclave object starts its enclave once; make another one")
         self._request = ready(self._request)
@@ -111,8 +123,9 @@ class Enclave:
         self._supervised = Supervised(self._request)
         try:
             self._supervised.wait_booted(self._on_state)
+            self._wait_for.all(self.console.wait_for, self.connect)
         except BaseException:
-            self.stop()
+            self._end("stopped, because its start failed")
             raise
         return self
 
@@ -134,10 +147,25 @@ class Enclave:
         record = self._now
         return self._shown(records.wait(record, timeout) or record)
 
+    async def wait_async(self, timeout: float | None = None) -> Record:
+        """As `wait`, for asyncio."""
+        return await aside(lambda: self.wait(timeout))
+
     def stop(self) -> None:
-        """End it, if it still runs. Its record and its console can be read until `close`."""
-        if self._supervised:
-            self._supervised.stop()
+        """End it, if it still runs, and all that `listen` and `start_server` made. Its record and its console
+        can be read until `close`."""
+        self._end("stopped by a call of stop()")
+
+    async def stop_async(self) -> None:
+        """As `stop`, for asyncio."""
+        await asyncio.to_thread(self.stop)
+
+    def _end(self, why: str) -> None:
+        try:
+            if self._supervised:
+                self._supervised.stop(why)
+        finally:
+            self._resources.close()
 
     def close(self) -> None:
         """End it, and remove all that belongs to it. What the console said last can still be read."""
@@ -145,9 +173,8 @@ class Enclave:
             return
         self._closed = True
         try:
-            self.stop()
+            self._end("stopped with its Enclave object's `with` block, or by close()")
         finally:
-            self._resources.close()
             if self._record:
                 self._record = records.again(self._record) or self._record
                 self._last_words = logs.read_tail(self._record.home, logs.CONSOLE, LAST_WORDS)
@@ -188,6 +215,13 @@ class Enclave:
         await asyncio.to_thread(self.close)
 
     # ---- what it is ----
+
+    def __repr__(self) -> str:
+        if self._record is None:
+            return f"<Enclave {self.name}: {'closed' if self._closed else 'not started'}>"
+        record = self._now
+        state = f"CID {record.cid}, {record.state}" if record.running else f"ended: {record.message}"
+        return f"<Enclave {record.name}: {state}>"
 
     @property
     def record(self) -> Record:
@@ -234,10 +268,11 @@ class Enclave:
         return self._now.uds
 
     def pcrs(self) -> dict[int, bytes]:
-        """PCR0, 1, 2 and, of a signed image, 8, computed from the file (48 bytes each)."""
+        """PCR0, 1, 2 and, of a signed image, 8, computed from the file (48 bytes each), also before
+        `start`."""
         from nitroctl.eif.measure import measure
 
-        values = self._now.pcrs or measure(self._request.eif).by_number()
+        values = (self._record and self._now.pcrs) or measure(self._request.eif).by_number()
         return {int(number): bytes.fromhex(value) for number, value in values.items()}
 
     # ---- vsock ----
@@ -300,16 +335,16 @@ class Enclave:
 
     def listen(self, port: int, *, backlog: int = 128) -> sockets.Listener:
         """Serve the parent's `port`, which the enclave reaches at CID 3: `listener.accept()` gives the next
-        connection. Also before `start`, for applications that want their parent at once. Closed with the
-        enclave."""
+        connection. Also before `start`, for applications that want their parent at once. It ends with the
+        enclave: whoever waits in `accept` then gets an EnclaveError."""
         if self._record is None:
             sockets.check_port(port)
             path = self._early_folder() / str(port)
-            listener = sockets.serve(path, backlog=backlog)
+            listener = EnclaveListener(self, sockets.serve(path, backlog=backlog), port)
             more = (*self._request.listen_port, f"{port}={path}")
             self._request = dataclasses.replace(self._request, listen_port=more)
         else:
-            listener = sockets.listen(self.uds, port, backlog=backlog)
+            listener = EnclaveListener(self, sockets.listen(self.uds, port, backlog=backlog), port)
         self._resources.callback(listener.close)
         return listener
 
@@ -320,8 +355,32 @@ class Enclave:
     ) -> asyncio.Server:
         """As `listen`, for asyncio: like asyncio.start_server. Closed with the enclave."""
         server = await asyncio.start_unix_server(handler, sock=self.listen(port).socket)
-        self._resources.callback(_close_server, asyncio.get_running_loop(), server)
+        self._resources.callback(close_server, asyncio.get_running_loop(), server)
         return server
+
+    def _await(self, sock: socket.socket, deadline: float | None) -> bool:
+        """Wait for a client of this listening socket, or for something else: then the answer is no. Raises
+        EnclaveError where there can be no client any more."""
+        record = self._record and self._now
+        ended = self._closed or bool(record and not record.running)
+        fd = records.supervisor_fd(record) if record and not ended else None
+        seconds = 0.0 if ended else None if fd is not None else STARTED_SECONDS
+        if deadline is not None and not ended:
+            left = max(0.0, deadline - time.monotonic())
+            seconds = left if seconds is None else min(seconds, left)
+        try:
+            if sock.fileno() >= 0:
+                waiting: list[Any] = [sock] if fd is None else [sock, fd]
+                found = select.select(waiting, [], [], seconds)[0]
+                if sock in found:
+                    return True
+        finally:
+            if fd is not None:
+                os.close(fd)
+        if ended or sock.fileno() < 0:
+            said = f"has ended: {record.message}" if record else "was never started, and is closed"
+            raise EnclaveError(f"nobody will connect any more: the enclave {self.name} {said}", record=record)
+        return False
 
     def _early_folder(self) -> Path:
         """For listeners of an enclave whose own folder is not there yet."""
@@ -379,6 +438,25 @@ class Enclave:
             allow_debug=self._request.debug_mode,
         )
         return attestation.verify(document, pki.load_or_init().pem, policy)
+
+
+class EnclaveListener(sockets.Listener):
+    """A served port of an enclave's parent, which ends with the enclave."""
+
+    def __init__(self, enclave: Enclave, listener: sockets.Listener, port: int) -> None:
+        super().__init__(listener.socket, listener.path)
+        self._enclave = enclave
+        self._port = port
+
+    def accept(self) -> socket.socket:
+        """The next connection from the enclave. `socket.settimeout` on `.socket` bounds the wait. Raises
+        EnclaveError when the enclave has ended and nobody can connect any more."""
+        limit = self.socket.gettimeout()
+        deadline = None if limit is None else time.monotonic() + limit
+        while not self._enclave._await(self.socket, deadline):
+            if deadline is not None and time.monotonic() >= deadline:
+                break  # and the socket says so in its own way
+        return super().accept()
 
 
 class StrictRecord(Record):
@@ -480,25 +558,15 @@ class Console:
         error.tail = tuple(self.tail())
         return error
 
+    async def wait_for_async(self, pattern: Pattern, *, timeout: float = 60.0) -> re.Match[str]:
+        """As `wait_for`, for asyncio."""
+        return await aside(lambda: self.wait_for(pattern, timeout=timeout))
+
     def _missing(self, expression: re.Pattern[str]) -> str:
         return f"the enclave {self._enclave.name} did not print {expression.pattern!r}"
 
 
-def _with_keywords(function: Callable[..., Any], request: type[Request]) -> inspect.Signature:
-    """As a person wants to read it, in help() and in shells that complete; type checkers have `keywords`."""
-    known = inspect.signature(function)
-    fixed = [p for p in known.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    kind = inspect.Parameter.KEYWORD_ONLY
-    names = {p.name for p in fixed}
-    more = [
-        inspect.Parameter(one.name, kind, default=one.default)
-        for one in request.options()
-        if one.name not in names
-    ]
-    return known.replace(parameters=[p for p in [*fixed, *more] if p.name != "self"])
-
-
-Enclave.__signature__ = _with_keywords(Enclave.__init__, RunRequest)  # type: ignore[attr-defined]
+Enclave.__signature__ = signature(Enclave.__init__, RunRequest)  # type: ignore[attr-defined]
 
 
 def build_eif(output: StrPath, **options: Unpack[BuildKeywords]) -> Built:
@@ -514,30 +582,7 @@ def build_eif(output: StrPath, **options: Unpack[BuildKeywords]) -> Built:
     return make(BuildRequest.from_keywords("build_eif", output=output, **options))
 
 
-build_eif.__signature__ = _with_keywords(build_eif, BuildRequest)  # type: ignore[attr-defined]
-
-
-def _close_server(loop: asyncio.AbstractEventLoop, server: asyncio.Server) -> None:
-    """Close it in its own loop, before its socket is closed: the loop would go on to wait for the number of a
-    descriptor that may be another's by then."""
-    try:
-        here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-    except RuntimeError:
-        here = None
-    if loop.is_closed():
-        return
-    if here is loop or not loop.is_running():
-        server.close()
-        return
-    closed = threading.Event()
-
-    def close() -> None:
-        server.close()
-        closed.set()
-
-    with contextlib.suppress(RuntimeError):  # the loop has just been closed, and with it all that it watched
-        loop.call_soon_threadsafe(close)
-        closed.wait(SERVER_SECONDS)
+build_eif.__signature__ = signature(build_eif, BuildRequest)  # type: ignore[attr-defined]
 
 
 def _text(line: bytes) -> str:

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
+import sys
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from nitroctl.api import Enclave
+    from nitroctl.enclaves.waitfor import Pattern
     from nitroctl.keywords import BuildKeywords, RunKeywords, StrPath
     from nitroctl.kms.local import Kms
 
@@ -178,6 +181,9 @@ class StartEnclave(Protocol):
         log_dir: StrPath | None = None,
         strict: bool = False,
         differs: Sequence[str] = (),
+        wait_for_port: int | Sequence[int] = (),
+        wait_for_log: Pattern | Sequence[Pattern] = (),
+        wait_timeout: float = 60.0,
         **options: Unpack[RunKeywords],
     ) -> Enclave:
         """Run an enclave and wait for its heartbeat; `options` are those of nitroctl.Enclave. With `start`
@@ -271,6 +277,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def pytest_runtest_makereport(
     item: pytest.Item,
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    _hide_our_frames()
     report = yield
     if report.failed:
         for enclave in item.config.stash[_STATE].seen:
@@ -279,6 +286,20 @@ def pytest_runtest_makereport(
                 where = f"logs, complete after its end: {enclave.log_dir}"
                 report.sections.append((f"console of enclave {title}", "\n".join([*lines, "", where])))
     return report
+
+
+def _hide_our_frames() -> None:
+    """A report of what is expected to go wrong ends in the user's code, which is where it can be mended; with
+    NITROCTL_DEBUG=1, and for what is our fault, it does not."""
+    from nitroctl.base.errors import NitroError
+
+    def hidden(error: pytest.ExceptionInfo[BaseException] | None) -> bool:
+        return error is not None and isinstance(error.value, NitroError | TimeoutError)
+
+    if not os.environ.get("NITROCTL_DEBUG"):
+        for name, module in list(sys.modules.items()):
+            if name.startswith("nitroctl."):
+                vars(module).setdefault("__tracebackhide__", hidden)
 
 
 def _title(enclave: Enclave) -> str | None:

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +283,9 @@ def test_measurements(bench: Bench, make: Make) -> None:
     from nitroctl.eif.measure import measure
 
     measured = measure(bench.eif)
-    with make() as enclave:
+    enclave = make()
+    assert enclave.pcrs() == {0: measured.pcr0, 1: measured.pcr1, 2: measured.pcr2}  # before the start
+    with enclave:
         assert enclave.pcrs() == {0: measured.pcr0, 1: measured.pcr1, 2: measured.pcr2}
 
 
@@ -380,6 +383,133 @@ def test_an_eif_is_of_one_thing(tmp_path: Path) -> None:
         nitroctl.build_eif(tmp_path / "o.eif")
     with pytest.raises(nitroctl.UsageError, match="^cmd is for directory$"):
         nitroctl.build_eif(tmp_path / "o.eif", image="a.tar", cmd=["/x"])
+
+
+def test_to_make_an_object_touches_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No QEMU is looked for or built, no name resolved, no file opened, before `start`."""
+
+    def never(*given: Any, **more: Any) -> Any:
+        raise AssertionError("too early")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nitroctl.toolchain.plugin.choose", never)
+        patch.setattr("nitroctl.toolchain.tree.locate", never)
+        patch.setattr(socket, "getaddrinfo", never)
+        patch.setattr("nitroctl.base.proc.run", never)
+        patch.setattr("builtins.open", never)
+        patch.setattr(os, "open", never)
+        patch.setattr(os, "stat", never)
+        nitroctl.Enclave("absent.eif", proxy=["80=nowhere.invalid:80"], listen_port=["1=/absent/s"])
+        enclave = nitroctl.Enclave("absent.eif", qemu="absent", vsock_backend="absent")
+    with pytest.raises(nitroctl.NitroError, match="absent"):
+        enclave.start()
+    asked = nitroctl.Enclave(bench.eif, vsock_backend=bench.backend)
+    monkeypatch.setattr("nitroctl.toolchain.plugin.choose", lambda kind: Path("/asked/now"))
+    with pytest.raises(nitroctl.EnclaveError, match="/asked/now"):
+        asked.start()
+
+
+def test_wrong_arguments_are_named(bench: Bench) -> None:
+    wrong: dict[str, Any] = {
+        "cpus": "2", "memory": 1.5, "boot_timeout": "3", "name": 7, "debug_mode": "yes", "accel": "hvf",
+        "publish": "8080=80", "wait_for_port": "5000", "wait_for_log": 7, "wait_timeout": "60",
+    }  # fmt: skip
+    for name, value in wrong.items():
+        with pytest.raises(nitroctl.UsageError, match=f"^{name}.*{value}"):
+            nitroctl.Enclave(bench.eif, **{name: value})
+    with pytest.raises(nitroctl.UsageError, match="^eif=None: eif takes a path"):
+        nitroctl.Enclave(None)  # type: ignore[arg-type]
+    with pytest.raises(nitroctl.UsageError, match="no regular expression"):
+        nitroctl.Enclave(bench.eif, wait_for_log="(")
+    with pytest.raises(TypeError, match=r"^Enclave\(\) got .* 'memry'; did you mean 'memory'\?"):
+        nitroctl.Enclave(bench.eif, memry=1)  # type: ignore[call-arg]
+
+
+def test_what_an_object_says_of_itself(make: Make) -> None:
+    enclave = make(name="web")
+    assert repr(enclave) == "<Enclave web: not started>"
+    with enclave:
+        assert repr(enclave) == f"<Enclave web: CID {enclave.cid}, running>"
+        enclave.stop()
+        assert enclave.record.message == "stopped by a call of stop()"
+        assert repr(enclave) == "<Enclave web: ended: stopped by a call of stop()>"
+        with pytest.raises(sockets.PortRefused, match=r"has ended: stopped by a call of stop\(\)"):
+            enclave.connect(5000)
+    with make() as enclave:
+        pass
+    assert "with its Enclave object's `with` block" in (enclave.record.message or "")
+
+
+def test_a_start_can_wait_for_the_application(make: Make) -> None:
+    """For its port and for what it says; what does not come ends the enclave."""
+    up = ["print", "listening on 5000\r\n"]
+    with make(HEARTBEAT, up, ports="5000:3", wait_for_port=5000, wait_for_log="on (5000)") as enclave:
+        enclave.connect(5000, retry=False).close()
+    enclave = make(HEARTBEAT, up, wait_for_log=["on 5000", re.compile("on 6000")], wait_timeout=0.5)
+    with pytest.raises(TimeoutError, match="did not print 'on 6000' within"), enclave:
+        pytest.fail("it is up")
+    assert not enclave.running and enclave.record.message == "stopped, because its start failed"
+    with pytest.raises(sockets.PortRefused, match="port 7000"), make(wait_for_port=[7000], wait_timeout=0.2):
+        pytest.fail("it is up")
+
+
+def test_listeners_end_with_the_enclave(make: Make, tmp_path: Path) -> None:
+    """By itself, by stop(), and one that never started: nobody waits for ever."""
+    fifo = tmp_path / "go"
+    os.mkfifo(fifo)
+    waiting = ThreadPoolExecutor()
+
+    def begin(listener: sockets.Listener) -> Future[socket.socket]:
+        return waiting.submit(listener.accept)
+
+    with make(HEARTBEAT, ["await", str(fifo)], RESET) as enclave, waiting:
+        early = begin(enclave.listen(9001))
+        with pytest.raises(TimeoutError):
+            (late := enclave.listen(9002)).socket.settimeout(0.05)
+            late.accept()
+        os.close(os.open(fifo, os.O_WRONLY))
+        with pytest.raises(nitroctl.EnclaveError, match="nobody will connect any more: .* has ended: "):
+            early.result(HANG)
+        waiting = ThreadPoolExecutor()
+        other = make()
+        with waiting:
+            before = begin(other.listen(9001))
+            other.start()
+            other.stop()
+            with pytest.raises(nitroctl.EnclaveError, match=r"stopped by a call of stop\(\)"):
+                before.result(HANG)
+            other.close()
+            never = make()
+            unstarted = begin(never.listen(9001))
+            never.close()
+            with pytest.raises(nitroctl.EnclaveError, match="was never started"):
+                unstarted.result(HANG)
+
+
+def test_twins_for_asyncio(make: Make, tmp_path: Path) -> None:
+    """The loop goes on meanwhile, and who does not wait any more holds nothing up."""
+    fifo = tmp_path / "go"
+    os.mkfifo(fifo)
+
+    async def main() -> None:
+        async with make(HEARTBEAT, ["print", "up\r\n"], ["await", str(fifo)], RESET) as enclave:
+            assert (await enclave.console.wait_for_async("u(p)"))[1] == "p"
+            with pytest.raises(TimeoutError, match="did not print"):
+                await enclave.console.wait_for_async("down", timeout=0.05)
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(enclave.wait_async(), 0.05)
+            ending = asyncio.ensure_future(enclave.wait_async(HANG))
+            await asyncio.sleep(0)
+            os.close(os.open(fifo, os.O_WRONLY))
+            assert (await ending).ending is Ending.ORDERLY
+        async with make() as enclave:
+            abandoned = asyncio.ensure_future(enclave.console.wait_for_async("never", timeout=HANG))
+            await asyncio.sleep(0)
+            abandoned.cancel()
+            await enclave.stop_async()
+            assert enclave.record.message == "stopped by a call of stop()"
+
+    asyncio.run(main())
 
 
 def test_what_is_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

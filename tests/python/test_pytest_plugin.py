@@ -127,6 +127,28 @@ def test_one_that_does_not_boot(session: Any) -> None:
     ])  # fmt: skip
 
 
+def test_no_frames_of_ours(session: Any) -> None:
+    """Of what is expected to happen; NITROCTL_DEBUG shows them."""
+    source = """
+def test_it(nitro_enclave):
+    enclave = nitro_enclave(EIF)
+    enclave.console.wait_for("is up")
+    try:
+        enclave.connect(6000, retry=False)
+    except nitroctl.NitroError as e:
+        raise nitroctl.EnclaveError("in vain") from e
+
+def test_usage(nitro_enclave):
+    nitro_enclave(EIF, cpus="2")
+"""
+    result = session(source)
+    result.assert_outcomes(failed=2)
+    text = result.stdout.str()
+    assert "in vain" in text and "nobody listens on port 6000" in text and "cpus='2'" in text
+    assert "nitroctl/api.py" not in text and "site-packages" not in text
+    assert not re.search(r"python/nitroctl/.*\.py:\d+", text), text
+
+
 def test_expected_errors_are_for_the_test(session: Any) -> None:
     result = session(
         """

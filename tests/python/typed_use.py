@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from typing_extensions import Unpack
+
 import nitroctl
+from nitroctl.keywords import RunKeywords
 from nitroctl.pytest_plugin import MakeEif, StartEnclave
 
 
@@ -16,6 +19,11 @@ def right(nitro_enclave: StartEnclave) -> nitroctl.Enclave:
     with nitroctl.Enclave("app.eif", memory="512M", cpus=2, publish=["a:1=2"], qemu=Path("qemu")) as enclave:
         enclave.console.wait_for("up")
     return nitro_enclave(Path("app.eif"), accel="tcg", start=False, name=None, memory=600)
+
+
+def passed_on(**options: Unpack[RunKeywords]) -> nitroctl.Enclave:
+    options.setdefault("memory", "512M")
+    return nitroctl.Enclave("app.eif", wait_for_port=5000, **options)
 
 
 def right_images(nitro_eif: MakeEif) -> nitroctl.Enclave:

@@ -272,3 +272,20 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return os.fspath(value)
     return list(value) if isinstance(value, tuple) else value
+
+
+def signature(function: Callable[..., Any], request: type[Request]) -> Any:
+    """That of a function with the request's keywords, as a person wants to read it in help() and in shells
+    that complete; type checkers have `keywords`."""
+    import inspect
+
+    known = inspect.signature(function)
+    fixed = [p for p in known.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    names = {p.name for p in fixed}
+    more = [
+        inspect.Parameter(one.name, kind, default=one.default)
+        for one in request.options()
+        if one.name not in names
+    ]
+    return known.replace(parameters=[p for p in [*fixed, *more] if p.name != "self"])

@@ -5,6 +5,7 @@
       | request, a line of JSON  ------------->  |
       | <---------------- records, a line for each state; an error
       | "detach"  ---------------------------->  |   from now on it is on its own
+      | "stop", and why  --------------------->  |   or: it shall end
 
 They talk over a socket pair. If the starter's end closes before it said "detach", however that came about,
 the enclave is stopped: what nobody waits for any more does not go on booting, and an enclave that belongs to
@@ -90,13 +91,19 @@ class Supervised:
     def _read(self) -> dict[str, Any] | None:
         """The next line's value, None at the end. Raises TimeoutError if the channel has a limit."""
         while b"\n" not in self._buffer:
-            data = self._channel.recv(65536)
+            data = self._receive()
             if not data:
                 return None
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         value: dict[str, Any] = json.loads(line)
         return value
+
+    def _receive(self) -> bytes:
+        """What comes next; nothing at the end, also at one that left a word of ours unread."""
+        with contextlib.suppress(ConnectionResetError):
+            return self._channel.recv(65536)
+        return b""
 
     def wait(self, timeout: float | None = None) -> Record:
         """Wait for its end, and return its last record. Raises EnclaveTimeout."""
@@ -128,14 +135,17 @@ class Supervised:
         with contextlib.suppress(OSError):
             self._channel.shutdown(socket.SHUT_WR)
 
-    def stop(self) -> None:
-        """End the enclave, and wait for that. A second call does nothing."""
+    def stop(self, why: str = "stopped, as the process that started it asked for") -> None:
+        """End the enclave, and wait for that; `why` becomes its record's message. A second call does
+        nothing."""
         if self._channel.fileno() < 0:
             return
+        with contextlib.suppress(OSError):
+            self._channel.sendall(f"stop {why}\n".encode())
         self.cancel()
         try:
             self._channel.settimeout(records.STOP_SECONDS)
-            while self._channel.recv(65536):
+            while self._receive():
                 pass
         except TimeoutError:
             if self.record:
@@ -201,9 +211,13 @@ class _Starter:
     def _read(self) -> None:
         assert self._channel and self._enclave
         try:
-            data = self._channel.recv(64)
+            data = self._channel.recv(4096)
         except OSError:
             data = b""
+        word, _, why = data.decode(errors="replace").strip().partition(" ")
+        if word == "stop":
+            self._enclave.stop(why)
+            return
         if data:
             self._detached = True
             return

@@ -1,10 +1,21 @@
 # SPDX-License-Identifier: MIT
-"""asyncio's loop, waiting for a descriptor: for those whose reads and writes are not a transport's."""
+"""asyncio's loop, waiting: for a descriptor whose reads and writes are not a transport's, for what blocks,
+and for a server to let go of its socket.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
+import threading
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+T = TypeVar("T")
+
+# A loop has this long to let go of a server.
+SERVER_SECONDS = 5.0
 
 
 def resolve(future: asyncio.Future[None]) -> None:
@@ -30,3 +41,53 @@ async def writable(fd: int | socket.socket) -> None:
         await ready
     finally:
         loop.remove_writer(fd)
+
+
+async def aside(work: Callable[[], T]) -> T:
+    """What blocks, in a thread of its own. asyncio's would have to come to an end before the loop does, also
+    where nobody waits for it any more; this one ends with what it waits for, or with the process."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def tell(result: T | None, error: BaseException | None) -> None:
+        if done.done():
+            return  # cancelled
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(cast("T", result))
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = work()
+        except BaseException as e:
+            error = e
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(tell, result, error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await done
+
+
+def close_server(loop: asyncio.AbstractEventLoop, server: asyncio.Server) -> None:
+    """Close it in its own loop, before its socket is closed: the loop would go on to wait for the number of a
+    descriptor that may be another's by then."""
+    try:
+        here: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+    except RuntimeError:
+        here = None
+    if loop.is_closed():
+        return
+    if here is loop or not loop.is_running():
+        server.close()
+        return
+    closed = threading.Event()
+
+    def close() -> None:
+        server.close()
+        closed.set()
+
+    with contextlib.suppress(RuntimeError):  # the loop has just been closed, and with it all that it watched
+        loop.call_soon_threadsafe(close)
+        closed.wait(SERVER_SECONDS)

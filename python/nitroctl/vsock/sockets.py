@@ -21,7 +21,7 @@ from types import TracebackType
 
 from nitroctl.base import config, locks
 from nitroctl.base.config import UNIX_PATH_MAX
-from nitroctl.base.errors import EnclaveError, EnclaveTimeout, NitroError
+from nitroctl.base.errors import EnclaveError, EnclaveTimeout, NitroError, UsageError
 
 PARENT_CID = 3
 HEARTBEAT_PORT = 9000
@@ -138,6 +138,8 @@ def port_path(uds: str | os.PathLike[str], port: int) -> Path:
 
 
 def check_port(port: int) -> None:
+    if type(port) is not int:
+        raise UsageError(f"port={port!r}: port takes a whole number", hint="write the number of a vsock port")
     if not 0 <= port <= PORT_MAX:
         raise NitroError(f"{port} is no vsock port; ports are 0 to {PORT_MAX}")
 
