@@ -7,7 +7,7 @@ VENV ?= .venv
 # YES=1 lets the set-up use sudo without asking.
 SETUP_FLAGS = --venv $(VENV) $(if $(YES),--yes)
 
-.PHONY: help setup packages demo check check-aws check-kvm bench soak dist dist-check clean
+.PHONY: help setup packages demo check check-js check-aws check-kvm bench soak dist dist-check clean
 
 help:
 	@echo 'make demo    set up, build, and run a hello enclave'
@@ -15,7 +15,8 @@ help:
 	@echo 'make check   build what the tests need, run every test and linter'
 	@echo 'make check-aws BLOBS=DIR  the boot tests with AWS'"'"'s own kernel and init (its folder, or its RPM)'
 	@echo 'make check-kvm [TESTS="..."]  enclaves under KVM and on the kernel'"'"'s own vsock; emulates a host that has them'
-	@echo 'make bench   how fast EIFs are loaded, the NSM answers, vsock carries'
+	@echo 'make check-js  the local KMS with AWS'"'"'s SDK for JavaScript (needs Node.js)'
+	@echo 'make bench   how fast EIFs are loaded, the NSM and KMS answer, vsock carries'
 	@echo 'make soak    the vsock backend for ten minutes, clocks for five, all of check-kvm, then fuzz the C cores (SECONDS=N for each)'
 	@echo 'make dist    the wheels, and the source of all that is in them, in dist/ (on Debian 12)'
 	@echo 'make dist-check  install these in fresh systems, without rights and network (as root)'
@@ -52,6 +53,12 @@ check-kvm: packages
 	@$(VENV)/bin/python -m nitroctl guest kernel
 	@$(VENV)/bin/python tools/check-kvm $(TESTS)
 
+# AWS's SDK for JavaScript as a client of the local KMS; needs Node.js and npm.
+check-js:
+	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
+	@npm install --silent --no-fund --no-audit --prefix $(VENV)/js @aws-sdk/client-kms
+	@$(VENV)/bin/python tests/js/kms.py $(VENV)/js
+
 bench: packages
 	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
 	@$(VENV)/bin/python -m nitroctl build
@@ -61,6 +68,8 @@ bench: packages
 	@$(VENV)/bin/python tests/bench/nsm.py
 	@$(VENV)/bin/python tests/bench/vsock.py
 	@$(VENV)/bin/python tests/bench/install.py
+
+	@$(VENV)/bin/python tests/bench/kms.py
 
 soak: packages
 	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
