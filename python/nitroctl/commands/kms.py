@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nitroctl.kms.local import Kms
 
 LISTEN = "127.0.0.1:4599"
+DESCRIPTORS = 8192
 
 
 def _common(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -134,6 +135,7 @@ def serve(
         listen=None if listen_fd is not None else listen, tls=tls, authenticate=not no_auth, root=root,
         max_age=max_age, form=envelope, eifs=eifs, inject=inject, upstream=upstream, on_event=tell,
     )  # fmt: skip
+    _allow_descriptors()
     ends = {signal.SIGINT, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)
     with made as served:
@@ -145,6 +147,16 @@ def serve(
             served.serve_socket(sockets.serve_shared(vsock))
             shown.say(f"Enclaves reach it on CID 3, port {vsock}")
         signal.sigwait(ends)
+
+
+def _allow_descriptors() -> None:
+    """A client has one, and the store one or two while it is asked."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _tell_clients(served: Kms, *, tls: bool, as_json: bool) -> None:

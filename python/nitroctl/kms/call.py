@@ -101,6 +101,10 @@ class Call:
         """The decision about one action, recorded nowhere. Raises no KmsError."""
         if self.operator:
             return Decision(True, "allowed", policy="the store's owner, by his own command")
+        if key is None and self.caller.account != self.place.account:
+            # With AWS he would see his own account's keys; here there is only this one's.
+            return Decision(False, f"because no identity-based policy allows the kms:{action} action",
+                            policy=f"nothing here: the keys are of account {self.place.account}")  # fmt: skip
         request = Request(self.caller, f"kms:{action}", key.arn if key else resource, self.context(key, more))
         granted = keys.grants(self.store, key) if key else []
         try:

@@ -261,6 +261,17 @@ def test_reencrypt_needs_both_keys(world: World) -> None:
     assert world.call("Decrypt", world.role, CiphertextBlob=moved)["Plaintext"] == b"secret"
 
 
+def test_another_account_sees_no_keys(world: World) -> None:
+    """Not even its root user, who may do all in his own."""
+    world.key()
+    theirs = "arn:aws:iam::111122223333"
+    world.iam(f"{theirs}:user/eve", allow(USER, "kms:*"))
+    for caller in (Caller(f"{theirs}:root"), Caller(f"{theirs}:user/eve")):
+        for operation in ("ListKeys", "ListAliases", "CreateKey"):
+            refused("AccessDeniedException", world, operation, caller)
+    assert "the keys are of account 000000000000" in world.why
+
+
 def test_recipient_where_there_is_none_counts_for_nothing(world: World) -> None:
     key = world.key(ADMINISTRATION, attested(action="kms:Encrypt"))
     refused("AccessDeniedException", world, "Encrypt", world.role, KeyId=key, Plaintext=b"x",
