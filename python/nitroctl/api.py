@@ -234,7 +234,7 @@ class Enclave:
     @property
     def _now(self) -> Record:
         if self._record is None:
-            raise UsageError("this enclave has not been started")
+            raise UsageError("this enclave has not been started", hint="call start(), or use it in a `with`")
         if self._record.running and not self._closed:
             self._record = records.again(self._record) or self._record
         return self._record

@@ -263,7 +263,10 @@ def _make(folder: Path, *, force: bool) -> Authority:
         with contextlib.suppress(NitroError):
             if not force and (other := load()):
                 return other
-        raise NitroError(f"cannot make the local CA in {folder}: {e.strerror}") from e
+        raise NitroError(
+            f"cannot make the local CA in {folder}: {e.strerror}",
+            hint="set XDG_DATA_HOME to a folder that you can write to",
+        ) from e
     return root
 
 

@@ -56,7 +56,8 @@ def private_dir(path: Path) -> Path:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = path.lstat()
     except OSError as e:
-        raise NitroError(f"cannot make the folder {path}: {e.strerror}") from e
+        hint = "`nitroctl doctor` says which folders can be written to, and what mends that"
+        raise NitroError(f"cannot make the folder {path}: {e.strerror}", hint=hint) from e
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
         raise NitroError(
             f"{path} must be a folder of user {os.getuid()} with mode 0700; it has owner "

@@ -47,7 +47,8 @@ def connect(name: str, port: int, timeout: float | None) -> None:
     try:
         connection = sockets.connect(found.uds, port, timeout=timeout)
     except sockets.PortRefused as e:
-        raise EnclaveError(f"nobody listens on port {port} of enclave {name}") from e
+        hint = f"what the application has to say: nitroctl console {found.name}"
+        raise EnclaveError(f"nobody listens on port {port} of enclave {name}", hint=hint, record=found) from e
     with connection, pipe.wakeup() as wake:
         pipe.join(connection, STDIN, STDOUT, wake=wake)
 
@@ -101,5 +102,5 @@ def _accept(listener: sockets.Listener, enclave: int, wake: int, name: str) -> s
     connection = listener.socket.fileno()
     while connection not in (ready := select.select([connection, enclave, wake], [], [])[0]):
         if enclave in ready:
-            raise EnclaveError(f"enclave {name} ended before it connected")
+            raise EnclaveError(f"enclave {name} ended before it connected", hint=f"nitroctl inspect {name}")
     return listener.accept()

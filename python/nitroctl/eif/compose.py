@@ -187,7 +187,10 @@ def from_image(
         notes=tuple(notes),
     )
     if not application.cmd:
-        raise NitroError(f"{path} says neither CMD nor ENTRYPOINT: there is nothing to run")
+        raise NitroError(
+            f"{path} says neither CMD nor ENTRYPOINT: there is nothing to run",
+            hint="say it in the image, or unpack it and give --directory and --cmd",
+        )
     with about(path):
         return _checked(application if aws_cmd else _as_in_a_container(application, config, tree))
 

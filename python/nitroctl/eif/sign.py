@@ -163,7 +163,10 @@ def _with_key(path: Path, certificate: Path, signer: Signer) -> Callable[[bytes]
     except (ValueError, UnsupportedAlgorithm) as e:
         raise NitroError(f"{path} is no private key in PEM: {e}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != signer.key:
-        raise NitroError(f"the key {path} does not belong to the certificate {certificate}")
+        raise NitroError(
+            f"the key {path} does not belong to the certificate {certificate}",
+            hint="openssl pkey -pubout -in KEY must print what openssl x509 -noout -pubkey -in CERT prints",
+        )
     algorithm = ec.ECDSA(signer.curve.hash_algorithm())
     return lambda message: _raw(key.sign(message, algorithm), signer, str(path))
 

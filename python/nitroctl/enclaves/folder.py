@@ -76,7 +76,10 @@ def reserve(cid: int | None, taken: Collection[int] = ()) -> Folder:
             f"context ID {cid} is in use by another enclave of yours",
             hint="without a context ID it gets a free one",
         )
-    raise EnclaveError(f"all context IDs from {FIRST_CID} to {LAST_AUTOMATIC_CID} are in use")
+    raise EnclaveError(
+        f"all context IDs from {FIRST_CID} to {LAST_AUTOMATIC_CID} are in use",
+        hint="give another one with --cid, or end some: nitroctl ps, nitroctl stop",
+    )
 
 
 def reserve_early() -> Folder:

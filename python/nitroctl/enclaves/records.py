@@ -352,7 +352,9 @@ def find(text: str, *, running: bool = False) -> Record:
                 raise EnclaveError(f"the enclave {text!r} has ended: {record.message}", record=record)
             return record
     known = ", ".join(f"{r.name} (CID {r.cid})" for r in records if r.running) or "none"
-    raise EnclaveError(f"no enclave is called {text!r}; running: {known}")
+    ended = any(not r.running for r in records)
+    hint = "`nitroctl ps --all` lists those that have ended as well" if ended else None
+    raise EnclaveError(f"no enclave is called {text!r}; running: {known}", hint=hint)
 
 
 def again(record: Record) -> Record | None:

@@ -127,9 +127,11 @@ def test_from_start_to_removal(bench: Bench, life: Life) -> None:
     assert "ended: stopped by SIGTERM" in life.ok("logs", "web")
     again = life("stop", "web")
     assert again.returncode == 1 and "has ended already" in again.stderr
+    assert "hint: `nitroctl ps --all`" in life("inspect", "wep").stderr
     life.ok("rm", "web")
     assert life.records() == []
-    gone = life("inspect", "web")
+    gone = life("inspect", "web")  # and nothing else has ended
+    assert "hint" not in gone.stderr
     assert gone.returncode == 1 and "no enclave is called 'web'" in gone.stderr
 
 
