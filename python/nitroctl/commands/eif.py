@@ -348,7 +348,7 @@ def pcr(
 @click.option("-o", "--output", type=PATH, required=True, help="The file to make.")
 @click.option("--kernel", help="own, prebuilt, or the path of a bzImage.  [default: own if it was built, "
               "else prebuilt]")  # fmt: skip
-@click.option("--programs", type=PATH, help="Folder with static init, hello and agent.  [default: ours]")
+@click.option("--programs", type=PATH, help="Folder with static init and applications.  [default: ours]")
 @click.option("--cmdline", help="The kernel's command line.  [default: AWS's, but panic=1]")
 @click.option("--size", default="400M", show_default=True, help="Size of the kind big.")
 @json_option()
@@ -367,6 +367,7 @@ def test_image(
     KIND is one of
       hello         prints the PCRs that its NSM reports, and ends
       agent         obeys the tests, on vsock port 7000
+      features      prints what its kernel offers, and ends
       big           the agent, and filling up to --size
       halt          halts after the heartbeat, without a reset
       panic         has an init that ends at once: the kernel panics

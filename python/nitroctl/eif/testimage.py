@@ -35,10 +35,11 @@ class Programs:
     init: Path
     hello: Path
     agent: Path
+    features: Path
 
     @staticmethod
     def in_folder(folder: Path) -> Programs:
-        return Programs(folder / "init", folder / "hello", folder / "agent")
+        return Programs(folder / "init", folder / "hello", folder / "agent", folder / "features")
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,9 @@ def _halting_program() -> bytes:
 KINDS: dict[str, Kind] = {
     "hello": Kind("prints the PCRs that its NSM reports, and ends", _application("hello", lambda p: p.hello)),
     "agent": Kind("obeys the tests, on vsock port 7000", _application("agent", lambda p: p.agent)),
+    "features": Kind(
+        "prints what its kernel offers, and ends", _application("features", lambda p: p.features)
+    ),
     "big": Kind("the agent, and filling up to --size", _big),
     "halt": Kind("halts after the heartbeat, without a reset", _halt),
     "panic": Kind("has an init that ends at once: the kernel panics", lambda p, _: Contents(p.hello, b"/\n")),
@@ -154,7 +158,8 @@ def make(
         kernel = compose.locate_kernel(kernel)
     if programs is None:
         programs = locate_programs()
-    for program in (programs.init, programs.hello, programs.agent):
+    more = (programs.features,) if kind == "features" else ()
+    for program in (programs.init, programs.hello, programs.agent, *more):
         if not program.is_file():
             raise NitroError(f"the program {program} is not there")
     info = read_kernel(kernel.bzimage)

@@ -25,6 +25,7 @@ from nitroctl.testing import (
     checks_attestation,  # noqa: F401  registers its own
     checks_clock,  # noqa: F401  likewise
     checks_image,  # noqa: F401
+    checks_kernel,  # noqa: F401
     checks_nitro_cli,  # noqa: F401
     checks_nsm,  # noqa: F401
     checks_vsock,  # noqa: F401

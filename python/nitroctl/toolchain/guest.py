@@ -95,6 +95,7 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "init": ("init.c", "clock.c", "modules.c"),
     "agent": ("agent.c", "agent-high.c", "agent-machine.c", "agent-modes.c", "agent-nsm.c", "agent-vsock.c"),
     "hello": ("hello.c",),
+    "features": ("features.c",),
 }
 
 _STATIC_LIBC = packages.Need("libc6-dev", "glibc-static", "static programs", header="stdio.h")

@@ -441,7 +441,7 @@ def test_the_commands_print_paths(tmp_path: Path) -> None:
     result = runner.invoke(nitroctl, ["guest", "init", "--json"], catch_exceptions=False)
     assert result.exit_code == 0
     paths = answer("nitroctl guest init", result.stdout)["programs"]
-    assert set(paths) == {"init", "agent", "hello"}
+    assert set(paths) == {"init", "agent", "hello", "features"}
     assert all(Path(path).is_file() for path in paths.values())
     result = runner.invoke(nitroctl, ["which", "init"], catch_exceptions=False)
     assert result.stdout.strip() == paths["init"]
