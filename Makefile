@@ -68,7 +68,6 @@ bench: packages
 	@$(VENV)/bin/python tests/bench/nsm.py
 	@$(VENV)/bin/python tests/bench/vsock.py
 	@$(VENV)/bin/python tests/bench/install.py
-
 	@$(VENV)/bin/python tests/bench/kms.py
 
 soak: packages

@@ -578,6 +578,7 @@ class EnclaveRun:
                 await self._backend.stop()
             if self._kms:
                 self._kms.hush()
+                self._kms.signal(signal.SIGKILL)  # its store bears that, and nobody waits for it
                 await self._kms.stop()
         finally:
             self._fds.close()
