@@ -34,7 +34,7 @@ from typing import Any
 
 from nitroctl.attestation import pki
 from nitroctl.base.errors import NitroError
-from nitroctl.enclaves import application, diagnosis, kms, logs, records
+from nitroctl.enclaves import application, diagnosis, kms, logs, monitor, records
 from nitroctl.enclaves import qemu as qemu_options
 from nitroctl.enclaves.child import Child
 from nitroctl.enclaves.console import ConsoleWatch
@@ -278,8 +278,8 @@ class EnclaveRun:
             finally:
                 os.close(console_theirs)
         self._pump = pump = self._spawn(self._pump_console(console))
-        self._monitoring = monitor = self._spawn(self._monitor(qmp))
-        self._spawn(self._watch_qemu(self._qemu, pump, monitor))
+        self._monitoring = monitoring = self._spawn(self._monitor(qmp))
+        self._spawn(self._watch_qemu(self._qemu, pump, monitoring))
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self.plan.boot_timeout, self._boot_timeout)
         if self._detached:
@@ -408,64 +408,35 @@ class EnclaveRun:
             self._spawn(work())
 
     async def _monitor(self, sock: socket.socket) -> None:
-        """QMP: QEMU is up, why it ends, and a virtual machine that stopped by itself. Ends with QEMU."""
-        from qemu.qmp import EventListener, QMPClient, QMPError, Runstate
+        """QEMU is up, why it ends, and a virtual machine that stopped by itself. Ends with QEMU."""
 
-        client = QMPClient(self.plan.name)
-        listener = EventListener(("SHUTDOWN", "STOP"))
-        client.register_listener(listener)
-        try:
-            await client.connect(sock)
-        except (QMPError, OSError, EOFError):
-            sock.close()
-            return  # it died before it spoke, and its exit status tells
-        except AssertionError:
-            pass  # the library's way to say: it spoke and was gone at once. The events count.
+        def up() -> None:
+            if self._qemu:
+                self._qemu.forward()
+            if self.state is State.STARTING and not self._end.done():
+                self._set_state(State.BOOTING)
 
-        if self._qemu:
-            self._qemu.forward()
-        if self.state is State.STARTING and not self._end.done():
-            self._set_state(State.BOOTING)
+        def shutdown(data: dict[str, Any]) -> None:
+            self._shutdown = data
 
-        def take(event: Any) -> None:
-            if event["event"] == "SHUTDOWN":
-                self._shutdown = event["data"]
+        def stopped(status: str) -> None:
+            self._finish(Ending.FAILED, Party.QEMU, f"QEMU stopped the guest with the state {status!r}")
 
-        async def follow() -> None:
-            async for event in listener:
-                take(event)
-                if event["event"] == "STOP":
-                    status: Any = await client.execute("query-status")
-                    if status["status"] not in ("running", "paused", "shutdown", "prelaunch"):
-                        why = f"QEMU stopped the guest with the state {status['status']!r}"
-                        self._finish(Ending.FAILED, Party.QEMU, why)
-
-        follower = asyncio.get_running_loop().create_task(follow())
-        try:
-            while client.runstate == Runstate.RUNNING:
-                await client.runstate_changed()
-        finally:
-            follower.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):
-                await follower
-            for event in listener.clear():
-                take(event)
-            with contextlib.suppress(Exception):
-                await client.disconnect()
+        await monitor.follow(sock, self.plan.name, up=up, shutdown=shutdown, stopped=stopped)
 
     async def _watch_server(self, server: Child, by: Party) -> None:
         await asyncio.shield(server.exited)
         self._finish(Ending.FAILED, by, server.ended_how())
 
     async def _watch_qemu(
-        self, process: Child, pump: asyncio.Task[None], monitor: asyncio.Task[None]
+        self, process: Child, pump: asyncio.Task[None], monitoring: asyncio.Task[None]
     ) -> None:
         status = await asyncio.shield(process.exited)
         if self._timer:
             self._timer.cancel()
         # What it said last decides, so that comes first. A slow reader of the console may take its time.
         await asyncio.wait((pump,))
-        await asyncio.wait((monitor,), timeout=QMP_SECONDS)
+        await asyncio.wait((monitoring,), timeout=QMP_SECONDS)
         self._read_told(self._told_fd)
         if self.console.panic is not None:
             self._finish_panic()
