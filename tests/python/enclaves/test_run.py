@@ -457,7 +457,7 @@ def test_a_closed_output_ends_the_enclave(bench: Bench) -> None:
     ("options", "said"),
     [
         ((), "error: cannot write the console: No space left on device"),
-        (("--dry-run",), "error: No space left on device"),
+        (("--dry-run",), "error: standard output: No space left on device"),
     ],
 )
 def test_an_output_that_takes_nothing(bench: Bench, options: tuple[str, ...], said: str) -> None:
