@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""hatchling's hook: with NITROCTL_BUNDLE, a wheel is for a platform and has what tools/dist has built.
+"""hatchling's hook: with NITROCTL_BUNDLE, a wheel is for a platform and has what tools/dist has built;
+with NITROCTL_MAN, a folder, it brings manual pages.
 
 Without that variable it changes nothing: an editable install, or a wheel of Python and C sources alone.
 """
@@ -21,3 +22,6 @@ class Hook(BuildHookInterface):  # type: ignore[type-arg]
         build_data["pure_python"] = False
         build_data["tag"] = os.environ["NITROCTL_TAG"]
         build_data["force_include"][folder] = where
+        if pages := os.environ.get("NITROCTL_MAN"):
+            # `man` looks there for what is in the folder `bin` beside it.
+            build_data["shared_data"][pages] = "share/man/man1"
