@@ -135,9 +135,11 @@ static int64_t nitro_enclave_clock_ticks(void *opaque)
  * "hardware-reduced": on a busy host that fails, and its clock then loses
  * seconds or, with no clock at all, it spins for ever. Later its watchdog
  * compares the TSC with timer interrupts that come late, and gives it up.
- * KVM's guests have a clock of KVM's.
+ * And it panics when the PIT's interrupts, which it counts for some of its own
+ * milliseconds to see whether the IO-APIC works, have not come by then.
+ * KVM's guests have a clock of KVM's, and do not look.
  */
-static void nitro_enclave_append_tsc(GString *append)
+static void nitro_enclave_append_clocks(GString *append)
 {
     const NitroTscClocks clocks = {
         .ns = nitro_enclave_clock_ns,
@@ -148,6 +150,7 @@ static void nitro_enclave_append_tsc(GString *append)
     if (!tcg_enabled() || icount_enabled()) {
         return;
     }
+    g_string_append(append, " no_timer_check");
     khz = nitro_tsc_khz(&clocks);
     if (khz) {
         g_string_append_printf(append, " tsc_early_khz=%u tsc=nowatchdog",
@@ -164,7 +167,7 @@ static char *nitro_enclave_append(NitroEnclaveMachineState *nems)
     const char *user = MACHINE(nems)->kernel_cmdline;
     GString *append = g_string_new(NULL);
 
-    nitro_enclave_append_tsc(append);
+    nitro_enclave_append_clocks(append);
     if (user && *user) {
         g_string_append_printf(append, " %s", user);
     }

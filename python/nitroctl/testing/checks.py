@@ -372,11 +372,11 @@ def _transports(command_line: str) -> list[tuple[int, int]]:
 
 @boot_check
 def command_line(lab: Lab) -> None:
-    """The guest's command line is the EIF's, then without KVM what its TSC is, then -append, then one
+    """The guest's command line is the EIF's, then without KVM what its clocks are, then -append, then one
     virtio_mmio.device entry per device, and nothing else."""
     with lab.agent(args=("-append", "added=1 also=2")) as (_, client):
         line = client.probe("cmdline").strip()
-        tsc = "" if lab.accel.name == "kvm" else r"tsc_early_khz=\d+ tsc=nowatchdog "
+        tsc = "" if lab.accel.name == "kvm" else r"no_timer_check tsc_early_khz=\d+ tsc=nowatchdog "
         entry = r"virtio_mmio\.device=\w+@\w+:\d+"
         wanted = rf"{re.escape(lab.cmdline)} {tsc}added=1 also=2 {entry} {entry}"
         check(re.fullmatch(wanted, line), f"not the EIF's, the board's, -append and two devices: {line}")
