@@ -129,6 +129,9 @@ SUCCEEDS = {
     ("kms", "events"), ("kms", "key"),
 }  # fmt: skip
 
+# What would go on until it is stopped is refused for another option's sake; what is refused may name either.
+REFUSED: dict[tuple[str, ...], list[str]] = {("kms", "serve"): ["--listen", HOSTILE]}
+
 Words = tuple[str, ...]  # of a command
 
 
@@ -149,7 +152,7 @@ def _arguments() -> Iterator[list[str]]:
         takes = [p for p in command.params if not getattr(p, "is_flag", False)]
         must = [p for p in takes if p.required]
         for more in [*(p for p in takes if not p.required), *([None] if must else [])]:
-            options, values = [], []
+            options, values = list(REFUSED.get(path, ())), []
             for parameter in [*must, *([more] if more else [])]:
                 if isinstance(parameter, click.Option):
                     options += [parameter.opts[0], HOSTILE]
