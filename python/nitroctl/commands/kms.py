@@ -137,16 +137,19 @@ def serve(
     )  # fmt: skip
     _allow_descriptors()
     ends = {signal.SIGINT, signal.SIGTERM}
-    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
-    with made as served:
-        if listen_fd is not None:
-            served.serve_descriptor(socket.socket(fileno=listen_fd))
-        else:
-            _tell_clients(served, tls=tls, as_json=as_json)
-        if vsock is not None:
-            served.serve_socket(sockets.serve_shared(vsock))
-            shown.say(f"Enclaves reach it on CID 3, port {vsock}")
-        signal.sigwait(ends)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    try:
+        with made as served:
+            if listen_fd is not None:
+                served.serve_descriptor(socket.socket(fileno=listen_fd))
+            else:
+                _tell_clients(served, tls=tls, as_json=as_json)
+            if vsock is not None:
+                served.serve_socket(sockets.serve_shared(vsock))
+                shown.say(f"Enclaves reach it on CID 3, port {vsock}")
+            signal.sigwait(ends)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _allow_descriptors() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -166,6 +167,7 @@ def _arguments() -> Iterator[list[str]]:
 def test_arguments_of_nitroctl(capfd: pytest.CaptureFixture[str], argv: list[str]) -> None:
     status, _ = run(capfd, *argv)
     assert status or tuple(argv[:2]) in SUCCEEDS
+    assert not signal.pthread_sigmask(signal.SIG_BLOCK, ())  # which programs that come later would inherit
 
 
 def test_names_of_commands_and_options(capfd: pytest.CaptureFixture[str]) -> None:
