@@ -523,7 +523,7 @@ def test_what_is_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     root = tmp_path / "root"
     root.mkdir()
     output, kernel = tmp_path / "o.eif", tmp_path / "bzImage"
-    with pytest.raises(nitroctl.NitroError, match="has no program '/app'") as e:
+    with pytest.raises(nitroctl.NitroError, match="root: the image has no program '/app'") as e:
         nitroctl.build_eif(output, directory=root, cmd=["/app"], kernel=kernel)
     assert e.value.hint and "--allow-missing-program" in e.value.hint and not output.exists()
     made = nitroctl.build_eif(output, directory=root, cmd=["/app"], kernel=kernel, allow_missing_program=True)

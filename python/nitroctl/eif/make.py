@@ -63,7 +63,8 @@ def make(
             )  # fmt: skip
         if application.missing and not request.allow_missing_program:
             raise NitroError(
-                application.missing, hint="--allow-missing-program makes it all the same; it ends at once"
+                f"{request.image or request.directory}: {application.missing}",
+                hint="--allow-missing-program makes it all the same; it ends at once",
             )
         return compose.compose(application, start, request.output, options)
 
