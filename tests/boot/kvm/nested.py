@@ -59,7 +59,6 @@ $b mkdir -p /root/dev/pts /root/dev/shm
 $b mount -t devpts -o mode=620,ptmxmode=666 pts /root/dev/pts
 $b mount -t tmpfs shm /root/dev/shm
 $b mount -t tmpfs run /root/run
-$b mount -t tmpfs tmp /root/tmp
 $b mount -t cgroup2 cgroup /root/sys/fs/cgroup
 $b ip link set lo up
 $b hostname nested
