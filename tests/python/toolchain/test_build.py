@@ -305,7 +305,8 @@ stage.build()
 def test_interrupted_builds_are_completed(stage: Stage, step: str, how: signal.Signals) -> None:
     stopped = stage.tmp / "stopped"
     os.mkfifo(stopped)
-    argv = [sys.executable, "-c", CHILD, str(stage.tmp), str(Path(__file__).parent)]
+    here = Path(__file__).parent
+    argv = [sys.executable, "-c", CHILD, str(stage.tmp), str(here), str(here.parent)]
     with subprocess.Popen(argv, env={**os.environ, "STOP_AT": step}, stderr=subprocess.DEVNULL) as child:
         # Opens when the step is reached.
         assert stopped.read_text() == "stopped\n"
