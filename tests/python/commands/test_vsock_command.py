@@ -177,7 +177,8 @@ def test_listen_ends_with_the_enclave(bench: Bench) -> None:
             served(bench, 5000)
         assert process.wait(HANG) == 1
         assert process.stderr
-        assert process.stderr.read() == b"error: enclave hello ended before it connected\n"
+        assert process.stderr.readline() == b"error: enclave hello ended before it connected\n"
+        assert process.stderr.read() == b"hint: nitroctl inspect hello\n"
     assert bench.left() == []
 
 

@@ -310,7 +310,7 @@ def kernel(tmp_path: Path) -> compose.Kernel:
 def programs(tmp_path: Path) -> testimage.Programs:
     folder = tmp_path / "programs"
     folder.mkdir()
-    for name in ("init", "hello", "agent"):
+    for name in ("init", "hello", "agent", "features"):
         (folder / name).write_bytes(name.encode() * 1000)
     return testimage.Programs.in_folder(folder)
 
@@ -365,6 +365,7 @@ def test_broken_kinds(tmp_path: Path, kernel: compose.Kernel, programs: testimag
     assert shapes == {
         "hello": (b"init", b"/hello\n", 10),
         "agent": (b"init", b"/agent\n", 10),
+        "features": (b"init", b"/features\n", 10),
         "halt": (b"init", b"/halt\n", 10),
         "panic": (b"hell", b"/\n", 9),
         "late-panic": (b"init", None, 8),

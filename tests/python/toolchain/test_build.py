@@ -716,4 +716,5 @@ def test_the_commands(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("what", ["qemu", "vsock", "preload"])
 def test_which_says_what_makes_it(stage: Stage, what: str) -> None:
     result = CliRunner().invoke(which_command, [what])
-    assert isinstance(result.exception, NitroError) and result.exception.hint == "nitroctl build"
+    assert isinstance(result.exception, NitroError) and result.exception.hint
+    assert result.exception.hint.split(", or, ")[0] == "nitroctl build"
