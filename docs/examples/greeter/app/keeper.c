@@ -13,8 +13,8 @@
  * The answer is the HMAC-SHA-256 of TEXT under the secret, or "error: ...".
  *
  * decrypt() is what an SDK for Nitro Enclaves does: a document with the public
- * key of a pair that was made at the start, Decrypt over TLS through the parent's
- * port 8000, and the answer opened with the private key.
+ * key of a pair that was made at the start, Decrypt over TLS through the
+ * parent's port 8000, and the answer opened with the private key.
  */
 
 #define _GNU_SOURCE
