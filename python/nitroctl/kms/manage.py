@@ -171,6 +171,13 @@ def _alias_row(call: Call, name: str) -> Key | None:
     return keys.get(call.store, call.place, row["key_id"]) if row else None
 
 
+def _existing_alias(call: Call, name: str) -> Key:
+    key = _alias_row(call, name)
+    if key is None:
+        raise not_found(f"Alias {call.place.alias_arn(name)} is not found.")
+    return key
+
+
 def _authorise_alias(call: Call, name: str, *touched: Key) -> None:
     """An alias has no policy: IAM decides about it, and each key's policy about the key."""
     call.authorise(None, resource=call.place.alias_arn(name))
@@ -195,9 +202,7 @@ def create_alias(call: Call) -> Answer:
 
 def update_alias(call: Call) -> Answer:
     name = _alias(call)
-    old = _alias_row(call, name)
-    if old is None:
-        raise not_found(f"Alias {call.place.alias_arn(name)} is not found.")
+    old = _existing_alias(call, name)
     key, _ = call.key("TargetKeyId", alias=False)
     _authorise_alias(call, name, old, key)
     _lives(key)
@@ -210,9 +215,7 @@ def update_alias(call: Call) -> Answer:
 
 def delete_alias(call: Call) -> Answer:
     name = _alias(call)
-    key = _alias_row(call, name)
-    if key is None:
-        raise not_found(f"Alias {call.place.alias_arn(name)} is not found.")
+    key = _existing_alias(call, name)
     _authorise_alias(call, name, key)
     _write(call, "DELETE FROM aliases WHERE name = ? AND region = ? AND account = ?",
            name, call.place.region, call.place.account)  # fmt: skip
