@@ -577,7 +577,8 @@ def test_a_wrong_forward_ends_the_run_before_anything_starts(bench: Bench) -> No
     done = bench.run("--proxy", "8000=nowhere", **steps(HEARTBEAT, RESET))
     assert done.returncode == 2
     assert "error: --proxy 8000=nowhere: 'nowhere' is not HOST:PORT" in done.stderr
-    done = bench.run("--proxy", "1=127.0.0.1:1", "--listen-port", "1=/tmp/x", **steps(HEARTBEAT, RESET))
+    twice = ("--proxy", "1=127.0.0.1:1", "--listen-port", f"1={bench.tmp}/x")
+    done = bench.run(*twice, **steps(HEARTBEAT, RESET))
     assert done.returncode == 2
     assert "the parent's port 1 is served by more than one" in done.stderr
     assert_nothing_left(bench)
