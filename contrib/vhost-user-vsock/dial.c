@@ -105,6 +105,7 @@ static int host_connect(struct host *h, struct vsock_conn *c,
         name_socket(h, c, fd);
     }
     host_no_delay(fd, a->addr.ss_family);
+    h->dials++;
     if (connect(fd, (const struct sockaddr *)&a->addr, a->len) < 0) {
         err = errno;
     }

@@ -74,6 +74,7 @@ struct host {
     unsigned sleeps;  /* waits until one may be awake again ... */
     unsigned penalty; /* ... after one that was so in vain */
     uint64_t wakeups;
+    uint64_t dials; /* connects tried at the host's listeners */
     uint64_t interrupts;
     /* What may explain a heartbeat that does not come. */
     uint64_t drivers; /* starts of a driver in the guest */

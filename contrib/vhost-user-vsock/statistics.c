@@ -89,6 +89,7 @@ void host_statistics(const struct host *h)
         { "bad_chains", h->device.bad_chains },
         { "interrupts", h->interrupts },
         { "wakeups", h->wakeups },
+        { "dials", h->dials },
         { "drivers", h->drivers },
         { "wrong_heartbeats", h->wrong_heartbeats },
         { "relayed_heartbeats", h->relayed_heartbeats },
