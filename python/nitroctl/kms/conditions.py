@@ -22,7 +22,7 @@ from nitroctl.base.instants import UTC
 from nitroctl.kms.names import arn_like, like
 
 Context = Mapping[str, tuple[str, ...]]
-Kind = Literal["text", "arn", "bool", "number", "date", "ip"]
+Kind = Literal["text", "arn", "bool", "number", "date", "epoch", "ip"]
 
 # --- keys ------------------------------------------------------------------------------------------------
 
@@ -39,7 +39,7 @@ RECIPIENT = "kms:recipientattestation:"
 CONTEXT = "kms:encryptioncontext:"
 _KEYS: dict[str, Key] = {
     "aws:CurrentTime": Key("date"),
-    "aws:EpochTime": Key("date"),
+    "aws:EpochTime": Key("epoch"),
     "aws:MultiFactorAuthPresent": Key("bool", here=False),
     "aws:PrincipalAccount": Key(),
     "aws:PrincipalArn": Key("arn"),
@@ -76,10 +76,14 @@ _KEYS: dict[str, Key] = {
     "kms:MacAlgorithm": Key(),
     "kms:MessageType": Key(),
     "kms:MultiRegion": Key("bool"),
+    "kms:MultiRegionKeyType": _ABSENT,
+    "kms:PrimaryRegion": _ABSENT,
     "kms:ReEncryptOnSameKey": Key("bool"),
+    "kms:ReplicaRegion": _ABSENT,
     "kms:RequestAlias": Key(),
     "kms:ResourceAliases": Key(many=True),
     "kms:RetiringPrincipal": Key("arn"),
+    "kms:RotationPeriodInDays": Key("number"),
     "kms:ScheduleKeyDeletionPendingWindowInDays": Key("number"),
     "kms:SigningAlgorithm": Key(),
     "kms:ValidTo": Key("date"),
@@ -205,13 +209,14 @@ OPERATORS: dict[str, Operator] = {
     **_pair("ArnEquals", "ArnNotEquals", _arns, read=_arn, kinds=("arn",)),
     **_pair("ArnLike", "ArnNotLike", _arns, read=_arn, kinds=("arn",)),
     "Bool": Operator(lambda w, f: _boolean(f) is w, _boolean, kinds=("bool",)),
-    **_ordered("Numeric", _number, ("number",)),
-    **_ordered("Date", _moment, ("date",)),
+    **_ordered("Numeric", _number, ("number", "epoch")),
+    **_ordered("Date", _moment, ("date", "epoch")),
     **_pair(
         "IpAddress", "NotIpAddress", lambda w, f: ipaddress.ip_address(f) in w, read=_network, kinds=("ip",)
     ),
 }  # fmt: skip
 NULL = "Null"
+BINARY = "BinaryEquals"  # IAM's only operator that no key here can have
 Scope = Literal["", "ForAllValues", "ForAnyValue"]
 
 
@@ -261,6 +266,8 @@ def parse_test(operator: str, key: str, values: tuple[str, ...]) -> Test:
     """Raises Unknown for what is not understood, or cannot be meant."""
     match = _NAME.fullmatch(operator)
     name = match[2] if match else operator
+    if name == BINARY:
+        raise Unknown(f"the operator {operator} is for keys whose values are bytes, and KMS has none")
     if not match or (name not in OPERATORS and name != NULL):
         raise Unknown(f"the operator {operator} is not known")
     scope: Scope = match[1] or ""  # type: ignore[assignment]
