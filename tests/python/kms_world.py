@@ -14,12 +14,14 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from documents import Level, Maker
 from nitroctl.base.instants import UTC
 from nitroctl.kms import callers
+from nitroctl.kms.errors import KmsError
 from nitroctl.kms.events import Log
 from nitroctl.kms.keys import Place
 from nitroctl.kms.names import Caller
@@ -109,6 +111,7 @@ class World:
         log = Log(self.store.folder, self.events.append)
         self.service = Service(self.store, PLACE, Verifier(self.enclave.maker.root), log, **options)
         self.role = Caller(ROLE, "session")
+        self.arn = PLACE.key_arn("")  # of a key, without its id
 
     def call(self, operation: str, caller: Caller | None = None, **parameters: Any) -> dict[str, Any]:
         """Bytes are given as they are; the answer has bytes too."""
@@ -133,6 +136,14 @@ class World:
         """Of the newest event."""
         text: str = self.events[-1]["why"]["text"]
         return text
+
+
+def refused(kind: str, world: World, operation: str, caller: Caller | None = None, **parameters: Any) -> str:
+    """Its text for the client; why is in the event."""
+    with pytest.raises(KmsError) as caught:
+        world.call(operation, caller, **parameters)
+    assert caught.value.kind == kind, caught.value.why
+    return caught.value.text or ""
 
 
 def _base64(value: bytes) -> str:

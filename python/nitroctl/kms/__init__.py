@@ -9,7 +9,7 @@ document.
     policy       policies, read strictly                conditions   their keys and operators
     evaluate     may he, and why                        lint         is a policy wise
     recipient    the attestation document               envelope     the answer that only its enclave opens
-    crypto       operations that use keys               manage, grants   operations on keys, aliases, grants
+    crypto       operations that use keys               manage, grants, rotation   operations on keys
     keys, material, store                               keys as rows, as secrets, in one SQLite file
     events       what happened and why                  images       whose PCRs these are
     faults       failures on request

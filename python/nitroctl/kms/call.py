@@ -65,9 +65,18 @@ class Call:
     def get(self, name: str) -> Any:
         return self.parameters.get(name)
 
-    def key(self, name: str = "KeyId", *, alias: bool = True) -> tuple[Key, dict[str, tuple[str, ...]]]:
-        """The key that a parameter names, and what its way of naming adds to the context."""
-        key, by = keys.find(self.store, self.place, self.parameters[name], alias=alias)
+    def key(
+        self, name: str = "KeyId", *, alias: bool = True, action: str | None = None
+    ) -> tuple[Key, dict[str, tuple[str, ...]]]:
+        """The key that a parameter names, and what its way of naming adds to the context. That there is none
+        is told to those alone whom IAM allows the action on it; others read what they would of a key that
+        leaves the decision to IAM. Raises KmsError."""
+        named: str = self.parameters[name]
+        try:
+            key, by = keys.find(self.store, self.place, named, alias=alias)
+        except KmsError:
+            self.authorise(None, action=action, resource=keys.arn_of(self.place, named))
+            raise
         return key, {"kms:requestalias": (by,)} if by else {}
 
     def context(self, key: Key | None, more: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:

@@ -11,20 +11,20 @@ from typing import Any
 from nitroctl.kms import material
 from nitroctl.kms.call import Call, encryption_context
 from nitroctl.kms.errors import KmsError, bad_ciphertext, bad_usage, invalid
-from nitroctl.kms.keys import Key, get
+from nitroctl.kms.keys import Key, former_material, get
 
 Answer = dict[str, Any]
+MU_BYTES = 64  # FIPS 204: the message representative
 
 
-def _algorithm(call: Call, key: Key, name: str = "EncryptionAlgorithm") -> str:
-    """The one asked for, if the key has it."""
+def _check_algorithm(call: Call, key: Key, name: str = "EncryptionAlgorithm") -> None:
+    """Whether the key has the one asked for: what a key has is told to those alone who may use it."""
     algorithm: str = call.get(name) or material.SYMMETRIC
     allowed = (material.SYMMETRIC,) if key.spec == material.SYMMETRIC else material.OAEP
     if key.usage == material.ENCRYPT and algorithm not in allowed:
         raise bad_usage(
             f"The algorithm {algorithm} is not of a {key.spec} key: it has {' and '.join(allowed)}."
         )
-    return algorithm
 
 
 def _oaep(algorithm: str) -> Any:
@@ -55,43 +55,46 @@ def _seal(key: Key, secret: bytes, algorithm: str, plaintext: bytes, context: di
 
 def encrypt(call: Call) -> Answer:
     key, named = call.key()
-    algorithm = _algorithm(call, key)
+    algorithm: str = call.get("EncryptionAlgorithm") or material.SYMMETRIC
     context = _context(call, algorithm)
     facts = {"kms:encryptionalgorithm": (algorithm,), **encryption_context(context), **named}
     secret = call.use(key, material.ENCRYPT, facts)
+    _check_algorithm(call, key)
     call.dry_run()
     sealed = _seal(key, secret, algorithm, call.get("Plaintext"), context)
     return {"CiphertextBlob": sealed, "KeyId": key.arn, "EncryptionAlgorithm": algorithm}
 
 
-def _source(call: Call, raw: bytes, name: str, algorithm: str) -> tuple[Key, Any, material.Blob | None]:
-    """The key that a ciphertext is of: by what it says, or by the request for an asymmetric one."""
-    named: Any = {}
-    asked: Key | None = None
+def _source(
+    call: Call, raw: bytes, name: str, algorithm: str, action: str
+) -> tuple[Key, Any, material.Blob | None]:
+    """The key that is to open a ciphertext: the one that the request names, or else the ciphertext."""
+    blob = material.parse(raw) if algorithm == material.SYMMETRIC else None
     if call.get(name):
-        asked, named = call.key(name)
-    if algorithm != material.SYMMETRIC:
-        if asked is None:
-            raise invalid(f"{name} is required: a ciphertext of {algorithm} does not name its key.")
-        return asked, named, None
-    blob = material.parse(raw)
+        return *call.key(name, action=action), blob
+    if blob is None:
+        raise invalid(f"{name} is required: a ciphertext of {algorithm} does not name its key.")
     key = get(call.store, call.place, blob.key_id)
-    if asked and (key is None or asked.id != key.id):
-        raise KmsError(
-            "IncorrectKeyException",
-            "The key ID in the request does not identify a CMK that can perform this operation.",
-            why=f"the ciphertext is of the key {blob.key_id}",
-        )
     if key is None:
+        call.authorise(None, action=action, resource=call.place.key_arn(blob.key_id))
         raise bad_ciphertext(f"the ciphertext is of the key {blob.key_id}, which is not here")
-    return key, named, blob
+    return key, {}, blob
 
 
-def _open(key: Key, secret: bytes, algorithm: str, raw: bytes, blob: material.Blob | None,
+def _open(call: Call, key: Key, secret: bytes, algorithm: str, raw: bytes, blob: material.Blob | None,
           context: dict[str, str]) -> bytes:  # fmt: skip
     if blob is not None:
+        if key.id != blob.key_id:
+            raise KmsError(
+                "IncorrectKeyException",
+                "The key ID in the request does not identify a CMK that can perform this operation.",
+                why=f"the ciphertext is of the key {blob.key_id}",
+            )
         if key.material_id != blob.material_id:
-            raise bad_ciphertext("the key has other material now than the ciphertext is of")
+            former = former_material(call.store, key, blob.material_id)
+            if former is None:
+                raise bad_ciphertext("the key has other material now than the ciphertext is of")
+            secret = former
         return material.decrypt(blob, secret, context)
     try:
         data: bytes = material.load_private(secret).decrypt(raw, _oaep(algorithm))
@@ -103,11 +106,11 @@ def _open(key: Key, secret: bytes, algorithm: str, raw: bytes, blob: material.Bl
 def decrypt(call: Call) -> Answer:
     raw, algorithm = call.get("CiphertextBlob"), call.get("EncryptionAlgorithm") or material.SYMMETRIC
     context = _context(call, algorithm)
-    key, named, blob = _source(call, raw, "KeyId", algorithm)
+    key, named, blob = _source(call, raw, "KeyId", algorithm, "Decrypt")
     facts = {"kms:encryptionalgorithm": (algorithm,), **encryption_context(context), **named}
     secret = call.use(key, material.ENCRYPT, facts)
-    _algorithm(call, key)
-    plaintext = _open(key, secret, algorithm, raw, blob, context)
+    _check_algorithm(call, key)
+    plaintext = _open(call, key, secret, algorithm, raw, blob, context)
     call.dry_run()
     fields: Answer = {"KeyId": key.arn, "EncryptionAlgorithm": algorithm}
     if blob:
@@ -117,9 +120,9 @@ def decrypt(call: Call) -> Answer:
 
 def re_encrypt(call: Call) -> Answer:
     raw, before = call.get("CiphertextBlob"), call.get("SourceEncryptionAlgorithm") or material.SYMMETRIC
-    source, named, blob = _source(call, raw, "SourceKeyId", before)
-    target, target_named = call.key("DestinationKeyId")
-    after = _algorithm(call, target, "DestinationEncryptionAlgorithm")
+    source, named, blob = _source(call, raw, "SourceKeyId", before, "ReEncryptFrom")
+    target, target_named = call.key("DestinationKeyId", action="ReEncryptTo")
+    after: str = call.get("DestinationEncryptionAlgorithm") or material.SYMMETRIC
     old = _context(call, before, "SourceEncryptionContext")
     new = _context(call, after, "DestinationEncryptionContext")
     same = {"kms:reencryptonsamekey": (str(source.id == target.id).lower(),)}
@@ -127,13 +130,19 @@ def re_encrypt(call: Call) -> Answer:
     to_facts = {"kms:encryptionalgorithm": (after,), **same, **encryption_context(new), **target_named}
     secret = call.use(source, material.ENCRYPT, from_facts, "ReEncryptFrom")
     target_secret = call.use(target, material.ENCRYPT, to_facts, "ReEncryptTo")
-    _algorithm(call, source, "SourceEncryptionAlgorithm")
-    plaintext = _open(source, secret, before, raw, blob, old)
+    _check_algorithm(call, source, "SourceEncryptionAlgorithm")
+    _check_algorithm(call, target, "DestinationEncryptionAlgorithm")
+    plaintext = _open(call, source, secret, before, raw, blob, old)
     call.dry_run()
+    materials = {
+        "SourceKeyMaterialId": blob.material_id if blob else None,
+        "DestinationKeyMaterialId": target.material_id if after == material.SYMMETRIC else None,
+    }
     return {
         "CiphertextBlob": _seal(target, target_secret, after, plaintext, new),
         "SourceKeyId": source.arn, "KeyId": target.arn,
         "SourceEncryptionAlgorithm": before, "DestinationEncryptionAlgorithm": after,
+        **{name: value for name, value in materials.items() if value},
     }  # fmt: skip
 
 
@@ -233,8 +242,17 @@ def _signing(call: Call) -> tuple[Key, Any, tuple[Any, ...]]:
     secret = call.use(key, material.SIGN, facts)
     if algorithm not in material.signing_algorithms(key.spec):
         raise bad_usage(f"Algorithm {algorithm} is incompatible with key spec {key.spec}.")
-    if kind == "EXTERNAL_MU":
+    if kind == "EXTERNAL_MU" and key.spec not in material.ML_DSA:
         raise invalid("The message type EXTERNAL_MU goes with ML-DSA keys only.")
+    if key.spec in material.ML_DSA or key.spec == material.EDWARDS:
+        if kind == "DIGEST":
+            raise invalid(f"The message type DIGEST does not go with {algorithm}.")
+        if kind == "EXTERNAL_MU" and len(call.get("Message")) != MU_BYTES:
+            raise invalid(f"A message of the type EXTERNAL_MU has {MU_BYTES} bytes.")
+        private = material.load_private(secret)
+        if kind == "EXTERNAL_MU" and not hasattr(private, "sign_mu"):
+            raise material.too_old(kind)
+        return key, private, ()
     digest: Any = material.hash_of(algorithm)
     if kind == "DIGEST":
         if len(call.get("Message")) != digest.digest_size:
@@ -252,7 +270,8 @@ def _signing(call: Call) -> tuple[Key, Any, tuple[Any, ...]]:
 def sign(call: Call) -> Answer:
     key, private, how = _signing(call)
     call.dry_run()
-    signature = private.sign(call.get("Message"), *how)
+    make = private.sign_mu if call.get("MessageType") == "EXTERNAL_MU" else private.sign
+    signature = make(call.get("Message"), *how)
     return {"KeyId": key.arn, "Signature": signature, "SigningAlgorithm": call.get("SigningAlgorithm")}
 
 
@@ -261,8 +280,10 @@ def verify(call: Call) -> Answer:
 
     key, private, how = _signing(call)
     call.dry_run()
+    public = private.public_key()
+    check = public.verify_mu if call.get("MessageType") == "EXTERNAL_MU" else public.verify
     try:
-        private.public_key().verify(call.get("Signature"), call.get("Message"), *how)
+        check(call.get("Signature"), call.get("Message"), *how)
     except InvalidSignature as e:
         raise KmsError("KMSInvalidSignatureException", None, why="the signature is not the key's") from e
     return {"KeyId": key.arn, "SignatureValid": True, "SigningAlgorithm": call.get("SigningAlgorithm")}

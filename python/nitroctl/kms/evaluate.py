@@ -9,7 +9,7 @@ account than the key's needs both, an Allow of the key policy and one of his own
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +26,15 @@ class Request:
     context: Context
 
 
+def _folded(context: Mapping[str, str]) -> dict[str, str]:
+    """Names of an encryption context as constraints of grants compare them: without their case."""
+    return {name.lower(): value for name, value in context.items()}
+
+
+# Operations of a grant that its constraint is not about (GrantConstraints, API reference).
+_UNCONSTRAINED = frozenset(("CreateGrant", "DescribeKey", "RetireGrant"))
+
+
 @dataclass(frozen=True)
 class Grant:
     id: str
@@ -33,6 +42,24 @@ class Grant:
     operations: frozenset[str]
     equals: dict[str, str] | None = None  # the encryption context
     subset: dict[str, str] | None = None
+
+    def allows(self, operation: str, context: Mapping[str, str]) -> bool:
+        if operation not in self.operations:
+            return False
+        found = _folded(context)
+        return operation in _UNCONSTRAINED or (
+            (self.equals is None or _folded(self.equals) == found)
+            and (self.subset is None or _folded(self.subset).items() <= found.items())
+        )
+
+    def covers(self, other: Grant) -> bool:
+        """Whether all that `other` allows is allowed by this one."""
+        if not other.operations <= self.operations:
+            return False
+        theirs = _folded((other.equals if other.equals is not None else other.subset) or {})
+        if self.equals is not None:
+            return other.equals is not None and _folded(self.equals) == theirs
+        return self.subset is None or _folded(self.subset).items() <= theirs.items()
 
 
 @dataclass(frozen=True)
@@ -226,13 +253,8 @@ def _granted(request: Request, grants: Sequence[Grant]) -> Grant | None:
     operation = request.action.removeprefix("kms:")
     context = encryption_context(request.context)
     for grant in grants:
-        if operation not in grant.operations or grant.grantee not in request.caller.principals:
-            continue
-        if grant.equals is not None and context != grant.equals:
-            continue
-        if grant.subset is not None and not grant.subset.items() <= context.items():
-            continue
-        return grant
+        if grant.grantee in request.caller.principals and grant.allows(operation, context):
+            return grant
     return None
 
 

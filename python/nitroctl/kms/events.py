@@ -39,6 +39,7 @@ _SHOWN = (
     "Constraints",
     "Name", "GrantId", "Policy", "PolicyName", "BypassPolicyLockoutSafetyCheck", "WrappingAlgorithm",
     "WrappingKeySpec", "ExpirationModel", "Limit", "Marker", "Tags", "TagKeys", "DryRun",
+    "RotationPeriodInDays",
 )  # fmt: skip
 _TEXT_MAX = 1000
 

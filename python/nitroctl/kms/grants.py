@@ -9,12 +9,28 @@ import secrets
 import sqlite3
 from typing import Any
 
-from nitroctl.kms import keys, names
+from nitroctl.kms import keys, material, names
 from nitroctl.kms.call import Call
 from nitroctl.kms.errors import KmsError, invalid, not_found
-from nitroctl.kms.evaluate import Decision
+from nitroctl.kms.evaluate import Decision, Grant
+from nitroctl.kms.keys import Key
 
 Answer = dict[str, Any]
+
+# Which operations grants can allow on which keys ("Grant operations", developer guide).
+_OF_ALL = frozenset(("CreateGrant", "DescribeKey", "RetireGrant"))
+_OF_PAIR = frozenset(("GetPublicKey",))
+_OF_SYMMETRIC = frozenset(
+    """
+    GenerateDataKey GenerateDataKeyPair GenerateDataKeyPairWithoutPlaintext GenerateDataKeyWithoutPlaintext
+    """.split()
+)
+_OF_USAGE = {
+    material.ENCRYPT: frozenset(("Decrypt", "Encrypt", "ReEncryptFrom", "ReEncryptTo")),
+    material.SIGN: frozenset(("Sign", "Verify")),
+    material.MAC: frozenset(("GenerateMac", "VerifyMac")),
+    material.AGREE: frozenset(("DeriveSharedSecret",)),
+}
 
 
 def create_grant(call: Call) -> Answer:
@@ -37,6 +53,13 @@ def create_grant(call: Call) -> Answer:
             raise KmsError("InvalidArnException", f"ARN does not refer to a valid principal: {arn}")
     if len(constraints) > 1:
         raise invalid("A grant has one constraint on the encryption context, a subset or the whole.")
+    if constraints and key.spec != material.SYMMETRIC:
+        raise invalid(f"{key.arn} has no encryption context that a grant could constrain.")
+    if odd := sorted(set(operations) - _grantable(key)):
+        raise invalid(
+            f"The operations {', '.join(odd)} are not supported by a key of {key.spec} for {key.usage}."
+        )
+    _check_within(call, key, frozenset(operations), constraints)
     key.check_usable()
     call.dry_run()
     same = call.store.one(
@@ -56,6 +79,31 @@ def create_grant(call: Call) -> Answer:
              call.now.timestamp()),
         )  # fmt: skip
     return {"GrantId": grant_id, "GrantToken": token}
+
+
+def _grantable(key: Key) -> frozenset[str]:
+    """The operations that a key has, of those that a grant can allow."""
+    of_spec = _OF_SYMMETRIC if key.spec == material.SYMMETRIC else _OF_PAIR
+    return _OF_ALL | _OF_USAGE[key.usage] | (frozenset() if key.usage == material.MAC else of_spec)
+
+
+def _check_within(
+    call: Call, key: Key, operations: frozenset[str], constraints: dict[str, dict[str, str]]
+) -> None:
+    """Who may make grants by a grant alone can hand on what that one allows, and no more."""
+    if call.decisions[-1].grant is None:
+        return
+    wanted = Grant("", "", operations, constraints.get("EncryptionContextEquals"),
+                   constraints.get("EncryptionContextSubset"))  # fmt: skip
+    own = [g for g in keys.grants(call.store, key) if g.grantee in call.caller.principals]
+    if not any("CreateGrant" in grant.operations and grant.covers(wanted) for grant in own):
+        raise KmsError(
+            "AccessDeniedException",
+            f"User: {call.caller.full_arn} is not authorized to perform: kms:CreateGrant on resource: "
+            f"{key.arn}",
+            why="he may make grants by a grant alone, and the new one would allow more than that, or under "
+            "fewer constraints",
+        )
 
 
 def list_grants(call: Call) -> Answer:
@@ -85,15 +133,18 @@ def _row(call: Call) -> sqlite3.Row | None:
     if not call.get("GrantId") or not call.get("KeyId"):
         raise invalid("Please specify either a grant token or a key id and a grant id.")
     key, _ = call.key(alias=False)
-    return call.store.one("SELECT * FROM grants WHERE id = ? AND key_id = ?", call.get("GrantId"), key.id)
+    row = call.store.one("SELECT * FROM grants WHERE id = ? AND key_id = ?", call.get("GrantId"), key.id)
+    if row is None:
+        call.authorise(key)  # others are not told
+        raise not_found(f"Grant ID {call.get('GrantId')} not found")
+    return row
 
 
 def retire_grant(call: Call) -> Answer:
     """By its retiring principal, by its grantee if it may, or by policy."""
     row = _row(call)
     if row is None:
-        raise KmsError("InvalidGrantTokenException" if call.get("GrantToken") else "NotFoundException",
-                       "The grant does not exist.")  # fmt: skip
+        raise KmsError("InvalidGrantTokenException", "The grant does not exist.")
     key = keys.get(call.store, call.place, row["key_id"])
     if key is None:
         raise not_found("The grant's key does not exist.")
@@ -111,8 +162,7 @@ def retire_grant(call: Call) -> Answer:
 def revoke_grant(call: Call) -> Answer:
     key, _ = call.key(alias=False)
     call.authorise(key)
-    if _row(call) is None:
-        raise not_found(f"Grant ID {call.get('GrantId')} not found")
+    _row(call)
     call.dry_run()
     return _remove(call, call.get("GrantId"))
 

@@ -17,6 +17,8 @@ from nitroctl.kms.store import Store
 
 ENABLED, DISABLED = "Enabled", "Disabled"
 PENDING_IMPORT, PENDING_DELETION = "PendingImport", "PendingDeletion"
+AUTOMATIC, ON_DEMAND = "AUTOMATIC", "ON_DEMAND"  # how a key came to be rotated
+DAY = 86400.0
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,11 @@ def sweep(store: Store, place: Place, now: float | None = None) -> None:
     now = time.time() if now is None else now
     due = "SELECT 1 FROM keys WHERE (deletion IS NOT NULL AND deletion <= ?) OR (valid_to IS NOT NULL AND " \
           "valid_to <= ? AND material IS NOT NULL)"  # fmt: skip
-    if store.one(due, now, now) is None:
+    # One that is disabled rotates when it is enabled again.
+    turns = "SELECT key_id, period FROM rotations JOIN keys ON id = key_id WHERE next <= ? AND state = ? " \
+            "AND region = ? AND account = ?"  # fmt: skip
+    where = now, ENABLED, place.region, place.account
+    if store.one(due, now, now) is None and store.one(turns, *where) is None:
         return
     with store.transaction(write=True) as db:
         for row in db.execute("SELECT id FROM keys WHERE deletion <= ?", (now,)).fetchall():
@@ -132,13 +138,39 @@ def sweep(store: Store, place: Place, now: float | None = None) -> None:
             "WHERE valid_to <= ? AND material IS NOT NULL",
             (PENDING_DELETION, PENDING_IMPORT, now),
         )
+        for row in db.execute(turns, where).fetchall():
+            key = get(store, place, row["key_id"])
+            assert key is not None
+            rotate(store, key, AUTOMATIC, now)
+            after = now + row["period"] * DAY
+            db.execute("UPDATE rotations SET next = ? WHERE key_id = ?", (after, key.id))
+
+
+def rotate(store: Store, key: Key, kind: str, now: float) -> None:
+    """New material for a symmetric key; what the old one has encrypted can still be decrypted."""
+    made = material.generate(key.spec)
+    new_id = material.new_id(made)
+    with store.transaction(write=True) as db:
+        db.execute(
+            "INSERT OR IGNORE INTO materials VALUES (?, ?, ?, NULL, NULL)",
+            (key.id, key.material_id, key.material),
+        )
+        db.execute("INSERT INTO materials VALUES (?, ?, ?, ?, ?)", (key.id, new_id, made, now, kind))
+        db.execute("UPDATE keys SET material = ?, material_id = ? WHERE id = ?", (made, new_id, key.id))
+
+
+def former_material(store: Store, key: Key, material_id: str) -> bytes | None:
+    """The material of that name that a key had before it was rotated."""
+    query = "SELECT material FROM materials WHERE key_id = ? AND material_id = ?"
+    row = store.one(query, key.id, material_id)
+    return row["material"] if row else None
 
 
 def delete(store: Store, key_id: str) -> None:
     """At once, and all that belongs to it."""
     with store.transaction(write=True) as db:
         db.execute("DELETE FROM keys WHERE id = ?", (key_id,))
-        for table in ("aliases", "grants", "tags", "imports"):
+        for table in ("aliases", "grants", "tags", "imports", "rotations", "materials"):
             db.execute(f"DELETE FROM {table} WHERE key_id = ?", (key_id,))
 
 
@@ -171,6 +203,13 @@ def all_ids(store: Store, place: Place) -> list[str]:
         "SELECT id FROM keys WHERE region = ? AND account = ? ORDER BY rowid", place.region, place.account
     )
     return [row["id"] for row in rows]
+
+
+def arn_of(place: Place, name: str) -> str:
+    """The ARN of what a request names, whether it is there or not."""
+    if name.startswith("arn:"):
+        return name
+    return place.alias_arn(name) if name.startswith("alias/") else place.key_arn(name)
 
 
 def find(store: Store, place: Place, name: str, *, alias: bool = True) -> tuple[Key, str | None]:

@@ -9,14 +9,13 @@ from typing import Any
 from nitroctl.kms import keys, material, policy
 from nitroctl.kms.call import Call
 from nitroctl.kms.errors import KmsError, bad_state, invalid, not_found
-from nitroctl.kms.keys import DISABLED, ENABLED, PENDING_DELETION, PENDING_IMPORT, Key
+from nitroctl.kms.keys import DAY, DISABLED, ENABLED, PENDING_DELETION, PENDING_IMPORT, Key
 
 Answer = dict[str, Any]
 IMPORT_SECONDS = 24 * 3600.0  # AWS: how long an import token is good
-DAY = 86400.0
 
 
-def _write(call: Call, query: str, *values: Any) -> None:
+def write(call: Call, query: str, *values: Any) -> None:
     with call.store.transaction(write=True) as db:
         db.execute(query, values)
 
@@ -69,7 +68,7 @@ def create_key(call: Call) -> Answer:
         db.executemany(
             "INSERT INTO tags VALUES (?, ?, ?)", [(key_id, name, value) for name, value in tags.items()]
         )
-        key = _again(call, key_id)
+        key = again(call, key_id)
         if call.get("Policy"):
             text = _checked_policy(call, key, call.get("Policy"))
             db.execute("UPDATE keys SET policy = ? WHERE id = ?", (text, key_id))
@@ -77,27 +76,27 @@ def create_key(call: Call) -> Answer:
     return {"KeyMetadata": key.metadata()}
 
 
-def _again(call: Call, key_id: str) -> Key:
+def again(call: Call, key_id: str) -> Key:
     key = keys.get(call.store, call.place, key_id)
     assert key is not None
     return key
 
 
-def _managed(call: Call, more: dict[str, tuple[str, ...]] | None = None, *, alias: bool = False) -> Key:
+def managed(call: Call, more: dict[str, tuple[str, ...]] | None = None, *, alias: bool = False) -> Key:
     """The key of an operation on it, authorised."""
     key, named = call.key(alias=alias)
     call.authorise(key, {**(more or {}), **named})
     return key
 
 
-def _lives(key: Key) -> None:
+def check_lives(key: Key) -> None:
     if key.state == PENDING_DELETION:
         raise bad_state(f"{key.arn} is pending deletion.")
 
 
 def describe_key(call: Call) -> Answer:
     call.tokens()
-    return {"KeyMetadata": _managed(call, alias=True).metadata()}
+    return {"KeyMetadata": managed(call, alias=True).metadata()}
 
 
 def list_keys(call: Call) -> Answer:
@@ -107,11 +106,11 @@ def list_keys(call: Call) -> Answer:
 
 
 def _switch(call: Call, state: str) -> Answer:
-    key = _managed(call)
-    _lives(key)
+    key = managed(call)
+    check_lives(key)
     if key.state == PENDING_IMPORT:
         raise bad_state(f"{key.arn} is pending import.")
-    _write(call, "UPDATE keys SET state = ? WHERE id = ?", state, key.id)
+    write(call, "UPDATE keys SET state = ? WHERE id = ?", state, key.id)
     return {}
 
 
@@ -125,32 +124,27 @@ def disable_key(call: Call) -> Answer:
 
 def schedule_key_deletion(call: Call) -> Answer:
     days = call.get("PendingWindowInDays") or 30
-    key = _managed(call, {"kms:schedulekeydeletionpendingwindowindays": (str(days),)})
-    _lives(key)
+    key = managed(call, {"kms:schedulekeydeletionpendingwindowindays": (str(days),)})
+    check_lives(key)
     at = call.now.timestamp() + days * DAY
-    _write(call, "UPDATE keys SET state = ?, deletion = ? WHERE id = ?", PENDING_DELETION, at, key.id)
+    write(call, "UPDATE keys SET state = ?, deletion = ? WHERE id = ?", PENDING_DELETION, at, key.id)
     return {"KeyId": key.arn, "DeletionDate": at, "KeyState": PENDING_DELETION, "PendingWindowInDays": days}
 
 
 def cancel_key_deletion(call: Call) -> Answer:
-    key = _managed(call)
+    key = managed(call)
     if key.state != PENDING_DELETION:
         raise bad_state(f"{key.arn} is not pending deletion.")
     state = DISABLED if key.material is not None else PENDING_IMPORT
-    _write(call, "UPDATE keys SET state = ?, deletion = NULL WHERE id = ?", state, key.id)
+    write(call, "UPDATE keys SET state = ?, deletion = NULL WHERE id = ?", state, key.id)
     return {"KeyId": key.arn}
 
 
 def update_key_description(call: Call) -> Answer:
-    key = _managed(call)
-    _lives(key)
-    _write(call, "UPDATE keys SET description = ? WHERE id = ?", call.get("Description"), key.id)
+    key = managed(call)
+    check_lives(key)
+    write(call, "UPDATE keys SET description = ? WHERE id = ?", call.get("Description"), key.id)
     return {}
-
-
-def get_key_rotation_status(call: Call) -> Answer:
-    key = _managed(call)
-    return {"KeyId": key.arn, "KeyRotationEnabled": False}
 
 
 # --- aliases ---------------------------------------------------------------------------------------------
@@ -178,46 +172,48 @@ def _existing_alias(call: Call, name: str) -> Key:
     return key
 
 
-def _authorise_alias(call: Call, name: str, *touched: Key) -> None:
-    """An alias has no policy: IAM decides about it, and each key's policy about the key."""
+def _authorise_alias(call: Call, name: str) -> None:
+    """An alias has no policy: IAM decides about it, before anything is told, and then each key's policy about
+    the key."""
     call.authorise(None, resource=call.place.alias_arn(name))
-    for key in touched:
-        call.authorise(key)
 
 
 def create_alias(call: Call) -> Answer:
     name = _alias(call)
+    _authorise_alias(call, name)
     key, _ = call.key("TargetKeyId", alias=False)
-    _authorise_alias(call, name, key)
-    _lives(key)
+    call.authorise(key)
+    check_lives(key)
     if _alias_row(call, name):
         raise KmsError(
             "AlreadyExistsException", f"An alias with the name {call.place.alias_arn(name)} already exists"
         )
     now = call.now.timestamp()
-    _write(call, "INSERT OR REPLACE INTO aliases VALUES (?, ?, ?, ?, ?, ?)",
+    write(call, "INSERT OR REPLACE INTO aliases VALUES (?, ?, ?, ?, ?, ?)",
            call.place.region, call.place.account, name, key.id, now, now)  # fmt: skip
     return {}
 
 
 def update_alias(call: Call) -> Answer:
     name = _alias(call)
-    old = _existing_alias(call, name)
+    _authorise_alias(call, name)
     key, _ = call.key("TargetKeyId", alias=False)
-    _authorise_alias(call, name, old, key)
-    _lives(key)
+    call.authorise(key)
+    old = _existing_alias(call, name)
+    call.authorise(old)
+    check_lives(key)
     if (old.spec == material.SYMMETRIC, old.usage) != (key.spec == material.SYMMETRIC, key.usage):
         raise invalid("The old and the new key of an alias must be of one kind, with one usage.")
-    _write(call, "UPDATE aliases SET key_id = ?, updated = ? WHERE name = ? AND region = ? AND account = ?",
+    write(call, "UPDATE aliases SET key_id = ?, updated = ? WHERE name = ? AND region = ? AND account = ?",
            key.id, call.now.timestamp(), name, call.place.region, call.place.account)  # fmt: skip
     return {}
 
 
 def delete_alias(call: Call) -> Answer:
     name = _alias(call)
-    key = _existing_alias(call, name)
-    _authorise_alias(call, name, key)
-    _write(call, "DELETE FROM aliases WHERE name = ? AND region = ? AND account = ?",
+    _authorise_alias(call, name)
+    call.authorise(_existing_alias(call, name))
+    write(call, "DELETE FROM aliases WHERE name = ? AND region = ? AND account = ?",
            name, call.place.region, call.place.account)  # fmt: skip
     return {}
 
@@ -249,30 +245,31 @@ def _policy_name(call: Call) -> None:
 
 
 def put_key_policy(call: Call) -> Answer:
-    _policy_name(call)
     bypass = str(bool(call.get("BypassPolicyLockoutSafetyCheck"))).lower()
-    key = _managed(call, {"kms:bypasspolicylockoutsafetycheck": (bypass,)})
-    _lives(key)
+    key = managed(call, {"kms:bypasspolicylockoutsafetycheck": (bypass,)})
+    _policy_name(call)
+    check_lives(key)
     text = _checked_policy(call, key, call.get("Policy"))
-    _write(call, "UPDATE keys SET policy = ? WHERE id = ?", text, key.id)
+    write(call, "UPDATE keys SET policy = ? WHERE id = ?", text, key.id)
     return {}
 
 
 def get_key_policy(call: Call) -> Answer:
+    key = managed(call)
     _policy_name(call)
-    return {"Policy": _managed(call).policy, "PolicyName": "default"}
+    return {"Policy": key.policy, "PolicyName": "default"}
 
 
 def list_key_policies(call: Call) -> Answer:
-    _managed(call)
+    managed(call)
     return call.page(["default"], "PolicyNames")
 
 
 def tag_resource(call: Call) -> Answer:
     tags = {tag["TagKey"]: tag.get("TagValue", "") for tag in call.get("Tags")}
     facts = {f"aws:requesttag/{name.lower()}": (value,) for name, value in tags.items()}
-    key = _managed(call, {**facts, "aws:tagkeys": tuple(tags)})
-    _lives(key)
+    key = managed(call, {**facts, "aws:tagkeys": tuple(tags)})
+    check_lives(key)
     with call.store.transaction(write=True) as db:
         db.executemany(
             "INSERT OR REPLACE INTO tags VALUES (?, ?, ?)", [(key.id, n, v) for n, v in tags.items()]
@@ -282,15 +279,15 @@ def tag_resource(call: Call) -> Answer:
 
 def untag_resource(call: Call) -> Answer:
     names = call.get("TagKeys")
-    key = _managed(call, {"aws:tagkeys": tuple(names)})
-    _lives(key)
+    key = managed(call, {"aws:tagkeys": tuple(names)})
+    check_lives(key)
     with call.store.transaction(write=True) as db:
         db.executemany("DELETE FROM tags WHERE key_id = ? AND name = ?", [(key.id, name) for name in names])
     return {}
 
 
 def list_resource_tags(call: Call) -> Answer:
-    key = _managed(call)
+    key = managed(call)
     return call.page([{"TagKey": name, "TagValue": value} for name, value in key.tags], "Tags", 50)
 
 
@@ -301,7 +298,7 @@ def get_parameters_for_import(call: Call) -> Answer:
     from cryptography.hazmat.primitives.asymmetric import rsa
 
     algorithm, spec = call.get("WrappingAlgorithm"), call.get("WrappingKeySpec")
-    key = _managed(call, {"kms:wrappingalgorithm": (algorithm,), "kms:wrappingkeyspec": (spec,)})
+    key = managed(call, {"kms:wrappingalgorithm": (algorithm,), "kms:wrappingkeyspec": (spec,)})
     _importable(key)
     wrapping = rsa.generate_private_key(65537, material.RSA_BITS[spec])
     private, token = material.private_der(wrapping), b"NKMI" + material.generate(material.SYMMETRIC)
@@ -318,7 +315,7 @@ def _importable(key: Key) -> None:
         raise KmsError("UnsupportedOperationException", f"{key.arn} origin is {key.origin} which is not "
                                                         "valid for this "
                        "operation.")  # fmt: skip
-    _lives(key)
+    check_lives(key)
 
 
 def import_key_material(call: Call) -> Answer:
@@ -328,7 +325,7 @@ def import_key_material(call: Call) -> Answer:
         "kms:expirationmodel": (model,),
         **({"kms:validto": (str(int(until)),)} if until else {}),
     }
-    key = _managed(call, facts)
+    key = managed(call, facts)
     _importable(key)
     if (until is None) is (model == "KEY_MATERIAL_EXPIRES"):
         raise invalid("ValidTo goes with the expiration model KEY_MATERIAL_EXPIRES, and with it alone.")
@@ -350,7 +347,7 @@ def import_key_material(call: Call) -> Answer:
     known = material.imported_id(key.id, data)
     if key.material_id not in (None, known):
         raise KmsError("IncorrectKeyMaterialException", None, why="the key had other material before")
-    _write(
+    write(
         call, "UPDATE keys SET material = ?, material_id = ?, state = ?, valid_to = ?, expiration = ? WHERE "
               "id = ?",
         data, known, DISABLED if key.state == DISABLED else ENABLED, until, model, key.id,
@@ -377,9 +374,9 @@ def _unwrap(private: bytes, algorithm: str, data: bytes) -> bytes:
 
 
 def delete_imported_key_material(call: Call) -> Answer:
-    key = _managed(call)
+    key = managed(call)
     _importable(key)
-    _write(
+    write(
         call,
         "UPDATE keys SET material = NULL, valid_to = NULL, state = ? WHERE id = ?",
         PENDING_IMPORT,

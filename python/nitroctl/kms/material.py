@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from nitroctl.base.errors import NitroError
-from nitroctl.kms.errors import bad_ciphertext
+from nitroctl.kms.errors import KmsError, bad_ciphertext
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.hashes import HashAlgorithm
@@ -34,14 +34,16 @@ CURVES = {
     "ECC_NIST_P521": ("SECP521R1", "ECDSA_SHA_512"),
     "ECC_SECG_P256K1": ("SECP256K1", "ECDSA_SHA_256"),
 }
+EDWARDS = "ECC_NIST_EDWARDS25519"
+ML_DSA, ML_KEM = ("ML_DSA_44", "ML_DSA_65", "ML_DSA_87"), ("ML_KEM_512", "ML_KEM_768", "ML_KEM_1024")
 MACS = {"HMAC_224": 28, "HMAC_256": 32, "HMAC_384": 48, "HMAC_512": 64}
-PAIRS = (*RSA_BITS, *CURVES)
+PAIRS = (*RSA_BITS, *CURVES, EDWARDS, *ML_KEM)
 USAGES: dict[str, tuple[str, ...]] = {
     SYMMETRIC: (ENCRYPT,),
     **dict.fromkeys(MACS, (MAC,)),
     **dict.fromkeys(RSA_BITS, (ENCRYPT, SIGN)),
     **dict.fromkeys(("ECC_NIST_P256", "ECC_NIST_P384", "ECC_NIST_P521"), (SIGN, AGREE)),
-    "ECC_SECG_P256K1": (SIGN,),
+    **dict.fromkeys(("ECC_SECG_P256K1", EDWARDS, *ML_DSA), (SIGN,)),
 }
 OAEP = ("RSAES_OAEP_SHA_1", "RSAES_OAEP_SHA_256")
 RSA_SIGNING = tuple(f"RSASSA_{form}_SHA_{bits}" for form in ("PKCS1_V1_5", "PSS") for bits in (256, 384, 512))
@@ -73,9 +75,43 @@ def generate(spec: str) -> bytes:
     key: Any
     if spec in RSA_BITS:
         key = rsa.generate_private_key(65537, RSA_BITS[spec])
-    else:
+    elif spec in CURVES:
         key = ec.generate_private_key(getattr(ec, CURVES[spec][0])())
+    else:
+        key = _generate_newer(spec)
     return private_der(key)
+
+
+def _newer(spec: str) -> Any:
+    """The class of private keys of a spec for which `cryptography` may be too old, or its OpenSSL. Raises
+    KmsError."""
+    import importlib
+
+    module = "ed25519" if spec == EDWARDS else spec[:6].replace("_", "").lower()
+    name = "Ed25519PrivateKey" if spec == EDWARDS else f"{spec.replace('_', '')}PrivateKey"
+    try:
+        found = getattr(importlib.import_module(f"cryptography.hazmat.primitives.asymmetric.{module}"), name)
+    except (ImportError, AttributeError) as e:
+        raise too_old(spec) from e
+    return found
+
+
+def too_old(what: str) -> KmsError:
+    import cryptography
+
+    return KmsError(
+        "UnsupportedOperationException", f"{what} is not served by this local KMS.",
+        why=f"the Python package cryptography {cryptography.__version__} has no {what} here",
+    )  # fmt: skip
+
+
+def _generate_newer(spec: str) -> Any:
+    from cryptography.exceptions import UnsupportedAlgorithm
+
+    try:
+        return _newer(spec).generate()
+    except UnsupportedAlgorithm as e:
+        raise too_old(spec) from e
 
 
 def private_der(key: Any) -> bytes:
@@ -121,13 +157,20 @@ def fits(spec: str, data: bytes) -> str | None:
         return f"it is no private key in DER (PKCS #8): {e}"
     if spec in RSA_BITS:
         good = isinstance(key, rsa.RSAPrivateKey) and key.key_size == RSA_BITS[spec]
-    else:
+    elif spec in CURVES:
         good = isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name == CURVES[spec][0].lower()
+    else:
+        good = isinstance(key, _newer(spec))
     return None if good else f"the key is not of the spec {spec}"
 
 
 def signing_algorithms(spec: str) -> tuple[str, ...]:
-    return RSA_SIGNING if spec in RSA_BITS else (CURVES[spec][1],)
+    if spec in RSA_BITS:
+        return RSA_SIGNING
+    if spec in CURVES:
+        return (CURVES[spec][1],)
+    # Ed25519ph (ED25519_PH_SHA_512) is none of `cryptography`'s.
+    return ("ED25519_SHA_512",) if spec == EDWARDS else ("ML_DSA_SHAKE_256",)
 
 
 def new_id(data: bytes) -> str:

@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import Any
 
 from nitroctl.base.instants import UTC
-from nitroctl.kms import callers, crypto, grants, keys, manage
+from nitroctl.kms import callers, crypto, grants, keys, manage, rotation
 from nitroctl.kms.actions import ACTIONS, WITH_RECIPIENT
 from nitroctl.kms.call import Answer, Call, Origin
 from nitroctl.kms.envelope import Form
@@ -48,7 +48,9 @@ _HANDLERS: dict[str, Callable[[Call], Answer]] = {
     "DeriveSharedSecret": crypto.derive_shared_secret,
     "DescribeKey": manage.describe_key,
     "DisableKey": manage.disable_key,
+    "DisableKeyRotation": rotation.disable_key_rotation,
     "EnableKey": manage.enable_key,
+    "EnableKeyRotation": rotation.enable_key_rotation,
     "Encrypt": crypto.encrypt,
     "GenerateDataKey": crypto.generate_data_key,
     "GenerateDataKeyPair": crypto.generate_data_key_pair,
@@ -57,19 +59,21 @@ _HANDLERS: dict[str, Callable[[Call], Answer]] = {
     "GenerateMac": crypto.generate_mac,
     "GenerateRandom": crypto.generate_random,
     "GetKeyPolicy": manage.get_key_policy,
-    "GetKeyRotationStatus": manage.get_key_rotation_status,
+    "GetKeyRotationStatus": rotation.get_key_rotation_status,
     "GetParametersForImport": manage.get_parameters_for_import,
     "GetPublicKey": crypto.get_public_key,
     "ImportKeyMaterial": manage.import_key_material,
     "ListAliases": manage.list_aliases,
     "ListGrants": grants.list_grants,
     "ListKeyPolicies": manage.list_key_policies,
+    "ListKeyRotations": rotation.list_key_rotations,
     "ListKeys": manage.list_keys,
     "ListResourceTags": manage.list_resource_tags,
     "PutKeyPolicy": manage.put_key_policy,
     "ReEncrypt": crypto.re_encrypt,
     "RetireGrant": grants.retire_grant,
     "RevokeGrant": grants.revoke_grant,
+    "RotateKeyOnDemand": rotation.rotate_key_on_demand,
     "ScheduleKeyDeletion": manage.schedule_key_deletion,
     "Sign": crypto.sign,
     "TagResource": manage.tag_resource,
@@ -85,7 +89,7 @@ OPERATIONS = frozenset(_HANDLERS)
 _WRITES = frozenset(
     name for name in _HANDLERS
     if name.startswith(("Cancel", "Create", "Delete", "Disable", "Enable", "Import", "Put", "Retire",
-    "Revoke",
+    "Revoke", "Rotate",
                         "Schedule", "Tag", "Untag", "Update"))
 ) | {"GetParametersForImport"}  # fmt: skip
 READ_ONLY = frozenset(_HANDLERS) - _WRITES

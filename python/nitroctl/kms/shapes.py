@@ -133,6 +133,11 @@ def pairs(name: str, value: Any) -> dict[str, str]:
 _FREE = text()
 
 
+def unserved(name: str, value: Any) -> Any:
+    """A parameter of AWS's that is not served: to pass it over would do something else than was asked."""
+    raise invalid(f"{name} is not served by this local KMS.")
+
+
 def structure(**members: Read) -> Read:
     def read(name: str, value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
@@ -171,7 +176,8 @@ _POLICY = text(1, 131072)
 _NAME = text(1, 128, r"[\w]+")
 _TOKENS = listed(text(1, 8192), 0, 10)
 _ENCRYPTION = choice("SYMMETRIC_DEFAULT", *material.OAEP, "SM2PKE")
-_SIGNING = choice(*material.RSA_SIGNING, "ECDSA_SHA_256", "ECDSA_SHA_384", "ECDSA_SHA_512")
+_SIGNING = choice(*material.RSA_SIGNING, "ECDSA_SHA_256", "ECDSA_SHA_384", "ECDSA_SHA_512", "SM2DSA",
+                  "ML_DSA_SHAKE_256", "ED25519_SHA_512", "ED25519_PH_SHA_512")  # fmt: skip
 _MAC = choice(*(f"HMAC_SHA_{bits}" for bits in (224, 256, 384, 512)))
 _PAIR = choice(*material.PAIRS)
 _SPEC = choice("AES_256", "AES_128")
@@ -182,7 +188,7 @@ _PRINCIPAL = text(1, 256)
 _RECIPIENT = structure(
     AttestationDocument=blob(1, recipient.MOST_BYTES), KeyEncryptionAlgorithm=choice(recipient.ALGORITHM)
 )
-_CONSTRAINTS = structure(EncryptionContextSubset=pairs, EncryptionContextEquals=pairs)
+_CONSTRAINTS = structure(EncryptionContextSubset=pairs, EncryptionContextEquals=pairs, SourceArn=unserved)
 _TAG = structure(TagKey=text(1, 128), TagValue=text(0, 256))
 
 
@@ -208,27 +214,31 @@ SHAPES: dict[str, Shape] = {
         "KeyId GranteePrincipal Operations", **_USE, GranteePrincipal=_PRINCIPAL,
         RetiringPrincipal=_PRINCIPAL,
         Operations=listed(choice(*sorted(GRANTABLE)), 1, 50), Constraints=_CONSTRAINTS,
-        Name=text(1, 256, r"[a-zA-Z0-9:/_-]+"),
+        Name=text(1, 256, r"[a-zA-Z0-9:/_-]+"), GranteeServicePrincipal=unserved,
+        RetiringServicePrincipal=unserved,
     ),
     "CreateKey": _shape(
         "", Policy=_POLICY, Description=text(0, 8192), KeyUsage=choice(material.ENCRYPT, material.SIGN,
         material.MAC, material.AGREE), KeySpec=choice(*material.USAGES), CustomerMasterKeySpec=choice(
         *material.USAGES), Origin=choice("AWS_KMS", "EXTERNAL"), MultiRegion=boolean,
-        BypassPolicyLockoutSafetyCheck=boolean, Tags=listed(_TAG, 0, 50),
+        BypassPolicyLockoutSafetyCheck=boolean, Tags=listed(_TAG, 0, 50), CustomKeyStoreId=unserved,
+        XksKeyId=unserved,
     ),
     "Decrypt": _shape(
         "CiphertextBlob", **_USE, CiphertextBlob=_BLOB, EncryptionContext=pairs,
-        EncryptionAlgorithm=_ENCRYPTION
+        EncryptionAlgorithm=_ENCRYPTION, DryRunModifiers=unserved,
     ),
     "DeleteAlias": _shape("AliasName", AliasName=_ALIAS),
-    "DeleteImportedKeyMaterial": _shape("KeyId", KeyId=KEY_ID),
+    "DeleteImportedKeyMaterial": _shape("KeyId", KeyId=KEY_ID, KeyMaterialId=unserved),
     "DeriveSharedSecret": _shape(
         "KeyId KeyAgreementAlgorithm PublicKey", **_USE, KeyAgreementAlgorithm=choice("ECDH"),
         PublicKey=blob(1, 8192),
     ),
     "DescribeKey": _shape("KeyId", KeyId=KEY_ID, tokens=True),
     "DisableKey": _shape("KeyId", KeyId=KEY_ID),
+    "DisableKeyRotation": _shape("KeyId", KeyId=KEY_ID),
     "EnableKey": _shape("KeyId", KeyId=KEY_ID),
+    "EnableKeyRotation": _shape("KeyId", KeyId=KEY_ID, RotationPeriodInDays=number(90, 2560)),
     "Encrypt": _shape(
         "KeyId Plaintext", **_USE, Plaintext=_PLAIN, EncryptionContext=pairs, EncryptionAlgorithm=_ENCRYPTION
     ),
@@ -237,7 +247,7 @@ SHAPES: dict[str, Shape] = {
     "GenerateDataKeyPairWithoutPlaintext": _shape("KeyId KeyPairSpec", **_USE, **_DATA_PAIR),
     "GenerateDataKeyWithoutPlaintext": _shape("KeyId", **_USE, **_DATA_KEY),
     "GenerateMac": _shape("KeyId Message MacAlgorithm", **_USE, Message=_PLAIN, MacAlgorithm=_MAC),
-    "GenerateRandom": _shape("", NumberOfBytes=_BYTES),
+    "GenerateRandom": _shape("", NumberOfBytes=_BYTES, CustomKeyStoreId=unserved),
     "GetKeyPolicy": _shape("KeyId", KeyId=KEY_ID, PolicyName=_NAME),
     "GetKeyRotationStatus": _shape("KeyId", KeyId=KEY_ID),
     "GetParametersForImport": _shape(
@@ -249,11 +259,17 @@ SHAPES: dict[str, Shape] = {
     "ImportKeyMaterial": _shape(
         "KeyId ImportToken EncryptedKeyMaterial", KeyId=KEY_ID, ImportToken=_BLOB, EncryptedKeyMaterial=_BLOB,
         ValidTo=moment, ExpirationModel=choice("KEY_MATERIAL_EXPIRES", "KEY_MATERIAL_DOES_NOT_EXPIRE"),
+        ImportType=choice("NEW_KEY_MATERIAL", "EXISTING_KEY_MATERIAL"), KeyMaterialDescription=unserved,
+        KeyMaterialId=unserved,
     ),
     "ListAliases": _shape("", KeyId=KEY_ID, **_PAGES),
-    "ListGrants": _shape("KeyId", KeyId=KEY_ID, GrantId=text(1, 128), GranteePrincipal=_PRINCIPAL, **_PAGES),
+    "ListGrants": _shape("KeyId", KeyId=KEY_ID, GrantId=text(1, 128), GranteePrincipal=_PRINCIPAL,
+    GranteeServicePrincipal=unserved, **_PAGES),
     "ListKeyPolicies": _shape("KeyId", KeyId=KEY_ID, **_PAGES),
-    "ListKeys": _shape("", **_PAGES),
+    "ListKeyRotations": _shape(
+        "KeyId", KeyId=KEY_ID, IncludeKeyMaterial=choice("ALL_KEY_MATERIAL", "ROTATIONS_ONLY"), **_PAGES
+    ),
+    "ListKeys": _shape("", ResourceOwners=unserved, **_PAGES),
     "ListResourceTags": _shape("KeyId", KeyId=KEY_ID, **_PAGES),
     "PutKeyPolicy": _shape(
         "KeyId Policy", KeyId=KEY_ID, Policy=_POLICY, PolicyName=_NAME, BypassPolicyLockoutSafetyCheck=boolean
@@ -262,9 +278,11 @@ SHAPES: dict[str, Shape] = {
         "CiphertextBlob DestinationKeyId", tokens=True, dry=True, CiphertextBlob=_BLOB, SourceKeyId=KEY_ID,
         DestinationKeyId=KEY_ID, SourceEncryptionContext=pairs, DestinationEncryptionContext=pairs,
         SourceEncryptionAlgorithm=_ENCRYPTION, DestinationEncryptionAlgorithm=_ENCRYPTION,
+        DryRunModifiers=unserved,
     ),
     "RetireGrant": _shape("", GrantToken=text(1, 8192), KeyId=KEY_ID, GrantId=text(1, 128), dry=True),
     "RevokeGrant": _shape("KeyId GrantId", KeyId=KEY_ID, GrantId=text(1, 128), dry=True),
+    "RotateKeyOnDemand": _shape("KeyId", KeyId=KEY_ID),
     "ScheduleKeyDeletion": _shape("KeyId", KeyId=KEY_ID, PendingWindowInDays=number(7, 30)),
     "Sign": _shape("KeyId Message SigningAlgorithm", **_USE, **_MESSAGE),
     "TagResource": _shape("KeyId Tags", KeyId=KEY_ID, Tags=listed(_TAG, 1, 50)),

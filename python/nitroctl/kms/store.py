@@ -22,7 +22,7 @@ from nitroctl.base.errors import NitroError
 
 FILE = "kms.sqlite3"
 BUSY_SECONDS = 20.0
-VERSION = 1
+VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS keys (
@@ -40,6 +40,11 @@ CREATE TABLE IF NOT EXISTS grants (
 CREATE TABLE IF NOT EXISTS imports (
     token BLOB PRIMARY KEY, key_id TEXT NOT NULL, private_key BLOB NOT NULL, algorithm TEXT NOT NULL,
     expires REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS rotations (
+    key_id TEXT PRIMARY KEY, period INTEGER NOT NULL, next REAL NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS materials (
+    key_id TEXT NOT NULL, material_id TEXT NOT NULL, material BLOB NOT NULL, since REAL, kind TEXT,
+    PRIMARY KEY (key_id, material_id)) STRICT;
 CREATE TABLE IF NOT EXISTS tags (
     key_id TEXT NOT NULL, name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (key_id, name)) STRICT;
 CREATE TABLE IF NOT EXISTS identities (arn TEXT PRIMARY KEY, policies TEXT NOT NULL) STRICT;

@@ -6,16 +6,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import importlib
 import json
-import time
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
-from cryptography.hazmat.primitives.keywrap import aes_key_wrap_with_padding
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -36,7 +37,9 @@ from kms_world import (
     attested,
     lasting,
     policy,
+    refused,
 )
+from nitroctl.kms import keys as nitro_keys
 from nitroctl.kms.actions import WITH_RECIPIENT
 from nitroctl.kms.errors import KmsError
 from nitroctl.kms.names import Caller
@@ -51,14 +54,6 @@ _DER = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path, ENCLAVE)
-
-
-def refused(kind: str, world: World, operation: str, caller: Caller | None = None, **parameters: Any) -> str:
-    """Its text for the client; why is in the event."""
-    with pytest.raises(KmsError) as caught:
-        world.call(operation, caller, **parameters)
-    assert caught.value.kind == kind, caught.value.why
-    return caught.value.text or ""
 
 
 # --- Recipient -------------------------------------------------------------------------------------------
@@ -238,9 +233,50 @@ def _forgetful(call: Any) -> dict[str, Any]:
     return {}
 
 
+def test_what_is_not_there_is_denied_as_what_is(world: World) -> None:
+    """Whom nothing allows anything cannot tell a key, an alias, a grant or a ciphertext's key that is there
+    from one that is not: he reads what he would of a key with AWS's own policy. Who may ask is told."""
+    key, gone = world.key(), world.key()
+    world.call("CreateAlias", AliasName="alias/a", TargetKeyId=key)
+    grant = world.call("CreateGrant", KeyId=key, GranteePrincipal=USER, Operations=["Encrypt"])["GrantId"]
+    blobs = world.secret(key), world.secret(gone)
+    nitro_keys.delete(world.store, gone)
+    for operation, present, absent in (
+        ("DescribeKey", {"KeyId": key}, {"KeyId": gone}),
+        ("PutKeyPolicy", {"KeyId": key, "Policy": "{", "PolicyName": "other"},
+         {"KeyId": gone, "Policy": "{", "PolicyName": "other"}),
+        ("ScheduleKeyDeletion", {"KeyId": f"{world.arn}{key}"}, {"KeyId": f"{world.arn}{gone}"}),
+        ("Encrypt", {"KeyId": key, "Plaintext": b"x", "EncryptionAlgorithm": "RSAES_OAEP_SHA_256"},
+         {"KeyId": gone, "Plaintext": b"x", "EncryptionAlgorithm": "RSAES_OAEP_SHA_256"}),
+        ("Decrypt", {"CiphertextBlob": blobs[0]}, {"CiphertextBlob": blobs[1]}),
+        ("Decrypt", {"CiphertextBlob": blobs[0], "KeyId": key}, {"CiphertextBlob": blobs[1], "KeyId": key}),
+        ("ReEncrypt", {"CiphertextBlob": blobs[0], "DestinationKeyId": key},
+         {"CiphertextBlob": blobs[1], "DestinationKeyId": gone}),
+        ("CreateAlias", {"AliasName": "alias/a", "TargetKeyId": key},
+         {"AliasName": "alias/b", "TargetKeyId": gone}),
+        ("UpdateAlias", {"AliasName": "alias/a", "TargetKeyId": key},
+         {"AliasName": "alias/b", "TargetKeyId": gone}),
+        ("DeleteAlias", {"AliasName": "alias/a"}, {"AliasName": "alias/b"}),
+        ("RetireGrant", {"KeyId": key, "GrantId": grant}, {"KeyId": gone, "GrantId": "f" * 64}),
+        ("RevokeGrant", {"KeyId": key, "GrantId": grant}, {"KeyId": key, "GrantId": "f" * 64}),
+    ):  # fmt: skip
+        told = refused("AccessDeniedException", world, operation, world.role, **present)
+        same = refused("AccessDeniedException", world, operation, world.role, **absent)
+        assert same.replace(gone, key).replace("alias/b", "alias/a") == told
+    assert "alias/none" in refused(
+        "AccessDeniedException", world, "DescribeKey", world.role, KeyId="alias/none"
+    )
+    world.iam(ROLE, allow(ROLE, "kms:*"))
+    refused("NotFoundException", world, "DescribeKey", world.role, KeyId=gone)
+    refused("NotFoundException", world, "DeleteAlias", world.role, AliasName="alias/b")
+    refused("NotFoundException", world, "RetireGrant", world.role, KeyId=key, GrantId="f" * 64)
+    refused("InvalidCiphertextException", world, "Decrypt", world.role, CiphertextBlob=blobs[1])
+    refused("IncorrectKeyException", world, "Decrypt", world.role, CiphertextBlob=blobs[1], KeyId=key)
+
+
 def test_unknown_operations_are_refused_by_name(world: World) -> None:
     for operation, kind in (("Frobnicate", "UnknownOperationException"), ("", "UnknownOperationException"),
-                            ("RotateKeyOnDemand", "UnsupportedOperationException")):  # fmt: skip
+                            ("ReplicateKey", "UnsupportedOperationException")):  # fmt: skip
         assert operation in refused(kind, world, operation)
 
 
@@ -433,6 +469,63 @@ def test_signatures_and_macs(world: World) -> None:
     refused("InvalidKeyUsageException", world, "Encrypt", KeyId=key, Plaintext=b"x")
 
 
+def has(module: str, name: str) -> bool:
+    """Whether this `cryptography`, which may be an older one or on an older OpenSSL, has a class of keys."""
+    try:
+        found = importlib.import_module(f"cryptography.hazmat.primitives.asymmetric.{module}")
+        getattr(found, name).generate()
+    except (ImportError, AttributeError, UnsupportedAlgorithm):
+        return False
+    return True
+
+
+def test_ed25519_and_ml_dsa(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The public key alone verifies them. Where `cryptography` is too old for one it is refused by name."""
+    for spec, algorithm in (("ECC_NIST_EDWARDS25519", "ED25519_SHA_512"), ("ML_DSA_44", "ML_DSA_SHAKE_256")):
+        asked: dict[str, Any] = {"KeySpec": spec, "KeyUsage": "SIGN_VERIFY"}
+        if spec == "ML_DSA_44" and not has("mldsa", "MLDSA44PrivateKey"):
+            assert spec in refused("UnsupportedOperationException", world, "CreateKey", **asked)
+            continue
+        key = world.key(**asked)
+        given: dict[str, Any] = {"KeyId": key, "SigningAlgorithm": algorithm}
+        assert world.call("DescribeKey", KeyId=key)["KeyMetadata"]["SigningAlgorithms"] == [algorithm]
+        public: Any = load_der_public_key(world.call("GetPublicKey", KeyId=key)["PublicKey"])
+        signature = world.call("Sign", Message=b"hello", **given)["Signature"]
+        public.verify(signature, b"hello")
+        assert world.call("Verify", Message=b"hello", Signature=signature, **given)["SignatureValid"] is True
+        refused("KMSInvalidSignatureException", world, "Verify", Message=b"x", Signature=signature, **given)
+        refused("ValidationException", world, "Sign", Message=bytes(64), MessageType="DIGEST", **given)
+        external = {"Message": bytes(64), "MessageType": "EXTERNAL_MU", **given}
+        if spec == "ML_DSA_44" and not hasattr(public, "verify_mu"):
+            refused("UnsupportedOperationException", world, "Sign", **external)
+        elif spec == "ML_DSA_44":
+            public.verify_mu(signature := world.call("Sign", **external)["Signature"], bytes(64))
+            assert world.call("Verify", Signature=signature, **external)["SignatureValid"] is True
+            refused("ValidationException", world, "Sign", **{**external, "Message": bytes(63)})
+        else:
+            refused("ValidationException", world, "Sign", **external)
+    refused("InvalidKeyUsageException", world, "Sign", KeyId=key, Message=b"x",
+            SigningAlgorithm="ED25519_PH_SHA_512")  # fmt: skip
+    symmetric = world.key()
+    answer = world.call("GenerateDataKeyPair", KeyId=symmetric, KeyPairSpec="ECC_NIST_EDWARDS25519")
+    private = load_der_private_key(answer["PrivateKeyPlaintext"], None)
+    assert private.public_key().public_bytes(*_DER) == answer["PublicKey"]
+    asked = {"KeyId": symmetric, "KeyPairSpec": "ML_KEM_768"}
+    if has("mlkem", "MLKEM768PrivateKey"):
+        answer = world.call("GenerateDataKeyPair", **asked)
+        opener: Any = load_der_private_key(answer["PrivateKeyPlaintext"], None)
+        public = load_der_public_key(answer["PublicKey"])
+        shared, sealed = public.encapsulate()
+        assert opener.decapsulate(sealed) == shared
+    else:
+        refused("UnsupportedOperationException", world, "GenerateDataKeyPair", **asked)
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives.asymmetric.mldsa", None)
+    assert "ML_DSA_87 is not served" in refused(
+        "UnsupportedOperationException", world, "CreateKey", KeySpec="ML_DSA_87", KeyUsage="SIGN_VERIFY"
+    )
+    assert "cryptography" in world.why
+
+
 def test_a_dry_run_does_nothing(world: World) -> None:
     key = world.key(ADMINISTRATION, allow(ROLE, "kms:Encrypt"))
     refused("DryRunOperationException", world, "Encrypt", world.role, KeyId=key, Plaintext=b"x", DryRun=True)
@@ -445,189 +538,6 @@ def test_a_dry_run_does_nothing(world: World) -> None:
         KeySpec="AES_256",
         DryRun=True,
     )
-
-
-# --- keys ------------------------------------------------------------------------------------------------
-
-
-def test_states(world: World) -> None:
-    key = world.key()
-    blob = world.secret(key)
-    assert world.call("DisableKey", KeyId=key) == {}
-    assert refused("DisabledException", world, "Decrypt", CiphertextBlob=blob).endswith(f"{key} is disabled.")
-    world.call("EnableKey", KeyId=key)
-    gone = world.call("ScheduleKeyDeletion", KeyId=key, PendingWindowInDays=7)
-    assert gone["DeletionDate"] == pytest.approx(time.time() + 7 * 86400, abs=60)
-    refused("KMSInvalidStateException", world, "Decrypt", CiphertextBlob=blob)
-    refused("KMSInvalidStateException", world, "EnableKey", KeyId=key)
-    world.call("CancelKeyDeletion", KeyId=key)
-    assert world.call("DescribeKey", KeyId=key)["KeyMetadata"]["KeyState"] == "Disabled"
-    refused("KMSInvalidStateException", world, "CancelKeyDeletion", KeyId=key)
-    world.call("ScheduleKeyDeletion", KeyId=key, PendingWindowInDays=7)
-    with world.store.transaction(write=True) as db:
-        db.execute("UPDATE keys SET deletion = ?", (time.time() - 1,))
-    refused("NotFoundException", world, "DescribeKey", KeyId=key)
-    refused("ValidationException", world, "ScheduleKeyDeletion", KeyId=key, PendingWindowInDays=6)
-
-
-def test_names(world: World) -> None:
-    key = world.key()
-    arn = world.call("DescribeKey", KeyId=key)["KeyMetadata"]["Arn"]
-    world.call("CreateAlias", AliasName="alias/app", TargetKeyId=key)
-    alias = f"arn:aws:kms:eu-central-1:{ACCOUNT}:alias/app"
-    for name in (key, arn, "alias/app", alias):
-        assert world.call("DescribeKey", KeyId=name)["KeyMetadata"]["KeyId"] == key
-    assert "alias/no is not found" in refused("NotFoundException", world, "DescribeKey", KeyId="alias/no")
-    assert "does not exist" in refused("NotFoundException", world, "DescribeKey", KeyId=key[:-1] + "g")
-    refused("NotFoundException", world, "DescribeKey", KeyId=arn.replace("eu-central-1", "us-east-1"))
-    refused("NotFoundException", world, "GetKeyPolicy", KeyId="alias/app")  # as with AWS: no alias there
-    refused("AlreadyExistsException", world, "CreateAlias", AliasName="alias/app", TargetKeyId=key)
-    refused("ValidationException", world, "CreateAlias", AliasName="app", TargetKeyId=key)
-    refused("NotAuthorizedException", world, "CreateAlias", AliasName="alias/aws/x", TargetKeyId=key)
-    other = world.key()
-    world.call("UpdateAlias", AliasName="alias/app", TargetKeyId=other)
-    assert [a["TargetKeyId"] for a in world.call("ListAliases")["Aliases"]] == [other]
-    world.call("DeleteAlias", AliasName="alias/app")
-    assert world.call("ListAliases") == {"Aliases": [], "Truncated": False}
-    first = world.call("ListKeys", Limit=1)
-    assert first["Truncated"] and [k["KeyId"] for k in first["Keys"]] == [key]
-    assert [k["KeyId"] for k in world.call("ListKeys", Marker=first["NextMarker"])["Keys"]] == [other]
-    refused("InvalidMarkerException", world, "ListKeys", Marker="x")
-
-
-def test_the_request_s_alias_in_policies(world: World) -> None:
-    key = world.key(
-        ADMINISTRATION,
-        allow(ROLE, "kms:Encrypt", Condition={"StringEquals": {"kms:RequestAlias": "alias/a"}}),
-    )
-    world.call("CreateAlias", AliasName="alias/a", TargetKeyId=key)
-    world.call("Encrypt", world.role, KeyId="alias/a", Plaintext=b"x")
-    refused("AccessDeniedException", world, "Encrypt", world.role, KeyId=key, Plaintext=b"x")
-
-
-def test_policies_are_put_only_if_understood_and_never_lock_out(world: World) -> None:
-    key = world.key()
-    world.iam(USER, allow(USER, "kms:*"))
-    for text in ("{", policy(attested() | {"Action": "kms:Decrpyt"})):
-        refused("MalformedPolicyDocumentException", world, "PutKeyPolicy", ALICE, KeyId=key, Policy=text)
-    refused(
-        "MalformedPolicyDocumentException", world, "PutKeyPolicy", ALICE, KeyId=key, Policy=policy(attested())
-    )
-    assert "would not let" in world.why
-    world.call(
-        "PutKeyPolicy", ALICE, KeyId=key, Policy=policy(attested()), BypassPolicyLockoutSafetyCheck=True
-    )
-    refused("AccessDeniedException", world, "GetKeyPolicy", ALICE, KeyId=key)
-    # The store's owner stays master in his house.
-    assert json.loads(world.call("GetKeyPolicy", KeyId=key)["Policy"])["Statement"][0]["Sid"] == "Enclave"
-    refused("MalformedPolicyDocumentException", world, "CreateKey", ALICE, Policy=policy(attested()))
-    assert len(world.call("ListKeys")["Keys"]) == 1
-
-
-def test_grants(world: World) -> None:
-    key = world.key(ADMINISTRATION, allow(USER, "kms:CreateGrant"))
-    blob = world.secret(key, EncryptionContext={"a": "1"})
-    given = {"KeyId": key, "GranteePrincipal": ROLE, "Operations": ["Decrypt", "RetireGrant"], "Name": "n",
-             "Constraints": {"EncryptionContextSubset": {"a": "1"}}}  # fmt: skip
-    decrypt = {"CiphertextBlob": blob, "EncryptionContext": {"a": "1"}}
-    refused("AccessDeniedException", world, "Decrypt", world.role, **decrypt)
-    made = world.call("CreateGrant", ALICE, **given)
-    assert world.call("CreateGrant", ALICE, **given) == made
-    assert (
-        world.call("Decrypt", world.role, **decrypt, GrantTokens=[made["GrantToken"]])["Plaintext"]
-        == b"secret"
-    )
-    assert world.why == f"allowed by the grant {made['GrantId']}"
-    refused("InvalidGrantTokenException", world, "Decrypt", world.role, **decrypt, GrantTokens=["x"])
-    assert world.call("ListGrants", KeyId=key)["Grants"][0]["GranteePrincipal"] == ROLE
-    world.call("RetireGrant", world.role, GrantToken=made["GrantToken"])
-    refused("AccessDeniedException", world, "Decrypt", world.role, **decrypt)
-    grant = world.call("CreateGrant", ALICE, **given)["GrantId"]
-    refused("AccessDeniedException", world, "RevokeGrant", ALICE, KeyId=key, GrantId=grant)
-    world.call("RevokeGrant", KeyId=key, GrantId=grant)
-    refused("NotFoundException", world, "RevokeGrant", KeyId=key, GrantId=grant)
-    refused(
-        "InvalidArnException", world, "CreateGrant", KeyId=key, GranteePrincipal="x", Operations=["Decrypt"]
-    )
-
-
-def test_import(world: World) -> None:
-    key = world.key(Origin="EXTERNAL")
-    refused("KMSInvalidStateException", world, "Encrypt", KeyId=key, Plaintext=b"x")
-    parameters = world.call(
-        "GetParametersForImport",
-        KeyId=key,
-        WrappingAlgorithm="RSAES_OAEP_SHA_256",
-        WrappingKeySpec="RSA_2048",
-    )
-    oaep = padding.OAEP(padding.MGF1(hashes.SHA256()), hashes.SHA256(), None)
-    public: Any = load_der_public_key(parameters["PublicKey"])
-    given = {
-        "KeyId": key,
-        "ImportToken": parameters["ImportToken"],
-        "ExpirationModel": "KEY_MATERIAL_DOES_NOT_EXPIRE",
-    }
-    short = public.encrypt(bytes(16), oaep)
-    refused("IncorrectKeyMaterialException", world, "ImportKeyMaterial", **given, EncryptedKeyMaterial=short)
-    sealed = public.encrypt(b"k" * 32, oaep)
-    refused("ValidationException", world, "ImportKeyMaterial", **given, EncryptedKeyMaterial=b"x" * 256)
-    refused("InvalidImportTokenException", world, "ImportKeyMaterial",
-            **{**given, "ImportToken": b"x"}, EncryptedKeyMaterial=sealed)  # fmt: skip
-    world.call("ImportKeyMaterial", **given, EncryptedKeyMaterial=sealed)
-    blob = world.secret(key)
-    world.call("DeleteImportedKeyMaterial", KeyId=key)
-    refused("KMSInvalidStateException", world, "Decrypt", CiphertextBlob=blob)
-    # The same again, by the other algorithm and until a time; another one never.
-    parameters = world.call(
-        "GetParametersForImport",
-        KeyId=key,
-        WrappingAlgorithm="RSA_AES_KEY_WRAP_SHA_256",
-        WrappingKeySpec="RSA_2048",
-    )
-    public = load_der_public_key(parameters["PublicKey"])
-
-    def wrapped(material: bytes) -> bytes:
-        sealed: bytes = public.encrypt(b"w" * 32, oaep)
-        return sealed + aes_key_wrap_with_padding(b"w" * 32, material)
-
-    given = {"KeyId": key, "ImportToken": parameters["ImportToken"], "ValidTo": int(time.time()) + 60}
-    refused(
-        "IncorrectKeyMaterialException",
-        world,
-        "ImportKeyMaterial",
-        **given,
-        EncryptedKeyMaterial=wrapped(b"x" * 32),
-    )
-    world.call("ImportKeyMaterial", **given, EncryptedKeyMaterial=wrapped(b"k" * 32))
-    assert world.call("Decrypt", CiphertextBlob=blob)["Plaintext"] == b"secret"
-    with world.store.transaction(write=True) as db:
-        db.execute("UPDATE keys SET valid_to = ?", (time.time() - 1,))
-    refused("KMSInvalidStateException", world, "Decrypt", CiphertextBlob=blob)
-    refused("UnsupportedOperationException", world, "ImportKeyMaterial",
-            **{**given, "KeyId": world.key()}, EncryptedKeyMaterial=sealed)  # fmt: skip
-
-
-def test_tags_and_small_things(world: World) -> None:
-    key = world.key(Tags=[{"TagKey": "Team", "TagValue": "a"}], Description="one")
-    world.call("UpdateKeyDescription", KeyId=key, Description="two")
-    assert world.call("DescribeKey", KeyId=key)["KeyMetadata"]["Description"] == "two"
-    world.call("TagResource", KeyId=key, Tags=[{"TagKey": "x", "TagValue": "y"}])
-    world.call("UntagResource", KeyId=key, TagKeys=["x"])
-    assert world.call("ListResourceTags", KeyId=key)["Tags"] == [{"TagKey": "Team", "TagValue": "a"}]
-    assert world.call("ListKeyPolicies", KeyId=key)["PolicyNames"] == ["default"]
-    assert world.call("GetKeyRotationStatus", KeyId=key)["KeyRotationEnabled"] is False
-    world.call(
-        "PutKeyPolicy",
-        KeyId=key,
-        Policy=policy(
-            ADMINISTRATION,
-            allow(ROLE, "kms:DescribeKey", Condition={"StringEquals": {"aws:ResourceTag/Team": "a"}}),
-        ),
-    )
-    world.call("DescribeKey", world.role, KeyId=key)
-    refused("ValidationException", world, "CreateKey", KeySpec="SM2")
-    refused("ValidationException", world, "CreateKey", KeySpec="HMAC_256", KeyUsage="SIGN_VERIFY")
-    assert world.call("CreateKey", MultiRegion=True)["KeyMetadata"]["KeyId"].startswith("mrk-")
 
 
 def test_misshapen_requests(world: World) -> None:

@@ -66,6 +66,21 @@ def test_two_servers_share_a_store(tmp_path: Path) -> None:
     assert len(text) == len(first.events) + len(second.events)
 
 
+def test_a_store_of_the_first_form(tmp_path: Path) -> None:
+    """One that was written before keys could be rotated."""
+    world = World(tmp_path)
+    key = world.key()
+    blob = world.secret(key)
+    with world.store.transaction(write=True) as db:
+        db.execute("DROP TABLE rotations")
+        db.execute("DROP TABLE materials")
+        db.execute("PRAGMA user_version = 1")
+    world.store.close()
+    world = World(tmp_path)
+    world.call("RotateKeyOnDemand", KeyId=key)
+    assert world.call("Decrypt", CiphertextBlob=blob)["Plaintext"] == b"secret"
+
+
 def test_it_is_private(tmp_path: Path) -> None:
     old = os.umask(0)
     try:
