@@ -1971,7 +1971,7 @@ def test_listener_that_does_not_accept(backend: Backend) -> None:
 
 
 def test_thousands_that_wait_for_one_listener(backend: Backend) -> None:
-    """It is asked for all of them together, at most every 20 ms: asking for each took a quarter of a processor."""
+    """It is asked for all of them together, at most every 20 ms: each would be a quarter of a processor."""
     with guest(backend, buffers=900) as g, backend.listen(PORT, backlog=0), backend.listen(PORT + 1) as busy:
         filler = socket.socket(socket.AF_UNIX)
         filler.setblocking(False)
