@@ -15,6 +15,9 @@
  * fork(), exec() and the sending of descriptors need no care, and no lock is
  * held anywhere.
  *
+ * Beside that, one address of IPv4 is another where the parent command has said
+ * so: metadata.c.
+ *
  * What the kernel answers in each case was looked up with the kernel's own
  * AF_VSOCK; tests compare the two where there are both.
  */
@@ -38,6 +41,18 @@
 char vp_folder[VP_FOLDER_MAX];
 struct vp_next vp_next;
 
+/* 0 for what is none. */
+static uint16_t port_of(const char *text)
+{
+    unsigned long value = 0;
+    char *end = NULL;
+
+    if (text && text[0] >= '1' && text[0] <= '9') {
+        value = strtoul(text, &end, 10);
+    }
+    return end && *end == '\0' && value <= UINT16_MAX ? value : 0;
+}
+
 #define FIND(type, name, arguments) \
     *(void **)&vp_next.name = dlsym(RTLD_NEXT, #name);
 
@@ -52,6 +67,7 @@ __attribute__((constructor)) void vp_start(void)
     }
     if (value && value[0] == '/' && strlen(value) < sizeof(vp_folder)) {
         strcpy(vp_folder, value);
+        vp_metadata_port = port_of(getenv("NITROCTL_METADATA_PORT"));
     }
     CALLS(FIND)
     errno = saved;
@@ -114,7 +130,12 @@ int vp_connect(int fd, const struct sockaddr *a, socklen_t len) CALL(connect);
 int vp_connect(int fd, const struct sockaddr *a, socklen_t len)
 {
     struct address_state s;
+    struct sockaddr_storage to;
 
+    vp_start();
+    if (a && metadata_redirects(fd, a, len, &to)) {
+        return NEXT(connect)(fd, (struct sockaddr *)&to, len);
+    }
     if (!a || len < sizeof(a->sa_family) ||
         (a->sa_family != AF_VSOCK && a->sa_family != AF_UNIX) ||
         !sock_is_ours(fd, &s)) {
@@ -165,7 +186,8 @@ int vp_getpeername(int fd, struct sockaddr *a, socklen_t *len)
     struct address_state s;
 
     if (!sock_is_ours(fd, &s)) {
-        return NEXT(getpeername)(fd, a, len);
+        return vp_metadata_port ? finish(metadata_getpeername(fd, a, len)) :
+                                  NEXT(getpeername)(fd, a, len);
     }
     return finish(op_getpeername(fd, &s, a, len));
 }

@@ -18,6 +18,8 @@
 #define VP_FOLDER_MAX 108
 /* Where the enclaves' sockets are; empty: the library does nothing. */
 extern char vp_folder[VP_FOLDER_MAX];
+/* Of 127.0.0.1, where EC2's metadata are; 0: they are not ours to redirect. */
+extern uint16_t vp_metadata_port;
 
 /* What we stand before: libc's calls, or those of another such library. */
 #define CALLS(X)                                                            \
@@ -143,6 +145,11 @@ int connect_check(int fd);
 int connect_elsewhere(int fd, const struct address_state *s,
                       __typeof__(vp_next.connect) call,
                       const struct sockaddr_vm *vm, int none);
+
+/* A connect that goes to the stand-in for EC2's metadata, and where it is. */
+bool metadata_redirects(int fd, const struct sockaddr *a, socklen_t len,
+                        struct sockaddr_storage *to);
+int metadata_getpeername(int fd, struct sockaddr *a, socklen_t *len);
 
 int op_bind(int fd, struct address_state *s, const struct sockaddr *a,
             socklen_t len);

@@ -25,6 +25,8 @@ PR_SET_PDEATHSIG = 1
 # What `nitroctl parent` puts into a program's environment: this variable, and in LD_PRELOAD this library.
 PARENT_FOLDER = "NITROCTL_VSOCK_DIR"
 PARENT_LIBRARY = "vsock-preload.so"
+# And the port of 127.0.0.1 to which it takes connections to EC2's metadata service, if there is one.
+PARENT_METADATA = "NITROCTL_METADATA_PORT"
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import click
 
+from nitroctl.base import proc
 from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.commands import PATH
 
@@ -70,10 +71,16 @@ def parent(
 
 
 def _metadata(role: str | None, instance_id: str) -> dict[str, str]:
-    """Where the metadata service is from now on, in the variables that SDKs have for it."""
+    """Where the metadata service is from now on: for the library that takes the place of its address, and for
+    SDKs in programs that the library cannot stand before."""
     from nitroctl.kms import imds, local
 
     region = local.default_region()
     account = role.split(":")[4] if role and role.count(":") >= 5 else local.DEFAULT_ACCOUNT
     instance = imds.Instance(role, instance_id, region, account)
-    return {imds.ENDPOINT: imds.beside(instance), "AWS_REGION": region}
+    ports = imds.beside(instance)
+    return {
+        imds.ENDPOINT: f"http://127.0.0.1:{ports[0]}",
+        proc.PARENT_METADATA: str(ports[1]),
+        "AWS_REGION": region,
+    }

@@ -2,18 +2,23 @@
 """A stand-in for the parent instance's metadata service, version 2: its id, its region, and credentials of
 its role that the local KMS knows. Nothing else of an instance is here.
 
-169.254.169.254 is not for an ordinary user to serve; SDKs and the AWS CLI take another address from
-AWS_EC2_METADATA_SERVICE_ENDPOINT. As with AWS a token comes first, and requests through a proxy get none.
+169.254.169.254 is not for an ordinary user to serve: vsock-preload.so connects whoever wants it to a port of
+ours, and SDKs and the AWS CLI take another address from AWS_EC2_METADATA_SERVICE_ENDPOINT. As with AWS a
+token comes first, and requests through a proxy get none; other users of this host get nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
 import select
+import socket
+import sys
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -170,6 +175,22 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, found)
 
 
+def owner_of(table: str, client: tuple[str, int], server: tuple[str, int]) -> int | None:
+    """The user whose socket `client` is, connected to `server`: from a text like /proc/net/tcp's (proc(5)),
+    or /proc/net/tcp6's, where IPv4 stands in the last 32 bits. One that is closed has no owner any more."""
+
+    def shown(end: tuple[str, int]) -> str:
+        return f"{int.from_bytes(socket.inet_aton(end[0]), sys.byteorder):08X}:{end[1]:04X}"
+
+    for line in table.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) < 10 or fields[9] == "0":
+            continue
+        if fields[1].endswith(shown(client)) and fields[2].endswith(shown(server)):
+            return int(fields[7])
+    return None
+
+
 class Server(ThreadingHTTPServer):
     daemon_threads = True
 
@@ -177,25 +198,36 @@ class Server(ThreadingHTTPServer):
         handler = type("Handler", (_Handler,), {"metadata": metadata})
         super().__init__(("127.0.0.1", 0), handler)
 
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        """Loopback is every user's; the credentials are one user's."""
+        for file in ("/proc/net/tcp", "/proc/net/tcp6"):
+            with contextlib.suppress(OSError):
+                uid = owner_of(Path(file).read_text(), client_address, ("127.0.0.1", self.server_port))
+                if uid is not None:
+                    return uid in (0, os.getuid())
+        return False
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
 
-def beside(instance: Instance, folder: Path | None = None) -> str:
+def beside(instance: Instance, folder: Path | None = None) -> tuple[int, int]:
     """Serve for as long as this process lives, also when it has become another program, from a process that
-    is nobody's child; the address for ENDPOINT. Raises NitroError."""
+    is nobody's child: two ports of 127.0.0.1, for ENDPOINT and for vsock-preload.so, which tells that a peer
+    at the second is at 169.254.169.254. Raises NitroError."""
     Store(folder).close()  # what is wrong with it is said here
-    with Server(_Later(instance, folder)) as server:
+    metadata = _Later(instance, folder)
+    with Server(metadata) as named, Server(metadata) as redirected:
         us = os.pidfd_open(os.getpid())
         try:
             child = os.fork()
             if child == 0:
-                _serve_until(server, us)
+                _serve_until(metadata, (named, redirected), us)
             os.waitpid(child, 0)
         finally:
             os.close(us)
-        return server.url
+        return named.server_port, redirected.server_port
 
 
 class _Later(Metadata):
@@ -209,7 +241,7 @@ class _Later(Metadata):
         super().__init__(instance, Store(folder))
 
 
-def _serve_until(server: Server, process: int) -> None:
+def _serve_until(metadata: _Later, servers: Sequence[Server], process: int) -> None:
     """The child's part: it never returns."""
     try:
         if os.fork() == 0:
@@ -217,9 +249,9 @@ def _serve_until(server: Server, process: int) -> None:
             null = os.open(os.devnull, os.O_RDWR)
             for fd in (0, 1, 2):
                 os.dup2(null, fd)
-            metadata = server.RequestHandlerClass.metadata  # type: ignore[attr-defined]
             metadata.open()
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+            for server in servers:
+                threading.Thread(target=server.serve_forever, daemon=True).start()
             select.select([process], [], [])
     finally:
         os._exit(0)

@@ -99,7 +99,8 @@ def test_beside_a_parent_program(tmp_path: Path) -> None:
     """It is there when the program starts, is no child of its, and is gone after its end."""
     us = (
         f"import os; from pathlib import Path; from nitroctl.kms import imds; "
-        f"os.environ[imds.ENDPOINT] = imds.beside({INSTANCE!r}, Path({str(tmp_path / 'kms')!r})); "
+        f"port, _ = imds.beside({INSTANCE!r}, Path({str(tmp_path / 'kms')!r})); "
+        f"os.environ[imds.ENDPOINT] = f'http://127.0.0.1:{{port}}'; "
         f"os.execv({sys.executable!r}, [{sys.executable!r}, '-c', {PARENT!r}])"
     )
     us = f"from nitroctl.kms.imds import Instance; {us}"
@@ -139,10 +140,45 @@ def test_the_command(tmp_path: Path) -> None:
                           capture_output=True, text=True)  # fmt: skip
     url, region = done.stdout.split()
     assert url.startswith("http://127.0.0.1:") and region == "eu-north-1"
+    # And by the address that it has on EC2, in a program that knows no variable for it.
+    base = "http://169.254.169.254/latest"
+    script = (
+        f"unset {imds.ENDPOINT}\n"
+        f"token=$(curl -sS -X PUT -H X-aws-ec2-metadata-token-ttl-seconds:60 {base}/api/token)\n"
+        f"curl -sS -H X-aws-ec2-metadata-token:$token {base}/meta-data/iam/security-credentials/\n"
+    )
+    done = subprocess.run([*argv, "sh", "-euc", script], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "app"), done.stderr
     done = subprocess.run(
         [*argv[:-3], "--role", ROLE, "true"], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 2 and "--role is what --imds tells" in done.stderr
+
+
+def test_other_users_get_nothing(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who owns a connection is told by the kernel, in two tables; a closed one is nobody's."""
+    head = (
+        "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
+    )
+    line = (
+        "   0: {} {} 01 00000000:00000000 00:00000000 00000000  1000        0 {} 1 0000000000000000 20 4 30"
+    )
+    ends = (
+        ("0100007F:BEEF", "0100007F:1F90")
+        if sys.byteorder == "little"
+        else ("7F000001:BEEF", "7F000001:1F90")
+    )
+    table = head + line.format(*ends, 4711)
+    client, server = ("127.0.0.1", 0xBEEF), ("127.0.0.1", 8080)
+    assert imds.owner_of(table, client, server) == 1000
+    mapped = [f"0000000000000000FFFF0000{end}" for end in ends]
+    assert imds.owner_of(head + line.format(*mapped, 4711), client, server) == 1000
+    assert imds.owner_of(head + line.format(*ends, 0), client, server) is None
+    assert imds.owner_of(table, server, client) is None and imds.owner_of(head, client, server) is None
+    own = os.getuid()
+    monkeypatch.setattr(imds, "owner_of", lambda *_: own + 1)
+    with pytest.raises(OSError):
+        ask(f"{service}/latest/api/token", "PUT", X_aws_ec2_metadata_token_ttl_seconds="60")
 
 
 def test_wrong_roles() -> None:
