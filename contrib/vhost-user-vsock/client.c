@@ -32,6 +32,7 @@ static void client_request(struct vsock *v, struct vsock_conn *c,
                            uint32_t parent_port, uint32_t guest_port)
 {
     conn_hash(v, c, VSOCK_CID_PARENT, parent_port, guest_port);
+    port_begin(v, c, guest_port, true);
     conn_state(v, c, VSOCK_WAITING, true);
     conn_deadline(
         v, c,

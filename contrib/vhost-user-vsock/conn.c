@@ -138,6 +138,7 @@ void end_close(struct vsock *v, struct vsock_conn *c)
 void conn_free(struct vsock *v, struct vsock_conn *c)
 {
     end_close(v, c);
+    port_closed(v, c);
     conn_unqueue(v, c);
     conn_unhash(v, c);
     conn_window(v, c, 0);

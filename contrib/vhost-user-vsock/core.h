@@ -43,6 +43,7 @@ struct vsock {
     int64_t now;
     int64_t next_deadline; /* at or before the earliest; 0: none */
     bool driver_seen;
+    bool tap;
 
     struct vsock_conn *slots;
     uint32_t used_slots; /* slots above were never used */
@@ -69,11 +70,36 @@ struct vsock {
     unsigned stray_count;
 
     struct vsock_stats stats;
+    struct vsock_port ports[VSOCK_MAX_PORTS + 1]; /* the last: all others */
+    unsigned port_count;
 };
 
 /* notes.c: counts it, and tells the host side. */
 void vsock_note(struct vsock *v, enum vsock_note what,
                 const struct vsock_conn *c, const struct vsock_hdr *h);
+
+/* vsock.c: for whoever looks on. */
+
+/* To be asked before vsock_show(): it is seldom so. */
+static inline bool vsock_shown(const struct vsock *v)
+{
+    return __builtin_expect(v->tap, false);
+}
+/* A packet of h->len bytes of data, as far as iov has them behind skip. */
+void vsock_show(struct vsock *v, const uint8_t raw[VSOCK_HDR_SIZE],
+                const struct vsock_hdr *h, const struct iovec *iov,
+                unsigned niov, size_t skip, size_t room);
+
+/* ports.c: what each port has carried. */
+
+/* c is about that port. */
+void port_begin(struct vsock *v, struct vsock_conn *c, uint32_t port,
+                bool of_guest);
+void port_opened(struct vsock *v, struct vsock_conn *c);
+void port_closed(struct vsock *v, struct vsock_conn *c);
+/* Counts it if it refuses c, which may be NULL. */
+void port_noted(struct vsock *v, const struct vsock_conn *c,
+                enum vsock_note why);
 
 /* state.c: what follows what. */
 

@@ -325,4 +325,6 @@ const struct vsock_ops host_vsock_ops = {
     .shutdown = host_shutdown,
     .close = host_close,
     .note = host_note,
+    .port = host_port,
+    .packet = dump_packet,
 };

@@ -35,6 +35,7 @@ static void guest_open(struct vsock *v, const struct vsock_hdr *h)
         return;
     }
     conn_hash(v, c, h->dst_cid, h->dst_port, h->src_port);
+    port_begin(v, c, h->dst_port, false);
     conn_state(v, c, VSOCK_OPENING, false);
     c->peer_buf_alloc = h->buf_alloc;
     c->peer_fwd_cnt = h->fwd_cnt;
@@ -66,6 +67,7 @@ static void guest_answered(struct vsock *v, struct vsock_conn *c,
         return;
     }
     v->stats.host_opened++;
+    port_opened(v, c);
     conn_state(v, c, VSOCK_OPEN, true);
     conn_deadline(v, c, 0);
     c->writable = true;
@@ -223,6 +225,9 @@ void vsock_tx(struct vsock *v, const uint8_t raw[VSOCK_HDR_SIZE],
 
     v->stats.tx_packets++;
     vsock_hdr_decode(&h, raw);
+    if (vsock_shown(v)) {
+        vsock_show(v, raw, &h, iov, niov, 0, room);
+    }
     /* Whom would an answer go to? */
     if (h.src_cid != v->config.guest_cid) {
         vsock_note(v, VSOCK_NOTE_BAD_SOURCE, NULL, &h);

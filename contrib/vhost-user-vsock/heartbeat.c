@@ -32,6 +32,7 @@ static void beat_done(struct host *h)
     if (!h->booted) {
         h->booted = true;
         host_tell(h->options->booted_fd, "booted\n");
+        control_event(h, "{\"event\": \"heartbeat\"}");
     }
 }
 

@@ -268,16 +268,10 @@ static void front_accept(struct host *h)
 
 /* The end. */
 
-/* What the owner writes there means nothing; the pipe's end means its own. */
+/* The pipe's end, or the socket's, means the owner's own. */
 static void on_lifeline(struct host *h, uint32_t events)
 {
-    char unused[256];
-    ssize_t r = 0;
-
-    if (events & EPOLLIN) {
-        r = read(h->options->lifeline_fd, unused, sizeof(unused));
-    }
-    if (r > 0 || (r < 0 && (errno == EAGAIN || errno == EINTR))) {
+    if ((events & EPOLLIN) && control_input(h)) {
         return;
     }
     log_line(VLOG_INFO, "the owner has gone");
@@ -353,8 +347,9 @@ static void on_event(struct host *h, const struct epoll_event *e)
     case ON_CONN:
         on_conn(h, e->data.u64, e->events);
         break;
-    case ON_KICK:
-        break; /* both queues are looked at in any case */
+    case ON_KICK: /* both queues are looked at in any case ... */
+    case ON_DUMP: /* ... and so are the dumps */
+        break;
     case ON_FRONT:
         if (h->front_on && !vhost_user_input(&h->front)) {
             front_close(h);
@@ -457,6 +452,7 @@ static void loop(struct host *h)
         vsock_tick(h->vsock);
         /* After the events, so that what they give fills the same turn. */
         more = device_run(&h->device);
+        dumps_flush(h);
         /* Whatever has ended in it may have made room for clients. */
         for (unsigned i = 0; i < h->options->published; i++) {
             listener_wake(h, &h->published[i], vsock_client_room(h->vsock));
@@ -498,6 +494,7 @@ int host_run(const struct host_options *options)
     if (h->front_on) {
         front_close(h);
     }
+    dumps_close(h);
     if (h->vsock) {
         vsock_free(h->vsock);
     }

@@ -28,6 +28,9 @@
 /* Waits asleep after a vain one awake, at the most. */
 #define HOST_MAX_SLEEPS 128
 #define HOST_ACCEPTS 16
+/* Captures of packets at a time, and what each keeps for a slow reader. */
+#define HOST_MAX_DUMPS 4
+#define HOST_DUMP_BUFFER (4u << 20)
 /*
  * Descriptors that are not connections: standard ones, events, listeners, those
  * of the front end and eight of its memory on their way.

@@ -72,5 +72,6 @@ void vsock_note(struct vsock *v, enum vsock_note what,
                 const struct vsock_conn *c, const struct vsock_hdr *h)
 {
     v->stats.notes[what]++;
+    port_noted(v, c, what);
     v->ops->note(v->opaque, what, c, h);
 }

@@ -14,6 +14,7 @@
 #include "log.h"
 #include "vhost-user.h"
 
+#include <stdio.h>
 #include <sys/epoll.h>
 
 /* What an event is about: the low byte of epoll's data. */
@@ -26,6 +27,7 @@ enum {
     ON_PUBLISHED, /* with its number */
     ON_SIGNAL,
     ON_LIFELINE,
+    ON_DUMP,
 };
 
 /* vsock_conn.user: how far a heartbeat, or a status, on this connection is. */
@@ -82,6 +84,10 @@ struct host {
     uint64_t relayed_heartbeats;
     uint64_t refused_cid; /* of the last connection that nobody took */
     uint32_t refused_port;
+    bool channel; /* the owner may speak on the lifeline ... */
+    bool control; /* ... and has said hello */
+    uint64_t lost_events;
+    struct dumps *dumps; /* NULL: never was one */
     struct vsock *vsock;
     struct device device;
 };
@@ -123,6 +129,29 @@ bool host_start(struct host *h);
 
 void host_note(void *opaque, enum vsock_note what, const struct vsock_conn *c,
                const struct vsock_hdr *h);
+void host_port(void *opaque, const struct vsock_port *p, bool refused);
 void host_statistics(const struct host *h);
+/* The same and more, for the owner: members of a JSON object. */
+void host_put_statistics(const struct host *h, FILE *f);
+
+/* dump.c: packets, into what the owner has handed in. */
+
+void dump_packet(void *opaque, const struct pcap_packet *p);
+/* NULL: fd is the dump's now, and *id its number; else what is wrong. */
+const char *dump_start(struct host *h, int fd, uint32_t snaplen, uint64_t limit,
+                       uint32_t *id);
+/* text: what it has counted, members of a JSON object. False: no such dump. */
+bool dump_stop(struct host *h, uint32_t id, char *text, size_t size);
+void dumps_flush(struct host *h);
+void dumps_close(struct host *h);
+
+/* control.c: the owner of the process asks, and is told. */
+
+void control_start(struct host *h);
+/* What is on the lifeline; false: the owner has gone. */
+bool control_input(struct host *h);
+/* A line of JSON about what happened; lost if the owner does not read. */
+void control_event(struct host *h, const char *fmt, ...)
+    __attribute__((format(printf, 2, 3)));
 
 #endif

@@ -224,6 +224,9 @@ static bool start_events(struct host *h)
         log_line(VLOG_ERROR, "cannot set up events: %s", strerror(errno));
         return false;
     }
+    if (o->lifeline_fd >= 0) {
+        control_start(h);
+    }
     if (o->lifeline_fd >= 0 &&
         !host_epoll(h, EPOLL_CTL_ADD, o->lifeline_fd, EPOLLIN, ON_LIFELINE)) {
         log_line(VLOG_ERROR, "--lifeline-fd=%d cannot be watched: %s",

@@ -68,8 +68,8 @@ void host_note(void *opaque, enum vsock_note what, const struct vsock_conn *c,
     }
 }
 
-/* One line of JSON on stderr. */
-void host_statistics(const struct host *h)
+/* All that was counted, as members of a JSON object. */
+static void put_counts(const struct host *h, FILE *f)
 {
     const struct vsock_stats *s = vsock_stats(h->vsock);
     const struct {
@@ -96,15 +96,8 @@ void host_statistics(const struct host *h)
         { "refused_cid", h->refused_cid },
         { "refused_port", h->refused_port },
     };
-    char *line = NULL;
-    size_t size;
-    FILE *f = open_memstream(&line, &size);
     const char *comma = "";
 
-    if (!f) {
-        return;
-    }
-    fputs("{", f);
     for (unsigned i = 0; i < sizeof(values) / sizeof(values[0]); i++) {
         fprintf(f, "\"%s\": %llu, ", values[i].name,
                 (unsigned long long)values[i].value);
@@ -117,9 +110,74 @@ void host_statistics(const struct host *h)
             comma = ", ";
         }
     }
-    fputs("}}\n", f);
+    fputs("}", f);
+}
+
+/* One line of JSON on stderr. */
+void host_statistics(const struct host *h)
+{
+    char *line = NULL;
+    size_t size;
+    FILE *f = open_memstream(&line, &size);
+
+    if (!f) {
+        return;
+    }
+    fputs("{", f);
+    put_counts(h, f);
+    fputs("}\n", f);
     if (fclose(f) == 0) {
         log_write(line, size);
     }
     free(line);
+}
+
+static void put_port(FILE *f, const struct vsock_port *p, const char *before)
+{
+    fprintf(f,
+            "%s\"connections\": %llu, \"open\": %llu, \"refused\": %llu, "
+            "\"bytes_from_guest\": %llu, \"bytes_to_guest\": %llu",
+            before, (unsigned long long)p->connections,
+            (unsigned long long)p->open, (unsigned long long)p->refused,
+            (unsigned long long)p->bytes_to_host,
+            (unsigned long long)p->bytes_to_guest);
+    if (p->refused) {
+        fprintf(f, ", \"cause\": \"%s\"", vsock_note_name(p->why));
+    }
+    fputs("}", f);
+}
+
+void host_put_statistics(const struct host *h, FILE *f)
+{
+    const struct vsock_port *ports;
+    unsigned count;
+
+    put_counts(h, f);
+    ports = vsock_ports(h->vsock, &count);
+    fputs(", \"ports\": [", f);
+    for (unsigned i = 0; i < count; i++) {
+        fprintf(f, "%s{\"side\": \"%s\", \"port\": %u, ", i ? ", " : "",
+                ports[i].of_guest ? "enclave" : "parent", ports[i].port);
+        put_port(f, &ports[i], "");
+    }
+    fputs("]", f);
+    put_port(f, vsock_other_ports(h->vsock), ", \"other_ports\": {");
+}
+
+void host_port(void *opaque, const struct vsock_port *p, bool refused)
+{
+    struct host *h = opaque;
+    const char *side = p->of_guest ? "enclave" : "parent";
+
+    if (refused) {
+        control_event(h,
+                      "{\"event\": \"refused\", \"side\": \"%s\", "
+                      "\"port\": %u, \"cause\": \"%s\"}",
+                      side, p->port, vsock_note_name(p->why));
+    } else {
+        control_event(h,
+                      "{\"event\": \"connected\", \"side\": \"%s\", "
+                      "\"port\": %u}",
+                      side, p->port);
+    }
 }

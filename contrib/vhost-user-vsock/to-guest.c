@@ -26,6 +26,9 @@ static void buf_put_hdr(struct vsock *v, struct vsock_buf *b,
     }
     b->used = VSOCK_HDR_SIZE + h->len;
     v->stats.rx_packets++;
+    if (vsock_shown(v)) {
+        vsock_show(v, raw, h, b->iov, b->niov, VSOCK_HDR_SIZE, h->len);
+    }
 }
 
 static void conn_put(struct vsock *v, struct vsock_conn *c, struct vsock_buf *b,
@@ -142,6 +145,7 @@ static unsigned burst_send(struct vsock *v, struct vsock_conn *c,
     unsigned count;
 
     v->stats.bytes_to_guest += got;
+    v->ports[c->port].bytes_to_guest += got;
     c->asked = false;
     for (count = 0; got > 0; count++) {
         uint32_t len = bufs[count].used;

@@ -32,6 +32,7 @@ static ssize_t end_send(struct vsock *v, struct vsock_conn *c,
 
     if (r > 0) {
         v->stats.bytes_to_host += r;
+        v->ports[c->port].bytes_to_host += r;
         conn_consumed(v, c, r);
     } else if (r == 0 || r == -EAGAIN) {
         c->writable = false;

@@ -56,6 +56,7 @@ static void conn_open(struct vsock *v, struct vsock_conn *c)
     conn_deadline(v, c, 0);
     c->writable = true; /* until a write says no */
     v->stats.guest_opened++;
+    port_opened(v, c);
     conn_pend(v, c, PEND_RESPONSE);
 }
 
@@ -195,6 +196,29 @@ struct vsock_conn *vsock_get(struct vsock *v, uint32_t slot, uint32_t gen)
         return NULL;
     }
     return &v->slots[slot];
+}
+
+void vsock_tap(struct vsock *v, bool on)
+{
+    v->tap = on && v->ops->packet;
+}
+
+void vsock_show(struct vsock *v, const uint8_t raw[VSOCK_HDR_SIZE],
+                const struct vsock_hdr *h, const struct iovec *iov,
+                unsigned niov, size_t skip, size_t room)
+{
+    struct pcap_packet p = {
+        .raw = raw,
+        .iov = iov,
+        .niov = niov,
+        .skip = skip,
+    };
+
+    /* By vsockmon's rules no other operation has data. */
+    if (h->op == VSOCK_OP_RW) {
+        p.len = h->len < room ? h->len : room;
+    }
+    v->ops->packet(v->opaque, &p);
 }
 
 void vsock_set_now(struct vsock *v, int64_t now)

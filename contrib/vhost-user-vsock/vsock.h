@@ -15,6 +15,7 @@
 #include "agreed.h"
 #include "connect-line.h"
 #include "packet.h"
+#include "pcap.h"
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -60,6 +61,8 @@
 #define VSOCK_QUANTUM 65536u
 /* Pieces of guest memory that one read from a host socket may fill. */
 #define VSOCK_MAX_BURST 128u
+/* Ports that are counted each for itself. */
+#define VSOCK_MAX_PORTS 256u
 
 /* Times, in milliseconds. */
 #define VSOCK_MS_LINE 5000    /* a client completes its CONNECT line */
@@ -116,6 +119,8 @@ struct vsock_conn {
     bool host;     /* the host end is open */
     bool silent;   /* host end expects no OK line */
     uint32_t skip; /* ... but that we throw so much away */
+    uint16_t port; /* its row among the ports */
+    bool counted;  /* ... and there as open */
 
     /* guest to host */
     uint32_t window;   /* our buf_alloc */
@@ -185,6 +190,21 @@ const char *vsock_note_name(enum vsock_note note);
 const char *vsock_note_text(enum vsock_note note);
 
 /*
+ * A port that was connected to: the guest's, by programs of the host, or the
+ * parent's, by the guest.
+ */
+struct vsock_port {
+    uint32_t port;
+    bool of_guest;
+    enum vsock_note why; /* it was refused the last time, if it was */
+    uint64_t connections;
+    uint64_t open; /* of these; until the host has the last byte */
+    uint64_t refused;
+    uint64_t bytes_to_host;
+    uint64_t bytes_to_guest;
+};
+
+/*
  * What the core asks of the host side. Byte counts or 0 for success, -errno
  * for failure. None of these may call back into the core.
  */
@@ -213,6 +233,10 @@ struct vsock_ops {
     /* h is NULL where no packet was the cause. */
     void (*note)(void *opaque, enum vsock_note note, const struct vsock_conn *c,
                  const struct vsock_hdr *h);
+    /* May be NULL. The first connection to it, or a new cause of refusal. */
+    void (*port)(void *opaque, const struct vsock_port *p, bool refused);
+    /* Each packet, either way, while vsock_tap() is on. */
+    void (*packet)(void *opaque, const struct pcap_packet *p);
 };
 
 struct vsock_config {
@@ -308,6 +332,9 @@ void vsock_opened(struct vsock *v, struct vsock_conn *c, int err);
 /* The connection in this slot if it is still that one, or NULL. */
 struct vsock_conn *vsock_get(struct vsock *v, uint32_t slot, uint32_t gen);
 
+/* Whether packets are shown to ops->packet(). */
+void vsock_tap(struct vsock *v, bool on);
+
 /* Time: milliseconds of a clock that never goes back, starting above 0. */
 void vsock_set_now(struct vsock *v, int64_t now);
 /* When vsock_tick() is due; -1: never. */
@@ -319,5 +346,9 @@ unsigned vsock_count(const struct vsock *v);
 unsigned vsock_draining(const struct vsock *v);
 size_t vsock_reserved(const struct vsock *v);
 const struct vsock_stats *vsock_stats(const struct vsock *v);
+/* In the order in which they came. */
+const struct vsock_port *vsock_ports(const struct vsock *v, unsigned *count);
+/* All that came later, together. */
+const struct vsock_port *vsock_other_ports(const struct vsock *v);
 
 #endif

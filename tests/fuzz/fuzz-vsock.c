@@ -288,9 +288,33 @@ static void op_note(void *opaque, enum vsock_note note,
     f.notes++;
 }
 
+static void op_port(void *opaque, const struct vsock_port *p, bool refused)
+{
+    CHECK(opaque == &f && (refused ? p->refused : p->connections) > 0);
+    CHECK(p->open <= p->connections);
+}
+
+/* As a capture has it, in exactly its size, whatever the guest has said. */
+static void op_packet(void *opaque, const struct pcap_packet *p)
+{
+    const uint32_t snaplen = f.send_result % 2 ? 100 : VSOCK_MAX_PAYLOAD;
+    size_t size = pcap_record_size(p, snaplen), there = 0;
+    uint8_t *record = malloc(size);
+
+    for (unsigned i = 0; i < p->niov; i++) {
+        there += p->iov[i].iov_len;
+    }
+    CHECK(opaque == &f && record && p->skip + p->len <= there);
+    CHECK(size <= PCAP_HDR_SIZE + snaplen);
+    pcap_record(record, p, snaplen, 1);
+    CHECK(!memcmp(record + PCAP_HDR_SIZE - VSOCK_HDR_SIZE, p->raw,
+                  VSOCK_HDR_SIZE));
+    free(record);
+}
+
 static const struct vsock_ops ops = {
     op_open, op_instead, op_send, op_recv, op_peek, op_shutdown, op_close,
-    op_note,
+    op_note, op_port, op_packet,
 };
 
 /* The guest's side. */
@@ -592,6 +616,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     f.now = 1;
     f.v = vsock_new(&config, &ops, &f);
     CHECK(f.v);
+    vsock_tap(f.v, true);
     vsock_set_now(f.v, f.now);
     while (f.size) {
         act(byte());

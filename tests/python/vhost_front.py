@@ -85,7 +85,9 @@ def fail_after() -> Callable[[str], None]:
 class Backend:
     """A running backend with its sockets in a folder of its own."""
 
-    def __init__(self, binary: Path, *options: str, cid: int = 4, wait: bool = True) -> None:
+    def __init__(
+        self, binary: Path, *options: str, cid: int = 4, wait: bool = True, owned: bool = False
+    ) -> None:
         # Not pytest's folder: its path is long, and a unix socket's is not.
         self.folder = Path(tempfile.mkdtemp(prefix="vuv-"))
         self.socket_path = self.folder / "v"
@@ -99,13 +101,20 @@ class Backend:
             f"--uds-path={self.uds_path}", f"--ready-fd={ready_theirs}",
             f"--booted-fd={booted_theirs}", *options,
         ]  # fmt: skip
+        self.owner: Owner | None = None
+        theirs = [ready_theirs, booted_theirs]
+        if owned:  # what its owner holds of it, and may ask it on
+            owner, lifeline = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            self.owner = Owner(owner)
+            theirs.append(lifeline.detach())
+            self.argv.append(f"--lifeline-fd={theirs[-1]}")
         with open(self.stderr_path, "wb") as err:
             self.process = subprocess.Popen(
                 self.argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=err,
-                pass_fds=(ready_theirs, booted_theirs),
+                pass_fds=theirs,
             )  # fmt: skip
-        os.close(ready_theirs)
-        os.close(booted_theirs)
+        for fd in theirs:
+            os.close(fd)
         try:
             if wait:
                 line = read_line(ready)
@@ -157,6 +166,8 @@ class Backend:
             raise
         finally:
             os.close(self.booted)
+            if self.owner:
+                self.owner.close()
             text = self.stderr()
             left = sorted(p.name for p in self.folder.iterdir() if p.name != "stderr")
             shutil.rmtree(self.folder)
@@ -196,10 +207,56 @@ def find_binary() -> Path:
     return Path(path)
 
 
+class Owner:
+    """The other end of a backend's lifeline: messages, each of them a line of JSON."""
+
+    def __init__(self, channel: socket.socket) -> None:
+        self.channel = channel
+        self.channel.settimeout(PATIENCE)
+        self.events: deque[dict[str, Any]] = deque()
+
+    def say(self, message: bytes, fds: tuple[int, ...] = ()) -> None:
+        control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        self.channel.sendmsg([message], control)
+
+    def hear(self) -> dict[str, Any]:
+        message = self.channel.recv(1 << 18)
+        assert message.endswith(b"\n") and message.count(b"\n") == 1, message
+        value = json.loads(message)
+        assert isinstance(value, dict)
+        return value
+
+    def answer(self) -> dict[str, Any]:
+        while "event" in (value := self.hear()):
+            self.events.append(value)
+        return value
+
+    def ask(self, do: str, *fds: int, **members: Any) -> dict[str, Any]:
+        self.say(json.dumps({"id": 7, "do": do, **members}).encode(), fds)
+        value = self.answer()
+        assert value.pop("id") == 7
+        return value
+
+    def hello(self) -> Owner:
+        assert self.ask("hello", version=1)["control"] == 1
+        return self
+
+    def event(self) -> dict[str, Any]:
+        """The next one."""
+        if not self.events:
+            self.events.append(self.hear())
+        value = self.events.popleft()
+        assert "event" in value
+        return value
+
+    def close(self) -> None:
+        self.channel.close()
+
+
 @contextlib.contextmanager
-def running(binary: Path, *options: str, cid: int = 4) -> Iterator[Backend]:
+def running(binary: Path, *options: str, cid: int = 4, owned: bool = False) -> Iterator[Backend]:
     """A backend that must end as promised, unless the test has failed already."""
-    b = Backend(binary, *options, cid=cid)
+    b = Backend(binary, *options, cid=cid, owned=owned)
     try:
         yield b
     except BaseException:

@@ -43,6 +43,11 @@ class Folder:
         return self.path / "vsock"
 
     @property
+    def control(self) -> Path:
+        """Where the enclave's supervisor is asked (`control`)."""
+        return self.path / "control"
+
+    @property
     def kms(self) -> Path:
         """Where the local KMS serves the parent's port for it, if it has one."""
         return sockets.port_path(self.uds, KMS_PORT)

@@ -22,10 +22,10 @@ import asyncio
 import contextlib
 import dataclasses
 import fcntl
+import json
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
@@ -33,11 +33,13 @@ from pathlib import Path
 from typing import Any
 
 from nitroctl.attestation import pki
-from nitroctl.base.errors import NitroError
-from nitroctl.enclaves import application, diagnosis, kms, logs, monitor, records
+from nitroctl.base.errors import NitroError, UsageError
+from nitroctl.enclaves import application, backend, diagnosis, kms, logs, monitor, records
 from nitroctl.enclaves import qemu as qemu_options
+from nitroctl.enclaves.backend import Backend
 from nitroctl.enclaves.child import Child
 from nitroctl.enclaves.console import ConsoleWatch
+from nitroctl.enclaves.control import Control
 from nitroctl.enclaves.drain import drained
 from nitroctl.enclaves.folder import Folder, release, reserve
 from nitroctl.enclaves.plan import Plan
@@ -45,9 +47,7 @@ from nitroctl.enclaves.records import Ending, Home, Party, Record, State
 from nitroctl.enclaves.result import Result
 from nitroctl.enclaves.sink import Sink
 from nitroctl.enclaves.waiting import readable, resolve
-from nitroctl.vsock import sockets
 
-READY_SECONDS = 20.0  # for the backend to listen; it does nothing else first
 CONSOLE_BUFFER = 1 << 20  # bytes; what an ordinary user's pipe can have (/proc/sys/fs/pipe-max-size)
 PANIC_SECONDS = 1.0  # for the rest of a panic's text
 LAST_WORDS_SECONDS = 1.0  # for slow readers when we were told to stop
@@ -83,15 +83,15 @@ class EnclaveRun:
         self._pcrs: dict[str, str] | None = None
         self._failure: NitroError | None = None  # that of our own part in it
         self._qemu: Child | None = None
-        self._backend: Child | None = None
+        self._backend: Backend | None = None
         self._kms: Child | None = None
         self._fds = contextlib.ExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._panic_timer: asyncio.TimerHandle | None = None
         self._booted: float | None = None
-        self._told_fd = -1
-        self._told = b""
+        self._events: logs.LogSink | None = None
+        self._control: Control | None = None
         self._ended: float | None = None
         # QMP's SHUTDOWN event: why QEMU is about to end.
         self._shutdown: dict[str, Any] | None = None
@@ -171,6 +171,7 @@ class EnclaveRun:
             self._kms = kms.start(folder, self.plan.request.eif)
             self._spawn(self._watch_server(self._kms, Party.KMS))
         await self._start_backend(folder)
+        self._open_control(folder)
         if not self._end.done():
             self._start_qemu(folder)
         await self._end
@@ -186,71 +187,31 @@ class EnclaveRun:
         pki.write_private(folder.cert_key, chain.key_pem)
 
     async def _start_backend(self, folder: Folder) -> None:
-        ready, ready_writer = os.pipe2(os.O_CLOEXEC)
-        booted, booted_writer = os.pipe2(os.O_CLOEXEC)
-        lifeline, lifeline_writer = os.pipe2(os.O_CLOEXEC)
-        self._fds.callback(os.close, lifeline_writer)
-        argv = sockets.argv(
-            self.plan.backend_config(
-                folder,
-                ready_fd=ready_writer,
-                booted_fd=booted_writer,
-                lifeline_fd=lifeline,
-                cleanup_dir=folder.path,
-            )
-        )
-        theirs = (ready_writer, booted_writer, lifeline)
-        try:
-            # No death signal: on our death it has to clean up. It shares the folder's lock until then.
-            self._backend = Child(
-                "the vsock backend",
-                argv,
-                pass_fds=(*theirs, folder.lock),
-                stdout=subprocess.DEVNULL,
-                death_signal=0,
-            )
-        except BaseException:
-            os.close(ready)
-            os.close(booted)
-            raise
-        finally:
-            for fd in theirs:
-                os.close(fd)
-        os.set_blocking(booted, False)
-        loop = asyncio.get_running_loop()
-        loop.add_reader(booted, self._read_told, booted)
-        self._told_fd = booted
-        self._fds.callback(os.close, booted)
-        self._fds.callback(loop.remove_reader, booted)
+        self._backend = Backend(self.plan, folder, self._fds, on_told=self._on_told, on_event=self._on_event)
         self._spawn(self._watch_server(self._backend, Party.BACKEND))
-        line = await self._read_ready(ready)
+        line = await self._backend.ready(self._end)
         if line is None and not self._end.done():
-            limit = f"{READY_SECONDS:g} s"
+            limit = f"{backend.READY_SECONDS:g} s"
             self._finish(
                 Ending.FAILED, Party.BACKEND, f"the vsock backend did not start to listen within {limit}"
             )
         if line != b"":
             self._backend.forward()  # else it has ended, and the message about that has its words
 
-    async def _read_ready(self, fd: int) -> bytes | None:
-        """The backend's word, b"" if it closed without one, None if it did neither in time. The enclave's
-        end ends the wait."""
-        loop = asyncio.get_running_loop()
-        speaks: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(fd, resolve, speaks)
-        try:
-            await asyncio.wait((speaks, self._end), timeout=READY_SECONDS, return_when="FIRST_COMPLETED")
-            if not speaks.done():
-                return None
-            word = os.read(fd, 16)
-        finally:
-            loop.remove_reader(fd)
-            os.close(fd)
-        if not word:
-            # It closed the pipe without a word: it is ending, and its end says why.
-            assert self._backend is not None
-            await asyncio.wait((self._end, self._backend.exited), timeout=READY_SECONDS)
-        return word
+    def _open_control(self, folder: Folder) -> None:
+        """From here on others of its user can ask it."""
+        assert self._home and self._first and self._backend
+        about = {"name": self.plan.name, "id": self._first.id, "pid": os.getpid()}
+        self._control = Control(folder.control, about)
+        wire = self._backend
+
+        async def vsock(request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+            asked = request.get("request")
+            if not isinstance(asked, dict):
+                raise UsageError("the request for the vsock backend is no JSON object")
+            return await wire.ask(asked, fds)
+
+        self._control.offer("vsock", vsock)
 
     def _start_qemu(self, folder: Folder) -> None:
         console, console_theirs = os.pipe2(os.O_CLOEXEC)
@@ -299,16 +260,16 @@ class EnclaveRun:
         task.add_done_callback(done)
         return task
 
-    def _read_told(self, fd: int) -> None:
-        """What the backend tells of the guest, line by line. EOF means that it is gone: others notice."""
-        with contextlib.suppress(BlockingIOError):
-            while data := os.read(fd, 4096):
-                *lines, self._told = (self._told + data).split(b"\n")
-                for line in lines:
-                    if line == b"booted" and self._booted is None:
-                        self._on_booted()
-                    self._outcome = application.told(line) or self._outcome
-            asyncio.get_running_loop().remove_reader(fd)
+    def _on_told(self, line: bytes) -> None:
+        """The backend tells a line about the guest."""
+        if line == b"booted" and self._booted is None:
+            self._on_booted()
+        self._outcome = application.told(line) or self._outcome
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        """Something happened that a user may want to see: `nitroctl events`."""
+        if self._events:
+            self._events.append(json.dumps({"time": time.time(), **event}).encode() + b"\n")
 
     def _on_booted(self) -> None:
         self._booted = time.time()
@@ -437,7 +398,8 @@ class EnclaveRun:
         # What it said last decides, so that comes first. A slow reader of the console may take its time.
         await asyncio.wait((pump,))
         await asyncio.wait((monitoring,), timeout=QMP_SECONDS)
-        self._read_told(self._told_fd)
+        if self._backend:
+            self._backend.read_told()
         if self.console.panic is not None:
             self._finish_panic()
         elif status != 0:
@@ -509,6 +471,8 @@ class EnclaveRun:
         self._log = logs.LogSink(self._home.path, logs.CONSOLE)
         self._sinks.insert(0, self._log)
         self._fds.callback(self._log.close)
+        self._events = logs.LogSink(self._home.path, logs.EVENTS, limit=logs.EVENTS_MAX)
+        self._fds.callback(self._events.close)
 
     def _measure(self) -> None:
         """PCRs for the record, beside the boot, as nitro-cli does it."""
@@ -535,6 +499,8 @@ class EnclaveRun:
             self._end.cancel()
         self._set_state(State.STOPPING)
         try:
+            if self._control:
+                await self._control.close()
             if self._qemu:
                 self._qemu.hush()
                 await self._qemu.stop()

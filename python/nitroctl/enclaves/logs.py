@@ -20,9 +20,11 @@ from nitroctl.base import shown
 
 CONSOLE = "console"
 SUPERVISOR = "supervisor"
+EVENTS = "events"  # a line of JSON for each
 
 # What a guest that prints for ever may cost: some hundred thousand lines of it stay.
 LOG_MAX = 64 << 20
+EVENTS_MAX = 4 << 20
 
 _PIECE = 1 << 16
 
@@ -52,6 +54,9 @@ class LogSink:
         self._lost = 0
 
     async def write(self, data: bytes) -> None:
+        self.append(data)
+
+    def append(self, data: bytes) -> None:
         try:
             if self._fd < 0:
                 self._open()

@@ -85,6 +85,7 @@ CHECK = (
     Need("git", "git", "listing the sources to lint", program="git"),
     Need("mmdebstrap", "mmdebstrap", "fresh systems to install wheels in", program="mmdebstrap"),
     Need("strace", "strace", "what programs of the wheels open", program="strace"),
+    Need("tshark", "wireshark-cli", "reading captures of vsock", program="tshark"),
 )
 
 # For the virtual environment.

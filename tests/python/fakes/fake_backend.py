@@ -3,7 +3,7 @@
 
 It listens on both sockets, says "ready", takes one line "heartbeat" from the fake QEMU, says "booted", and
 answers; of a line "tell LINE" it says LINE. It ends on SIGTERM without its sockets, and when the lifeline
-closes without the folder as well.
+closes without the folder as well. What it is asked on that it repeats as its answer.
 
 On the parent's socket it refuses `CONNECT N`; a port in FAKE_PORTS, "N:COUNT,...", is an echo service from
 the connection after the first COUNT on.
@@ -73,7 +73,8 @@ def main() -> None:
     selector.register(servers[1], selectors.EVENT_READ, "parent")
     selector.register(wake, selectors.EVENT_READ, "signal")
     if options.lifeline_fd is not None:
-        selector.register(options.lifeline_fd, selectors.EVENT_READ, "lifeline")
+        lifeline = socket.socket(fileno=options.lifeline_fd)
+        selector.register(lifeline, selectors.EVENT_READ, "lifeline")
     end = ""
     while not end:
         for key, _ in selector.select():
@@ -109,6 +110,8 @@ def main() -> None:
                         end = "once"
             elif key.data == "signal" and wake.recv(1)[0] == signal.SIGUSR1:
                 print(os.environ.get("FAKE_STATISTICS", NOTHING_ODD), file=sys.stderr, flush=True)
+            elif key.data == "lifeline" and (request := lifeline.recv(4096)):
+                lifeline.send(request)
             else:
                 end = key.data
     for path in sockets:
