@@ -44,13 +44,21 @@ struct vp_next vp_next;
 /* 0 for what is none. */
 static uint16_t port_of(const char *text)
 {
-    unsigned long value = 0;
-    char *end = NULL;
+    uint32_t value = 0;
 
-    if (text && text[0] >= '1' && text[0] <= '9') {
-        value = strtoul(text, &end, 10);
+    if (!text) {
+        return 0;
     }
-    return end && *end == '\0' && value <= UINT16_MAX ? value : 0;
+    for (; *text; text++) {
+        if (*text < '0' || *text > '9') {
+            return 0;
+        }
+        value = value * 10 + (*text - '0');
+        if (value > UINT16_MAX) {
+            return 0;
+        }
+    }
+    return value;
 }
 
 #define FIND(type, name, arguments) \
