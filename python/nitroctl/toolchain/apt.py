@@ -419,6 +419,29 @@ class AptRoot:
 
         return cache.build_entry(kind, f"{package}_{version}", fill, name=name)
 
+    def tree(self, *packages: str) -> Path:
+        """A folder with the files of those packages and of all that they depend on, Essential ones apart. The
+        links of a merged /usr (bin, lib, lib64, sbin) are there; nothing is installed, no script runs."""
+        versions = [f"{package}={self.version(package)}" for package in packages]
+
+        def fill(folder: Path) -> None:
+            debs = folder / "debs"
+            (debs / "partial").mkdir(parents=True)
+            options = ("-q", "-y", "--download-only", "--no-install-recommends")
+            argv = self._argv("apt-get", "install", *options, "-o", f"Dir::Cache::archives={debs}", *versions)
+            with progress.task(f"Downloading {', '.join(packages)}", unit="bytes") as task:
+                _watched(argv, debs, lambda: _bytes_in(debs), task, cache.log_path(f"apt-{packages[0]}"))
+            for name in ("bin", "lib", "lib64", "sbin"):
+                (folder / "usr" / name).mkdir(parents=True)
+                (folder / name).symlink_to(f"usr/{name}")
+            for deb in debs.glob("*.deb"):
+                self.unpack(deb, folder)
+            shutil.rmtree(debs)
+
+        return cache.build_entry(
+            "tree", "_".join(versions).replace(":", "-"), fill, name=f"tree-{packages[0]}"
+        )
+
     def unpack(self, deb: Path, into: Path) -> None:
         """Unpack a .deb's files below a folder; nothing is installed, no script runs."""
         into.mkdir(parents=True, exist_ok=True)
