@@ -27,7 +27,7 @@ FLOORS = (
     ("kms",),
     ("enclaves",),
     ("eif",),
-    ("attestation", "vsock", "toolchain"),
+    ("attestation", "torture", "vsock", "toolchain"),
     ("base", "entry"),
 )
 FLOOR = {room: len(FLOORS) - number for number, floor in enumerate(FLOORS) for room in floor}

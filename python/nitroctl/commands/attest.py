@@ -14,6 +14,7 @@ from nitroctl.base import instants, output, shown
 from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.base.instants import UTC
 from nitroctl.commands import NEW_FILE, PATH, enclave_names, json_option
+from nitroctl.commands.torture import torture
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -30,6 +31,9 @@ def attest() -> None:
 
     A local document proves which code was measured, never that hardware protects it.
     """
+
+
+attest.add_command(torture)
 
 
 @attest.group()
