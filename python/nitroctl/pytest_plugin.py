@@ -5,6 +5,7 @@
     nitro_enclave           runs an enclave until the test's end
     nitro_enclave_factory   runs one until the session's end, for fixtures of a wider scope
     nitro_kms               a local KMS with keys of its own, until the session's end
+    nitro_torture_case      a test for each document of the torture kit, for verifiers of attestation
 
 pytest loads this wherever nitroctl is installed, so nothing that costs time is imported before it is used.
 Workers of xdist need nothing from each other: context IDs and names are handed out by locks of the host. What
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from nitroctl.enclaves.waitfor import Pattern
     from nitroctl.keywords import BuildKeywords, RunKeywords, StrPath
     from nitroctl.kms.local import Kms
+    from nitroctl.torture import Case, Kit
 
 TAIL = 40  # lines of a console in a report
 
@@ -64,6 +66,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_STATE] = _State(config)
     config.addinivalue_line(
         "markers", "nitro_differs(name, ...): with --nitro-strict, what the test may depend on all the same"
+    )
+    config.addinivalue_line(
+        "markers",
+        "nitro_torture(only=[], checks=[], leave_out=[]): which cases nitro_torture_case is, and what",
     )
 
 
@@ -246,6 +252,40 @@ def nitro_enclave(
     """Runs enclaves: `enclave = nitro_enclave("app.eif", memory="512M")`; each ends with the test."""
     with _starter(pytestconfig, tmp_path_factory) as start:
         yield start
+
+
+@pytest.fixture(scope="session")
+def _nitro_torture_kit() -> Kit:
+    from nitroctl.torture import Kit
+
+    return Kit()
+
+
+@pytest.fixture
+def nitro_torture_case(request: pytest.FixtureRequest, _nitro_torture_kit: Kit) -> Case:
+    """One document, and what a verifier has to say to it, in a test for each: `case.judge(accepted)`, or
+    `with case.judged(Refusal): verify(case.document, ...)`."""
+    case: Case = _nitro_torture_kit.case(request.param)
+    return case
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "nitro_torture_case" not in metafunc.fixturenames:
+        return
+    from nitroctl.base.errors import UsageError
+    from nitroctl.torture import names
+
+    mark = metafunc.definition.get_closest_marker("nitro_torture")
+    chosen: Mapping[str, Any] = mark.kwargs if mark else {}
+    if mark and (mark.args or not chosen.keys() <= {"only", "checks", "leave_out"}):
+        raise pytest.UsageError(
+            f"{metafunc.definition.nodeid}: nitro_torture takes only=, checks=, leave_out="
+        )
+    try:
+        cases = names(chosen.get("only", ()), chosen.get("checks", ()), chosen.get("leave_out", ()))
+    except UsageError as e:
+        raise pytest.UsageError(f"{metafunc.definition.nodeid}: nitro_torture: {e}") from None
+    metafunc.parametrize("nitro_torture_case", cases, indirect=True)
 
 
 @contextlib.contextmanager

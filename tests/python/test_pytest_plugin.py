@@ -6,12 +6,15 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from enclave_fakes import HEARTBEAT, Bench, steps
+from nitroctl import pytest_plugin
 from nitroctl.enclaves import differences
+from nitroctl.torture import names
 
 pytest_plugins = ["pytester"]
 
@@ -35,6 +38,46 @@ def session(pytester: pytest.Pytester, bench: Bench, monkeypatch: pytest.MonkeyP
 
     yield run
     assert bench.processes() == {} and bench.left() == []
+
+
+def test_a_test_for_each_document_of_the_torture_kit(session: Any) -> None:
+    """Those that the mark chooses, with what it says is compared; a fault says which rule, in one line."""
+    result = session(
+        """
+from nitroctl.attestation import AttestationError, Policy, verify
+
+@pytest.mark.nitro_torture(only=["cose-t*", "nonce-*", "image-*"], checks=["nonce"], leave_out=["cose-tag"])
+def test_verifier(nitro_torture_case):
+    case = nitro_torture_case
+    with case.judged(AttestationError):
+        verify(case.document, case.root_pem, Policy(at=case.time, nonce=case.nonce))
+
+@pytest.mark.nitro_torture(only=["cose-cut"])
+def test_fool(nitro_torture_case):
+    nitro_torture_case.judge(True)
+""",
+        fakes=False,
+    )
+    chosen = names(["cose-t*", "nonce-*"], ["nonce"], ["cose-tag"])
+    assert "nonce-null" in chosen
+    result.assert_outcomes(passed=len(chosen), failed=1)
+    result.stdout.fnmatch_lines(
+        ["*def test_fool*", ">*judge(True)", "E *Misjudged: wrongly accepted cose-cut: *"]
+    )
+    assert "def judge" not in result.stdout.str()
+
+
+def test_a_mark_for_no_documents() -> None:
+    for mark, said in (
+        (pytest.mark.nitro_torture(only=["nothing"]), "no case is named 'nothing'"),
+        (pytest.mark.nitro_torture(checks=["tea"]), "'tea' is nothing to check"),
+        (pytest.mark.nitro_torture(more=1), "takes only=, checks=, leave_out="),
+        (pytest.mark.nitro_torture("control"), "takes only=, checks=, leave_out="),
+    ):
+        test = SimpleNamespace(nodeid="test_it", get_closest_marker=lambda name, mark=mark: mark.mark)
+        asks: Any = SimpleNamespace(fixturenames=["nitro_torture_case"], definition=test)
+        with pytest.raises(pytest.UsageError, match=f"^test_it: nitro_torture:? .*{said}"):
+            pytest_plugin.pytest_generate_tests(asks)
 
 
 def test_an_enclave_for_a_test(session: Any) -> None:
