@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -150,6 +151,7 @@ class Log:
     def __init__(self, folder: Path | None, tell: Callable[[dict[str, Any]], None] | None = None) -> None:
         self.path = folder / FILE if folder else None
         self._tell = tell
+        self._cut = False  # a full disk has left a line without its end
         self._lock = threading.Lock()
 
     def write(self, happened: dict[str, Any]) -> None:
@@ -163,15 +165,21 @@ class Log:
     def _append(self, line: bytes) -> None:
         if self.path is None:
             return
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            if os.fstat(fd).st_size + len(line) > MOST_BYTES:
-                self.path.rename(f"{self.path}.1")
-                os.close(fd)
-                fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            os.write(fd, line)
-        finally:
-            os.close(fd)
+        if self._cut:
+            line = b"\n" + line
+        with self._opened(self.path) as file:
+            full = os.fstat(file.fileno()).st_size + len(line) > MOST_BYTES
+            if not full:
+                self._cut = file.write(line) != len(line)
+        if full:
+            self.path.rename(f"{self.path}.1")
+            with self._opened(self.path) as file:
+                self._cut = file.write(line) != len(line)
+
+    @staticmethod
+    def _opened(path: Path) -> FileIO:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        return FileIO(os.open(path, flags, 0o600), "a")
 
 
 def read(folder: Path) -> Iterator[dict[str, Any]]:

@@ -111,4 +111,6 @@ def _key(document: Document) -> tuple[RSAPublicKey, bytes]:
         raise _refused("the document's public_key is no RSA key")
     if key.key_size not in KEY_BITS:
         raise _refused(f"the document's public_key has {key.key_size} bits, not 2048, 3072 or 4096")
+    if key.public_numbers().n % 2 == 0:  # OpenSSL notices when it is used
+        raise _refused("the document's public_key is no RSA key: its modulus is even")
     return key, document.public_key

@@ -92,6 +92,10 @@ class _Handler(BaseHTTPRequestHandler):
         return body if len(body) == int(lengths[0]) else None
 
     def _handle(self) -> None:
+        if not self.path.startswith("/") or len(self.headers.get_all("Host") or ()) > 1:
+            # Who could name two hosts would have one judged here, and the other asked.
+            self.send_error(HTTPStatus.BAD_REQUEST, "a request has a path that begins with /, and one Host")
+            return
         body = self._body()
         if body is None:
             self.close_connection = True

@@ -115,12 +115,17 @@ class Service:
         operation = (request.header("x-amz-target") or "").removeprefix(TARGET)
         caller: Caller | None = None
         try:
-            self.faults.before(operation)
-            caller = self._who(request)
-        except KmsError as e:
-            self._refused(operation, caller, origin, e, request_id)
-            return e.status, e.body(), request_id
-        return self._answer(operation, request.body, caller, origin, request_id)
+            try:
+                self.faults.before(operation)
+                caller = self._who(request)
+            except KmsError as e:
+                self._refused(operation, caller, origin, e, request_id)
+                return e.status, e.body(), request_id
+            return self._answer(operation, request.body, caller, origin, request_id)
+        except Exception as e:  # what nobody thought of is an answer, too, and an event
+            error = internal(f"{type(e).__name__}: {e}")
+            self._refused(operation, caller, origin, error, request_id)
+            return error.status, error.body(), request_id
 
     def _who(self, request: Received) -> Caller:
         if self.authenticate:
@@ -142,7 +147,9 @@ class Service:
             try:
                 given = json.loads(body or b"{}")
             except (ValueError, RecursionError) as e:
-                raise KmsError("SerializationException", "the body is no JSON") from e
+                error = KmsError("SerializationException", "the body is no JSON")
+                self._refused(operation, caller, origin, error, request_id)
+                raise error from e
             answer = self.call(operation, given, caller, origin=origin, request_id=request_id)
         except KmsError as e:
             return e.status, e.body(), request_id

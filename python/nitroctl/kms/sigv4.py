@@ -119,7 +119,7 @@ def verify(
             f"no caller here has the access key {key_id}; `nitroctl kms credentials` makes them",
         )
     token = request.header("x-amz-security-token")
-    if (credential.token or "") != (token or ""):
+    if not hmac.compare_digest((credential.token or "").encode(), (token or "").encode()):
         raise _bad("UnrecognizedClientException", "The security token included in the request is invalid.",
                    f"the session token is not that of the access key {key_id}")  # fmt: skip
     if credential.expires is not None and now.timestamp() > credential.expires:

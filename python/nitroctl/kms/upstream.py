@@ -5,8 +5,9 @@ what ours guards."""
 from __future__ import annotations
 
 import http.client
+import posixpath
 import re
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from nitroctl.base.errors import UsageError
 from nitroctl.kms.sigv4 import Received
@@ -21,9 +22,10 @@ _SCOPE = re.compile(r"Credential=[^/,\s]+/[^/]*/[^/]*/([^/,\s]+)/", re.IGNORECAS
 def is_kms(request: Received) -> bool:
     """By any of the ways by which emulators tell a service."""
     target, host = request.header("x-amz-target") or "", request.header("host") or ""
-    scope = _SCOPE.search(f"{request.header('authorization') or ''} {request.target.replace('%2F', '/')}")
+    path = unquote(request.target)
+    scope = _SCOPE.search(f"{request.header('authorization') or ''} {path}")
     return (
-        "trentservice" in f"{target} {request.target}".lower()
+        "trentservice" in f"{target} {path}".lower()
         or host.lower().startswith("kms.")
         or bool(scope and scope[1].lower() == "kms")
     )
@@ -31,7 +33,7 @@ def is_kms(request: Received) -> bool:
 
 def is_blocked(request: Received) -> bool:
     """An emulator's own switches: they could reset it, or read its state."""
-    path = request.target.partition("?")[0].lower().replace("%2d", "-").lstrip("/")
+    path = posixpath.normpath("/" + unquote(request.target.partition("?")[0]).lower()).lstrip("/")
     return path.startswith(("moto-api", "_localstack", "_aws"))
 
 

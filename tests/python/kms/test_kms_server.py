@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from kms_world import ACCOUNT, ADMINISTRATION, ROLE, Enclave, attested, policy
 from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.base.instants import UTC
-from nitroctl.kms import sigv4
+from nitroctl.kms import keys, service, sigv4
 from nitroctl.kms.local import Kms
 from nitroctl.kms.sigv4 import Received
 
@@ -307,6 +307,8 @@ def test_what_is_no_request(kms: Kms) -> None:
         (head + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}", b" 411 "),
         (head + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", b" 411 "),
         (head.replace(b"Trent", b"Tent") + b"\r\n", b" 400 "),
+        (head.replace(b" / ", b" http://kms.x.amazonaws.com/ ") + b"\r\n", b" 400 "),
+        (head + b"Host: y\r\n\r\n", b" 400 "),
     ):  # fmt: skip
         answer = raw(kms, data)
         assert status in answer.partition(b"\r\n")[0], (data[:60], answer[:200])
@@ -328,6 +330,18 @@ def test_bodies_that_would_be_dear(tmp_path: Path) -> None:
         body = json.dumps({"NumberOfBytes": 1, "Recipient": recipient}).encode()
         status, answer = post(kms, {"X-Amz-Target": "TrentService.GenerateRandom"}, body)
         assert (status, answer["__type"]) == (400, "ValidationException")
+
+
+def test_what_nobody_thought_of_is_an_answer_and_an_event(kms: Kms, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever it happens: the client is told that it may try again, and the server goes on."""
+    for module, name in ((service, "verify_signature"), (service, "to_json"), (keys, "sweep")):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, lambda *_: [][0])
+            with pytest.raises(ClientError) as caught:
+                client(kms).list_keys()
+        assert code(caught) == "KMSInternalException"
+        assert kms.events[-1]["why"]["text"] == "IndexError: list index out of range"
+    assert client(kms).list_keys()["Keys"] is not None
 
 
 def test_slow_clients_hold_up_nobody(kms: Kms) -> None:
@@ -415,6 +429,10 @@ def test_other_services_are_passed_on_and_kms_never(tmp_path: Path) -> None:
                 ask("POST", "/service/TrentService/operation/Decrypt"),
                 ask("POST", "/moto-api/reset"),
                 ask("POST", "/moto%2Dapi/reset"),
+                ask("POST", "/%6doto-api/reset"),
+                ask("POST", "/bucket/..//./moto-api/reset"),
+                ask("POST", "http://kms.eu-central-1.amazonaws.com/?Action=Decrypt"),
+                ask("POST", "/?X-Amz-Credential=AKIA%2f20260101%2feu-central-1%2fkms%2faws4_request"),
                 ask("GET", "/_localstack/health"),
             ):
                 assert refused[0] in (400, 403), refused

@@ -38,6 +38,7 @@ from kms_world import (
     lasting,
     policy,
     refused,
+    spki,
 )
 from nitroctl.kms import keys as nitro_keys
 from nitroctl.kms.actions import WITH_RECIPIENT
@@ -136,6 +137,8 @@ def test_bad_documents(world: World, tmp_path: Path) -> None:
     stranger, small = Enclave(), Enclave(ENCLAVE.maker, bits=1024)
     old = Enclave(Maker(expired))
     point = ec.generate_private_key(ec.SECP384R1()).public_key().public_bytes(*_DER)
+    even = bytearray(spki(ENCLAVE.key))
+    even[-6] ^= 1  # the modulus' last byte, before the exponent, 02 03 01 00 01
     for document, why in (
         (bytes(flipped), "does not verify"),
         (b"\xff" * 262144, "does not verify: 262144 bytes are no attestation document"),
@@ -145,6 +148,7 @@ def test_bad_documents(world: World, tmp_path: Path) -> None:
         (ENCLAVE.document(public_key=None), "has no public_key"),
         (ENCLAVE.document(public_key=b"x"), "is no SubjectPublicKeyInfo in DER"),
         (ENCLAVE.document(public_key=point), "is no RSA key"),
+        (ENCLAVE.document(public_key=bytes(even)), "its modulus is even"),
     ):
         recipient = {"AttestationDocument": document, "KeyEncryptionAlgorithm": "RSAES_OAEP_SHA_256"}
         refused("ValidationException", world, "Decrypt", world.role, CiphertextBlob=blob, Recipient=recipient)

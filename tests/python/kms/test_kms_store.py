@@ -18,6 +18,7 @@ import pytest
 
 from kms_world import World
 from nitroctl.base.errors import NitroError
+from nitroctl.kms import events
 from nitroctl.kms.errors import KmsError
 from nitroctl.kms.store import Store
 
@@ -117,6 +118,33 @@ def test_a_full_disk_is_an_error_and_no_damage(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, ignored)
     made = world.key()
     assert {key, made} <= {k["KeyId"] for k in World(tmp_path).call("ListKeys")["Keys"]}
+
+
+def test_events_after_a_full_disk_and_beyond_the_file_s_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a full disk has cut costs no other event, and one file at most is kept beside the newest."""
+    log = events.Log(tmp_path)
+
+    def kept() -> list[int]:
+        return [event["n"] for event in events.read(tmp_path)]
+
+    log.write({"n": 1})
+    ignored, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (12, limits[1]))  # the second line ends in its midst
+    try:
+        log.write({"n": 2})
+        log.write({"n": 3})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    log.write({"n": 4})
+    assert kept() == [1, 4]
+    monkeypatch.setattr(events, "MOST_BYTES", 40)
+    for n in range(5, 15):
+        log.write({"n": n})
+    assert kept() == list(range(kept()[0], 15)) and len(kept()) > 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["events.jsonl", "events.jsonl.1"]
 
 
 def broken(path: Path) -> None:
