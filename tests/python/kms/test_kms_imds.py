@@ -141,12 +141,13 @@ def test_the_command(tmp_path: Path) -> None:
     script = (
         f"echo ${imds.ENDPOINT} $AWS_REGION\n"
         f"token=$(curl -sS -X PUT -H X-aws-ec2-metadata-token-ttl-seconds:60 {base}/api/token)\n"
-        f"curl -sS -H X-aws-ec2-metadata-token:$token {base}/meta-data/iam/security-credentials/\n"
+        f"curl -sS -w ' %{{remote_ip}}:%{{remote_port}}' -H X-aws-ec2-metadata-token:$token "
+        f"{base}/meta-data/iam/security-credentials/\n"
     )
     done = subprocess.run([*argv, "sh", "-euc", script], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    url, region, role = done.stdout.split()
-    assert url.startswith("http://127.0.0.1:") and (region, role) == ("eu-north-1", "app")
+    url, *rest = done.stdout.split()
+    assert url.startswith("http://127.0.0.1:") and rest == ["eu-north-1", "app", "169.254.169.254:80"]
     done = subprocess.run(
         [*argv[:-3], "--role", ROLE, "true"], env=environment, capture_output=True, text=True
     )

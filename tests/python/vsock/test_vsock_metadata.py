@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Programs that look for EC2's metadata at 169.254.169.254, with the library and a service of the test's in
-its place: curl, and Python's sockets in their ways. Nothing else of IPv4 is touched."""
+its place: Python's sockets in their ways. Nothing else of IPv4 is touched. kms/test_kms_imds.py has curl."""
 
 from __future__ import annotations
 
@@ -51,13 +51,6 @@ def told(process: subprocess.Popen[bytes]) -> str:
     text = process.communicate(timeout=PATIENCE)[0].decode()
     assert process.returncode == 0, text
     return text
-
-
-def test_curl(host: Host, port: str) -> None:
-    shown = ["-sS", "--max-time", "30", "-w", "%{remote_ip} %{remote_port}\n"]
-    url = "http://169.254.169.254/latest/meta-data/"
-    text = told(host.start("curl", *shown, url, **{VARIABLE: port}))
-    assert text == "169.254.169.254 /latest/meta-data/\n169.254.169.254 80\n"
 
 
 SOCKETS = """
