@@ -80,8 +80,11 @@ def _optional(payload: dict[Any, Any], field: str, low: int, high: int) -> bytes
 
 
 def _kind(value: object) -> str:
-    names = {dict: "a map", list: "an array", bytes: "a byte string", str: "text", int: "an integer"}
-    return "null" if value is None else names.get(type(value), f"a {type(value).__name__}")
+    names = {
+        dict: "a map", list: "an array", bytes: "a byte string", str: "text", int: "an integer",
+        bool: "true or false", float: "a floating-point number", type(None): "null",
+    }  # fmt: skip
+    return names.get(type(value), "undefined, or a simple value")
 
 
 def _integer(value: object) -> bool:

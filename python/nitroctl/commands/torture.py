@@ -170,7 +170,8 @@ FAULTS = {
 
 def _report(done: Trial, left_out: list[str]) -> None:
     for kind, title in FAULTS.items():
-        _section(title, "bold red", done.faults(kind))
+        for forged, what in ((True, f"{title}: forgeries"), (False, title)):
+            _section(what, "bold red", [one for one in done.faults(kind) if one.case.forged == forged])
     _section("Wrong, and allowed", "bold", done.tolerated)
     if either := done.either:
         _section("Either is right; what it said", "bold", either, brief=True)

@@ -11,7 +11,18 @@ from nitroctl.torture.bench import ES384, PROTECTED, Bench, to_be_signed
 from nitroctl.torture.cbor import integer, octets, text
 from nitroctl.torture.certificates import ENCLAVE, INSTANCE, encoded
 from nitroctl.torture.keys import ORDER
-from nitroctl.torture.rows import AWS, CBOR, COSE, COSE_ALGORITHMS, ECDSA, Row, accept, either, refuse
+from nitroctl.torture.rows import (
+    AWS,
+    CBOR,
+    COSE,
+    COSE_ALGORITHMS,
+    ECDSA,
+    Row,
+    accept,
+    either,
+    forged,
+    refuse,
+)
 
 AWS_HEADERS = f"{AWS} 3.1: {{1: -35}}"
 ALGORITHM, CRITICAL, KEY_ID = integer(1), integer(2), integer(4)
@@ -187,7 +198,7 @@ HEADERS = (
            lambda b: b.envelope(protected=_header((ALGORITHM, integer(-7))))),
     refuse("header-es512", "the algorithm is -36, ES512", "ES384 alone", AWS_HEADERS,
            lambda b: b.envelope(protected=_header((ALGORITHM, integer(-36))))),
-    refuse("header-hmac", "the algorithm is 6, and the signature an HMAC keyed with the public key",
+    forged("header-hmac", "the algorithm is 6, and the signature an HMAC keyed with the public key",
            "ES384 alone", AWS_HEADERS, _by_hmac),
     refuse("header-no-algorithm", "an empty protected header", "who signs says how",
            f"{COSE} 3.1; {AWS_HEADERS}", lambda b: b.envelope(protected=cbor.EMPTY_MAP)),
@@ -222,7 +233,7 @@ HEADERS = (
            lambda b: b.replaced(1, cbor.NULL)),
     refuse("header-unprotected-bytes", "the unprotected header is a byte string", "a map", f"{COSE} 3",
            lambda b: b.replaced(1, octets(cbor.EMPTY_MAP))),
-    refuse("header-strangers-certificate", "signed with the key of a certificate in the unprotected header",
+    forged("header-strangers-certificate", "signed with the key of a certificate in the unprotected header",
            "the payload's certificate signs", f"{AWS} 2.2, 3.2.1", _by_header_certificate),
 )  # fmt: skip
 
@@ -247,23 +258,23 @@ SIGNATURES = (
            f"{COSE_ALGORITHMS} 2.1", lambda b: b.replaced(3, octets(keys.in_der(_good(b))))),
     refuse("signature-swapped", "s stands before r", "r first", f"{COSE_ALGORITHMS} 2.1",
            lambda b: _signed(b, (_good(b)[1], _good(b)[0]))),
-    refuse("signature-empty", "it has no bytes", "nothing is signed", f"{COSE} 4.2",
+    forged("signature-empty", "it has no bytes", "nothing is signed", f"{COSE} 4.2",
            lambda b: b.replaced(3, octets(b""))),
-    refuse("signature-null", "it is null", "nothing is signed", f"{COSE} 4.2",
+    forged("signature-null", "it is null", "nothing is signed", f"{COSE} 4.2",
            lambda b: b.replaced(3, cbor.NULL)),
-    refuse("signature-text", "it is a text of 96 characters", "a byte string", f"{COSE} 4.2",
+    forged("signature-text", "it is a text of 96 characters", "a byte string", f"{COSE} 4.2",
            lambda b: b.replaced(3, text("1" * 96))),
-    refuse("signature-zeros", "r and s are zero", "1 to n-1 each, or everything verifies (CVE-2022-21449)",
+    forged("signature-zeros", "r and s are zero", "1 to n-1 each, or everything verifies (CVE-2022-21449)",
            ECDSA, lambda b: b.replaced(3, octets(bytes(96)))),
-    refuse("signature-order", "r and s are n, which is zero modulo n", "1 to n-1 each", ECDSA,
+    forged("signature-order", "r and s are n, which is zero modulo n", "1 to n-1 each", ECDSA,
            lambda b: _signed(b, (ORDER, ORDER))),
-    refuse("signature-ones", "r and s are 2^384-1", "1 to n-1 each", ECDSA,
+    forged("signature-ones", "r and s are 2^384-1", "1 to n-1 each", ECDSA,
            lambda b: b.replaced(3, octets(b"\xff" * 96))),
-    refuse("signature-bit", "its last bit is another", "not over this content", ECDSA,
+    forged("signature-bit", "its last bit is another", "not over this content", ECDSA,
            lambda b: _signed(b, (_good(b)[0], _good(b)[1] ^ 1))),
-    refuse("signature-content-bit", "one bit of PCR0 is another", "not over this content", f"{COSE} 4.4",
+    forged("signature-content-bit", "one bit of PCR0 is another", "not over this content", f"{COSE} 4.4",
            _flipped),
-    refuse("signature-stranger", "signed with a key that has no part in it", "the certificate's key signs",
+    forged("signature-stranger", "signed with a key that has no part in it", "the certificate's key signs",
            f"{AWS} 2.2, 3.2.1", lambda b: b.envelope(key=b.key("nobody"))),
     refuse("signature-instance", "signed with the key of the instance's certificate, its issuer",
            "the enclave's certificate signs", f"{AWS} 2.2, 3.2.1",
@@ -283,7 +294,7 @@ SIGNATURES = (
            lambda b: _signature_over(b, to_be_signed(_es384((KEY_ID, octets(b"key"))), b.payload()))),
     refuse("signature-no-header", "over an empty protected header", "the one that is sent is signed",
            f"{COSE} 4.4", lambda b: _signature_over(b, to_be_signed(b"", b.payload()))),
-    refuse("signature-other-payload", "of another good document", "not over this content", f"{COSE} 4.4",
+    forged("signature-other-payload", "of another good document", "not over this content", f"{COSE} 4.4",
            lambda b: b.replaced(2, octets(b.payload(user_data=octets(b"other"))))),
 )  # fmt: skip
 

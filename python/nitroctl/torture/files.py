@@ -27,6 +27,7 @@ def described(case: Case | Row) -> dict[str, Any]:
         "reason": case.reason,
         "source": case.source,
         "needs": list(case.needs),
+        "forged": case.forged,
     }
 
 

@@ -58,6 +58,7 @@ class Case:
     reason: str
     source: str
     needs: tuple[Need, ...]  # without which it says nothing about a verifier
+    forged: bool  # who accepts it can be made to accept anything, by anybody
     document: bytes = dataclasses.field(repr=False)
     root: bytes = dataclasses.field(repr=False)  # DER
     time: datetime  # aware; for which certificates must be valid
@@ -123,7 +124,7 @@ class Kit:
             if not isinstance(made, Made):
                 made = Made(made)
             self._made[name] = Case(
-                row.name, row.expected, row.what, row.reason, row.source, row.needs,
+                row.name, row.expected, row.what, row.reason, row.source, row.needs, row.forged,
                 document=made.document,
                 root=self.root,
                 time=made.time or self.time,

@@ -34,6 +34,7 @@ class Row:
     source: str
     make: Callable[[Bench], bytes | Made]
     needs: tuple[Need, ...] = ()
+    forged: bool = False  # who accepts it can be made to accept anything, by anybody
 
 
 def accept(name: str, what: str, reason: str, source: str, make: Callable[[Bench], bytes | Made]) -> Row:
@@ -42,6 +43,11 @@ def accept(name: str, what: str, reason: str, source: str, make: Callable[[Bench
 
 def refuse(name: str, what: str, reason: str, source: str, make: Callable[[Bench], bytes | Made]) -> Row:
     return Row(name, "refuse", what, reason, source, make)
+
+
+def forged(name: str, what: str, reason: str, source: str, make: Callable[[Bench], bytes | Made]) -> Row:
+    """To be refused above all."""
+    return Row(name, "refuse", what, reason, source, make, forged=True)
 
 
 def either(name: str, what: str, reason: str, source: str, make: Callable[[Bench], bytes | Made]) -> Row:

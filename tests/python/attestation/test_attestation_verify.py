@@ -176,6 +176,7 @@ FIELDS: list[tuple[str, Any, str]] = [
     ("cabundle[1]", [b"a", 1], "an integer"),
     ("public_key", b"", "0 bytes"), ("public_key", bytes(4097), "4097 bytes"), ("public_key", "k", "text"),
     ("user_data", bytes(4097), "4097 bytes"), ("user_data", 1, "an integer"),
+    ("user_data", cbor2.undefined, "is undefined"), ("user_data", True, "true or false"),
     ("nonce", bytes(4097), "4097 bytes"), ("nonce", [1], "an array"),
 ]  # fmt: skip
 

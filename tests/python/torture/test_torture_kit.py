@@ -75,6 +75,8 @@ def test_each_case_has_a_name_of_its_own_and_a_reason() -> None:
     assert len(TABLE) == len(rows) + 1 and list(TABLE)[0] == "control"
     for row in rows:
         assert re.fullmatch("[a-z0-9]+(-[a-z0-9]+)*", row.name) and row.what and row.reason and row.source
+    assert all(row.expected == "refuse" and not row.needs for row in rows if row.forged)
+    assert TABLE["stranger-root"].forged and not TABLE["header-es256"].forged
     count = Counter(row.expected for row in TABLE.values())
     text = " ".join(PAGE.read_text().split())
     assert (
