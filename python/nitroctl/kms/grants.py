@@ -116,7 +116,7 @@ def list_grants(call: Call) -> Answer:
             shown = {
                 "KeyId": key.arn, "GrantId": row["id"], "Name": row["name"] or "",
                 "CreationDate": row["created"],
-                "GranteePrincipal": row["grantee"], "IssuingAccount": call.caller.root_arn,
+                "GranteePrincipal": row["grantee"], "IssuingAccount": f"arn:aws:iam::{key.account}:root",
                 "Operations": json.loads(row["operations"]),
             }  # fmt: skip
             if row["retiring"]:

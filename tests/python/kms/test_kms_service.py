@@ -154,6 +154,12 @@ def test_bad_documents(world: World, tmp_path: Path) -> None:
         refused("ValidationException", world, "Decrypt", world.role, CiphertextBlob=blob, Recipient=recipient)
         assert why in world.why
         assert "recipient" not in str(world.events[-1].get("additionalEventData"))
+    good = ENCLAVE.document()
+    for at in range(0, len(good), 53):  # headers, payload, certificates, signature
+        changed = bytearray(good)
+        changed[at] ^= 1 << at % 8
+        with pytest.raises(KmsError, match="ValidationException"):
+            world.service.verifier.verify({**recipient, "AttestationDocument": bytes(changed)})
     aged = World(tmp_path / "old", old)
     blob = aged.secret(aged.key(ADMINISTRATION, attested()))
     refused("ValidationException", aged, "Decrypt", aged.role, CiphertextBlob=blob, Recipient=old.recipient())

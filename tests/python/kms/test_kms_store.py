@@ -18,7 +18,7 @@ import pytest
 
 from kms_world import World
 from nitroctl.base.errors import NitroError
-from nitroctl.kms import events
+from nitroctl.kms import events, keys
 from nitroctl.kms.errors import KmsError
 from nitroctl.kms.store import Store
 
@@ -80,6 +80,20 @@ def test_a_store_of_the_first_form(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.call("RotateKeyOnDemand", KeyId=key)
     assert world.call("Decrypt", CiphertextBlob=blob)["Plaintext"] == b"secret"
+
+
+def test_a_deleted_key_is_in_no_file(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    kept, gone = world.key(), world.key()
+    materials = {row["id"]: row["material"] for row in world.store.all("SELECT id, material FROM keys")}
+
+    def in_files(material: bytes) -> bool:
+        return any(material in path.read_bytes() for path in world.store.folder.iterdir())
+
+    assert in_files(materials[gone])
+    keys.delete(world.store, gone)
+    world.store.close()  # the last connection empties the log
+    assert in_files(materials[kept]) and not in_files(materials[gone])
 
 
 def test_it_is_private(tmp_path: Path) -> None:
