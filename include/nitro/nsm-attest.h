@@ -59,6 +59,7 @@ typedef enum NsmSignerFault {
     NSM_SIGNER_CERT_NOT_YET_VALID,
     NSM_SIGNER_CERT_EXPIRED,
     NSM_SIGNER_KEY_MISMATCH,    /* not the key of the last certificate */
+    NSM_SIGNER_CERT_MEASURED,   /* the last one does not say "unmeasured" */
     NSM_SIGNER_LEAF_TOO_LARGE,  /* its issuer's name makes the leaf too long */
     NSM_SIGNER_CRYPTO,          /* gnutls failed at something of ours */
     NSM_SIGNER_FAULT_COUNT,
@@ -81,6 +82,9 @@ typedef enum NsmDocumentForm {
     NSM_DOCUMENT_2023,
 } NsmDocumentForm;
 
+/* In a certificate's name, in any case of letters; verifiers look for it. */
+#define NSM_UNMEASURED "unmeasured"
+
 typedef struct NsmSignerOptions {
     /*
      * PEM files: the chain with its root first and the instance CA last, and
@@ -89,6 +93,11 @@ typedef struct NsmSignerOptions {
     const char *cert_chain;
     const char *cert_key;
     NsmDocumentForm form;
+    /*
+     * The PCRs do not say what runs: documents have to be issued by a
+     * certificate with an organizational unit that has NSM_UNMEASURED in it.
+     */
+    bool unmeasured;
     NsmClockFn *clock;          /* NULL: the host's clock */
     void *clock_opaque;
 } NsmSignerOptions;

@@ -47,6 +47,7 @@ struct NitroNsm {
     char *cert_chain;           /* PEM files; NULL, both: an ephemeral chain */
     char *cert_key;
     NsmDocumentForm document_form;
+    bool unmeasured;            /* and its documents shall say so */
 
     NsmState nsm;
     NsmSigner *signer;

@@ -6,6 +6,8 @@
  * They are made here with gnutls, with one fault each, and one exact complaint
  * is expected; what a good one signs is given to the openssl program. What is
  * in documents is test-nsm-attest's subject. The clock is the test's.
+ *
+ * Long because all of it stands on one maker of chains.
  */
 #include <glib/gstdio.h>
 #include <gnutls/abstract.h>
@@ -32,6 +34,7 @@ typedef struct Level {
     int64_t begin;
     int64_t end;
     int padding;                /* of the subject, in bytes */
+    const char *unit;           /* in the subject */
 } Level;
 
 static void chain_defaults(Level *levels, size_t count)
@@ -75,6 +78,11 @@ static gnutls_x509_crt_t new_certificate(const Level *level, size_t i,
     gnutls_x509_crt_set_key(cert, key);
     g_assert_cmpint(gnutls_x509_crt_set_dn_by_oid(
         cert, GNUTLS_OID_X520_COMMON_NAME, 0, name, strlen(name)), ==, 0);
+    if (level->unit) {
+        g_assert_cmpint(gnutls_x509_crt_set_dn_by_oid(
+            cert, GNUTLS_OID_X520_ORGANIZATIONAL_UNIT_NAME, 0, level->unit,
+            strlen(level->unit)), ==, 0);
+    }
     for (int left = level->padding; left > 0; left -= 60) {
         g_autofree char *text = g_strnfill(MIN(left, 60), 'p');
 
@@ -599,6 +607,55 @@ static void test_largest(void)
     folder_free(folder);
 }
 
+/*
+ * Documents with PCRs of another code: the last certificate says so in an
+ * organizational unit, or none is issued.
+ */
+static void test_unmeasured(void)
+{
+    static const struct {
+        int level;
+        const char *unit;
+        bool good;
+    } rows[] = {
+        { 3, "Local, not AWS, unmeasured", true },
+        { 3, "UNMEASURED", true },
+        { 3, "measured", false },
+        { 3, NULL, false },
+        { 2, "unmeasured", false },
+    };
+
+    for (size_t i = 0; i < G_N_ELEMENTS(rows); i++) {
+        char *folder = folder_new();
+        g_autofree char *chain = g_build_filename(folder, "chain.pem", NULL);
+        g_autofree char *key = g_build_filename(folder, "key.pem", NULL);
+        NsmSignerOptions options = {
+            .cert_chain = chain, .cert_key = key, .unmeasured = true,
+            .clock = test_clock,
+        };
+        NsmSignerError err;
+        NsmSigner *signer;
+        Level levels[4];
+
+        chain_defaults(levels, 4);
+        levels[3].padding = 70;         /* other units beside it */
+        levels[rows[i].level].unit = rows[i].unit;
+        chain_write(folder, levels, 4);
+        clock_ms = NOW_MS;
+        signer = nsm_signer_new(&options, MODULE_ID, &err);
+        g_assert_cmpstr(nsm_signer_fault_name(err.fault), ==,
+                        rows[i].good ? "ok" : "certificate-measured");
+        g_assert_cmpint(!!signer, ==, rows[i].good);
+        nsm_signer_free(signer);
+        /* Whoever runs what was measured may have such a name. */
+        options.unmeasured = false;
+        signer = nsm_signer_new(&options, MODULE_ID, &err);
+        g_assert_nonnull(signer);
+        nsm_signer_free(signer);
+        folder_free(folder);
+    }
+}
+
 static void test_fault_names(void)
 {
     for (int i = 0; i < NSM_SIGNER_FAULT_COUNT; i++) {
@@ -625,6 +682,7 @@ int main(int argc, char **argv)
     g_test_add_func("/nsm-chain/sec1", test_sec1);
     g_test_add_func("/nsm-chain/length", test_chain_length);
     g_test_add_func("/nsm-chain/largest", test_largest);
+    g_test_add_func("/nsm-chain/unmeasured", test_unmeasured);
     g_test_add_func("/nsm-chain/fault-names", test_fault_names);
     return g_test_run();
 }

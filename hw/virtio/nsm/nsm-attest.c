@@ -72,9 +72,11 @@ NsmSigner *nsm_signer_new(const NsmSignerOptions *options,
         good = false;
     } else if (options->cert_chain) {
         good = nsm_chain_load(&s->chain, options->cert_chain,
-                              options->cert_key, now, err);
+                              options->cert_key, options->unmeasured, now,
+                              err);
     } else {
-        good = nsm_chain_make(&s->chain, module_id, s->form, now, err);
+        good = nsm_chain_make(&s->chain, module_id, s->form,
+                              options->unmeasured, now, err);
     }
     if (!good || !nsm_leaf_issue(&s->leaf, &s->chain, module_id, now, err)) {
         nsm_signer_free(s);

@@ -375,8 +375,32 @@ static bool load_certificates(NsmChain *chain, const char *name,
     return true;
 }
 
+/* Whether an organizational unit of the certificate's name says so. */
+static bool says_unmeasured(gnutls_x509_crt_t cert)
+{
+    bool found = false;
+    int ret = 0;
+
+    for (unsigned i = 0; !found && ret != GNUTLS_E_REQUESTED_DATA_NOT_AVAILABLE;
+         i++) {
+        char text[NSM_CERT_MAX + 1];
+        size_t size = sizeof(text);
+        g_autofree char *lower = NULL;
+
+        ret = gnutls_x509_crt_get_dn_by_oid(
+            cert, GNUTLS_OID_X520_ORGANIZATIONAL_UNIT_NAME, i, 0, text, &size);
+        if (ret >= 0) {
+            lower = g_ascii_strdown(text, size);
+            found = memmem(lower, size, NSM_UNMEASURED,
+                           strlen(NSM_UNMEASURED));
+        }
+    }
+    return found;
+}
+
 bool nsm_chain_load(NsmChain *chain, const char *cert_file,
-                    const char *key_file, int64_t now, NsmSignerError *err)
+                    const char *key_file, bool unmeasured, int64_t now,
+                    NsmSignerError *err)
 {
     uint8_t key_point[2 * NSM_P384_SIZE], cert_point[2 * NSM_P384_SIZE];
 
@@ -389,6 +413,16 @@ bool nsm_chain_load(NsmChain *chain, const char *cert_file,
         return nsm_fail(err, NSM_SIGNER_KEY_MISMATCH,
                         "cert-key %s: not the key of the last certificate in "
                         "%s", key_file, cert_file);
+    }
+    if (unmeasured && !says_unmeasured(chain->cert[chain->count - 1])) {
+        const Where at = {
+            .file = cert_file, .chain = chain, .index = chain->count - 1,
+        };
+
+        return fail_at(&at, err, NSM_SIGNER_CERT_MEASURED,
+                       "does not have the word " NSM_UNMEASURED " in an "
+                       "organizational unit (OU), as what issues documents "
+                       "with PCRs of another code must: take one that has");
     }
     return nsm_export_root(chain, err);
 }

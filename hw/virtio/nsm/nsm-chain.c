@@ -65,6 +65,7 @@ static const char *const fault_names[NSM_SIGNER_FAULT_COUNT] = {
     [NSM_SIGNER_CERT_NOT_YET_VALID] = "certificate-not-yet-valid",
     [NSM_SIGNER_CERT_EXPIRED] = "certificate-expired",
     [NSM_SIGNER_KEY_MISMATCH] = "key-mismatch",
+    [NSM_SIGNER_CERT_MEASURED] = "certificate-measured",
     [NSM_SIGNER_LEAF_TOO_LARGE] = "leaf-too-large",
     [NSM_SIGNER_CRYPTO] = "crypto",
 };
@@ -123,6 +124,7 @@ static const struct {
     { 'L', 0x0c, "2.5.4.7", "Local" },
     { 'O', 0x0c, "2.5.4.10", "nitroctl" },
     { 'U', 0x0c, "2.5.4.11", "Local, not AWS" },
+    { 'M', 0x0c, "2.5.4.11", "Local, not AWS, " NSM_UNMEASURED },
     { 'N', 0x0c, "2.5.4.3", NULL },
 };
 
@@ -250,6 +252,9 @@ static const struct {
 
 #define LEVELS G_N_ELEMENTS(levels)
 
+/* Of an instance whose enclave runs what its PCRs do not say */
+static const char unmeasured_order[] = "CSLOMN";
+
 /* The instance's id is what stands before "-enc" in the module id. */
 static int ca_common_name(char name[COMMON_NAME_MAX + 1], size_t level,
                           const char *module_id)
@@ -281,8 +286,9 @@ static int ca_common_name(char name[COMMON_NAME_MAX + 1], size_t level,
 
 /* One level of our own chain: everything but key, extensions and signature */
 static int describe_ca(gnutls_x509_crt_t cert, const NsmChain *chain,
-                       size_t level, const char *module_id)
+                       size_t level, const char *module_id, bool unmeasured)
 {
+    bool last = level == LEVELS - 1;
     char name[COMMON_NAME_MAX + 1];
     int ret = gnutls_x509_crt_set_version(cert, 3);
 
@@ -296,14 +302,15 @@ static int describe_ca(gnutls_x509_crt_t cert, const NsmChain *chain,
         ret = ca_common_name(name, level, module_id);
     }
     if (ret >= 0) {
-        ret = set_subject(cert, levels[level].order, name);
+        ret = set_subject(cert, last && unmeasured ? unmeasured_order :
+                          levels[level].order, name);
     }
     return ret;
 }
 
 /* The next level of our own chain; @chain->key becomes its key. */
 static int make_ca(NsmChain *chain, const char *module_id,
-                   NsmDocumentForm form)
+                   NsmDocumentForm form, bool unmeasured)
 {
     size_t level = chain->count;
     bool identified = level < LEVELS - 1 || form != NSM_DOCUMENT_2023;
@@ -318,7 +325,7 @@ static int make_ca(NsmChain *chain, const char *module_id,
     chain->count++;
     issuer = level > 0 ? chain->cert[level - 1] : NULL;
 
-    ret = describe_ca(cert, chain, level, module_id);
+    ret = describe_ca(cert, chain, level, module_id, unmeasured);
     if (ret >= 0) {
         ret = make_key(cert, &key);
     }
@@ -356,12 +363,13 @@ bool nsm_export_root(NsmChain *chain, NsmSignerError *err)
 }
 
 bool nsm_chain_make(NsmChain *chain, const char *module_id,
-                    NsmDocumentForm form, int64_t now, NsmSignerError *err)
+                    NsmDocumentForm form, bool unmeasured, int64_t now,
+                    NsmSignerError *err)
 {
     chain->begin = now - EPHEMERAL_BACKDATE;
     chain->end = now + EPHEMERAL_LIFE;
     while (chain->count < LEVELS) {
-        int ret = make_ca(chain, module_id, form);
+        int ret = make_ca(chain, module_id, form, unmeasured);
 
         if (ret < 0) {
             return nsm_fail_crypto(err, "make an ephemeral chain", ret);

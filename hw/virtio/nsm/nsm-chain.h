@@ -47,9 +47,11 @@ typedef struct NsmLeaf {
  * caller's to clear also when they fail.
  */
 bool nsm_chain_load(NsmChain *chain, const char *cert_file,
-                    const char *key_file, int64_t now, NsmSignerError *err);
+                    const char *key_file, bool unmeasured, int64_t now,
+                    NsmSignerError *err);
 bool nsm_chain_make(NsmChain *chain, const char *module_id,
-                    NsmDocumentForm form, int64_t now, NsmSignerError *err);
+                    NsmDocumentForm form, bool unmeasured, int64_t now,
+                    NsmSignerError *err);
 void nsm_chain_clear(NsmChain *chain);
 
 bool nsm_leaf_issue(NsmLeaf *leaf, const NsmChain *chain,

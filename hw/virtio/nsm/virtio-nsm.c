@@ -454,6 +454,7 @@ static void nsm_realize(DeviceState *dev, Error **errp)
         .cert_chain = s->cert_chain,
         .cert_key = s->cert_key,
         .form = s->document_form,
+        .unmeasured = s->unmeasured,
     };
     NsmSignerError err;
 
@@ -522,6 +523,7 @@ static const Property nsm_properties[] = {
     DEFINE_PROP_STRING("module-id", NitroNsm, module_id),
     DEFINE_PROP_STRING("cert-chain", NitroNsm, cert_chain),
     DEFINE_PROP_STRING("cert-key", NitroNsm, cert_key),
+    DEFINE_PROP_BOOL("unmeasured", NitroNsm, unmeasured, false),
 };
 
 static void nsm_class_init(ObjectClass *oc, NitroClassData *data)
@@ -538,6 +540,8 @@ static void nsm_class_init(ObjectClass *oc, NitroClassData *data)
         "PEM file: CA certificates, root first (default: an ephemeral chain)");
     object_class_property_set_description(oc, "cert-key",
         "PEM file: private key of the last certificate in cert-chain");
+    object_class_property_set_description(oc, "unmeasured",
+        "Issue documents under a certificate that says \"unmeasured\"");
     object_class_property_add_enum(oc, "document-form", "NsmDocumentForm",
                                    &nitro_document_form_lookup,
                                    nsm_get_document_form,
