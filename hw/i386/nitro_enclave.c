@@ -195,9 +195,11 @@ static size_t nitro_enclave_cmdline_extra(NitroEnclaveMachineState *nems)
 }
 
 /* What a loaded image has told that is no error. */
-static void nitro_enclave_tell(const MachineState *machine,
+static void nitro_enclave_tell(NitroEnclaveMachineState *nems,
                                const EifImage *image)
 {
+    const MachineState *machine = MACHINE(nems);
+
     if (image->layout.gap_bytes) {
         warn_report("%s: %" PRIu64 " bytes of it lie between its sections:"
                     " they are in no PCR", machine->kernel_filename,
@@ -212,6 +214,12 @@ static void nitro_enclave_tell(const MachineState *machine,
         warn_report("%s: the signature of %s does not cover it: PCR0 and PCR2 "
                     "change with it, while PCR8 remains that of the signer",
                     machine->initrd_filename, machine->kernel_filename);
+    }
+    if (nitro_enclave_unmeasured(nems)) {
+        warn_report("this enclave is unmeasured, for %s: %s",
+                    nems->overlay ?: "-append names another init",
+                    nems->keep_pcrs ? "its attestation documents say so in "
+                    "the name of their issuer" : "PCR0, 1, 2 and 8 are zero");
     }
     trace_nitro_enclave_loaded(image->kernel_size, image->initramfs_size,
                                image->cmdline);
@@ -236,33 +244,36 @@ static bool nitro_enclave_load_eif(NitroEnclaveMachineState *nems,
         .cmdline_extra = strlen(append) + nitro_enclave_cmdline_extra(nems),
         .lowmem = MIN(machine->ram_size, MICROVM_LOWMEM),
     };
+    const char *const names[] = {
+        machine->kernel_filename, machine->initrd_filename, nems->overlay,
+    };
+    int fds[ARRAY_SIZE(names)] = { -1, -1, -1 };
     EifError err;
     bool loaded = false;
-    int initrd_fd = -1;
-    int fd;
+    int i;
 
-    fd = qemu_open(machine->kernel_filename, O_RDONLY, errp);
-    if (fd < 0) {
-        return false;
-    }
-    if (machine->initrd_filename) {
-        initrd_fd = qemu_open(machine->initrd_filename, O_RDONLY, errp);
-        if (initrd_fd < 0) {
-            goto out;
+    for (i = 0; i < ARRAY_SIZE(names); i++) {
+        if (names[i]) {
+            fds[i] = qemu_open(names[i], O_RDONLY, errp);
+            if (fds[i] < 0) {
+                goto out;
+            }
         }
     }
-    loaded = eif_load(fd, initrd_fd, &options, image, &err);
+    loaded = eif_load(fds[0], fds[1], fds[2], &options, image, &err);
     if (loaded) {
-        nitro_enclave_tell(machine, image);
+        nitro_enclave_tell(nems, image);
     } else {
-        error_setg(errp, "%s: %s (%s)", machine->kernel_filename, err.text,
+        error_setg(errp, "%s: %s (%s)", err.rule >= EIF_ERR_OVERLAY_NOT_CPIO ?
+                   nems->overlay : machine->kernel_filename, err.text,
                    eif_rule_name(err.rule));
     }
-    if (initrd_fd >= 0) {
-        close(initrd_fd);
-    }
 out:
-    close(fd);
+    for (i = 0; i < ARRAY_SIZE(fds); i++) {
+        if (fds[i] >= 0) {
+            close(fds[i]);
+        }
+    }
     return loaded;
 }
 
@@ -362,7 +373,8 @@ static bool nitro_enclave_create_nsm(NitroEnclaveMachineState *nems,
         .pcr8 = pcr->has_pcr8 ? pcr->pcr8 : NULL,
         .parent_role = nems->parent_role,
         .parent_id = nems->parent_id,
-        .debug = nems->debug_mode,
+        .debug = nems->debug_mode ||
+                 (nitro_enclave_unmeasured(nems) && !nems->keep_pcrs),
     };
 
     if (!nems->id) {
@@ -378,6 +390,7 @@ static bool nitro_enclave_create_nsm(NitroEnclaveMachineState *nems,
         qdev_prop_set_string(dev, "cert-key", nems->cert_key);
     }
     NITRO_NSM(dev)->document_form = nems->document_form;
+    NITRO_NSM(dev)->unmeasured = nems->keep_pcrs;
     object_property_add_child(OBJECT(nems), "nsm", OBJECT(dev));
     if (!qdev_realize_and_unref(
             dev, nitro_enclave_transport(NITRO_ENCLAVE_TRANSPORT_NSM), errp)) {

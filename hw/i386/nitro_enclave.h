@@ -40,6 +40,10 @@ enum {
 #define NITRO_ENCLAVE_DEBUG_MODE    "debug-mode"
 #define NITRO_ENCLAVE_EIF_SIGNATURE "eif-signature"
 #define NITRO_ENCLAVE_DOCUMENT_FORM "document-form"
+#define NITRO_ENCLAVE_OVERLAY       "overlay"
+#define NITRO_ENCLAVE_KEEP_PCRS     "overlay-keep-pcrs"
+/* Read-only: what runs is not, or not only, what the image's PCRs say. */
+#define NITRO_ENCLAVE_UNMEASURED    "unmeasured"
 
 struct NitroEnclaveMachineClass {
     MicrovmMachineClass parent;
@@ -60,8 +64,11 @@ struct NitroEnclaveMachineState {
     bool debug_mode;
     EifSignaturePolicy eif_signature;
     NsmDocumentForm document_form;
+    char *overlay;
+    bool keep_pcrs;
 
     /* State */
+    bool other_init;            /* the user's -append names one */
     MemoryRegion reset_port;
 };
 
@@ -74,6 +81,9 @@ OBJECT_DECLARE_TYPE(NitroEnclaveMachineState, NitroEnclaveMachineClass,
 /* The options as properties of the machine's class, and of one machine. */
 void nitro_enclave_add_options(ObjectClass *oc);
 void nitro_enclave_free_options(Object *obj);
+
+/* Whether an option lets the guest run what was not measured. */
+bool nitro_enclave_unmeasured(NitroEnclaveMachineState *nems);
 
 /* The chardev of the vsock backend; NULL, with @errp: an option is wrong. */
 Chardev *nitro_enclave_check_options(NitroEnclaveMachineState *nems,

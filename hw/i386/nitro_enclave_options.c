@@ -50,6 +50,34 @@ static bool check_name(const char *option, const char *value, size_t max,
     return true;
 }
 
+/*
+ * An init that the user names is as good as another ramdisk. The machine's own
+ * command line is still the user's when this is asked first, and has the
+ * image's, which was measured, later: so the answer is kept.
+ */
+bool nitro_enclave_unmeasured(NitroEnclaveMachineState *nems)
+{
+    return nems->overlay || nems->other_init;
+}
+
+static bool check_keep_pcrs(NitroEnclaveMachineState *nems, Error **errp)
+{
+    if (!nems->keep_pcrs) {
+        return true;
+    }
+    if (nems->debug_mode) {
+        error_setg(errp, "overlay-keep-pcrs=on keeps the PCRs that "
+                   "debug-mode=on has zero: leave one of them out");
+        return false;
+    }
+    if (!nitro_enclave_unmeasured(nems)) {
+        error_setg(errp, "overlay-keep-pcrs=on is for an enclave that is not "
+                   "measured: give overlay=FILE, or leave it out");
+        return false;
+    }
+    return true;
+}
+
 Chardev *nitro_enclave_check_options(NitroEnclaveMachineState *nems,
                                      Error **errp)
 {
@@ -99,7 +127,9 @@ Chardev *nitro_enclave_check_options(NitroEnclaveMachineState *nems,
                     PARENT_ROLE_MAX, errp)) {
         return NULL;
     }
-    return chr;
+    nems->other_init = machine->kernel_cmdline &&
+                       eif_cmdline_names_init(machine->kernel_cmdline);
+    return check_keep_pcrs(nems, errp) ? chr : NULL;
 }
 
 #define NITRO_ENCLAVE_STRING(member)                                    \
@@ -121,6 +151,7 @@ NITRO_ENCLAVE_STRING(parent_role)
 NITRO_ENCLAVE_STRING(parent_id)
 NITRO_ENCLAVE_STRING(cert_chain)
 NITRO_ENCLAVE_STRING(cert_key)
+NITRO_ENCLAVE_STRING(overlay)
 
 static bool nitro_enclave_get_debug_mode(Object *obj, Error **errp)
 {
@@ -131,6 +162,21 @@ static void nitro_enclave_set_debug_mode(Object *obj, bool value,
                                          Error **errp)
 {
     NITRO_ENCLAVE_MACHINE(obj)->debug_mode = value;
+}
+
+static bool nitro_enclave_get_keep_pcrs(Object *obj, Error **errp)
+{
+    return NITRO_ENCLAVE_MACHINE(obj)->keep_pcrs;
+}
+
+static void nitro_enclave_set_keep_pcrs(Object *obj, bool value, Error **errp)
+{
+    NITRO_ENCLAVE_MACHINE(obj)->keep_pcrs = value;
+}
+
+static bool nitro_enclave_get_unmeasured(Object *obj, Error **errp)
+{
+    return nitro_enclave_unmeasured(NITRO_ENCLAVE_MACHINE(obj));
 }
 
 static const QEnumLookup eif_signature_lookup = {
@@ -173,6 +219,27 @@ void nitro_enclave_free_options(Object *obj)
     g_free(nems->parent_id);
     g_free(nems->cert_chain);
     g_free(nems->cert_key);
+    g_free(nems->overlay);
+}
+
+static void add_unmeasured_options(ObjectClass *oc)
+{
+    object_class_property_add_str(oc, NITRO_ENCLAVE_OVERLAY,
+                                  nitro_enclave_get_overlay,
+                                  nitro_enclave_set_overlay);
+    object_class_property_set_description(oc, NITRO_ENCLAVE_OVERLAY,
+        "Unmeasured newc cpio after the image's ramdisks: PCR0, 1, 2, 8 zero");
+
+    object_class_property_add_bool(oc, NITRO_ENCLAVE_KEEP_PCRS,
+                                   nitro_enclave_get_keep_pcrs,
+                                   nitro_enclave_set_keep_pcrs);
+    object_class_property_set_description(oc, NITRO_ENCLAVE_KEEP_PCRS,
+        "Image's PCRs although unmeasured; its documents' issuer says so");
+
+    object_class_property_add_bool(oc, NITRO_ENCLAVE_UNMEASURED,
+                                   nitro_enclave_get_unmeasured, NULL);
+    object_class_property_set_description(oc, NITRO_ENCLAVE_UNMEASURED,
+        "Whether something runs that no PCR has (read-only)");
 }
 
 void nitro_enclave_add_options(ObjectClass *oc)
@@ -234,4 +301,5 @@ void nitro_enclave_add_options(ObjectClass *oc)
                                    nitro_enclave_set_document_form);
     object_class_property_set_description(oc, NITRO_ENCLAVE_DOCUMENT_FORM,
         "Shape of attestation documents: AWS's of 2025 (default), or 2023");
+    add_unmeasured_options(oc);
 }

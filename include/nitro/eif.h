@@ -38,6 +38,10 @@
  *                   signature-index, signature-pcr0,
  *                   signature-not-yet-valid, signature-expired
  *
+ * An overlay, which is no part of the file, is looked at between 4 and 5
+ * (overlay-too-large), after 5 (overlay-not-cpio, overlay-misaligned) and
+ * after 7 (overlay-too-large).
+ *
  * Steps marked * are boot rules: EifOptions.file_rules_only leaves them out,
  * since a file may be described or signed without being booted; only
  * eif_load() keeps to step 4 in any case, as it has to hold the data.  Nothing
@@ -122,6 +126,9 @@ typedef enum EifRule {
     EIF_ERR_SIGNATURE_PCR0,         /* signs another image's PCR0 */
     EIF_ERR_SIGNATURE_NOT_YET_VALID,
     EIF_ERR_SIGNATURE_EXPIRED,
+    EIF_ERR_OVERLAY_NOT_CPIO,       /* of these it is the overlay's fault */
+    EIF_ERR_OVERLAY_MISALIGNED,
+    EIF_ERR_OVERLAY_TOO_LARGE,
     EIF_RULE_COUNT
 } EifRule;
 
@@ -367,15 +374,27 @@ typedef struct EifImage {
  * padding is not measured, and the signature is checked against the PCR0 of
  * the file alone.
  *
+ * @overlay_fd (-1: none): a regular file of newc archives, appended in the same
+ * way after all else, checked while it is read, and measured nowhere: the
+ * caller has to see to it that nobody takes @out->pcr for what runs.
+ *
  * Host memory: the initramfs, the kernel (under 1 GiB), and less than 32 MiB.
  * Threads: two for the time of the call, with all signals blocked.
  *
  * On success the caller owns @out: eif_image_clear().  On failure @out holds
  * nothing.
  */
-bool eif_load(int fd, int initrd_fd, const EifOptions *opt, EifImage *out,
-              EifError *err);
+bool eif_load(int fd, int initrd_fd, int overlay_fd, const EifOptions *opt,
+              EifImage *out, EifError *err);
 /* Close and free; harmless on a zeroed or cleared image. */
 void eif_image_clear(EifImage *image);
+
+/* ---- What no PCR has: eif-overlay.c ---- */
+
+/*
+ * Would Linux find an init= or rdinit= in @text, which is added to a command
+ * line?  Also true where one stands in quotes or behind "--", and does nothing.
+ */
+bool eif_cmdline_names_init(const char *text);
 
 #endif /* NITRO_EIF_H */

@@ -54,6 +54,10 @@ static void test_options(void)
         { "eif-signature=maybe", "maybe" },
         { "document-form=2022", "2022" },
         { "acpi=on,ioapic2=on", "ioapic2=on is not supported" },
+        { "overlay-keep-pcrs=on", "is for an enclave that is not measured" },
+        { "overlay=/x,overlay-keep-pcrs=on,debug-mode=on",
+          "keeps the PCRs that debug-mode=on has zero" },
+        { "unmeasured=off", "unmeasured" },
         { "cert-key=/dev/null", "(options)" },
         { "cert-chain=/nonexistent,cert-key=/nonexistent", "(unreadable)" },
     };
@@ -88,6 +92,43 @@ static void refuse_arguments(bool kernel, const char *args,
                            args);
     expect_refusal(line, message);
     enclave_clear(&e);
+}
+
+/* Each by its name, and with the overlay's, not the image's. */
+static void test_overlay(void)
+{
+    static const char good[] = OVERLAY;
+    const struct {
+        const char *data;
+        size_t len;
+        const char *rule;
+    } bad[] = {
+        { "\x1f\x8b\b\0", 4, "this is gzip: unpack it (overlay-not-cpio)" },
+        { good, sizeof(good) - 2, "(overlay-misaligned)" },
+        { good, 112, "was cut (overlay-not-cpio)" },
+        { good, 0, "(overlay-not-cpio)" },
+    };
+    int i;
+
+    for (i = 0; i < ARRAY_SIZE(bad); i++) {
+        g_autofree char *file = write_temporary(bad[i].data, bad[i].len);
+        g_autofree char *args = g_strdup_printf("-M overlay=%s", file);
+        g_autofree char *named = g_strdup_printf("%s: ", file);
+
+        refuse_arguments(true, args, bad[i].rule);
+        if (i == 0) {
+            refuse_arguments(true, args, named);
+        }
+        if (i == ARRAY_SIZE(bad) - 1) {
+            g_assert_cmpint(truncate(file, GiB), ==, 0);
+            refuse_arguments(true, args, "(overlay-too-large)");
+        }
+        unlink(file);
+    }
+    refuse_arguments(true, "-M overlay=/nonexistent",
+                     "'/nonexistent': No such file or directory");
+    refuse_arguments(true, "-M overlay=/dev/null",
+                     "the overlay is not a regular file (io)");
 }
 
 static void test_kernel(void)
@@ -249,6 +290,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
 
     qtest_add_func("/nitro-enclave/options", test_options);
+    qtest_add_func("/nitro-enclave/overlay", test_overlay);
     qtest_add_func("/nitro-enclave/kernel", test_kernel);
     qtest_add_func("/nitro-enclave/bad-backend", test_bad_backend);
     qtest_add_func("/nitro-enclave/no-backend", test_no_backend);

@@ -16,13 +16,13 @@
 #include "nitro-qtest-enclave.h"
 
 #define TRANSPORT_VSOCK 0
-#define TRANSPORT_NSM 1
 
 static void test_help(void)
 {
     static const char *const options[] = {
         "vsock=", "id=", "parent-role=", "parent-id=", "cert-chain=",
         "cert-key=", "debug-mode=", "eif-signature=", "document-form=",
+        "overlay=", "overlay-keep-pcrs=",
     };
     g_autofree char *out = NULL, *err = NULL;
     int i;
@@ -214,76 +214,6 @@ static void test_irq(const void *opaque)
     enclave_clear(&e);
 }
 
-/* PCR = SHA384(48 zero bytes || @data): AWS user guide, measurements. */
-static char *extend_zero(const void *data, size_t len)
-{
-    static const uint8_t zero[48];
-    GChecksum *sum = g_checksum_new(G_CHECKSUM_SHA384);
-    char *hex;
-
-    g_checksum_update(sum, zero, sizeof(zero));
-    g_checksum_update(sum, data, len);
-    hex = g_strdup(g_checksum_get_string(sum));
-    g_checksum_free(sum);
-    return hex;
-}
-
-/* The same of SHA384(parts one after the other). */
-static char *measure(const NsmBytes *part, int n)
-{
-    GChecksum *sum = g_checksum_new(G_CHECKSUM_SHA384);
-    uint8_t digest[48];
-    gsize len = sizeof(digest);
-
-    while (n--) {
-        g_checksum_update(sum, part->data, part->len);
-        part++;
-    }
-    g_checksum_get_digest(sum, digest, &len);
-    g_checksum_free(sum);
-    return extend_zero(digest, len);
-}
-
-static void expect_pcr(NsmQueue *q, uint8_t index, const char *expected)
-{
-    g_autofree char *hex = NULL;
-    uint8_t pcr[48];
-    bool lock;
-
-    nsm_describe_pcr(q, index, pcr, &lock);
-    hex = nitro_hex(pcr, 48);
-    g_assert_cmpstr(hex, ==, expected);
-    g_assert_cmpint(lock, ==, index < 16);
-}
-
-static const char zero_pcr[] =
-    "000000000000000000000000000000000000000000000000"
-    "000000000000000000000000000000000000000000000000";
-
-static void check_measured(Enclave *e, QTestState *qts, bool extra,
-                           const char *pcr3, const char *pcr4)
-{
-    const NsmBytes part[] = {
-        { e->kernel, KERNEL_BYTES }, BYTES(CMDLINE), BYTES(RAMDISK_1),
-        BYTES(RAMDISK_2), BYTES("EXTRA"),
-    };
-    g_autofree char *pcr0 = measure(part, 4 + extra);
-    g_autofree char *pcr1 = measure(part, 3);
-    g_autofree char *pcr2 = measure(part + 3, 1 + extra);
-    NsmQueue q;
-    int i;
-
-    nsm_queue_start(&q, qts, TRANSPORT_NSM);
-    expect_pcr(&q, 0, pcr0);
-    expect_pcr(&q, 1, pcr1);
-    expect_pcr(&q, 2, pcr2);
-    expect_pcr(&q, 3, pcr3);
-    expect_pcr(&q, 4, pcr4);
-    for (i = 5; i < 32; i++) {
-        expect_pcr(&q, i, zero_pcr);
-    }
-}
-
 static void test_pcr(void)
 {
     QTestState *qts;
@@ -291,7 +221,7 @@ static void test_pcr(void)
 
     enclave_init(&e);
     qts = enclave_start(&e, "", "");
-    check_measured(&e, qts, false, zero_pcr, zero_pcr);
+    enclave_expect_measured(&e, qts, false, enclave_zero_pcr, enclave_zero_pcr);
     qtest_quit(qts);
     enclave_clear(&e);
 }
@@ -306,7 +236,7 @@ static void test_pcr_parent(void)
     qts = enclave_start(&e, ",parent-id=i-1234567890abcdef0,"
                         "parent-role=arn:aws:iam::123456789012:role/Webserver",
                         "-append ignored");
-    check_measured(&e, qts, false,
+    enclave_expect_measured(&e, qts, false,
         "78fce75db17cd4e0a3fb8dad3ad128ca5e77edbb2b2c7f75"
         "329dccd99aa5f6ef4fc1f1a452e315b9e98f9e312e6921e6",
         "08f996b5d43e047a9eb51e7f548bfee7e164fd7dc8f65541"
@@ -325,7 +255,7 @@ static void test_pcr_initrd(void)
 
     enclave_init(&e);
     qts = enclave_start(&e, "", args);
-    check_measured(&e, qts, true, zero_pcr, zero_pcr);
+    enclave_expect_measured(&e, qts, true, enclave_zero_pcr, enclave_zero_pcr);
     qtest_quit(qts);
     enclave_clear(&e);
     unlink(initrd);
@@ -334,7 +264,7 @@ static void test_pcr_initrd(void)
 /* Debug mode hides the image, not the parent: PCR3 and PCR4 stay. */
 static void test_pcr_debug(void)
 {
-    g_autofree char *pcr4 = extend_zero("i-1", 3);
+    g_autofree char *pcr4 = enclave_extend_zero("i-1", 3);
     QTestState *qts;
     NsmQueue q;
     Enclave e;
@@ -342,10 +272,10 @@ static void test_pcr_debug(void)
     enclave_init(&e);
     qts = enclave_start(&e, ",debug-mode=on,parent-id=i-1", "");
     nsm_queue_start(&q, qts, TRANSPORT_NSM);
-    expect_pcr(&q, 0, zero_pcr);
-    expect_pcr(&q, 1, zero_pcr);
-    expect_pcr(&q, 2, zero_pcr);
-    expect_pcr(&q, 4, pcr4);
+    enclave_expect_pcr(&q, 0, enclave_zero_pcr);
+    enclave_expect_pcr(&q, 1, enclave_zero_pcr);
+    enclave_expect_pcr(&q, 2, enclave_zero_pcr);
+    enclave_expect_pcr(&q, 4, pcr4);
     qtest_quit(qts);
     enclave_clear(&e);
 }

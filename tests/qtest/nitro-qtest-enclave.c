@@ -277,3 +277,75 @@ void enclave_clear(Enclave *e)
     g_free(e->eif);
     g_free(e->chardev);
 }
+
+/* ---- its registers ---- */
+
+/* PCR = SHA384(48 zero bytes || @data): AWS user guide, measurements. */
+char *enclave_extend_zero(const void *data, size_t len)
+{
+    static const uint8_t zero[48];
+    GChecksum *sum = g_checksum_new(G_CHECKSUM_SHA384);
+    char *hex;
+
+    g_checksum_update(sum, zero, sizeof(zero));
+    g_checksum_update(sum, data, len);
+    hex = g_strdup(g_checksum_get_string(sum));
+    g_checksum_free(sum);
+    return hex;
+}
+
+/* The same of SHA384(parts one after the other). */
+static char *measure(const NsmBytes *part, int n)
+{
+    GChecksum *sum = g_checksum_new(G_CHECKSUM_SHA384);
+    uint8_t digest[48];
+    gsize len = sizeof(digest);
+
+    while (n--) {
+        g_checksum_update(sum, part->data, part->len);
+        part++;
+    }
+    g_checksum_get_digest(sum, digest, &len);
+    g_checksum_free(sum);
+    return enclave_extend_zero(digest, len);
+}
+
+void enclave_expect_pcr(NsmQueue *q, uint8_t index, const char *expected)
+{
+    g_autofree char *hex = NULL;
+    uint8_t pcr[48];
+    bool lock;
+
+    nsm_describe_pcr(q, index, pcr, &lock);
+    hex = nitro_hex(pcr, 48);
+    g_assert_cmpstr(hex, ==, expected);
+    g_assert_cmpint(lock, ==, index < 16);
+}
+
+const char enclave_zero_pcr[] =
+    "000000000000000000000000000000000000000000000000"
+    "000000000000000000000000000000000000000000000000";
+
+void enclave_expect_measured(Enclave *e, QTestState *qts, bool extra,
+                             const char *pcr3, const char *pcr4)
+{
+    const NsmBytes part[] = {
+        { e->kernel, KERNEL_BYTES }, BYTES(CMDLINE), BYTES(RAMDISK_1),
+        BYTES(RAMDISK_2), BYTES("EXTRA"),
+    };
+    g_autofree char *pcr0 = measure(part, 4 + extra);
+    g_autofree char *pcr1 = measure(part, 3);
+    g_autofree char *pcr2 = measure(part + 3, 1 + extra);
+    NsmQueue q;
+    int i;
+
+    nsm_queue_start(&q, qts, TRANSPORT_NSM);
+    enclave_expect_pcr(&q, 0, pcr0);
+    enclave_expect_pcr(&q, 1, pcr1);
+    enclave_expect_pcr(&q, 2, pcr2);
+    enclave_expect_pcr(&q, 3, pcr3);
+    enclave_expect_pcr(&q, 4, pcr4);
+    for (i = 5; i < 32; i++) {
+        enclave_expect_pcr(&q, i, enclave_zero_pcr);
+    }
+}

@@ -40,6 +40,13 @@ void backend_stop(Backend *b);
 #define RAMDISK_1 "INITINIT"
 #define RAMDISK_2 "APPLAPPLAPPL!"
 
+/* A newc archive with a trailer alone; C's own zero completes its padding. */
+#define OVERLAY                                             \
+    "070701" "00000000" "00000000" "00000000" "00000000"    \
+    "00000001" "00000000" "00000000" "00000000" "00000000"  \
+    "00000000" "00000000" "0000000B" "00000000"             \
+    "TRAILER!!!\0\0\0"
+
 #define SETUP_BYTES 1024
 #define KERNEL_BYTES 8192
 
@@ -66,5 +73,18 @@ void enclave_init(Enclave *e);
 /* @machine: ",OPTION=VALUE..." for -M; @args: the rest of the command line. */
 QTestState *enclave_start(Enclave *e, const char *machine, const char *args);
 void enclave_clear(Enclave *e);
+
+/* ---- its registers, as GLib computes them ---- */
+
+#define TRANSPORT_NSM 1
+
+extern const char enclave_zero_pcr[];
+/* PCR = SHA384(48 zero bytes || @data), in hex; to be freed. */
+char *enclave_extend_zero(const void *data, size_t len);
+/* PCR @index, and whether it is locked: 0 to 15 are. */
+void enclave_expect_pcr(NsmQueue *q, uint8_t index, const char *expected);
+/* Those of the image of enclave_init(), with "EXTRA" as -initrd or without. */
+void enclave_expect_measured(Enclave *e, QTestState *qts, bool extra,
+                             const char *pcr3, const char *pcr4);
 
 #endif /* NITRO_QTEST_ENCLAVE_H */

@@ -167,7 +167,7 @@ EifRule judge(const GByteArray *f, const EifOptions *opt, EifMeasurements *m,
 
     *err = (EifError) { EIF_OK, "" };
     checked = eif_check(copy, f->len, opt, m, &warning, err);
-    loaded = eif_load(fd, -1, opt, &image, &load_err);
+    loaded = eif_load(fd, -1, -1, opt, &image, &load_err);
     g_assert_cmpint(checked, ==, err->rule == EIF_OK);
     g_assert_cmpstr(eif_rule_name(load_err.rule), ==,
                     eif_rule_name(err->rule));

@@ -67,7 +67,7 @@ static bool load(const uint8_t *data, size_t len, const EifOptions *opt,
         perror("memfd");
         exit(1);
     }
-    ok = eif_load(fd, -1, opt, &image, err);
+    ok = eif_load(fd, -1, -1, opt, &image, err);
     *m = image.pcr;
     eif_image_clear(&image);
     close(fd);

@@ -217,7 +217,7 @@ static void load_watched(int fd, size_t len, int initrd_fd, EifImage *image)
     EifError err;
 
     watch(fd, len);
-    if (!eif_load(fd, initrd_fd, &file_rules, image, &err)) {
+    if (!eif_load(fd, initrd_fd, -1, &file_rules, image, &err)) {
         g_error("%s: %s", eif_rule_name(err.rule), err.text);
     }
     g_assert_cmpuint(feed.calls, >, 0);
@@ -300,7 +300,7 @@ static void test_signed_with_initrd(void)
     int initrd_fd = fd_of("MORE", 4);
 
     g_assert_cmpint(fd, >=, 0);
-    if (!eif_load(fd, initrd_fd, &file_rules, &image, &err)) {
+    if (!eif_load(fd, initrd_fd, -1, &file_rules, &image, &err)) {
         g_error("%s: %s", eif_rule_name(err.rule), err.text);
     }
     g_assert_true(image.is_signed);
@@ -350,7 +350,7 @@ static void test_short_reads(void)
         watch(fd, f->len);
         feed.most = most[i];
         feed.interrupt = true;
-        g_assert_true(eif_load(fd, -1, &file_rules, &image, &err));
+        g_assert_true(eif_load(fd, -1, -1, &file_rules, &image, &err));
         g_assert_cmpuint(feed.calls, >, 2 * (f->len / most[i]));
         g_assert_cmpmem(image.pcr.pcr0, EIF_DIGEST_SIZE, m.pcr0,
                         EIF_DIGEST_SIZE);
@@ -376,7 +376,7 @@ static void test_read_fails(void)
         watch(fd, f->len);
         feed.end = ends[i / 2];
         feed.error = i % 2 ? EIO : 0;
-        g_assert_false(eif_load(fd, -1, &file_rules, &image, &err));
+        g_assert_false(eif_load(fd, -1, -1, &file_rules, &image, &err));
         g_assert_cmpstr(eif_rule_name(err.rule), ==, "io");
         g_assert_nonnull(strstr(err.text, "at offset "));
         g_assert_nonnull(strstr(err.text, i % 2 ? "Input/output error"
@@ -393,7 +393,7 @@ static void refuse(int fd, int initrd_fd, const char *text)
     EifImage image;
     EifError err;
 
-    g_assert_false(eif_load(fd, initrd_fd, &file_rules, &image, &err));
+    g_assert_false(eif_load(fd, initrd_fd, -1, &file_rules, &image, &err));
     g_assert_cmpstr(eif_rule_name(err.rule), ==, "io");
     g_assert_nonnull(strstr(err.text, text));
     g_assert_cmpint(image.kernel_fd, ==, -1);
@@ -435,7 +435,7 @@ static void test_empty_initrd(void)
     EifImage image;
     EifError err;
 
-    g_assert_true(eif_load(fd, initrd_fd, &file_rules, &image, &err));
+    g_assert_true(eif_load(fd, initrd_fd, -1, &file_rules, &image, &err));
     assert_memfd(image.initramfs_fd, "INI", 3);
     g_assert_cmpmem(image.pcr.pcr0, EIF_DIGEST_SIZE, image.pcr.pcr1,
                     EIF_DIGEST_SIZE);
@@ -542,7 +542,7 @@ static void test_large(gconstpointer data)
         g_assert_cmpint(ftruncate(initrd_fd, c->initrd), ==, 0);
     }
     peak = peak_kib();
-    g_assert_false(eif_load(fd, initrd_fd, &opt, &image, &err));
+    g_assert_false(eif_load(fd, initrd_fd, -1, &opt, &image, &err));
     if (err.rule != c->rule || !strstr(err.text, c->text)) {
         g_error("%s: %s", eif_rule_name(err.rule), err.text);
     }
@@ -577,7 +577,7 @@ static void test_claims(void)
             }
             fd = fd_of(f->data, f->len);
             peak = peak_kib();
-            g_assert_false(eif_load(fd, -1, &file_rules, &image, &err));
+            g_assert_false(eif_load(fd, -1, -1, &file_rules, &image, &err));
             if (section < 3 && claims[i] == 600 * KIB) {
                 /* So much there is, but the next section is elsewhere. */
                 g_assert_cmpstr(eif_rule_name(err.rule), ==,
@@ -616,12 +616,12 @@ static void test_nothing_left(void)
     EifError err;
 
     for (unsigned i = 0; i < 20; i++) {
-        g_assert_true(eif_load(fd, -1, &file_rules, &image, &err));
+        g_assert_true(eif_load(fd, -1, -1, &file_rules, &image, &err));
         eif_image_clear(&image);
-        g_assert_false(eif_load(fd, -1, &all, &image, &err));
+        g_assert_false(eif_load(fd, -1, -1, &all, &image, &err));
         watch(fd, f->len);
         feed.end = 400 * KIB;
-        g_assert_false(eif_load(fd, -1, &file_rules, &image, &err));
+        g_assert_false(eif_load(fd, -1, -1, &file_rules, &image, &err));
         unwatch();
     }
     g_assert_cmpuint(entries("/proc/self/fd"), ==, fds);
@@ -636,7 +636,7 @@ static void test_times(void)
     EifImage image;
     EifError err;
 
-    g_assert_true(eif_load(fd, -1, &file_rules, &image, &err));
+    g_assert_true(eif_load(fd, -1, -1, &file_rules, &image, &err));
     g_assert_cmpuint(image.times.total, >, 0);
     g_assert_cmpuint(image.times.pcr0, >, 0);
     g_assert_cmpuint(image.times.pcr0, <=, image.times.total);

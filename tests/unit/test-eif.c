@@ -437,12 +437,14 @@ static void test_good(void)
 /* Every rule of the core has a case in some table of these tests. */
 static void test_all_rules_covered(void)
 {
-    /* Those of test-eif-load and test-eif-signature. */
+    /* Those of test-eif-load, test-eif-signature, test-eif-overlay. */
     static const EifRule elsewhere[] = {
         EIF_ERR_IO, EIF_ERR_SIGNATURE_TOO_LARGE,
         EIF_ERR_SIGNATURE_CERTIFICATE, EIF_ERR_SIGNATURE_INVALID,
         EIF_ERR_SIGNATURE_INDEX, EIF_ERR_SIGNATURE_PCR0,
         EIF_ERR_SIGNATURE_NOT_YET_VALID, EIF_ERR_SIGNATURE_EXPIRED,
+        EIF_ERR_OVERLAY_NOT_CPIO, EIF_ERR_OVERLAY_MISALIGNED,
+        EIF_ERR_OVERLAY_TOO_LARGE,
     };
     bool covered[EIF_RULE_COUNT] = { false };
     g_autoptr(GHashTable) names = g_hash_table_new(g_str_hash, g_str_equal);

@@ -44,12 +44,14 @@ static uint64_t le64(const uint8_t *p)
     return (uint64_t)le32(p + 4) << 32 | le32(p);
 }
 
-bool eif_check_sizes(const EifLayout *l, uint64_t extra, uint64_t lowmem,
-                     EifError *err)
+bool eif_check_sizes(const EifLayout *l, uint64_t extra, uint64_t overlay,
+                     uint64_t lowmem, EifError *err)
 {
     uint64_t kernel = l->section[l->kernel].size;
     uint64_t cmdline = l->section[l->cmdline].size;
+    uint64_t size;
     uint64_t limit = EIF_INITRAMFS_LIMIT;
+    const char *whose = "boot protocol's limit";
 
     if (kernel >= EIF_KERNEL_LIMIT) {
         return eif_fail(err, EIF_ERR_KERNEL_TOO_LARGE,
@@ -63,28 +65,34 @@ bool eif_check_sizes(const EifLayout *l, uint64_t extra, uint64_t lowmem,
     }
     if (lowmem && lowmem < limit) {
         limit = lowmem;
+        whose = "guest's memory below 4 GiB";
     }
     /* Each is tested alone first, so that their sum cannot wrap. */
     if (l->ramdisk_bytes >= limit || extra >= limit ||
-        eif_initramfs_size(l, extra) >= limit) {
+        eif_initramfs_append(l->ramdisk_bytes, extra) >= limit) {
         return eif_fail(err, EIF_ERR_INITRAMFS_TOO_LARGE,
                         "the initramfs has %" PRIu64 " bytes of ramdisks and"
                         " %" PRIu64 " of an added initrd, but must be smaller"
                         " than the %s (%" PRIu64 " bytes)",
-                        l->ramdisk_bytes, extra,
-                        limit == lowmem ? "guest's memory below 4 GiB"
-                                        : "boot protocol's limit", limit);
+                        l->ramdisk_bytes, extra, whose, limit);
+    }
+    size = eif_initramfs_append(l->ramdisk_bytes, extra);
+    if (overlay >= limit || eif_initramfs_append(size, overlay) >= limit) {
+        return eif_fail(err, EIF_ERR_OVERLAY_TOO_LARGE,
+                        "it has %" PRIu64 " bytes and the initramfs before it"
+                        " %" PRIu64 ", but together they must be smaller than"
+                        " the %s (%" PRIu64 " bytes)%s", overlay, size, whose,
+                        limit, limit == lowmem
+                        ? "; give the guest more memory" : "");
     }
     return true;
 }
 
-uint64_t eif_initramfs_size(const EifLayout *l, uint64_t extra)
+uint64_t eif_initramfs_append(uint64_t size, uint64_t more)
 {
-    uint64_t size = l->ramdisk_bytes;
-
-    if (extra) {
+    if (more) {
         size = (size + EIF_INITRD_ALIGN - 1) & ~(EIF_INITRD_ALIGN - 1ULL);
-        size += extra;
+        size += more;
     }
     return size;
 }

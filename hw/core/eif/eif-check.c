@@ -144,7 +144,7 @@ bool eif_check(const uint8_t *buf, size_t len, const EifOptions *opt,
     kernel = &l.section[l.kernel];
     cmdline = &l.section[l.cmdline];
     if (!opt->file_rules_only &&
-        !eif_check_sizes(&l, 0, opt->lowmem, err)) {
+        !eif_check_sizes(&l, 0, 0, opt->lowmem, err)) {
         return false;
     }
     crc = crc32_z(eif_crc_header(buf), buf + EIF_HEADER_SIZE,

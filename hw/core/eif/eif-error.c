@@ -46,6 +46,9 @@ static const char *const rule_names[EIF_RULE_COUNT] = {
     [EIF_ERR_SIGNATURE_PCR0] = "signature-pcr0",
     [EIF_ERR_SIGNATURE_NOT_YET_VALID] = "signature-not-yet-valid",
     [EIF_ERR_SIGNATURE_EXPIRED] = "signature-expired",
+    [EIF_ERR_OVERLAY_NOT_CPIO] = "overlay-not-cpio",
+    [EIF_ERR_OVERLAY_MISALIGNED] = "overlay-misaligned",
+    [EIF_ERR_OVERLAY_TOO_LARGE] = "overlay-too-large",
 };
 
 const char *eif_rule_name(EifRule rule)

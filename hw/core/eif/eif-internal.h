@@ -39,13 +39,17 @@ bool eif_fail(EifError *err, EifRule rule, const char *fmt, ...)
 
 /*
  * Step 4 of the order in nitro/eif.h: sizes alone, before anything is
- * allocated.  @extra: bytes of an initrd that does not come from the file.
+ * allocated.  @extra: bytes of an initrd that does not come from the file;
+ * @overlay: of an overlay.
  */
-bool eif_check_sizes(const EifLayout *l, uint64_t extra, uint64_t lowmem,
-                     EifError *err);
+bool eif_check_sizes(const EifLayout *l, uint64_t extra, uint64_t overlay,
+                     uint64_t lowmem, EifError *err);
 
-/* Of the file's ramdisks and an extra initrd; the caller checked the sizes. */
-uint64_t eif_initramfs_size(const EifLayout *l, uint64_t extra);
+/*
+ * An initramfs of @size bytes with @more appended, at the next multiple of
+ * EIF_INITRD_ALIGN; the caller has checked the sizes.
+ */
+uint64_t eif_initramfs_append(uint64_t size, uint64_t more);
 
 /* ---- eif-measure.c ---- */
 

@@ -145,15 +145,22 @@ static bool parse(EifLoader *ld, uint64_t file_size, EifError *err)
     return eif_layout_finish(l, err);
 }
 
+/* Of the file's ramdisks and the initrd: what lies before an overlay. */
+static uint64_t measured_initramfs(const EifLoader *ld)
+{
+    return eif_initramfs_append(ld->layout->ramdisk_bytes, ld->initrd_size);
+}
+
 /* Everything that what is read will need, sized by the checked layout. */
-static bool allocate(EifLoader *ld, uint64_t extra, EifError *err)
+static bool allocate(EifLoader *ld, EifError *err)
 {
     EifImage *image = ld->image;
     const EifLayout *l = ld->layout;
 
     image->kernel_size = l->section[l->kernel].size;
     image->cmdline_len = l->section[l->cmdline].size;
-    image->initramfs_size = eif_initramfs_size(l, extra);
+    image->initramfs_size =
+        eif_initramfs_append(measured_initramfs(ld), ld->overlay_size);
     image->is_signed = l->signature >= 0;
 
     if (!new_memfd("eif-kernel", image->kernel_size, &image->kernel_fd,
@@ -173,8 +180,8 @@ static bool allocate(EifLoader *ld, uint64_t extra, EifError *err)
     return true;
 }
 
-/* After allocate(): the sections in file order, then the added initrd. */
-static void plan(EifLoader *ld, int initrd_fd, uint64_t extra)
+/* After allocate(): the sections in file order, then what is added. */
+static void plan(EifLoader *ld)
 {
     const EifImage *image = ld->image;
     const EifLayout *l = ld->layout;
@@ -208,15 +215,25 @@ static void plan(EifLoader *ld, int initrd_fd, uint64_t extra)
             break;
         }
     }
-    if (extra) {
+    if (ld->initrd_size) {
         ld->pieces[ld->n_pieces++] = (EifPiece) {
-            .src_fd = initrd_fd,
-            .size = extra,
+            .src_fd = ld->initrd_fd,
+            .size = ld->initrd_size,
             .memfd = image->initramfs_fd,
-            .offset = image->initramfs_size - extra,
+            .offset = measured_initramfs(ld) - ld->initrd_size,
             .measured = true,
             .part = EIF_PART_RAMDISK_APP,
             .extra = true,
+        };
+    }
+    if (ld->overlay_size) {
+        ld->pieces[ld->n_pieces++] = (EifPiece) {
+            .src_fd = ld->overlay_fd,
+            .size = ld->overlay_size,
+            .memfd = image->initramfs_fd,
+            .offset = image->initramfs_size - ld->overlay_size,
+            .extra = true,
+            .overlay = true,
         };
     }
 }
@@ -246,6 +263,9 @@ static bool stream(EifLoader *ld, EifPiece *p, EifError *err)
             ld->crc = crc32_z(ld->crc, ld->chunk, n);
             eif_lap(&t, &times->crc);
         }
+        if (p->overlay && !eif_overlay_feed(&ld->overlay, ld->chunk, n, err)) {
+            return false;
+        }
         if (p->memfd >= 0) {
             if (!write_all(p->memfd, ld->chunk, n, p->offset + done, err)) {
                 return false;
@@ -266,13 +286,23 @@ static bool check_boot(EifLoader *ld, EifError *err)
     const EifOptions *opt = ld->opt;
     uint8_t header[EIF_KERNEL_HEADER_SIZE];
     size_t len = MIN(image->kernel_size, sizeof(header));
+    uint64_t cmdline = image->cmdline_len + opt->cmdline_extra;
+    EifError without;
 
-    return eif_read_all(image->kernel_fd, header, len, 0, err) &&
-           eif_check_kernel(header, len, image->kernel_size, &image->kernel,
-                            err) &&
-           eif_check_placement(&image->kernel,
-                               image->cmdline_len + opt->cmdline_extra,
-                               image->initramfs_size, opt->lowmem, err);
+    if (!eif_read_all(image->kernel_fd, header, len, 0, err) ||
+        !eif_check_kernel(header, len, image->kernel_size, &image->kernel,
+                          err) ||
+        !eif_check_placement(&image->kernel, cmdline, measured_initramfs(ld),
+                             opt->lowmem, err)) {
+        return false;
+    }
+    if (!eif_check_placement(&image->kernel, cmdline, image->initramfs_size,
+                             opt->lowmem, &without)) {
+        return eif_fail(err, EIF_ERR_OVERLAY_TOO_LARGE, "it has %" PRIu64
+                        " bytes, and with it %s", ld->overlay_size,
+                        without.text);
+    }
+    return true;
 }
 
 /* What no section has: in the checksum, and nowhere else. */
@@ -290,7 +320,7 @@ static bool sum_gap(EifLoader *ld, uint64_t from, uint64_t to, EifError *err)
     return true;
 }
 
-/* Steps 5 to 7, the added initrd in between. */
+/* Steps 5 to 7, what is added in between. */
 static bool read_and_check(EifLoader *ld, EifError *err)
 {
     EifImage *image = ld->image;
@@ -316,15 +346,19 @@ static bool read_and_check(EifLoader *ld, EifError *err)
                            image->cmdline_len, err)) {
         return false;
     }
-    if (ld->n_pieces > l->n_sections &&
-        !stream(ld, &ld->pieces[l->n_sections], err)) {
+    for (unsigned i = l->n_sections; i < ld->n_pieces; i++) {
+        if (!stream(ld, &ld->pieces[i], err)) {
+            return false;
+        }
+    }
+    if (ld->overlay_fd >= 0 && !eif_overlay_end(&ld->overlay, err)) {
         return false;
     }
     return ld->opt->file_rules_only || check_boot(ld, err);
 }
 
 /* From the checked layout to the verdict. */
-static bool load(EifLoader *ld, int initrd_fd, uint64_t extra, EifError *err)
+static bool load(EifLoader *ld, EifError *err)
 {
     EifImage *image = ld->image;
     EifTimes *times = &image->times;
@@ -333,10 +367,10 @@ static bool load(EifLoader *ld, int initrd_fd, uint64_t extra, EifError *err)
     int64_t t;
     bool ok;
 
-    if (!allocate(ld, extra, err)) {
+    if (!allocate(ld, err)) {
         return false;
     }
-    plan(ld, initrd_fd, extra);
+    plan(ld);
     ok = eif_lane_start(&pcr0, err) && eif_lane_start(&pcr2, err) &&
          read_and_check(ld, err);
     if (!ok) {
@@ -367,17 +401,19 @@ static bool load(EifLoader *ld, int initrd_fd, uint64_t extra, EifError *err)
            (image->initramfs_fd < 0 || seal(image->initramfs_fd, err));
 }
 
-bool eif_load(int fd, int initrd_fd, const EifOptions *opt, EifImage *out,
-              EifError *err)
+bool eif_load(int fd, int initrd_fd, int overlay_fd, const EifOptions *opt,
+              EifImage *out, EifError *err)
 {
     g_autofree EifLoader *ld = g_new0(EifLoader, 1);
     int64_t t = g_get_monotonic_time();
-    uint64_t file_size, extra = 0;
+    uint64_t file_size;
     bool ok;
 
     memset(out, 0, sizeof(*out));
     out->kernel_fd = out->initramfs_fd = -1;
     ld->fd = fd;
+    ld->initrd_fd = initrd_fd;
+    ld->overlay_fd = overlay_fd;
     ld->opt = opt;
     ld->image = out;
     ld->layout = &out->layout;
@@ -385,12 +421,16 @@ bool eif_load(int fd, int initrd_fd, const EifOptions *opt, EifImage *out,
     g_cond_init(&ld->grown);
 
     ok = regular_size(fd, "EIF", &file_size, err) &&
-         (initrd_fd < 0 || regular_size(initrd_fd, "initrd", &extra, err));
+         (initrd_fd < 0 ||
+          regular_size(initrd_fd, "initrd", &ld->initrd_size, err)) &&
+         (overlay_fd < 0 ||
+          regular_size(overlay_fd, "overlay", &ld->overlay_size, err));
     if (ok) {
         posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
         ok = parse(ld, file_size, err) &&
-             eif_check_sizes(ld->layout, extra, opt->lowmem, err) &&
-             load(ld, initrd_fd, extra, err);
+             eif_check_sizes(ld->layout, ld->initrd_size, ld->overlay_size,
+                             opt->lowmem, err) &&
+             load(ld, err);
     }
 
     g_free(ld->signature);

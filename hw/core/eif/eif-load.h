@@ -9,11 +9,12 @@
 #define EIF_LOAD_H
 
 #include "eif-internal.h"
+#include "eif-overlay.h"
 
 #define EIF_LOAD_CHUNK  (256 * 1024)    /* of each thread's buffer */
-#define EIF_MAX_PIECES  (EIF_MAX_SECTIONS + 1)
+#define EIF_MAX_PIECES  (EIF_MAX_SECTIONS + 2)
 
-/* A section's data, or the added initrd: from where, to where, for what. */
+/* A section's data, or what is added: from where, to where, for what. */
 typedef struct EifPiece {
     int src_fd;
     uint64_t src_offset;
@@ -23,12 +24,17 @@ typedef struct EifPiece {
     uint8_t *data;              /* ... here; NULL: nowhere (metadata) */
     bool measured;
     EifPart part;               /* if measured */
-    bool extra;                 /* the added initrd */
+    bool extra;                 /* from another file */
+    bool overlay;               /* of these, the one that is checked */
     uint64_t ready;             /* bytes there; under EifLoader.lock */
 } EifPiece;
 
 typedef struct EifLoader {
     int fd;
+    int initrd_fd;
+    int overlay_fd;
+    uint64_t initrd_size;       /* 0: there is none */
+    uint64_t overlay_size;
     const EifOptions *opt;
     EifImage *image;
     EifLayout *layout;          /* image->layout */
@@ -38,6 +44,7 @@ typedef struct EifLoader {
     uint8_t *chunk;
     uint8_t *signature;
     uint32_t crc;
+    EifOverlay overlay;
 
     EifPiece pieces[EIF_MAX_PIECES];
     unsigned n_pieces;
