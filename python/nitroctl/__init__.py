@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         RootMismatch,
         SignatureMismatch,
         StaleDocument,
+        UnmeasuredEnclave,
         UserDataMismatch,
     )
     from nitroctl.base.errors import (
@@ -60,7 +61,7 @@ __all__ = [
     "FieldError", "GuestPanic", "Kms", "KmsPolicyError", "MalformedDocument", "MemoryRefused",
     "NitroError", "NonceMismatch", "NotBuilt", "PcrMismatch", "PolicyError", "PortRefused",
     "PublicKeyMismatch", "Record", "RootMismatch", "SignatureMismatch", "StaleDocument",
-    "UnsuitableProgram", "UsageError", "UserDataMismatch", "build_eif",
+    "UnmeasuredEnclave", "UnsuitableProgram", "UsageError", "UserDataMismatch", "build_eif",
 ]  # fmt: skip
 
 # Where they are; all others are in the first module that has them.

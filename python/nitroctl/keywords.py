@@ -42,6 +42,14 @@ class RunKeywords(TypedDict, total=False):
     append: str | None
     """Added to the kernel command line of the EIF."""
 
+    overlay: Sequence[str]
+    """A folder, or a cpio archive (newc), unpacked over the image's ramdisks, unmeasured: PCR0, 1, 2 and 8
+    read as zeros."""
+
+    overlay_keep_pcrs: bool
+    """Keep the image's PCRs although it runs unmeasured; documents are issued under a certificate that says
+    so."""
+
     boot_timeout: float | None
     """How long to wait for the heartbeat. Default: AWS's rule, 180 s for most."""
 

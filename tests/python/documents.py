@@ -46,6 +46,7 @@ class Level:
     digest: hashes.SHA256 | hashes.SHA384 = dataclasses.field(default_factory=hashes.SHA384)
     issuer_name: str | None = None
     signed_by_stranger: bool = False
+    unit: str | None = None
 
 
 def levels() -> list[Level]:
@@ -58,21 +59,23 @@ def levels() -> list[Level]:
     ]
 
 
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+def _name(text: str, unit: str | None = None) -> x509.Name:
+    units = [] if unit is None else [x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit)]
+    return x509.Name([*units, x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
 
 def make_chain(chain: list[Level]) -> tuple[list[bytes], ec.EllipticCurvePrivateKey]:
     """The certificates in DER, root first, and the last one's key."""
     ders: list[bytes] = []
-    above: tuple[str, ec.EllipticCurvePrivateKey] | None = None
+    above: tuple[x509.Name, ec.EllipticCurvePrivateKey] | None = None
     for level in chain:
         key = ec.generate_private_key(level.curve)
-        issuer, signer = above or (level.name, key)
+        subject = _name(level.name, level.unit)
+        issuer, signer = above or (subject, key)
         builder = (
             x509.CertificateBuilder()
-            .subject_name(_name(level.name))
-            .issuer_name(_name(level.issuer_name or issuer))
+            .subject_name(subject)
+            .issuer_name(_name(level.issuer_name) if level.issuer_name else issuer)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(level.begin)
@@ -95,7 +98,7 @@ def make_chain(chain: list[Level]) -> tuple[list[bytes], ec.EllipticCurvePrivate
         if level.signed_by_stranger:
             signer = ec.generate_private_key(ec.SECP384R1())
         ders.append(builder.sign(signer, level.digest).public_bytes(Encoding.DER))
-        above = (level.name, key)
+        above = (subject, key)
     return ders, key
 
 

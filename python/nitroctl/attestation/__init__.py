@@ -22,6 +22,7 @@ from nitroctl.attestation.errors import (
     PublicKeyMismatch,
     SignatureMismatch,
     StaleDocument,
+    UnmeasuredEnclave,
     UserDataMismatch,
 )
 from nitroctl.attestation.verify import Policy, load_root, verify
@@ -36,6 +37,7 @@ __all__ = [
     "PublicKeyMismatch",
     "SignatureMismatch",
     "StaleDocument",
+    "UnmeasuredEnclave",
     "UserDataMismatch",
     "decode",
     "load_root",

@@ -32,6 +32,7 @@ ECDSA_SHA384 = bytes.fromhex("06082a8648ce3d040303")
 P384 = bytes.fromhex("3076301006072a8648ce3d020106052b8104002203620004")
 P384_SIZE = len(P384) + 96
 
+ORGANIZATIONAL_UNIT = bytes.fromhex("55040b")  # 2.5.4.11
 BASIC_CONSTRAINTS, KEY_USAGE, NAME_CONSTRAINTS = "2.5.29.19", "2.5.29.15", "2.5.29.30"
 DIGITAL_SIGNATURE, KEY_CERT_SIGN = 0x80, 0x04  # of the first byte of KeyUsage
 
@@ -234,6 +235,26 @@ def _extensions(reader: _Reader) -> dict[str, tuple[bool, bytes]]:
         found[oid] = critical, value
     if not found:
         raise Fault("is no X.509 certificate in DER: it has no extension in the list of them")
+    return found
+
+
+def units_of(der: bytes) -> list[str]:
+    """The organizational units in a certificate's name; none of what `parse` refuses."""
+    try:
+        subject = parse(der).subject
+    except Fault:
+        return []
+    found = []
+    parts = _Reader(subject).inside(SEQUENCE, "subject")
+    while parts.tag() is not None:
+        values = parts.inside(SET, "subject")
+        while values.tag() is not None:
+            pair = values.inside(SEQUENCE, "subject")
+            unit = pair.take(OID, "subject") == ORGANIZATIONAL_UNIT
+            tag = pair.tag()
+            assert tag is not None  # `parse` has seen to it
+            text = pair.take(tag, "subject").decode()
+            found += [text] if unit else []
     return found
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from nitroctl.attestation.certificate import units_of
 from nitroctl.attestation.errors import FieldError, MalformedDocument
 from nitroctl.base import cbor
 from nitroctl.base.instants import UTC
@@ -27,6 +28,7 @@ FIELD_MAX = 4096
 # Payload, signature and heads; anything longer cannot be a document and is not looked at.
 DOCUMENT_MAX = PAYLOAD_MAX + 256
 TIME_MAX = 253402300800000  # the year 10000, in milliseconds since 1970
+UNMEASURED = "unmeasured"  # the machine's NSM_UNMEASURED
 PCR_COUNT = 32
 PCR_SIZE = 48  # of SHA384, the only digest
 ALGORITHM, CRITICAL = 1, 2  # labels of header parameters (RFC 9052, section 3.1)
@@ -58,6 +60,12 @@ class Document:
     def debug(self) -> bool:
         """True for an enclave in debug mode, whose PCR0 reads as zeros."""
         return not any(self.pcrs[0])
+
+    @property
+    def unmeasured(self) -> bool:
+        """True for an enclave that runs what its PCRs do not say: a certificate above its own has the word in
+        an organizational unit of its name, in any case of letters. What AWS's hypervisor issues never has."""
+        return any(UNMEASURED in unit.lower() for der in self.cabundle for unit in units_of(der))
 
     def signed_bytes(self) -> bytes:
         """The Sig_structure that the signature covers (RFC 9052, section 4.4), with no external data."""

@@ -11,6 +11,7 @@ AttestationError
 ├── SignatureMismatch       the document was not signed by the enclave's key
 └── PolicyError             a genuine document that is not what was asked for
     ├── DebugEnclave        PCR0 is zero: the enclave runs in debug mode
+    ├── UnmeasuredEnclave   it runs what its PCRs do not say, as its issuer's name does
     ├── PcrMismatch         another value, or none, in `index`: `expected`, `found`
     ├── NonceMismatch, UserDataMismatch, PublicKeyMismatch
     └── StaleDocument       older than allowed, or from the future
@@ -61,6 +62,10 @@ class PolicyError(AttestationError):
 
 
 class DebugEnclave(PolicyError):
+    pass
+
+
+class UnmeasuredEnclave(PolicyError):
     pass
 
 

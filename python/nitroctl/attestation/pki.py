@@ -100,6 +100,9 @@ def _name(*parts: tuple[str, str]) -> x509.Name:
     return x509.Name([x509.NameAttribute(oids[key], value) for key, value in parts])
 
 
+# In the name of what issues the documents of an enclave whose PCRs do not say what runs. `verify` looks for
+# the word, and so does the machine.
+UNMEASURED = "Local, not AWS, unmeasured"
 _ORGANISATION = (("O", "nitroctl"), ("OU", "Local, not AWS"))
 # ISO 3166-1 reserves XX for users: a local chain belongs to no country.
 _COUNTRY = ("C", "XX")
@@ -170,10 +173,12 @@ def mint(
     days: int = DEFAULT_DAYS,
     now: datetime | None = None,
     form: DocumentForm = "2025",
+    unmeasured: bool = False,
 ) -> Chain:
     """Mint the three CA levels of one enclave under `root`, valid for `days` days from now.
 
-    Raises NitroError if the root ends before they would, or for an argument out of range.
+    Those of an `unmeasured` enclave say so in the instance CA's name. Raises NitroError if the root ends
+    before they would, or for an argument out of range.
     """
     if not 1 <= days <= MAX_DAYS:
         raise NitroError(f"a chain of {days} days is out of range: 1 to {MAX_DAYS}")
@@ -195,7 +200,8 @@ def mint(
     regional = _issue(name, root, begin=begin, end=end, path_length=2)
     name = _name(("CN", f"{secrets.token_hex(8)}.zonal.{AREA}"), *reversed(_ORGANISATION), _COUNTRY, *place)
     zonal = _issue(name, regional, begin=begin, end=end, path_length=1)
-    name = _name(_COUNTRY, *place, *_ORGANISATION, ("CN", f"{instance_id}.{AREA}"))
+    organisation = (_ORGANISATION[0], ("OU", UNMEASURED)) if unmeasured else _ORGANISATION
+    name = _name(_COUNTRY, *place, *organisation, ("CN", f"{instance_id}.{AREA}"))
     instance = _issue(
         name,
         zonal,

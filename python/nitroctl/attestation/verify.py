@@ -25,6 +25,7 @@ from nitroctl.attestation.errors import (
     PublicKeyMismatch,
     SignatureMismatch,
     StaleDocument,
+    UnmeasuredEnclave,
     UserDataMismatch,
 )
 from nitroctl.base.errors import NitroError, UsageError
@@ -54,6 +55,7 @@ class Policy:
     public_key: bytes | None = None
     max_age: timedelta | None = None
     allow_debug: bool = False
+    allow_unmeasured: bool = False
     field_max: int = FIELD_MAX
 
     def __post_init__(self) -> None:
@@ -132,8 +134,13 @@ def _check_time(document: Document, leaf: x509.Certificate) -> None:
 def _check_policy(document: Document, policy: Policy, at: datetime) -> None:
     if document.debug and not policy.allow_debug:
         raise DebugEnclave(
-            "PCR0 is all zeros: the enclave runs in debug mode and its code is not attested",
+            "PCR0 is all zeros: the enclave runs in debug mode, or unmeasured, and its code is not attested",
             hint="--allow-debug accepts such documents",
+        )
+    if document.unmeasured and not policy.allow_unmeasured:
+        raise UnmeasuredEnclave(
+            "the enclave is unmeasured, says its issuer's name: it runs more than its PCRs tell of",
+            hint="--allow-unmeasured accepts such documents",
         )
     for index, expected in sorted(policy.pcrs.items()):
         if document.pcrs.get(index) != expected:

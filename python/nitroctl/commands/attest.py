@@ -170,6 +170,7 @@ def _report_json(document: Document, path: list[x509.Certificate], root: str) ->
         "digest": document.digest,
         "root": root,
         "debug_mode": document.debug,
+        "unmeasured": document.unmeasured,
         "pcrs": {str(i): pcr for i, pcr in document.pcrs.items()},
         "public_key": document.public_key,
         "user_data": document.user_data,
@@ -195,7 +196,13 @@ def _report(document: Document, path: list[x509.Certificate], *, local: bool) ->
     if local:
         shown.echo("It was issued under a local root: it proves what was measured, not isolation.")
     if document.debug:
-        shown.styled(("The enclave runs in debug mode: its code is not attested.", "bold yellow"))
+        shown.styled(
+            ("The enclave runs in debug mode, or unmeasured: its code is not attested.", "bold yellow")
+        )
+    if document.unmeasured:
+        shown.styled(
+            ("The enclave is unmeasured: it runs more than its PCRs tell of, which are kept.", "bold yellow")
+        )
     age = timedelta(seconds=round((datetime.now(UTC) - document.time).total_seconds()))
     shown.echo(
         "",
@@ -271,6 +278,7 @@ def get(
     help="Refuse longer public keys, user data, nonces; AWS's guide says 1024.",
 )  # fmt: skip
 @click.option("--allow-debug", is_flag=True, help="Accept enclaves in debug mode.")
+@click.option("--allow-unmeasured", is_flag=True, help="Accept enclaves that run what their PCRs do not say.")
 @json_option()
 def verify(
     document: str,
@@ -284,6 +292,7 @@ def verify(
     max_age: timedelta | None,
     field_max: int,
     allow_debug: bool,
+    allow_unmeasured: bool,
     as_json: bool,
 ) -> None:
     """Verify an attestation document (a file, or - for stdin; raw, base64 or hex) and show what it says."""
@@ -309,6 +318,7 @@ def verify(
         public_key=public_key,
         max_age=max_age,
         allow_debug=allow_debug,
+        allow_unmeasured=allow_unmeasured,
         field_max=field_max,
     )
     data = _read_document(document)

@@ -40,7 +40,7 @@ def ps(everything: bool, as_json: bool) -> None:
         (
             record.name,
             str(record.cid) if record.running else "-",
-            record.state if record.running else f"{record.state} ({record.ending})",
+            _state(record),
             _duration(time.time() - record.started),
             f"{record.memory_mib} MiB",
             str(record.cpus),
@@ -49,6 +49,13 @@ def ps(everything: bool, as_json: bool) -> None:
         for record in found
     ]
     output.table(rows, head=("NAME", "CID", "STATE", "AGE", "MEMORY", "CPUS", "EIF"))
+
+
+def _state(record: Record) -> str:
+    more = [] if record.running else [str(record.ending)]
+    if record.unmeasured:
+        more.append("unmeasured")
+    return f"{record.state} ({', '.join(more)})" if more else str(record.state)
 
 
 def _duration(seconds: float) -> str:

@@ -60,6 +60,8 @@ OPTIONS: dict[str, tuple[str, str, Callable[[object], bool]]] = {
         "an odd number of CPUs: AWS gives whole cores, two CPUs each, on most instances (E29)",
         lambda value: isinstance(value, int) and value % 2 == 1,
     ),
+    "overlay": ("overlay", "something is unpacked over the image, unmeasured", bool),
+    "overlay_keep_pcrs": ("overlay", "the PCRs are the image's, and something else runs as well", bool),
     "append": ("append", "words are added to the kernel's command line, unmeasured", bool),
     "document_form": (
         "document-form",

@@ -62,6 +62,11 @@ class Folder:
         """The key of the last of them."""
         return self.path / "chain.key"
 
+    @property
+    def overlay(self) -> Path:
+        """What QEMU unpacks over the image, where it had to be made; gone once QEMU has read it."""
+        return self.path / "overlay.cpio"
+
 
 def reserve(cid: int | None, taken: Collection[int] = ()) -> Folder:
     """Take context ID `cid`, or the lowest free one from 16, together with its folder. `taken`: those of

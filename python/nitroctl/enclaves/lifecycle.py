@@ -32,9 +32,8 @@ from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
-from nitroctl.attestation import pki
 from nitroctl.base.errors import NitroError, UsageError
-from nitroctl.enclaves import application, backend, diagnosis, kms, logs, monitor, records
+from nitroctl.enclaves import application, backend, chain, diagnosis, kms, logs, monitor, overlay, records
 from nitroctl.enclaves import qemu as qemu_options
 from nitroctl.enclaves.backend import Backend
 from nitroctl.enclaves.child import Child
@@ -166,25 +165,20 @@ class EnclaveRun:
 
     async def _live(self, folder: Folder) -> None:
         self._set_state(State.STARTING)
-        self._write_chain(folder)
+        chain.write(self.plan.request, folder)
         if self.plan.request.kms:
             self._kms = kms.start(folder, self.plan.request.eif)
             self._spawn(self._watch_server(self._kms, Party.KMS))
         await self._start_backend(folder)
         self._open_control(folder)
+        made = await asyncio.to_thread(
+            overlay.prepare, self.plan.overlays, self.plan.request.eif, folder.overlay
+        )
         if not self._end.done():
-            self._start_qemu(folder)
+            self._start_qemu(folder, made)
         await self._end
 
     # -- start
-
-    def _write_chain(self, folder: Folder) -> None:
-        if self.plan.request.ca_days is None:
-            return
-        days, form = self.plan.request.ca_days, self.plan.request.document_form
-        chain = pki.mint(pki.load_or_init(), self.plan.request.instance_id, days=days, form=form)
-        pki.write_private(folder.cert_chain, chain.pem)
-        pki.write_private(folder.cert_key, chain.key_pem)
 
     async def _start_backend(self, folder: Folder) -> None:
         self._backend = Backend(self.plan, folder, self._fds, on_told=self._on_told, on_event=self._on_event)
@@ -213,14 +207,14 @@ class EnclaveRun:
 
         self._control.offer("vsock", vsock)
 
-    def _start_qemu(self, folder: Folder) -> None:
+    def _start_qemu(self, folder: Folder, made: Path | None) -> None:
         console, console_theirs = os.pipe2(os.O_CLOEXEC)
         # Linux waits 10 ms for the serial port and then drops characters: a full pipe loses text.
         with contextlib.suppress(OSError):
             fcntl.fcntl(console, fcntl.F_SETPIPE_SZ, CONSOLE_BUFFER)
         qmp, qmp_theirs = socket.socketpair()
         with qmp_theirs:
-            more: dict[str, Any] = {"qmp": qmp_theirs.fileno()}
+            more: dict[str, Any] = {"qmp": qmp_theirs.fileno(), "overlay": made}
             if self.plan.request.ca_days is not None:
                 more |= {"cert_chain": folder.cert_chain, "cert_key": folder.cert_key}
             argv = qemu_options.argv(self.plan.qemu_config(folder, **more))
@@ -239,7 +233,7 @@ class EnclaveRun:
             finally:
                 os.close(console_theirs)
         self._pump = pump = self._spawn(self._pump_console(console))
-        self._monitoring = monitoring = self._spawn(self._monitor(qmp))
+        self._monitoring = monitoring = self._spawn(self._monitor(qmp, folder))
         self._spawn(self._watch_qemu(self._qemu, pump, monitoring))
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(self.plan.boot_timeout, self._boot_timeout)
@@ -368,12 +362,14 @@ class EnclaveRun:
             self._explaining = True
             self._spawn(work())
 
-    async def _monitor(self, sock: socket.socket) -> None:
+    async def _monitor(self, sock: socket.socket, folder: Folder) -> None:
         """QEMU is up, why it ends, and a virtual machine that stopped by itself. Ends with QEMU."""
 
         def up() -> None:
             if self._qemu:
                 self._qemu.forward()
+            with contextlib.suppress(FileNotFoundError):
+                folder.overlay.unlink()
             if self.state is State.STARTING and not self._end.done():
                 self._set_state(State.BOOTING)
 
@@ -457,6 +453,8 @@ class EnclaveRun:
             accel=self.plan.accel.name,
             accel_reason=self.plan.accel.reason,
             debug=self.plan.request.debug_mode,
+            unmeasured=bool(self.plan.unmeasured),
+            keep_pcrs=self.plan.request.overlay_keep_pcrs,
             detached=self._detached,
             folder=folder.path,
             uds=folder.uds,

@@ -16,7 +16,8 @@ from typing import Any
 from nitroctl.base import accelerator
 from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.memory import MIB
-from nitroctl.enclaves import preflight
+from nitroctl.eif.overlay import Source
+from nitroctl.enclaves import overlay, preflight
 from nitroctl.enclaves import qemu as qemu_options
 from nitroctl.enclaves.folder import Folder, release, reserve
 from nitroctl.enclaves.qemu import QemuConfig
@@ -40,6 +41,8 @@ class Plan:
     module_id: str
     cmdline: str = ""  # of the kernel, as far as it is known here
     notes: tuple[str, ...] = ()  # what the user should know beforehand
+    unmeasured: tuple[str, ...] = ()  # why the PCRs do not say what runs; empty: they do
+    overlays: tuple[Source, ...] = ()  # to be joined to one archive
 
     def backend_config(self, folder: Folder, **fds: Any) -> sockets.BackendConfig:
         assert self.request.vsock_backend
@@ -72,6 +75,7 @@ class Plan:
             debug=request.debug_mode,
             ignore_signature=request.ignore_signature,
             document_form=request.document_form,
+            keep_pcrs=request.overlay_keep_pcrs,
             **fds,
         )
 
@@ -113,18 +117,21 @@ def make_plan(request: RunRequest) -> Plan:
         module_id=new_module_id(request.instance_id),
         cmdline=" ".join(filter(None, (os.fsdecode(checked.eif.cmdline), request.append))),
         notes=checked.notes,
+        unmeasured=tuple(overlay.reasons(request)),
+        overlays=overlay.sources(request),
     )
 
 
 def by_hand(plan: Plan) -> tuple[list[str], list[str]]:
     """The command lines of backend and QEMU for two terminals: sockets beside the folders that a run makes,
     which belong to no one else, and the console on standard output. No certificates are minted for it: that
-    QEMU makes a chain of its own."""
+    QEMU makes a chain of its own. An overlay that is no file yet is made."""
     folder = reserve(plan.request.cid)
     release(folder)
     places = _ByHand(folder.cid, folder.path.parent)
     backend = sockets.argv(plan.backend_config(places, once=True))
-    return backend, qemu_options.argv(plan.qemu_config(places))
+    made = overlay.prepare(plan.overlays, plan.request.eif, places.overlay)
+    return backend, qemu_options.argv(plan.qemu_config(places, overlay=made))
 
 
 class _ByHand(Folder):
@@ -135,3 +142,7 @@ class _ByHand(Folder):
     @property
     def uds(self) -> Path:
         return self.path / f"{self.cid}.vsock"
+
+    @property
+    def overlay(self) -> Path:
+        return self.path / f"{self.cid}.overlay.cpio"

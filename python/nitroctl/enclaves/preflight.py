@@ -18,7 +18,9 @@ from pathlib import Path
 from nitroctl.base.errors import EifError, EnclaveError, UsageError
 from nitroctl.base.instants import UTC
 from nitroctl.base.memory import MEMORY_PER_EIF, MIB, default_memory
+from nitroctl.eif import overlay
 from nitroctl.eif.peek import Peek, peek
+from nitroctl.enclaves import overlay as overlay_of
 from nitroctl.enclaves.folder import KMS_PORT
 from nitroctl.enclaves.request import RunRequest
 from nitroctl.vsock import forwards
@@ -68,6 +70,12 @@ def check(request: RunRequest, *, now: datetime | None = None, host: Host | None
     for kind in forwards.PARENT if request.kms else ():
         if any(text.startswith(f"{kind}={KMS_PORT}=") for text in request.forwards):
             raise UsageError(f"the parent's port {KMS_PORT} is served by --{kind} and by --kms")
+    for path in request.overlay:
+        overlay.check(Path(path))
+    if request.overlay_keep_pcrs and not overlay_of.reasons(request):
+        raise UsageError(
+            "--overlay-keep-pcrs is for an enclave that is not measured: give an overlay, or leave it out"
+        )
     eif = _check_eif(request, now or datetime.now(UTC))
     memory = default_memory(eif.size) if request.memory is None else request.memory
     _check_memory(memory, eif.size, ratio=request.memory_check)
@@ -119,6 +127,11 @@ def _check_program(what: str, path: Path) -> None:
 
 def _notes(request: RunRequest, eif: Peek, memory: int, host: Host) -> list[str]:
     notes = []
+    if why := overlay_of.reasons(request):
+        kept = "PCR0, 1, 2 and 8 are zero"
+        if request.overlay_keep_pcrs:
+            kept = "its attestation documents say so in the name of their issuer"
+        notes.append(f"this enclave is unmeasured, because of {' and '.join(why)}: {kept}")
     if gap := eif.layout.gap_size:
         notes.append(f"{gap} bytes of {eif.path} lie between its sections: they are in no PCR")
     if eif.lacks:

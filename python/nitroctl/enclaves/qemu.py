@@ -35,6 +35,8 @@ class QemuConfig:
     ignore_signature: bool = False
     cert_chain: Path | None = None  # PEM, root first; with it goes `cert_key`
     cert_key: Path | None = None
+    overlay: Path | None = None
+    keep_pcrs: bool = False
     document_form: str = "2025"  # of attestation documents; the default is not passed on
     qmp: int | None = None
     extra: Sequence[str] = ()
@@ -60,6 +62,10 @@ def _machine(config: QemuConfig) -> str:
     if config.cert_chain is not None and config.cert_key is not None:
         options.append(f"cert-chain={escape(config.cert_chain)}")
         options.append(f"cert-key={escape(config.cert_key)}")
+    if config.overlay is not None:
+        options.append(f"overlay={escape(config.overlay)}")
+    if config.keep_pcrs:
+        options.append("overlay-keep-pcrs=on")
     if config.document_form != "2025":
         options.append(f"document-form={escape(config.document_form)}")
     return ",".join(options)

@@ -8,6 +8,7 @@ and where relative paths get their folder. It is done once, by whoever starts; n
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def ready(request: RunRequest, note: Callable[[str], None] = lambda text: None) 
         qemu_build=None,
         vsock_backend=request.vsock_backend or _backend(),
         ca_days=ca_days,
+        overlay=tuple(map(os.path.abspath, request.overlay)),
         forwards=forwards(
             request.publish,
             request.proxy,

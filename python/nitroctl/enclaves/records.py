@@ -102,10 +102,11 @@ class Record:
     """An enclave at one moment. Times in seconds since the epoch.
 
     `id` is nitro-cli's EnclaveID, whose number has no leading zeros. `pcrs` are the file's, lower-case hex by
-    "0" and so on, and None until it has been measured. All from `ending` on is None until the end: `status`
-    is the exit status that `nitroctl run` has for it, `app_status` the application's own (128 and the signal
-    that killed it), None where that is not known, `cause` names a likely cause (`diagnosis`), `tail` is the
-    console's last lines.
+    "0" and so on, and None until it has been measured. `unmeasured`: it runs what no PCR has; with
+    `keep_pcrs` its PCRs are those of the file all the same. All from `ending` on is None until the end:
+    `status` is the exit status that `nitroctl run` has for it, `app_status` the application's own (128 and
+    the signal that killed it), None where that is not known, `cause` names a likely cause (`diagnosis`),
+    `tail` is the console's last lines.
     """
 
     id: str
@@ -126,6 +127,8 @@ class Record:
     qemu_pid: int | None
     backend_pid: int | None
     started: float
+    unmeasured: bool = False
+    keep_pcrs: bool = False
     booted: float | None = None
     ended: float | None = None
     pcrs: dict[str, str] | None = None

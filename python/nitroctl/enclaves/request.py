@@ -128,6 +128,23 @@ class RunRequest(Request):
     append: Annotated[
         str | None, Option("Added to the kernel command line of the EIF.", check=_check_append)
     ] = None
+    overlay: Annotated[
+        tuple[str, ...],
+        Option(
+            "A folder, or a cpio archive (newc), unpacked over the image's ramdisks, unmeasured: PCR0, 1, 2 "
+            "and 8 read as zeros.",
+            metavar="DIR|FILE.cpio",
+        ),
+    ] = ()
+    overlay_keep_pcrs: Annotated[
+        bool,
+        Option(
+            "Keep the image's PCRs although it runs unmeasured; documents are issued under a certificate "
+            "that says so.",
+            excludes=("debug_mode",),
+            needs=("overlay", "append"),
+        ),
+    ] = False
     boot_timeout: Annotated[
         float | None,
         Option(

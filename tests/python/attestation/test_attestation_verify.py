@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import subprocess
 from collections.abc import Callable
@@ -337,6 +338,27 @@ def test_a_debug_enclave_needs_permission(maker: Maker) -> None:
     with pytest.raises(why.DebugEnclave):
         verify(maker.document(pcrs=pcrs), maker.root, AT)
     assert verify(maker.document(pcrs=pcrs), maker.root, Policy(at=NOW, allow_debug=True)).debug
+
+
+def test_an_unmeasured_enclave_needs_permission() -> None:
+    """Whichever CA says so, in whatever case of letters; the enclave's own name, and other parts, do not."""
+    for level, unit, says in (
+        (3, "Local, not AWS, unmeasured", True),
+        (1, "UnMeasured things", True),
+        (3, "Local, not AWS", False),
+        (4, "unmeasured", False),
+    ):
+        maker = Maker(lambda chain, level=level, unit=unit: setattr(chain[level], "unit", unit))  # type: ignore[misc]
+        document = maker.document()
+        allowed = verify(document, maker.root, Policy(at=NOW, allow_unmeasured=True))
+        assert allowed.unmeasured is says
+        if says:
+            with pytest.raises(why.UnmeasuredEnclave, match="says its issuer's name") as error:
+                verify(document, maker.root, Policy(at=NOW, allow_debug=True))
+            assert "--allow-unmeasured" in str(error.value.hint)
+        else:
+            verify(document, maker.root, AT)
+    assert not dataclasses.replace(allowed, cabundle=(b"no certificate",)).unmeasured
 
 
 # --- anything else ---------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ def test_every_option_is_classified() -> None:
         ({"cpus": 2, "memory": 512, "cid": 77, "name": "x", "debug_mode": True, "proxy": ["8000=a:443"]}, []),
         ({"cpus": 4, "memory_check": False}, ["memory-check"]),
         ({"cpus": 2, "append": "quiet", "ignore_signature": True}, ["append", "ignore-signature"]),
+        ({"cpus": 2, "overlay": ["x"], "overlay_keep_pcrs": True}, ["overlay", "overlay"]),
         ({"cpus": 2, "document_form": "2023"}, ["document-form"]),
         ({"cpus": 2, "publish": ["127.0.0.1:80=80"]}, ["publish"]),
         ({"cpus": 2, "forward_cid": 1, "forward_listen": ["9"]}, ["host-vsock", "host-vsock"]),

@@ -175,6 +175,33 @@ def test_how_the_application_ended_stays_in_the_record(life: Life, tmp_path: Pat
     assert "ended (application failed)" in life.ok("ps", "-a")
 
 
+def test_an_unmeasured_enclave_says_so(life: Life, bench: Bench, tmp_path: Path) -> None:
+    """At its start, in its record and in `ps`; QEMU gets one archive of all, which does not stay."""
+    over = tmp_path / "over"
+    (over / "rootfs").mkdir(parents=True)
+    done = bench.run(
+        "--detach", "--overlay", str(over), "--overlay", str(over), "--overlay-keep-pcrs", **steps(*UP)
+    )
+    assert done.returncode == 0, done.stderr
+    assert "note: this enclave is unmeasured, because of an overlay: its attestation" in done.stderr
+    (record,) = life.records()
+    assert (record["unmeasured"], record["keep_pcrs"]) == (True, True)
+    machine = Path(f"/proc/{record['qemu_pid']}/cmdline").read_bytes().split(b"\0")
+    made = bench.runtime / "nitroctl/16/overlay.cpio"
+    assert any(f",overlay={made},overlay-keep-pcrs=on".encode() in word for word in machine)
+    assert not made.exists()
+    chain = (bench.runtime / "nitroctl/16/chain.pem").read_bytes()
+    said = subprocess.run(
+        ["openssl", "storeutl", "-noout", "-text", "-certs", "/dev/stdin"], input=chain, capture_output=True
+    )
+    subjects = [line for line in said.stdout.splitlines() if b"Subject:" in line]
+    assert [b"unmeasured" in line for line in subjects] == [False, False, False, True]
+    assert "running (unmeasured)" in life.ok("ps")
+    life.ok("stop", "hello")
+    assert "ended (stopped, unmeasured)" in life.ok("ps", "--all")
+    assert bench.left() == []
+
+
 def test_measurements_are_those_of_the_file(life: Life, bench: Bench) -> None:
     life.start(**steps(*UP))
     described = json.loads(life.ok("eif", "describe", "--json", str(bench.eif)))

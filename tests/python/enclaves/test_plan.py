@@ -4,16 +4,19 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from enclave_fakes import write_eif
-from nitroctl.base.errors import (
-    EifError,
-)
+from nitroctl.base.errors import EifError, UsageError
+from nitroctl.enclaves import overlay, qemu
+from nitroctl.enclaves.folder import Folder
 from nitroctl.enclaves.plan import default_boot_timeout, default_name, make_plan
 from nitroctl.enclaves.request import RunRequest
+from nitroctl.vsock import sockets
 
 GIB = 1 << 30
 TRUE = Path("/bin/true")  # an executable that stands for QEMU and the backend
@@ -70,6 +73,58 @@ def test_no_file_and_no_eif(tmp_path: Path) -> None:
     with pytest.raises(EifError) as error:
         make_plan(request(tmp_path / "x.eif"))
     assert error.value.rule == "bad-magic"
+
+
+def test_the_command_lines_of_a_run_that_asks_for_nothing(eif: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can be asked for besides changes nothing of them."""
+    monkeypatch.setattr("nitroctl.enclaves.plan.new_module_id", lambda instance: f"{instance}-enc1")
+    plan = make_plan(request(eif))
+    folder = Folder(16, Path("/run/16"))
+    made = overlay.prepare(plan.overlays, eif, folder.overlay)
+    assert qemu.argv(plan.qemu_config(folder, overlay=made)) == [
+        "/bin/true",
+        "-M", "nitro-enclave,vsock=vsock,id=i-0000000000000000-enc1,parent-id=i-0000000000000000",
+        "-name", "guest=hello",
+        "-accel", "tcg", "-cpu", "max",
+        "-smp", "1", "-m", "512M",
+        "-kernel", str(eif),
+        "-nodefaults", "-no-user-config", "-display", "none",
+        "-chardev", "socket,id=vsock,path=/run/16/device",
+        "-serial", "stdio",
+    ]  # fmt: skip
+    assert sockets.argv(plan.backend_config(folder)) == [
+        "/bin/true", "--socket-path=/run/16/device", "--guest-cid=16", "--uds-path=/run/16/vsock",
+        f"--fallback-path={sockets.shared_ports()}",
+    ]  # fmt: skip
+    assert plan.unmeasured == () and plan.notes == ()
+
+
+def test_what_makes_an_enclave_unmeasured(eif: Path, tmp_path: Path) -> None:
+    over, ready = tmp_path / "over", tmp_path / "ready.cpio"
+    over.mkdir()
+    ready.write_bytes(b"070701" + bytes(118))
+    causes: list[tuple[dict[str, Any], str]] = [
+        ({"append": "quiet rdinit=/x"}, "another init on the kernel's command line"),
+        ({"overlay": (str(over),)}, "an overlay"),
+        ({"overlay": (str(ready),), "append": "init=/x"}, "an overlay and another init"),
+    ]
+    for more, why in causes:
+        plan = make_plan(replace(request(eif), **more))
+        assert plan.unmeasured
+        assert [f"unmeasured, because of {why}" in plan.notes[0], "are zero" in plan.notes[0]] == [True, True]
+        kept = make_plan(replace(request(eif), overlay_keep_pcrs=True, **more))
+        assert "in the name of their issuer" in kept.notes[0]
+        assert kept.qemu_config(Folder(16, tmp_path)).keep_pcrs
+    assert overlay.prepare([ready], eif, tmp_path / "x") == ready  # no copy of what is there
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"overlay_keep_pcrs": True}, "overlay_keep_pcrs is for overlay or append"),
+        ({"overlay_keep_pcrs": True, "append": "quiet"}, "for an enclave that is not measured"),
+        ({"overlay_keep_pcrs": True, "overlay": (str(over),), "debug_mode": True}, "exclude each other"),
+        ({"overlay": (str(tmp_path / "absent"),)}, "absent: No such file"),
+    ]
+    for more, text in wrong:
+        with pytest.raises(UsageError, match=text):
+            make_plan(replace(request(eif), **more))
 
 
 @pytest.mark.parametrize(

@@ -48,13 +48,15 @@ def test_every_option() -> None:
         parent_role="arn:aws:iam::123456789012:role/x",
         append="a b",
         acpi=True,
+        overlay=Path("/a,b.cpio"),
+        keep_pcrs=True,
         qmp=9,
         extra=["-S"],
     )
     assert qemu.argv(config) == [
         "/opt/qemu",
         "-M", "nitro-enclave,vsock=vsock,id=i-0000000000000000-enc0000000000000010,parent-id=i-1234,"
-              "parent-role=arn:aws:iam::123456789012:role/x,acpi=on",
+              "parent-role=arn:aws:iam::123456789012:role/x,acpi=on,overlay=/a,,b.cpio,overlay-keep-pcrs=on",
         "-name", "guest=hello",
         "-accel", "kvm", "-cpu", "host",
         "-smp", "2", "-m", "4096M",
