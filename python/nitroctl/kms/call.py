@@ -61,6 +61,7 @@ class Call:
     decisions: list[Decision] = field(default_factory=list)
     resources: list[Key] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    made: bytes | None = None  # by what prepares an operation: see `service`
 
     def get(self, name: str) -> Any:
         return self.parameters.get(name)

@@ -4,6 +4,7 @@ tags."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from nitroctl.kms import keys, material, policy
@@ -39,7 +40,19 @@ def _checked_policy(call: Call, key: Key, text: str) -> str:
 # --- keys ------------------------------------------------------------------------------------------------
 
 
-def create_key(call: Call) -> Answer:
+@dataclass(frozen=True)
+class _Wanted:
+    """What CreateKey is to make."""
+
+    spec: str
+    usage: str
+    origin: str
+    multi_region: bool
+    tags: dict[str, str]
+
+
+def _wanted(call: Call) -> _Wanted:
+    """Authorised."""
     spec = call.get("KeySpec") or call.get("CustomerMasterKeySpec") or material.SYMMETRIC
     usage = call.get("KeyUsage") or (material.MAC if spec in material.MACS else material.ENCRYPT)
     if usage not in material.USAGES[spec]:
@@ -55,18 +68,29 @@ def create_key(call: Call) -> Answer:
         **{f"aws:requesttag/{name.lower()}": (value,) for name, value in tags.items()},
         **({"aws:tagkeys": tuple(tags)} if tags else {}),
     })  # fmt: skip
-    key_id = keys.new_id(multi_region=multi)
-    made = None if origin == "EXTERNAL" else material.generate(spec)
+    return _Wanted(spec, usage, origin, multi, tags)
+
+
+def prepare_key(call: Call) -> bytes | None:
+    wanted = _wanted(call)
+    return None if wanted.origin == "EXTERNAL" else material.generate(wanted.spec)
+
+
+def create_key(call: Call) -> Answer:
+    wanted, made = _wanted(call), call.made
+    key_id = keys.new_id(multi_region=wanted.multi_region)
     with call.store.transaction(write=True) as db:
         db.execute(
             "INSERT INTO keys VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL, NULL, ?, ?, ?)",
             (key_id, call.place.region, call.place.account, call.now.timestamp(),
             call.get("Description") or "",
-             spec, usage, origin, ENABLED if made else PENDING_IMPORT, int(multi),
+             wanted.spec, wanted.usage, wanted.origin, ENABLED if made else PENDING_IMPORT,
+             int(wanted.multi_region),
              keys.default_policy(call.place.account), made, material.new_id(made) if made else None),
         )  # fmt: skip
         db.executemany(
-            "INSERT INTO tags VALUES (?, ?, ?)", [(key_id, name, value) for name, value in tags.items()]
+            "INSERT INTO tags VALUES (?, ?, ?)",
+            [(key_id, name, value) for name, value in wanted.tags.items()],
         )
         key = again(call, key_id)
         if call.get("Policy"):
@@ -294,20 +318,29 @@ def list_resource_tags(call: Call) -> Answer:
 # --- imported material -----------------------------------------------------------------------------------
 
 
-def get_parameters_for_import(call: Call) -> Answer:
-    from cryptography.hazmat.primitives.asymmetric import rsa
-
+def _to_import(call: Call) -> Key:
+    """Authorised."""
     algorithm, spec = call.get("WrappingAlgorithm"), call.get("WrappingKeySpec")
     key = managed(call, {"kms:wrappingalgorithm": (algorithm,), "kms:wrappingkeyspec": (spec,)})
     _importable(key)
-    wrapping = rsa.generate_private_key(65537, material.RSA_BITS[spec])
-    private, token = material.private_der(wrapping), b"NKMI" + material.generate(material.SYMMETRIC)
+    return key
+
+
+def prepare_import(call: Call) -> bytes:
+    _to_import(call)
+    return material.generate(call.get("WrappingKeySpec"))
+
+
+def get_parameters_for_import(call: Call) -> Answer:
+    key, private, algorithm = _to_import(call), call.made, call.get("WrappingAlgorithm")
+    assert private is not None
+    token = b"NKMI" + material.generate(material.SYMMETRIC)
     expires = call.now.timestamp() + IMPORT_SECONDS
     with call.store.transaction(write=True) as db:
         db.execute("DELETE FROM imports WHERE expires < ? OR key_id = ?", (call.now.timestamp(), key.id))
         db.execute("INSERT INTO imports VALUES (?, ?, ?, ?, ?)", (token, key.id, private, algorithm, expires))
-    return {"KeyId": key.arn, "ImportToken": token, "PublicKey": material.public_der(wrapping.public_key()),
-            "ParametersValidTo": expires}  # fmt: skip
+    public = material.public_der(material.load_private(private).public_key())
+    return {"KeyId": key.arn, "ImportToken": token, "PublicKey": public, "ParametersValidTo": expires}
 
 
 def _importable(key: Key) -> None:

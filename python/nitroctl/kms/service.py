@@ -94,6 +94,13 @@ _WRITES = frozenset(
 ) | {"GetParametersForImport"}  # fmt: skip
 READ_ONLY = frozenset(_HANDLERS) - _WRITES
 
+# Making a pair takes seconds: it is done before the transaction, in which nobody else could write. They ask
+# whether the caller may, like all the others.
+_PREPARES: dict[str, Callable[[Call], bytes | None]] = {
+    "CreateKey": manage.prepare_key,
+    "GetParametersForImport": manage.prepare_import,
+}
+
 
 @dataclass
 class Service:
@@ -201,11 +208,16 @@ class Service:
         call.parameters, ignored = SHAPES[call.operation].read(given)
         if ignored:
             what = "no parameter of" if "Recipient" not in ignored else "passed over, as AWS does, by"
-            call.notes.append(f"{', '.join(ignored[:5])}: {what} {call.operation}")
+            named = ", ".join(name[:100] for name in ignored[:5])
+            call.notes.append(f"{named}: {what} {call.operation}")
         keys.sweep(self.store, self.place)
         if call.operation in WITH_RECIPIENT and (recipient := call.get("Recipient")) is not None:
             call.recipient = self.verifier.verify(recipient, call.now)
             call.notes += call.recipient.notes
+        if prepare := _PREPARES.get(call.operation):
+            with self.store.transaction():
+                call.made = prepare(call)
+            call.decisions.clear()  # it is asked again, in the transaction in which something changes
         with self.store.transaction(write=call.operation in _WRITES):
             answer = handler(call)
             if not call.decisions or not all(decision.allowed for decision in call.decisions):

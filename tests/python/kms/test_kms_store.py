@@ -10,6 +10,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 
 from kms_world import World
 from nitroctl.base.errors import NitroError
-from nitroctl.kms import events, keys
+from nitroctl.kms import events, keys, material
 from nitroctl.kms.errors import KmsError
 from nitroctl.kms.store import Store
 
@@ -80,6 +81,27 @@ def test_a_store_of_the_first_form(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.call("RotateKeyOnDemand", KeyId=key)
     assert world.call("Decrypt", CiphertextBlob=blob)["Plaintext"] == b"secret"
+
+
+def test_others_write_while_a_pair_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which takes seconds: here, until another key has been made."""
+    world, generate = World(tmp_path), material.generate
+    begun, other = threading.Event(), threading.Event()
+
+    def slowly(spec: str) -> bytes:
+        if spec == "RSA_4096":
+            begun.set()
+            assert other.wait(60)
+            spec = "RSA_2048"
+        return generate(spec)
+
+    monkeypatch.setattr(material, "generate", slowly)
+    with ThreadPoolExecutor(1) as pool:
+        made = pool.submit(world.key, KeySpec="RSA_4096", KeyUsage="SIGN_VERIFY")
+        assert begun.wait(60)
+        key = world.key()
+        other.set()
+        assert {key, made.result()} == {k["KeyId"] for k in world.call("ListKeys")["Keys"]}
 
 
 def test_a_deleted_key_is_in_no_file(tmp_path: Path) -> None:
