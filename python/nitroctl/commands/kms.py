@@ -289,7 +289,7 @@ def events(make: Callable[..., Kms], count: int | None, denied: bool, as_json: b
 
 @kms.group()
 def key() -> None:
-    """Keys: made, imported, listed, deleted."""
+    """Keys: made, imported, listed, rotated, deleted."""
 
 
 @key.command()
@@ -298,7 +298,10 @@ def key() -> None:
 )
 @click.option("--alias", metavar="alias/NAME", help="A name for it.")
 @click.option(
-    "--spec", default="SYMMETRIC_DEFAULT", show_default=True, help="RSA_2048, ECC_NIST_P256, HMAC_256 ..."
+    "--spec",
+    default="SYMMETRIC_DEFAULT",
+    show_default=True,
+    help="RSA_2048, ECC_NIST_P256, ML_DSA_65, HMAC_256 ...",
 )
 @click.option("--usage", help="ENCRYPT_DECRYPT, SIGN_VERIFY, KEY_AGREEMENT, GENERATE_VERIFY_MAC.")
 @click.option("--description", default="", help="For people.")
@@ -381,6 +384,16 @@ def ls(make: Callable[..., Kms], as_json: bool) -> None:
         return
     rows = [(k.id, k.spec, k.usage, k.state, " ".join(k.aliases)) for k in found]
     output.table(rows, head=("KEY", "SPEC", "USAGE", "STATE", "ALIASES") if rows else None)
+
+
+@key.command()
+@click.argument("key")
+@_common
+def rotate(make: Callable[..., Kms], key: str) -> None:
+    """Give KEY new material; what was encrypted under it before can still be read."""
+    with owner(make) as mine:
+        key_id = mine.call("DescribeKey", KeyId=key)["KeyMetadata"]["KeyId"]
+        mine.call("RotateKeyOnDemand", KeyId=key_id)
 
 
 @key.command("rm")

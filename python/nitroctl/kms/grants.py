@@ -106,24 +106,34 @@ def _check_within(
         )
 
 
+def _shown(key: Key, row: sqlite3.Row) -> dict[str, Any]:
+    found = {
+        "KeyId": key.arn, "GrantId": row["id"], "Name": row["name"] or "", "CreationDate": row["created"],
+        "GranteePrincipal": row["grantee"], "IssuingAccount": f"arn:aws:iam::{key.account}:root",
+        "Operations": json.loads(row["operations"]),
+    }  # fmt: skip
+    if row["retiring"]:
+        found["RetiringPrincipal"] = row["retiring"]
+    if row["constraints"]:
+        found["Constraints"] = json.loads(row["constraints"])
+    return found
+
+
 def list_grants(call: Call) -> Answer:
     key, _ = call.key(alias=False)
     call.authorise(key)
     only, grantee = call.get("GrantId"), call.get("GranteePrincipal")
-    found = []
-    for row in call.store.all("SELECT * FROM grants WHERE key_id = ? ORDER BY rowid", key.id):
-        if only in (None, row["id"]) and grantee in (None, row["grantee"]):
-            shown = {
-                "KeyId": key.arn, "GrantId": row["id"], "Name": row["name"] or "",
-                "CreationDate": row["created"],
-                "GranteePrincipal": row["grantee"], "IssuingAccount": f"arn:aws:iam::{key.account}:root",
-                "Operations": json.loads(row["operations"]),
-            }  # fmt: skip
-            if row["retiring"]:
-                shown["RetiringPrincipal"] = row["retiring"]
-            if row["constraints"]:
-                shown["Constraints"] = json.loads(row["constraints"])
-            found.append(shown)
+    rows = call.store.all("SELECT * FROM grants WHERE key_id = ? ORDER BY rowid", key.id)
+    found = [_shown(key, r) for r in rows if only in (None, r["id"]) and grantee in (None, r["grantee"])]
+    return call.page(found, "Grants", 50)
+
+
+def list_retirable_grants(call: Call) -> Answer:
+    """Of all keys here, by IAM alone: no key is asked about."""
+    call.authorise(None)
+    query = "SELECT * FROM grants WHERE retiring = ? ORDER BY rowid"
+    rows = call.store.all(query, call.get("RetiringPrincipal"))
+    found = [_shown(key, r) for r in rows if (key := keys.get(call.store, call.place, r["key_id"]))]
     return call.page(found, "Grants", 50)
 
 

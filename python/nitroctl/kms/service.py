@@ -68,6 +68,7 @@ _HANDLERS: dict[str, Callable[[Call], Answer]] = {
     "ListKeyPolicies": manage.list_key_policies,
     "ListKeyRotations": rotation.list_key_rotations,
     "ListKeys": manage.list_keys,
+    "ListRetirableGrants": grants.list_retirable_grants,
     "ListResourceTags": manage.list_resource_tags,
     "PutKeyPolicy": manage.put_key_policy,
     "ReEncrypt": crypto.re_encrypt,

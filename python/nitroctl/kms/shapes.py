@@ -270,6 +270,9 @@ SHAPES: dict[str, Shape] = {
         "KeyId", KeyId=KEY_ID, IncludeKeyMaterial=choice("ALL_KEY_MATERIAL", "ROTATIONS_ONLY"), **_PAGES
     ),
     "ListKeys": _shape("", ResourceOwners=unserved, **_PAGES),
+    "ListRetirableGrants": _shape(
+        "RetiringPrincipal", RetiringPrincipal=_PRINCIPAL, RetiringServicePrincipal=unserved, **_PAGES
+    ),
     "ListResourceTags": _shape("KeyId", KeyId=KEY_ID, **_PAGES),
     "PutKeyPolicy": _shape(
         "KeyId Policy", KeyId=KEY_ID, Policy=_POLICY, PolicyName=_NAME, BypassPolicyLockoutSafetyCheck=boolean

@@ -66,7 +66,9 @@ def test_keys_aliases_and_policies(run: Run, tmp_path: Path) -> None:
     blob = good(run("encrypt", "alias/app", "secret", "--context", "App=x"))
     good(run("encrypt", "alias/app", "secret", "-o", "blob"))
     assert len(base64.b64decode(blob)) == (tmp_path / "blob").stat().st_size
+    good(run("key", "rotate", "alias/app"))
     other = good(run("key", "create", "--spec", "RSA_2048", "--usage", "SIGN_VERIFY"))
+    assert "only symmetric encryption keys are rotated" in run("key", "rotate", other)[2]
     good(run("alias", "set", "alias/sign", other))
     assert "alias/app" in (listed := good(run("key", "ls"))) and "SIGN_VERIFY" in listed
     assert [k["aliases"] for k in keys(run)] == [

@@ -118,7 +118,10 @@ def test_grants(world: World) -> None:
     assert world.call("ListGrants", KeyId=key)["Grants"][0]["GranteePrincipal"] == ROLE
     world.call("RetireGrant", world.role, GrantToken=made["GrantToken"])
     refused("AccessDeniedException", world, "Decrypt", world.role, **decrypt)
-    grant = world.call("CreateGrant", ALICE, **given)["GrantId"]
+    grant = world.call("CreateGrant", ALICE, **given, RetiringPrincipal=ROLE)["GrantId"]
+    retirable = world.call("ListRetirableGrants", RetiringPrincipal=ROLE)["Grants"]
+    assert [entry["GrantId"] for entry in retirable] == [grant]
+    assert world.call("ListRetirableGrants", RetiringPrincipal=USER)["Grants"] == []
     refused("AccessDeniedException", world, "RevokeGrant", ALICE, KeyId=key, GrantId=grant)
     world.call("RevokeGrant", KeyId=key, GrantId=grant)
     refused("NotFoundException", world, "RevokeGrant", KeyId=key, GrantId=grant)

@@ -209,7 +209,8 @@ def test_every_operation_asks(world: World, monkeypatch: pytest.MonkeyPatch) -> 
     common: dict[str, Any] = {
         "KeyId": keys["symmetric"], "CiphertextBlob": blob, "DestinationKeyId": keys["symmetric"],
         "AliasName": "alias/a", "TargetKeyId": keys["symmetric"], "Plaintext": b"x", "NumberOfBytes": 16,
-        "KeyPairSpec": "ECC_NIST_P256", "GranteePrincipal": ROLE, "Operations": ["Decrypt"], "Message": b"x",
+        "KeyPairSpec": "ECC_NIST_P256", "GranteePrincipal": ROLE, "RetiringPrincipal": ROLE,
+        "Operations": ["Decrypt"], "Message": b"x",
         "Description": "x", "Policy": policy(ADMINISTRATION), "WrappingAlgorithm": "RSAES_OAEP_SHA_256",
         "WrappingKeySpec": "RSA_2048", "ImportToken": b"x", "EncryptedKeyMaterial": b"x", "Tags": [],
         "TagKeys": ["x"],
