@@ -34,6 +34,14 @@ static void client_request(struct vsock *v, struct vsock_conn *c,
     conn_hash(v, c, VSOCK_CID_PARENT, parent_port, guest_port);
     port_begin(v, c, guest_port, true);
     conn_state(v, c, VSOCK_WAITING, true);
+    if (fault_on(v)) {
+        fault_begin(v, c);
+        if (fault_refuses(v, c)) {
+            /* Our caller has use for it still; the guest learns nothing. */
+            conn_deadline(v, c, v->now);
+            return;
+        }
+    }
     conn_deadline(
         v, c,
         c->give_up ?:

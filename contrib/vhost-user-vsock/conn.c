@@ -36,11 +36,18 @@ void conn_pend(struct vsock *v, struct vsock_conn *c, uint8_t what)
     conn_queue(v, c);
 }
 
+void conn_due(struct vsock *v, int64_t when)
+{
+    if (!v->next_deadline || when < v->next_deadline) {
+        v->next_deadline = when;
+    }
+}
+
 void conn_deadline(struct vsock *v, struct vsock_conn *c, int64_t when)
 {
     c->deadline = when;
-    if (when && (!v->next_deadline || when < v->next_deadline)) {
-        v->next_deadline = when;
+    if (when) {
+        conn_due(v, when);
     }
 }
 

@@ -170,14 +170,132 @@ static bool do_dump_stop(struct host *h, struct request *r)
     return true;
 }
 
+static const char *const kinds[] = {
+    [VSOCK_FAULT_LATENCY] = "latency",
+    [VSOCK_FAULT_REFUSE] = "refuse",
+    [VSOCK_FAULT_RESET] = "reset",
+    [VSOCK_FAULT_STOP_READING] = "stop-reading",
+};
+
+static bool fault_kind(struct request *r, struct vsock_fault *fault)
+{
+    const char *kind = control_word(&r->line, "kind");
+
+    for (unsigned i = 0; kind && i < sizeof(kinds) / sizeof(kinds[0]); i++) {
+        if (!strcmp(kinds[i], kind)) {
+            fault->kind = i;
+            return true;
+        }
+    }
+    return refuse(r, "kind is none of latency, refuse, reset, stop-reading");
+}
+
+static bool do_fault(struct host *h, struct request *r)
+{
+    uint64_t port = VSOCK_PORT_ANY, ms = 0, jitter = 0;
+    uint64_t chance = VSOCK_CHANCE_ALWAYS;
+    struct vsock_fault fault = { 0 };
+
+    if (!fault_kind(r, &fault) ||
+        !number(r, "port", 0, VSOCK_PORT_ANY - 1, &port) ||
+        !number(r, "nth", 1, INT64_MAX, &fault.nth) ||
+        !number(r, "times", 1, INT64_MAX, &fault.times) ||
+        !number(r, "chance", 0, VSOCK_CHANCE_ALWAYS, &chance) ||
+        !number(r, "seed", 0, UINT64_MAX, &fault.seed)) {
+        return false;
+    }
+    if (fault.kind == VSOCK_FAULT_LATENCY &&
+        (!number(r, "ms", 0, VSOCK_MS_FAULT, &ms) ||
+         !number(r, "jitter", 0, VSOCK_MS_FAULT, &jitter))) {
+        return false;
+    }
+    if ((fault.kind == VSOCK_FAULT_RESET ||
+         fault.kind == VSOCK_FAULT_STOP_READING) &&
+        !number(r, "after", 0, INT64_MAX, &fault.after)) {
+        return false;
+    }
+    if (!complete(r)) {
+        return false;
+    }
+    if (fault.kind == VSOCK_FAULT_LATENCY && !ms && !jitter) {
+        return refuse(r, "a latency needs ms or jitter");
+    }
+    fault.any_port = port == VSOCK_PORT_ANY;
+    fault.port = port;
+    fault.ms = ms;
+    fault.jitter = jitter;
+    fault.chance = chance;
+    fault.id = vsock_fault_add(h->vsock, &fault);
+    if (!fault.id) {
+        return refuse(r, "there are %u faults, as many as can be",
+                      VSOCK_MAX_FAULTS);
+    }
+    fprintf(r->f, ", \"fault\": %u", fault.id);
+    return true;
+}
+
+static bool do_fault_clear(struct host *h, struct request *r)
+{
+    uint64_t id = 0;
+    unsigned count;
+
+    if (!number(r, "fault", 1, UINT32_MAX, &id) || !complete(r)) {
+        return false;
+    }
+    count = vsock_fault_clear(h->vsock, id);
+    if (id && !count) {
+        return refuse(r, "there is no fault %u", (unsigned)id);
+    }
+    fprintf(r->f, ", \"cleared\": %u", count);
+    return true;
+}
+
+static void put_fault(FILE *f, const struct vsock_fault *fault)
+{
+    fprintf(f, "{\"fault\": %u, \"kind\": \"%s\"", fault->id,
+            kinds[fault->kind]);
+    if (!fault->any_port) {
+        fprintf(f, ", \"port\": %u", fault->port);
+    }
+    fprintf(f,
+            ", \"ms\": %u, \"jitter\": %u, \"after\": %llu, "
+            "\"nth\": %llu, \"times\": %llu, \"chance\": %u, "
+            "\"seed\": %llu, \"connections\": %llu, \"struck\": %llu}",
+            fault->ms, fault->jitter, (unsigned long long)fault->after,
+            (unsigned long long)fault->nth, (unsigned long long)fault->times,
+            fault->chance, (unsigned long long)fault->seed,
+            (unsigned long long)fault->seen, (unsigned long long)fault->struck);
+}
+
+static bool do_faults(struct host *h, struct request *r)
+{
+    const char *comma = "";
+
+    if (!complete(r)) {
+        return false;
+    }
+    fputs(", \"faults\": [", r->f);
+    for (unsigned i = 0; i < VSOCK_MAX_FAULTS; i++) {
+        const struct vsock_fault *fault = vsock_fault(h->vsock, i);
+
+        if (fault) {
+            fputs(comma, r->f);
+            put_fault(r->f, fault);
+            comma = ", ";
+        }
+    }
+    fputs("]", r->f);
+    return true;
+}
+
 static const struct {
     const char *name;
     bool (*act)(struct host *h, struct request *r);
 } table[] = {
-    { "hello", do_hello },
-    { "stats", do_stats },
-    { "dump", do_dump },
-    { "dump-stop", do_dump_stop },
+    { "hello", do_hello },   { "stats", do_stats },
+    { "dump", do_dump },     { "dump-stop", do_dump_stop },
+    { "fault", do_fault },   { "fault-clear", do_fault_clear },
+    { "faults", do_faults },
 };
 
 static bool act(struct host *h, struct request *r, char *text, size_t size)

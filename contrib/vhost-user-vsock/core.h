@@ -44,6 +44,9 @@ struct vsock {
     int64_t next_deadline; /* at or before the earliest; 0: none */
     bool driver_seen;
     bool tap;
+    unsigned fault_count;
+    uint32_t last_fault;
+    struct vsock_fault faults[VSOCK_MAX_FAULTS];
 
     struct vsock_conn *slots;
     uint32_t used_slots; /* slots above were never used */
@@ -90,6 +93,29 @@ void vsock_show(struct vsock *v, const uint8_t raw[VSOCK_HDR_SIZE],
                 const struct vsock_hdr *h, const struct iovec *iov,
                 unsigned niov, size_t skip, size_t room);
 
+/* fault.c: what is asked to go wrong. All of it only where fault_on(). */
+
+static inline bool fault_on(const struct vsock *v)
+{
+    return __builtin_expect(v->fault_count, 0);
+}
+/* A connection begins: its port is known. */
+void fault_begin(struct vsock *v, struct vsock_conn *c);
+bool fault_refuses(const struct vsock *v, const struct vsock_conn *c);
+/* Milliseconds. */
+uint32_t fault_delay(struct vsock *v, const struct vsock_conn *c);
+/* Bytes that may still pass. */
+uint32_t fault_room(const struct vsock *v, const struct vsock_conn *c);
+/* Resets it if no more may pass. */
+void fault_strike(struct vsock *v, struct vsock_conn *c);
+/* The host end is to be given nothing now. */
+bool fault_holds(const struct vsock *v, const struct vsock_conn *c);
+/* Bytes come where none were: from the guest, from the host. */
+void fault_delay_out(struct vsock *v, struct vsock_conn *c);
+void fault_delay_in(struct vsock *v, struct vsock_conn *c);
+/* The time that it waits for may have come; c may be gone afterwards. */
+void fault_tick(struct vsock *v, struct vsock_conn *c);
+
 /* ports.c: what each port has carried. */
 
 /* c is about that port. */
@@ -131,6 +157,8 @@ void conn_unqueue(struct vsock *v, struct vsock_conn *c);
 /* A control packet is to be sent. */
 void conn_pend(struct vsock *v, struct vsock_conn *c, uint8_t what);
 void conn_deadline(struct vsock *v, struct vsock_conn *c, int64_t when);
+/* Something is to be done then. */
+void conn_due(struct vsock *v, int64_t when);
 /* The host has taken bytes, or may begin to: it has time again. */
 void conn_drain_renew(struct vsock *v, struct vsock_conn *c);
 /* The guest and we have forgotten it; the host gets what it has not taken. */
@@ -142,6 +170,8 @@ void end_close(struct vsock *v, struct vsock_conn *c);
 
 /* vsock.c: events of the host, and time. */
 
+/* The host end may give something. */
+void conn_readable(struct vsock *v, struct vsock_conn *c);
 /* One try to reach the host end; true unless it is to be refused. */
 bool conn_try(struct vsock *v, struct vsock_conn *c);
 

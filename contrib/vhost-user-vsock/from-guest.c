@@ -25,6 +25,25 @@ static void stray_rst(struct vsock *v, const struct vsock_hdr *h)
     s->type = h->type;
 }
 
+/* As conn_try(), where a fault may refuse it, or delay it. */
+static bool guest_open_late(struct vsock *v, struct vsock_conn *c)
+{
+    uint32_t ms;
+
+    fault_begin(v, c);
+    if (fault_refuses(v, c)) {
+        vsock_note(v, VSOCK_NOTE_FAULT, c, NULL);
+        return false;
+    }
+    ms = fault_delay(v, c);
+    if (!ms) {
+        return conn_try(v, c);
+    }
+    c->give_up += ms;
+    conn_deadline(v, c, v->now + ms);
+    return true;
+}
+
 static void guest_open(struct vsock *v, const struct vsock_hdr *h)
 {
     struct vsock_conn *c = conn_new(v);
@@ -41,7 +60,7 @@ static void guest_open(struct vsock *v, const struct vsock_hdr *h)
     c->peer_fwd_cnt = h->fwd_cnt;
     c->give_up = v->now + VSOCK_MS_BACKLOG;
     /* Refused as if it had never been: its RST needs no place in the table. */
-    if (!conn_try(v, c)) {
+    if (!(fault_on(v) ? guest_open_late(v, c) : conn_try(v, c))) {
         conn_free(v, c);
         stray_rst(v, h);
     }
@@ -71,7 +90,7 @@ static void guest_answered(struct vsock *v, struct vsock_conn *c,
     conn_state(v, c, VSOCK_OPEN, true);
     conn_deadline(v, c, 0);
     c->writable = true;
-    c->readable = true; /* it may have sent on behind its line */
+    conn_readable(v, c); /* it may have sent on behind its line */
     conn_queue(v, c);
 }
 
@@ -262,7 +281,14 @@ void vsock_tx(struct vsock *v, const uint8_t raw[VSOCK_HDR_SIZE],
         return;
     }
     if (c) {
+        if (fault_on(v) && h.op == VSOCK_OP_RW && c->state == VSOCK_OPEN &&
+            h.len > fault_room(v, c)) {
+            h.len = fault_room(v, c); /* its end comes within this packet */
+        }
         conn_packet(v, c, &h, iov, iov_limit(iov, niov, h.len));
+        if (fault_on(v)) {
+            fault_strike(v, c);
+        }
     } else if (h.op == VSOCK_OP_REQUEST) {
         guest_open(v, &h);
     } else if (h.op != VSOCK_OP_RST) {

@@ -55,6 +55,8 @@ static const struct {
         "undelivered", "host end left bytes of the guest untaken" },
     [VSOCK_NOTE_EVICTED] = {
         "evicted", "host end is cut before it has the guest's last bytes" },
+    [VSOCK_NOTE_FAULT] = {
+        "fault", "refused or reset by a fault that was asked for" },
 };
 /* clang-format on */
 

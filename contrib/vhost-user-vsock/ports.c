@@ -31,6 +31,7 @@ static struct vsock_port *find(struct vsock *v, uint32_t port, bool of_guest)
 void port_begin(struct vsock *v, struct vsock_conn *c, uint32_t port,
                 bool of_guest)
 {
+    c->of_guest = of_guest;
     c->port = find(v, port, of_guest) - v->ports;
 }
 
@@ -65,6 +66,8 @@ void port_closed(struct vsock *v, struct vsock_conn *c)
 static bool refuses(const struct vsock_conn *c, enum vsock_note why)
 {
     switch (why) {
+    case VSOCK_NOTE_FAULT:
+        return c->state == VSOCK_OPENING || c->state == VSOCK_WAITING;
     case VSOCK_NOTE_NO_LISTENER:
     case VSOCK_NOTE_BACKLOG:
         return c->state == VSOCK_OPENING;

@@ -23,6 +23,7 @@ static enum log_level note_level(enum vsock_note what)
     case VSOCK_NOTE_NOT_SERVED:
     case VSOCK_NOTE_BAD_LINE:
     case VSOCK_NOTE_GUEST_SILENT:
+    case VSOCK_NOTE_FAULT:
         return VLOG_INFO;
     default:
         return VLOG_WARN;

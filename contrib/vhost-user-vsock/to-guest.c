@@ -102,11 +102,11 @@ static bool burst_add(struct burst *burst, struct vsock_buf *b, uint32_t room)
 }
 
 /*
- * As many buffers as credit, the packet limit and the quantum allow; returns
- * how many.
+ * As many buffers as credit, the packet limit, the quantum and most, of bytes,
+ * allow; returns how many.
  */
 static unsigned burst_fill(struct burst *burst, const struct vsock_conn *c,
-                           struct vsock_buf *bufs, unsigned n)
+                           struct vsock_buf *bufs, unsigned n, uint32_t most)
 {
     unsigned count, limit = conn_packet_limit(c);
     uint32_t flight = c->tx_cnt - c->peer_fwd_cnt;
@@ -131,6 +131,12 @@ static unsigned burst_fill(struct burst *burst, const struct vsock_conn *c,
             }
             room = left;
         }
+        if (room > most - burst->total) {
+            room = most - burst->total;
+            if (!room) {
+                break;
+            }
+        }
         if (!burst_add(burst, &bufs[count], room)) {
             break;
         }
@@ -146,6 +152,7 @@ static unsigned burst_send(struct vsock *v, struct vsock_conn *c,
 
     v->stats.bytes_to_guest += got;
     v->ports[c->port].bytes_to_guest += got;
+    c->passed += got;
     c->asked = false;
     for (count = 0; got > 0; count++) {
         uint32_t len = bufs[count].used;
@@ -180,7 +187,8 @@ static unsigned conn_data_out(struct vsock *v, struct vsock_conn *c,
         conn_stall(v, c, VSOCK_STALL_PACKETS);
         return 0;
     }
-    if (!burst_fill(&burst, c, bufs, n)) {
+    if (!burst_fill(&burst, c, bufs, n,
+                    fault_on(v) ? fault_room(v, c) : UINT32_MAX)) {
         conn_stall(v, c, VSOCK_STALL_CREDIT);
         return 0;
     }
@@ -203,7 +211,8 @@ static unsigned conn_data_out(struct vsock *v, struct vsock_conn *c,
 bool conn_has_data(const struct vsock_conn *c)
 {
     return c->state == VSOCK_OPEN && c->readable && !c->stall &&
-           !(c->guest_off & VSOCK_OFF_RECV) && !(c->host_off & VSOCK_OFF_SEND);
+           !(c->guest_off & VSOCK_OFF_RECV) &&
+           !(c->host_off & VSOCK_OFF_SEND) && !c->in_at;
 }
 
 static void conn_put_control(struct vsock *v, struct vsock_conn *c,
@@ -262,6 +271,9 @@ static unsigned conn_turn(struct vsock *v, struct vsock_conn *c,
     } else if (conn_has_data(c)) {
         TAILQ_INSERT_TAIL(&v->later, c, link);
         c->list = LIST_LATER;
+    }
+    if (fault_on(v)) {
+        fault_strike(v, c);
     }
     return count;
 }

@@ -59,6 +59,9 @@ void conn_flush(struct vsock *v, struct vsock_conn *c)
 {
     bool had = c->buf_len;
 
+    if (fault_on(v) && c->buf_len && fault_holds(v, c)) {
+        return;
+    }
     while (c->buf_len && c->writable) {
         uint32_t first = c->window - c->buf_head;
         struct iovec iov[2] = {
@@ -150,7 +153,10 @@ void conn_data_in(struct vsock *v, struct vsock_conn *c,
         conn_reset(v, c);
         return;
     }
-    if (!c->buf_len && c->writable) {
+    if (fault_on(v)) {
+        fault_delay_out(v, c);
+    }
+    if (!c->buf_len && c->writable && !(fault_on(v) && fault_holds(v, c))) {
         r = end_send(v, c, iov, niov);
         if (r < 0 && r != -EAGAIN) {
             conn_consumed(v, c, h->len);
@@ -168,4 +174,5 @@ void conn_data_in(struct vsock *v, struct vsock_conn *c,
         /* Until the socket says no: only then it tells when it has room. */
         conn_flush(v, c);
     }
+    c->passed += h->len;
 }

@@ -109,6 +109,7 @@ void vsock_fresh_driver(struct vsock *v)
 
 void vsock_disconnect(struct vsock *v)
 {
+    vsock_fault_clear(v, 0);
     vsock_fresh_driver(v);
     /* And those that waited for a driver to be told of: none will come. */
     for (uint32_t i = 0; i < v->used_slots; i++) {
@@ -127,6 +128,14 @@ void vsock_finish(struct vsock *v)
     {
         conn_deadline(v, c, v->now + VSOCK_MS_DRAIN);
     }
+}
+
+void conn_readable(struct vsock *v, struct vsock_conn *c)
+{
+    if (fault_on(v)) {
+        fault_delay_in(v, c);
+    }
+    c->readable = true;
 }
 
 void vsock_event(struct vsock *v, struct vsock_conn *c, unsigned events)
@@ -160,7 +169,7 @@ void vsock_event(struct vsock *v, struct vsock_conn *c, unsigned events)
         }
     }
     if (events & VSOCK_EV_IN) {
-        c->readable = true;
+        conn_readable(v, c);
         if (conn_has_data(c)) {
             conn_queue(v, c);
         }
@@ -245,7 +254,11 @@ static void conn_expired(struct vsock *v, struct vsock_conn *c)
         break;
     case VSOCK_WAITING:
     case VSOCK_REQUESTED:
-        vsock_note(v, VSOCK_NOTE_GUEST_SILENT, c, NULL);
+        vsock_note(v,
+                   c->state == VSOCK_WAITING && fault_refuses(v, c) ?
+                       VSOCK_NOTE_FAULT :
+                       VSOCK_NOTE_GUEST_SILENT,
+                   c, NULL);
         conn_reset(v, c);
         break;
     case VSOCK_OPENING:
@@ -290,6 +303,9 @@ void vsock_tick(struct vsock *v)
     for (uint32_t i = 0; i < v->used_slots; i++) {
         struct vsock_conn *c = &v->slots[i];
 
+        if (c->state != VSOCK_FREE && (c->in_at || c->out_at)) {
+            fault_tick(v, c);
+        }
         if (c->state == VSOCK_FREE || !c->deadline) {
             continue;
         }

@@ -61,6 +61,9 @@
 #define VSOCK_QUANTUM 65536u
 /* Pieces of guest memory that one read from a host socket may fill. */
 #define VSOCK_MAX_BURST 128u
+/* Faults at a time, and the longest delay of one. */
+#define VSOCK_MAX_FAULTS 16u
+#define VSOCK_MS_FAULT 60000u
 /* Ports that are counted each for itself. */
 #define VSOCK_MAX_PORTS 256u
 
@@ -119,7 +122,8 @@ struct vsock_conn {
     bool host;     /* the host end is open */
     bool silent;   /* host end expects no OK line */
     uint32_t skip; /* ... but that we throw so much away */
-    uint16_t port; /* its row among the ports */
+    bool of_guest; /* the port that was connected to is the guest's */
+    uint16_t port; /* ... and has this row among the ports */
     bool counted;  /* ... and there as open */
 
     /* guest to host */
@@ -149,6 +153,11 @@ struct vsock_conn {
     bool asked_half; /* ... since half the packet limit */
     uint16_t ask_ms;
     uint8_t list;
+
+    uint16_t faults; /* that are about it, bits */
+    uint64_t passed; /* bytes, both directions */
+    int64_t in_at;   /* no sooner anything is read from the host ... */
+    int64_t out_at;  /* ... or given to it; 0: at once */
 
     int64_t deadline; /* 0: none */
     int64_t give_up;  /* 0: never; the deadline may be renewed */
@@ -182,6 +191,7 @@ enum vsock_note {
     VSOCK_NOTE_HOST_ERROR,
     VSOCK_NOTE_UNDELIVERED,
     VSOCK_NOTE_EVICTED,
+    VSOCK_NOTE_FAULT,
     VSOCK_NOTES
 };
 
@@ -202,6 +212,35 @@ struct vsock_port {
     uint64_t refused;
     uint64_t bytes_to_host;
     uint64_t bytes_to_guest;
+};
+
+/* What is asked to go wrong. */
+enum vsock_fault_kind {
+    VSOCK_FAULT_LATENCY,      /* either direction, and the guest's connect */
+    VSOCK_FAULT_REFUSE,       /* as if nobody listened */
+    VSOCK_FAULT_RESET,        /* once so many bytes have passed */
+    VSOCK_FAULT_STOP_READING, /* of the host: the guest's credit runs out */
+};
+
+#define VSOCK_CHANCE_ALWAYS 1000000u
+
+/* Of the connections to a port, those that it is about, and what happens. */
+struct vsock_fault {
+    enum vsock_fault_kind kind;
+    bool any_port;
+    uint32_t port;   /* of the parent or of the guest: that is served */
+    uint32_t ms;     /* VSOCK_FAULT_LATENCY ... */
+    uint32_t jitter; /* ... and at most so much more, by the seed */
+    uint64_t after;  /* RESET, STOP_READING: bytes, both directions */
+    uint64_t nth;    /* only the nth that begins; 0: each */
+    uint64_t times;  /* at most so many; 0: any number */
+    uint32_t chance; /* of each, in millionths, by the seed */
+    uint64_t seed;
+    /* the core's */
+    uint32_t id;
+    uint64_t seen;   /* that began */
+    uint64_t struck; /* that it is or was about */
+    uint64_t random;
 };
 
 /*
@@ -331,6 +370,13 @@ void vsock_event(struct vsock *v, struct vsock_conn *c, unsigned events);
 void vsock_opened(struct vsock *v, struct vsock_conn *c, int err);
 /* The connection in this slot if it is still that one, or NULL. */
 struct vsock_conn *vsock_get(struct vsock *v, uint32_t slot, uint32_t gen);
+
+/* Its id, or 0: there are VSOCK_MAX_FAULTS. */
+uint32_t vsock_fault_add(struct vsock *v, const struct vsock_fault *fault);
+/* That one, or all by id 0; how many there were. All end with the guest. */
+unsigned vsock_fault_clear(struct vsock *v, uint32_t id);
+/* i < VSOCK_MAX_FAULTS; NULL: there is none in that place. */
+const struct vsock_fault *vsock_fault(const struct vsock *v, unsigned i);
 
 /* Whether packets are shown to ops->packet(). */
 void vsock_tap(struct vsock *v, bool on);

@@ -31,13 +31,14 @@ from typing import TYPE_CHECKING, Any
 from nitroctl.base.errors import EnclaveError, EnclaveTimeout, NitroError, UsageError
 from nitroctl.base.options import signature
 from nitroctl.eif.request import BuildRequest
-from nitroctl.enclaves import differences, folder, logs, records
+from nitroctl.enclaves import capture, differences, folder, logs, records, usage
 from nitroctl.enclaves.differences import Difference, DiffersFromAws
 from nitroctl.enclaves.handles import LAST_WORDS, Console, EnclaveListener, StrictRecord
 from nitroctl.enclaves.ready import ready
 from nitroctl.enclaves.records import Record
 from nitroctl.enclaves.request import RunRequest
 from nitroctl.enclaves.supervisor import Supervised
+from nitroctl.enclaves.vsock_handles import VsockFaults
 from nitroctl.enclaves.waitfor import Pattern, WaitFor
 from nitroctl.enclaves.waiting import aside, close_server
 from nitroctl.keywords import BuildKeywords, RunKeywords, StrPath
@@ -102,6 +103,7 @@ class Enclave:
         self._resources = contextlib.ExitStack()
         self._early: folder.Folder | None = None
         self.console = Console(self)
+        self.faults = VsockFaults(self)
 
     # ---- its life ----
 
@@ -271,7 +273,21 @@ class Enclave:
         values = (self._record and self._now.pcrs) or measure(self._request.eif).by_number()
         return {int(number): bytes.fromhex(value) for number, value in values.items()}
 
+    def stats(self) -> dict[str, Any]:
+        """CPU time and memory of its processes, connections and bytes of each port, as `nitroctl stats
+        --json` has them."""
+        self._asked_for("stats")
+        return usage.of(self._now)
+
     # ---- vsock ----
+
+    def capture(
+        self, path: StrPath, *, snaplen: int = capture.SNAPLEN, limit_mib: int = capture.LIMIT_MIB
+    ) -> contextlib.AbstractContextManager[dict[str, int]]:
+        """As long as the `with` block lasts, packets of its vsock go into a pcap file, each with up to
+        `snaplen` bytes of data. What the block gets is filled at its end: `packets`, `dropped`, `bytes`."""
+        self._asked_for("capture")
+        return capture.into_file(self._now, Path(path), snaplen=snaplen, limit_mib=limit_mib)
 
     def connect(self, port: int, *, timeout: float = 30.0, retry: bool = True) -> socket.socket:
         """Connect to `port` of the enclave: a connected stream socket without a timeout.

@@ -86,6 +86,15 @@ class RunKeywords(TypedDict, total=False):
     kms: bool
     """The parent's port 8000 is the local KMS, started with it; see `nitroctl kms`."""
 
+    pcap: StrPath | None
+    """Capture all packets of its vsock into FILE, for wireshark; see `nitroctl vsock dump`. Default: none."""
+
+    snaplen: int
+    """Bytes of each packet's data in that capture. Default: 65536."""
+
+    pcap_limit: str | int
+    """Where that capture ends. Default: 1024."""
+
     accel: Literal["kvm", "tcg"] | None
     """Force an accelerator. Default: KVM where it works."""
 

@@ -163,6 +163,7 @@ class _State:
         self.seen = [enclave for enclave in self.seen if enclave.running]
         for enclave in self.seen:
             enclave._differs_now = self.differs
+            enclave.faults._end_of_test()
 
 
 def _differences(item: pytest.Item, names: Sequence[str]) -> frozenset[str]:

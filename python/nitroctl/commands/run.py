@@ -59,6 +59,8 @@ def run(app_status: bool, detach: bool, as_json: bool, dry_run: bool, **given: A
     if dry_run:
         for argv in by_hand(plan):
             shown.data(shown.command(argv))
+        if request.pcap:
+            _note("a capture (--pcap) is what `nitroctl run` asks the backend for, while it runs")
         if request.kms:
             _note(
                 "the KMS is a third, `nitroctl kms serve --vsock 8000 --root PEM`, with the root of "

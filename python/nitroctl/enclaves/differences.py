@@ -45,6 +45,7 @@ SAME = frozenset(
     {
         "eif", "memory", "cid", "name", "role", "instance_id", "boot_timeout", "debug_mode", "ca_days",
         "proxy", "listen_port", "connect_port", "kms", "accel", "qemu", "qemu_build", "vsock_backend",
+        "snaplen", "pcap_limit",
     }
 )  # fmt: skip
 
@@ -74,6 +75,7 @@ OPTIONS: dict[str, tuple[str, str, Callable[[object], bool]]] = {
         "a port of the enclave's is joined to TCP or a path, which nothing on AWS does",
         bool,
     ),
+    "pcap": ("capture", "packets of vsock are captured, which nothing on AWS does", bool),
     "forward_cid": ("host-vsock", "ports of the parent's are those of this host's own AF_VSOCK", bool),
     "forward_listen": ("host-vsock", "ports of the enclave's are joined to this host's own AF_VSOCK", bool),
 }
@@ -82,6 +84,9 @@ OPTIONS: dict[str, tuple[str, str, Callable[[object], bool]]] = {
 USES = {
     "console": "the console is read, which AWS has in debug mode alone",
     "app-status": "the application's status is asked for, which AWS tells nobody",
+    "capture": "packets of vsock are captured, which nothing on AWS does",
+    "faults": "something is made to go wrong, which nobody can on AWS",
+    "stats": "what its ports and processes have counted is asked for, which AWS tells nobody",
 }
 
 NAMES = frozenset({*USES, *(name for name, _, _ in OPTIONS.values())})

@@ -32,8 +32,20 @@ from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any
 
+from nitroctl.base import shown
 from nitroctl.base.errors import NitroError, UsageError
-from nitroctl.enclaves import application, backend, chain, diagnosis, kms, logs, monitor, overlay, records
+from nitroctl.enclaves import (
+    application,
+    backend,
+    capture,
+    chain,
+    diagnosis,
+    kms,
+    logs,
+    monitor,
+    overlay,
+    records,
+)
 from nitroctl.enclaves import qemu as qemu_options
 from nitroctl.enclaves.backend import Backend
 from nitroctl.enclaves.child import Child
@@ -171,6 +183,7 @@ class EnclaveRun:
             self._spawn(self._watch_server(self._kms, Party.KMS))
         await self._start_backend(folder)
         self._open_control(folder)
+        await self._capture()
         made = await asyncio.to_thread(
             overlay.prepare, self.plan.overlays, self.plan.request.eif, folder.overlay
         )
@@ -191,6 +204,12 @@ class EnclaveRun:
             )
         if line != b"":
             self._backend.forward()  # else it has ended, and the message about that has its words
+
+    async def _capture(self) -> None:
+        request = self.plan.request
+        if request.pcap and self._backend and not self._end.done():
+            limit = request.pcap_limit
+            await capture.begin(self._backend.ask, request.pcap, snaplen=request.snaplen, limit_mib=limit)
 
     def _open_control(self, folder: Folder) -> None:
         """From here on others of its user can ask it."""
@@ -262,6 +281,8 @@ class EnclaveRun:
 
     def _on_event(self, event: dict[str, Any]) -> None:
         """Something happened that a user may want to see: `nitroctl events`."""
+        if text := capture.ended(event):
+            shown.say(f"warning: {text}")
         if self._events:
             self._events.append(json.dumps({"time": time.time(), **event}).encode() + b"\n")
 

@@ -20,6 +20,7 @@ from nitroctl.base.instants import UTC
 from nitroctl.base.memory import MEMORY_PER_EIF, MIB, default_memory
 from nitroctl.eif import overlay
 from nitroctl.eif.peek import Peek, peek
+from nitroctl.enclaves import capture
 from nitroctl.enclaves import overlay as overlay_of
 from nitroctl.enclaves.folder import KMS_PORT
 from nitroctl.enclaves.request import RunRequest
@@ -67,6 +68,8 @@ def check(request: RunRequest, *, now: datetime | None = None, host: Host | None
     broken."""
     host = host or Host.here()
     forwards.check(request.forwards)
+    if request.pcap:
+        capture.check(request.pcap)
     for kind in forwards.PARENT if request.kms else ():
         if any(text.startswith(f"{kind}={KMS_PORT}=") for text in request.forwards):
             raise UsageError(f"the parent's port {KMS_PORT} is served by --{kind} and by --kms")

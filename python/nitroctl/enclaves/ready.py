@@ -31,6 +31,7 @@ def ready(request: RunRequest, note: Callable[[str], None] = lambda text: None) 
         vsock_backend=request.vsock_backend or _backend(),
         ca_days=ca_days,
         overlay=tuple(map(os.path.abspath, request.overlay)),
+        pcap=request.pcap and request.pcap.absolute(),
         forwards=forwards(
             request.publish,
             request.proxy,

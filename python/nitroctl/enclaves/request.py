@@ -26,6 +26,7 @@ CID_MAX = 0xFFFFFFFE
 RESERVED_CIDS = frozenset({0, 1, 2, 3, 0xFFFFFFFF})
 NAME_MAX = 255
 CA_DAYS_MAX = 3650
+SNAPLEN_MAX = 65536  # bytes of a packet's data
 
 # The machine's limits for what becomes PCR4 and PCR3.
 INSTANCE_ID_MAX = 79
@@ -81,6 +82,13 @@ def _check_boot_timeout(seconds: float) -> None:
 def _check_ca_days(days: int) -> None:
     if not 1 <= days <= CA_DAYS_MAX:
         raise UsageError(f"certificates for {days} days cannot be had; 1 to {CA_DAYS_MAX} are possible")
+
+
+def _check_snaplen(snaplen: int) -> None:
+    if not 0 <= snaplen <= SNAPLEN_MAX:
+        raise UsageError(
+            f"a packet has from 0 to {SNAPLEN_MAX} bytes of data; a snaplen of {snaplen} is none"
+        )
 
 
 @dataclass(frozen=True)
@@ -210,6 +218,19 @@ class RunRequest(Request):
     kms: Annotated[
         bool, Option("The parent's port 8000 is the local KMS, started with it; see `nitroctl kms`.")
     ] = False
+    pcap: Annotated[
+        Path | None,
+        Option("Capture all packets of its vsock into FILE, for wireshark; see `nitroctl vsock dump`.",
+               metavar="FILE", unset="none"),
+    ] = None  # fmt: skip
+    snaplen: Annotated[
+        int,
+        Option("Bytes of each packet's data in that capture.", metavar="BYTES", check=_check_snaplen),
+    ] = 65536
+    pcap_limit: Annotated[
+        int,
+        Option("Where that capture ends.", metavar="SIZE", unit="MiB", parse=parse_memory),
+    ] = 1024
     accel: Annotated[
         Literal["kvm", "tcg"] | None,
         Option("Force an accelerator.", unset="KVM where it works", session=True),

@@ -56,8 +56,8 @@ def test_what_is_no_request_is_answered_and_survived(backend: Backend, owner: Ow
         owner.say(message, (0, 1, 2))  # nobody wants these descriptors
         answer = owner.answer()
         assert set(answer) == {"id", "error"} and words in answer["error"], message
+    assert owner.ask("stats")["connections"] == 0  # and it is done with the last one
     assert backend.fds() == before
-    assert owner.ask("stats")["connections"] == 0
 
 
 def test_counts_of_each_port(backend: Backend, owner: Owner) -> None:
