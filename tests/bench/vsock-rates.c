@@ -11,8 +11,9 @@
  *     echo COUNT                 round trips of one byte
  *     connect COUNT              the guest opens and closes connections
  *     open COUNT                 connections at the same time, each echoes
- *     streams COUNT SECONDS      guest to host, on so many connections
- *     pull COUNT SECONDS         host to guest, on so many connections
+ *     streams COUNT SECONDS [N]  guest to host, on so many connections
+ *     pull COUNT SECONDS [N]     host to guest, on so many connections
+ *                                ... and on until each has had N bytes
  *     host COUNT                 no guest (DEVICE is not used): says "ready",
  *                                echoes on so many connections, one by one
  *
@@ -640,10 +641,10 @@ static void open_many(unsigned count)
     say("seconds", now() - begin);
 }
 
-/* The slowest and the fastest, of all that there are. */
-static void say_fairness(unsigned count, uint64_t (*bytes)(struct conn *))
+/* What the slowest has had; 0: one is not there. */
+static uint64_t least_of(unsigned count, uint64_t (*bytes)(struct conn *))
 {
-    uint64_t least = UINT64_MAX, most = 0;
+    uint64_t least = UINT64_MAX;
     unsigned found = 0;
 
     for (unsigned i = 0; i < SLOTS; i++) {
@@ -651,12 +652,28 @@ static void say_fairness(unsigned count, uint64_t (*bytes)(struct conn *))
             uint64_t n = bytes(&conns[i]);
 
             least = n < least ? n : least;
+            found++;
+        }
+    }
+    return found == count ? least : 0;
+}
+
+/* The slowest and the fastest, of all that there are. */
+static void say_fairness(unsigned count, uint64_t (*bytes)(struct conn *))
+{
+    uint64_t most = 0;
+    unsigned found = 0;
+
+    for (unsigned i = 0; i < SLOTS; i++) {
+        if (conns[i].state == OPEN) {
+            uint64_t n = bytes(&conns[i]);
+
             most = n > most ? n : most;
             found++;
         }
     }
     say("streams", found);
-    say("least", found == count ? least : 0);
+    say("least", least_of(count, bytes));
     say("most", most);
 }
 
@@ -670,7 +687,7 @@ static uint64_t bytes_given(struct conn *c)
     return c->received;
 }
 
-static void streams(unsigned count, double seconds)
+static void streams(unsigned count, double seconds, uint64_t least)
 {
     double begin;
     bool stalled = false;
@@ -682,7 +699,8 @@ static void streams(unsigned count, double seconds)
         connected(1024 + i);
     }
     begin = now();
-    while (now() < begin + seconds && !stalled) {
+    while ((now() < begin + seconds || least_of(count, bytes_taken) < least) &&
+           !stalled) {
         bool news = pump();
 
         if (!front.slots) {
@@ -700,13 +718,14 @@ static void streams(unsigned count, double seconds)
     say_fairness(count, bytes_taken);
 }
 
-static void pull(unsigned count, double seconds)
+static void pull(unsigned count, double seconds, uint64_t least)
 {
     double begin = now();
     bool stalled = false;
 
     start(host_sources, (void *)(uintptr_t)count);
-    while (now() < begin + seconds && !stalled) {
+    while ((now() < begin + seconds || least_of(count, bytes_given) < least) &&
+           !stalled) {
         stalled = !pump() && !front_wait(&front, STALL_MS);
     }
     host_stop = true;
@@ -746,9 +765,9 @@ int main(int argc, char **argv)
     } else if (!strcmp(what, "open")) {
         open_many(atoi(argv[6]));
     } else if (!strcmp(what, "streams") && argc > 7) {
-        streams(atoi(argv[6]), atof(argv[7]));
+        streams(atoi(argv[6]), atof(argv[7]), argc > 8 ? atoll(argv[8]) : 0);
     } else if (!strcmp(what, "pull") && argc > 7) {
-        pull(atoi(argv[6]), atof(argv[7]));
+        pull(atoi(argv[6]), atof(argv[7]), argc > 8 ? atoll(argv[8]) : 0);
     } else {
         errx(2, "no such workload: %s", what);
     }
