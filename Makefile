@@ -42,6 +42,7 @@ check-aws: packages
 	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
 	@$(VENV)/bin/python -m nitroctl build
 	@$(VENV)/bin/python -m nitroctl guest init
+	@$(VENV)/bin/python -m nitroctl guest tools
 	@$(VENV)/bin/python -m nitroctl guest kernel --prebuilt
 	@$(VENV)/bin/python tools/check --blobs "$(BLOBS)"
 

@@ -69,3 +69,21 @@ def init(as_json: bool) -> None:
         output.document({"programs": {name: folder / name for name in guests.PROGRAMS}})
     else:
         shown.bare(folder / "init")
+
+
+@guest.command()
+@click.option("--update", is_flag=True, help="Look for a newer package than the one that is here.")
+@json_option("Print the paths of both programs, in JSON.")
+def tools(update: bool, as_json: bool) -> None:
+    """Make what `nitroctl run --tools` brings into a guest: our agent, and Debian's static busybox; print
+    busybox's path.
+    """
+    from nitroctl.toolchain import busybox
+    from nitroctl.toolchain import guest as guests
+
+    folder = guests.build_init()
+    box = busybox.fetch(update=update)
+    if as_json:
+        output.document({"agent": folder / "tools", "busybox": box})
+    else:
+        shown.bare(box)

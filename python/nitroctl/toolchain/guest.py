@@ -96,6 +96,14 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
     "agent": ("agent.c", "agent-high.c", "agent-machine.c", "agent-modes.c", "agent-nsm.c", "agent-vsock.c"),
     "hello": ("hello.c",),
     "features": ("features.c",),
+    "tools": (
+        "tools.c",
+        "tools-agent.c",
+        "tools-core.c",
+        "tools-exec.c",
+        "tools-frame.c",
+        "tools-top.c",
+    ),
 }
 
 _STATIC_LIBC = packages.Need("libc6-dev", "glibc-static", "static programs", header="stdio.h")
@@ -112,13 +120,14 @@ class Prebuilt:
 
 
 def locate(what: str) -> Path:
-    """Where "kernel", "prebuilt", "init", "agent" or "hello" is; raises NitroError with what makes it."""
+    """Where a kernel or a program for guests is. Raises NitroError with what makes it."""
     name, file, command = {
         "kernel": ("kernel", "bzImage", "guest kernel"),
         "prebuilt": ("kernel-prebuilt", "bzImage", "guest kernel --prebuilt"),
         "init": ("init", "init", "guest init"),
         "agent": ("init", "agent", "guest init"),
         "hello": ("init", "hello", "guest init"),
+        "tools": ("init", "tools", "guest init"),
     }[what]
     if brought := bundle.find(f"{'guest' if name == 'init' else name}/{file}"):
         return brought

@@ -21,9 +21,9 @@ from click.testing import CliRunner
 
 from jsonpage import answer
 from nitroctl.base.config import cache_dir, source_root
-from nitroctl.base.errors import CommandFailed, NitroError
+from nitroctl.base.errors import CommandFailed, NitroError, NotBuilt
 from nitroctl.cli import nitroctl
-from nitroctl.toolchain import cache, guest, modules, packages, steps
+from nitroctl.toolchain import busybox, cache, guest, modules, packages, steps
 from nitroctl.toolchain.steps import BuildFailed
 
 FRAGMENT = (source_root() / "guest/kernel.config").read_text()
@@ -363,6 +363,48 @@ def test_a_prebuilt_kernel_is_described(monkeypatch: pytest.MonkeyPatch) -> None
     assert (found["release"], found["source"]) == ("6.12.0-fake", "linux-image-6.12.0-cloud-amd64 6.12.0-1")
 
 
+# --- Debian's busybox --------------------------------------------------------------------------------------
+
+
+class Packages:
+    """Debian's, with a busybox that says what version it is."""
+
+    newest = "1:1.37.0-6"
+
+    def version(self, package: str) -> str:
+        assert package == "busybox-static"
+        return self.newest
+
+    def download(self, package: str, version: str) -> Path:
+        return Path(version)
+
+    def unpack(self, deb: Path, into: Path) -> None:
+        (into / "usr/bin").mkdir(parents=True)
+        (into / "usr/bin/busybox").write_text(str(deb))
+
+
+def test_the_tools_are_fetched_once_and_again_to_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(NotBuilt) as caught:
+        busybox.locate()
+    assert caught.value.hint == "nitroctl guest tools"
+    monkeypatch.setattr("nitroctl.toolchain.apt.AptRoot.open", lambda suite, refresh: Packages())
+
+    def tools(*options: str) -> Path:
+        command = ["guest", "tools", "--json", *options]
+        shown = CliRunner().invoke(nitroctl, command, catch_exceptions=False)
+        found = answer("nitroctl guest tools", shown.stdout)
+        assert found["agent"] == str(guest.locate("tools"))
+        assert found["busybox"] == str(busybox.locate())
+        return busybox.locate()
+
+    first = tools()
+    assert first.read_text() == "1:1.37.0-6" and os.access(first, os.X_OK)
+    assert {path.name for path in first.parent.iterdir()} == {"busybox", "manifest.json"}
+    monkeypatch.setattr(Packages, "newest", "1:1.37.0-7")
+    assert tools() == first
+    assert tools("--update").read_text() == "1:1.37.0-7"
+
+
 # --- programs --------------------------------------------------------------------------------------------
 
 
@@ -441,7 +483,7 @@ def test_the_commands_print_paths(tmp_path: Path) -> None:
     result = runner.invoke(nitroctl, ["guest", "init", "--json"], catch_exceptions=False)
     assert result.exit_code == 0
     paths = answer("nitroctl guest init", result.stdout)["programs"]
-    assert set(paths) == {"init", "agent", "hello", "features"}
+    assert set(paths) == {"init", "agent", "hello", "features", "tools"}
     assert all(Path(path).is_file() for path in paths.values())
     result = runner.invoke(nitroctl, ["which", "init"], catch_exceptions=False)
     assert result.stdout.strip() == paths["init"]
