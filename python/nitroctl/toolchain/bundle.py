@@ -4,7 +4,7 @@
     nitroctl/bundle/                     in the wheel `nitroctl` (tools/dist)
         bin/vhost-user-vsock
         lib/vsock-preload.so
-        guest/init, agent, hello
+        guest/init, agent, hello, tools, busybox
         kernel/bzImage, config, manifest.json
         plugins/BUILD-ID/bin, lib        for a distribution's QEMU with this build-id
         bundle.json
