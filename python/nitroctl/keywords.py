@@ -95,6 +95,10 @@ class RunKeywords(TypedDict, total=False):
     pcap_limit: str | int
     """Where that capture ends. Default: 1024."""
 
+    tools: bool
+    """A shell, files, processes and core dumps of the running enclave: `nitroctl shell`, `cp`, `top`. It runs
+    unmeasured then."""
+
     accel: Literal["kvm", "tcg"] | None
     """Force an accelerator. Default: KVM where it works."""
 

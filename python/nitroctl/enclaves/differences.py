@@ -63,6 +63,7 @@ OPTIONS: dict[str, tuple[str, str, Callable[[object], bool]]] = {
     ),
     "overlay": ("overlay", "something is unpacked over the image, unmeasured", bool),
     "overlay_keep_pcrs": ("overlay", "the PCRs are the image's, and something else runs as well", bool),
+    "tools": ("tools", "an agent of ours and busybox run beside the application, unmeasured", bool),
     "append": ("append", "words are added to the kernel's command line, unmeasured", bool),
     "document_form": (
         "document-form",

@@ -39,6 +39,7 @@ from nitroctl.enclaves import (
     backend,
     capture,
     chain,
+    cores,
     diagnosis,
     kms,
     logs,
@@ -96,6 +97,7 @@ class EnclaveRun:
         self._qemu: Child | None = None
         self._backend: Backend | None = None
         self._kms: Child | None = None
+        self._cores: cores.CoreServer | None = None
         self._fds = contextlib.ExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -125,6 +127,7 @@ class EnclaveRun:
             booted=self._booted,
             ended=self._ended,
             pcrs=self._pcrs,
+            cores=tuple(core.to_json() for core in self._cores.cores) if self._cores else (),
         )
         if self.state is not State.ENDED:
             return record
@@ -181,6 +184,8 @@ class EnclaveRun:
         if self.plan.request.kms:
             self._kms = kms.start(folder, self.plan.request.eif)
             self._spawn(self._watch_server(self._kms, Party.KMS))
+        if self.plan.request.tools:
+            await self._serve_cores(folder)
         await self._start_backend(folder)
         self._open_control(folder)
         await self._capture()
@@ -192,6 +197,16 @@ class EnclaveRun:
         await self._end
 
     # -- start
+
+    async def _serve_cores(self, folder: Folder) -> None:
+        assert self._home
+
+        def taken(core: cores.Core) -> None:
+            if self._home and self.state is not State.ENDED:
+                self._home.write(self.record())
+
+        self._cores = cores.CoreServer(folder.uds, self._home.path, self.plan.memory_mib, taken)
+        await self._cores.start()
 
     async def _start_backend(self, folder: Folder) -> None:
         self._backend = Backend(self.plan, folder, self._fds, on_told=self._on_told, on_event=self._on_event)
@@ -456,7 +471,8 @@ class EnclaveRun:
         self._home.write(record)
         if state is State.ENDED:
             # Waiters look at the record once our process has ended, so nothing is in a hurry here.
-            self._home.close() if self._detached else self._home.remove()
+            kept = self._detached or record.cores
+            self._home.close() if kept else self._home.remove()
         if self._on_state:
             self._on_state(record)
 
@@ -484,6 +500,7 @@ class EnclaveRun:
             qemu_pid=None,
             backend_pid=None,
             started=time.time(),
+            tools=self.plan.request.tools,
         )
         self._home, self._first = records.create(first, number)
         self.plan = dataclasses.replace(self.plan, name=self._home.name)
@@ -532,6 +549,8 @@ class EnclaveRun:
                 if self._qemu:
                     await self._deliver(self._backend)
                 await self._backend.stop()
+            if self._cores:
+                await self._cores.stop()
             if self._kms:
                 self._kms.hush()
                 self._kms.signal(signal.SIGKILL)  # its store bears that, and nobody waits for it

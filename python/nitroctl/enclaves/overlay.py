@@ -26,6 +26,8 @@ def reasons(request: RunRequest) -> list[str]:
         found.append("an overlay")
     if request.append and overlay.names_init(request.append):
         found.append("another init on the kernel's command line")
+    if request.tools:
+        found.append("our tools")
     return found
 
 

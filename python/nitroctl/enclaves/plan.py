@@ -17,7 +17,7 @@ from nitroctl.base import accelerator
 from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.memory import MIB
 from nitroctl.eif.overlay import Source
-from nitroctl.enclaves import overlay, preflight
+from nitroctl.enclaves import overlay, preflight, tools
 from nitroctl.enclaves import qemu as qemu_options
 from nitroctl.enclaves.folder import Folder, release, reserve
 from nitroctl.enclaves.qemu import QemuConfig
@@ -70,7 +70,7 @@ class Plan:
             cpus=request.cpus,
             parent_id=request.instance_id,
             parent_role=request.role,
-            append=request.append,
+            append=tools.append(request),
             acpi=self.acpi,
             debug=request.debug_mode,
             ignore_signature=request.ignore_signature,
@@ -106,6 +106,7 @@ def make_plan(request: RunRequest) -> Plan:
     started."""
     checked = preflight.check(request)
     memory = checked.memory_mib
+    cmdline = " ".join(filter(None, (os.fsdecode(checked.eif.cmdline), request.append)))
     accel = Accelerator(request.accel, "asked for") if request.accel else accelerator.choose()
     return Plan(
         request=request,
@@ -115,10 +116,10 @@ def make_plan(request: RunRequest) -> Plan:
         accel=accel,
         acpi=checked.eif.needs_acpi,
         module_id=new_module_id(request.instance_id),
-        cmdline=" ".join(filter(None, (os.fsdecode(checked.eif.cmdline), request.append))),
+        cmdline=cmdline,
         notes=checked.notes,
         unmeasured=tuple(overlay.reasons(request)),
-        overlays=overlay.sources(request),
+        overlays=(*overlay.sources(request), *tools.sources(request, cmdline)),
     )
 
 

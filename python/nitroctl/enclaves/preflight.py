@@ -20,7 +20,7 @@ from nitroctl.base.instants import UTC
 from nitroctl.base.memory import MEMORY_PER_EIF, MIB, default_memory
 from nitroctl.eif import overlay
 from nitroctl.eif.peek import Peek, peek
-from nitroctl.enclaves import capture
+from nitroctl.enclaves import capture, tools
 from nitroctl.enclaves import overlay as overlay_of
 from nitroctl.enclaves.folder import KMS_PORT
 from nitroctl.enclaves.request import RunRequest
@@ -79,6 +79,8 @@ def check(request: RunRequest, *, now: datetime | None = None, host: Host | None
         raise UsageError(
             "--overlay-keep-pcrs is for an enclave that is not measured: give an overlay, or leave it out"
         )
+    if request.tools:
+        tools.locate()
     eif = _check_eif(request, now or datetime.now(UTC))
     memory = default_memory(eif.size) if request.memory is None else request.memory
     _check_memory(memory, eif.size, ratio=request.memory_check)
@@ -91,7 +93,8 @@ def check(request: RunRequest, *, now: datetime | None = None, host: Host | None
 def _check_eif(request: RunRequest, now: datetime) -> Peek:
     eif = peek(request.eif)
     entries = 0 if eif.needs_acpi else DEVICE_ENTRIES
-    eif.check_cmdline(entries + (len(os.fsencode(request.append)) + 1 if request.append else 0))
+    added = tools.append(request)
+    eif.check_cmdline(entries + (len(os.fsencode(added)) + 1 if added else 0))
     if not request.ignore_signature:
         try:
             eif.check_signature(now)

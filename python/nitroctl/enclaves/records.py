@@ -5,6 +5,7 @@
         record.json                  what is known about it, whole at any moment
         console.log, console.0.log   what its serial console said; the second is the older half
         supervisor.log               what its supervisor, QEMU and the backend said (detached ones)
+        core.N/                      a core dump of an enclave with --tools (`cores`)
         lock                         held by the supervisor as long as it lives
 
 The lock is the truth about life: the kernel drops it with its holder, so a record without an end whose lock
@@ -129,6 +130,8 @@ class Record:
     started: float
     unmeasured: bool = False
     keep_pcrs: bool = False
+    tools: bool = False  # `shell` and its kin can be used
+    cores: tuple[dict[str, Any], ...] = ()  # core dumps that it left, as `cores.Core` has them
     booted: float | None = None
     ended: float | None = None
     pcrs: dict[str, str] | None = None
@@ -168,6 +171,7 @@ class Record:
         for name in ("eif", "folder", "uds", "home"):
             fields[name] = Path(fields[name])
         fields["tail"] = tuple(fields.get("tail", ()))
+        fields["cores"] = tuple(fields.get("cores", ()))
         return cls(**fields)
 
 

@@ -150,7 +150,7 @@ class RunRequest(Request):
             "Keep the image's PCRs although it runs unmeasured; documents are issued under a certificate "
             "that says so.",
             excludes=("debug_mode",),
-            needs=("overlay", "append"),
+            needs=("overlay", "append", "tools"),
         ),
     ] = False
     boot_timeout: Annotated[
@@ -231,6 +231,13 @@ class RunRequest(Request):
         int,
         Option("Where that capture ends.", metavar="SIZE", unit="MiB", parse=parse_memory),
     ] = 1024
+    tools: Annotated[
+        bool,
+        Option(
+            "A shell, files, processes and core dumps of the running enclave: `nitroctl shell`, `cp`, `top`. "
+            "It runs unmeasured then."
+        ),
+    ] = False
     accel: Annotated[
         Literal["kvm", "tcg"] | None,
         Option("Force an accelerator.", unset="KVM where it works", session=True),
