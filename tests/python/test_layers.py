@@ -24,7 +24,7 @@ FLOORS = (
     ("api",),
     ("keywords",),
     ("testing",),
-    ("kms",),
+    ("kms", "inside"),
     ("enclaves",),
     ("eif",),
     ("attestation", "torture", "vsock", "toolchain"),
