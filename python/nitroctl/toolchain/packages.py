@@ -82,6 +82,7 @@ CHECK = (
     Need("openssl", "openssl", "independent digests and signatures in tests", program="openssl"),
     Need("libssl-dev", "openssl-static", "the example that calls KMS", header="openssl/cms.h"),
     Need("curl", "curl", "a program that looks for EC2's metadata", program="curl"),
+    Need("gdb", "gdb", "core dumps in tests", program="gdb"),
     Need("git", "git", "listing the sources to lint", program="git"),
     Need("mmdebstrap", "mmdebstrap", "fresh systems to install wheels in", program="mmdebstrap"),
     Need("strace", "strace", "what programs of the wheels open", program="strace"),
