@@ -6,14 +6,15 @@
  * "name value". Not a test: what is delivered is counted, not compared.
  *
  *   vsock-rates DEVICE UDS CID PARENT WORKLOAD...
- *     send SIZE SECONDS [whole]  guest to host, packets of SIZE bytes
- *     receive SECONDS            host to guest
+ *     send SIZE SECONDS [FORM [N]]  guest to host, packets of SIZE bytes, in
+ *                                one piece (whole) or as Linux has them (linux)
+ *     receive SECONDS [N]        host to guest
  *     echo COUNT                 round trips of one byte
  *     connect COUNT              the guest opens and closes connections
  *     open COUNT                 connections at the same time, each echoes
  *     streams COUNT SECONDS [N]  guest to host, on so many connections
  *     pull COUNT SECONDS [N]     host to guest, on so many connections
- *                                ... and on until each has had N bytes
+ *                                ... and on until (each) N bytes have passed
  *     host COUNT                 no guest (DEVICE is not used): says "ready",
  *                                echoes on so many connections, one by one
  *
@@ -60,7 +61,7 @@ _Static_assert(sizeof(struct header) == HEADER &&
 /* Of connections; (guest's port + host's port) % SLOTS finds one. */
 #define SLOTS 8192
 /* Without news for so long a transfer has stalled. */
-#define STALL_MS 2000
+#define STALL_MS 10000
 
 enum state { FREE, CONNECTING, OPEN, CLOSING };
 
@@ -491,7 +492,7 @@ static void settle(struct conn *c)
     }
 }
 
-static void send_rate(uint32_t size, double seconds, bool whole)
+static void send_rate(uint32_t size, double seconds, bool whole, uint64_t least)
 {
     struct conn *c;
     double begin, end;
@@ -501,7 +502,7 @@ static void send_rate(uint32_t size, double seconds, bool whole)
     start(host_sink, NULL);
     c = connected(1024);
     begin = now();
-    while (now() < begin + seconds && !stalled) {
+    while ((now() < begin + seconds || c->sent < least) && !stalled) {
         bool news = pump();
 
         while (send_data(c, size, whole)) {
@@ -519,7 +520,7 @@ static void send_rate(uint32_t size, double seconds, bool whole)
 }
 
 
-static void receive_rate(double seconds)
+static void receive_rate(double seconds, uint64_t least)
 {
     double begin = now(), end = begin + seconds;
     struct conn *c = NULL;
@@ -532,7 +533,7 @@ static void receive_rate(double seconds)
         for (unsigned i = 0; !c && i < SLOTS; i++) {
             c = conns[i].state == OPEN ? &conns[i] : NULL;
         }
-        if (now() > end) {
+        if (now() > end && received >= least) {
             host_stop = true;
         }
     }
@@ -755,9 +756,11 @@ int main(int argc, char **argv)
     }
     front_open(&front, argv[1]);
     if (!strcmp(what, "send") && argc > 7) {
-        send_rate(atoi(argv[6]), atof(argv[7]), argc > 8);
+        send_rate(atoi(argv[6]), atof(argv[7]),
+                  argc > 8 && !strcmp(argv[8], "whole"),
+                  argc > 9 ? atoll(argv[9]) : 0);
     } else if (!strcmp(what, "receive")) {
-        receive_rate(atof(argv[6]));
+        receive_rate(atof(argv[6]), argc > 7 ? atoll(argv[7]) : 0);
     } else if (!strcmp(what, "echo")) {
         echo_time(atoi(argv[6]));
     } else if (!strcmp(what, "connect")) {

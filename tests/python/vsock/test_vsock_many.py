@@ -38,18 +38,18 @@ def binary() -> Path:
 
 
 @pytest.mark.parametrize("size", [1000, 32404, 32405, 65536])
-@pytest.mark.parametrize("form", [(), ("whole",)], ids=["linux", "whole"])
-def test_all_that_is_sent_arrives(binary: Path, size: int, form: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("form", ["linux", "whole"])
+def test_all_that_is_sent_arrives(binary: Path, size: int, form: str) -> None:
     with running(binary) as b:
-        facts = rates(b, "send", size, 0.2, *form)
-        assert facts["lost"] == 0 and not facts["stalled"] and facts["bytes"] > 100 * size
+        facts = rates(b, "send", size, 0, form, 200 * size)
+        assert facts["lost"] == 0 and not facts["stalled"] and facts["bytes"] >= 200 * size
         assert b.statistics()["bytes_from_guest"] == facts["bytes"]
 
 
 def test_all_that_is_received_has_been_sent(binary: Path) -> None:
     with running(binary) as b:
-        facts = rates(b, "receive", 0.2)
-        assert facts["lost"] == 0 and not facts["stalled"] and facts["bytes"] > 1 << 20
+        facts = rates(b, "receive", 0, 4 << 20)
+        assert facts["lost"] == 0 and not facts["stalled"] and facts["bytes"] >= 4 << 20
         assert b.statistics()["bytes_to_guest"] == facts["bytes"]
 
 
