@@ -289,6 +289,31 @@ def test_measurements(bench: Bench, make: Make) -> None:
         assert enclave.pcrs() == {0: measured.pcr0, 1: measured.pcr1, 2: measured.pcr2}
 
 
+def test_faults_of_its_vsock(make: Make) -> None:
+    """What they do is seen in a guest (tests/boot/test_wire.py)."""
+    enclave = make()
+    with pytest.raises(nitroctl.UsageError, match="has not been started"):
+        enclave.faults.refuse(1)
+    with enclave:
+        faults = enclave.faults
+        assert (faults.latency(5, jitter=1), faults.refuse(8000, rate=0.25, seed=7)) == (1, 2)
+        assert (faults.reset(nth=2, after=3), faults.stop_reading(1, times=4)) == (3, 4)
+        keys = ("kind", "port", "ms", "jitter", "after", "nth", "times", "rate", "seed")
+        assert [tuple(row[key] for key in keys) for row in faults.list()] == [
+            ("latency", None, 5, 1, None, None, None, 1.0, 0),
+            ("refuse", 8000, None, None, None, None, None, 0.25, 7),
+            ("reset", None, None, None, 3, 2, None, 1.0, None),
+            ("stop-reading", 1, None, None, 0, None, 4, 1.0, None),
+        ]
+        faults.clear()
+        assert faults.list() == []
+        for wrong in ({"port": -1}, {"port": "x"}, {"nth": 0}, {"times": True}, {"rate": 2}, {"seed": -1}):
+            with pytest.raises(nitroctl.NitroError):
+                faults.refuse(**wrong)
+    with pytest.raises(nitroctl.EnclaveError, match="has ended"):
+        faults.list()
+
+
 def test_no_agent_to_ask(make: Make) -> None:
     with make() as enclave, pytest.raises(nitroctl.EnclaveError, match="no test agent"):
         enclave.attestation(timeout=0.05)

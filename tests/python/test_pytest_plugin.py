@@ -103,9 +103,12 @@ def enclave(nitro_enclave_factory):
 
 def test_one(enclave):
     test_one.id = enclave.id
+    assert enclave.faults.refuse(8000, times=3) == 1
+    assert [(row["port"], row["times"]) for row in enclave.faults.list()] == [(8000, 3)]
 
 def test_two(enclave):
     assert enclave.running and enclave.id == test_one.id
+    assert enclave.faults.list() == [], "a fault is of one test"
 """)
     result.assert_outcomes(passed=2)
 
@@ -319,6 +322,9 @@ def test_plain(shared, nitro_enclave):
 def test_console(shared):
     shared.console.wait_for("is up")
 
+def test_faults(shared):
+    shared.faults.latency(5)
+
 @pytest.mark.nitro_differs("console", "publish")
 def test_meant(shared, nitro_enclave, tmp_path):
     shared.console.wait_for("is up")
@@ -338,8 +344,13 @@ def test_strict(session: Any, bench: Bench) -> None:
     assert image and all(name.startswith("lint:") for name in image)
     source = f"IMAGE = {image!r}\n{STRICT}"
     result = session(source, "--nitro-strict")
-    result.assert_outcomes(passed=2, failed=3)
-    for name, what in (("console", "console"), ("publish", "publish"), ("image", image[0])):
+    result.assert_outcomes(passed=2, failed=4)
+    for name, what in (
+        ("console", "console"),
+        ("faults", "faults"),
+        ("publish", "publish"),
+        ("image", image[0]),
+    ):
         result.stdout.fnmatch_lines([f"FAILED *::test_{name} - *"])
         result.stdout.re_match_lines([rf".*\[{re.escape(what)}\]$"])
     wrong = "@pytest.mark.nitro_differs('consol')\ndef test_it(): pass"

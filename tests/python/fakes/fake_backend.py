@@ -3,7 +3,7 @@
 
 It listens on both sockets, says "ready", takes one line "heartbeat" from the fake QEMU, says "booted", and
 answers; of a line "tell LINE" it says LINE. It ends on SIGTERM without its sockets, and when the lifeline
-closes without the folder as well. What it is asked on that it repeats as its answer.
+closes without the folder as well. On that it can be asked for faults, which it remembers.
 
 On the parent's socket it refuses `CONNECT N`; a port in FAKE_PORTS, "N:COUNT,...", is an echo service from
 the connection after the first COUNT on.
@@ -17,13 +17,26 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import selectors
 import signal
 import socket
 import sys
+from typing import Any
 
 NOTHING_ODD = '{"drivers": 1, "opened_by_guest": 1}'
+
+
+def answer(request: dict[str, Any], faults: list[dict[str, Any]]) -> dict[str, Any]:
+    if request["do"] == "fault":
+        faults.append({"chance": 1_000_000, **request, "fault": len(faults) + 1})
+        return {"id": request["id"], "fault": len(faults)}
+    if request["do"] == "fault-clear":
+        cleared = len(faults)
+        faults.clear()
+        return {"id": request["id"], "cleared": cleared}
+    return {"id": request["id"], "did": request["do"], "faults": faults}
 
 
 def main() -> None:
@@ -68,6 +81,7 @@ def main() -> None:
     for item in filter(None, os.environ.get("FAKE_PORTS", "").split(",")):
         number, _, count = item.partition(":")
         refusals[int(number)] = int(count)
+    faults: list[dict[str, Any]] = []
     selector = selectors.DefaultSelector()
     selector.register(servers[0], selectors.EVENT_READ, "device")
     selector.register(servers[1], selectors.EVENT_READ, "parent")
@@ -111,7 +125,7 @@ def main() -> None:
             elif key.data == "signal" and wake.recv(1)[0] == signal.SIGUSR1:
                 print(os.environ.get("FAKE_STATISTICS", NOTHING_ODD), file=sys.stderr, flush=True)
             elif key.data == "lifeline" and (request := lifeline.recv(4096)):
-                lifeline.send(request)
+                lifeline.send(json.dumps(answer(json.loads(request), faults)).encode())
             else:
                 end = key.data
     for path in sockets:
