@@ -117,6 +117,13 @@ void nsm_signer_free(NsmSigner *signer);
 const char *nsm_signer_root(const NsmSigner *signer);
 
 /*
+ * nsm_signer_set_expired: from now on documents come with a certificate of the
+ * enclave's that expired some twenty hours ago, or no longer do. For tests of
+ * who verifies them.
+ */
+void nsm_signer_set_expired(NsmSigner *signer, bool expired);
+
+/*
  * nsm_signer_attest: for nsm_set_attest(), with the NsmSigner as @opaque.
  *
  * The enclave's certificate is used for many documents and replaced, with its

@@ -219,6 +219,15 @@ bool nsm_state_valid(const NsmState *s, const char **why);
 size_t nsm_handle(NsmState *s, const uint8_t *req, size_t req_len,
                   uint8_t *resp, size_t resp_cap, NsmResult *info);
 
+/*
+ * nsm_request_op: what a request asks for, NSM_OP_NONE for what is none. Its
+ * arguments may be wrong all the same.
+ */
+NsmOp nsm_request_op(const uint8_t *req, size_t req_len);
+
+/* nsm_refuse: the answer @code, as nsm_handle() would encode it. */
+size_t nsm_refuse(NsmCode code, uint8_t *resp, size_t resp_cap);
+
 /* Names for traces: "ExtendPCR" ("-" for none), "InvalidIndex". */
 const char *nsm_op_name(NsmOp op);
 const char *nsm_code_name(NsmCode code);

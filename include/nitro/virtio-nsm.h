@@ -14,11 +14,13 @@
 #ifndef NITRO_VIRTIO_NSM_H
 #define NITRO_VIRTIO_NSM_H
 
+#include "chardev/char-fe.h"
 #include "hw/virtio/virtio.h"
 #include "qapi/util.h"
 #include "qom/object.h"
 #include "nitro/nsm.h"
 #include "nitro/nsm-attest.h"
+#include "nitro/nsm-fault.h"
 
 /* Not upstream's name: a QEMU that has upstream's device may load ours too. */
 #define TYPE_NITRO_NSM "nitro-nsm-device"
@@ -38,6 +40,17 @@ typedef struct NitroNsmChain {
     } seg[VIRTQUEUE_MAX_SIZE];
 } NitroNsmChain;
 
+/* Where each request and its answer are written, if that is wanted. */
+typedef struct NsmLog {
+    CharBackend chr;
+    char *chardev;              /* its id; NULL: nobody wants them */
+    GString *pending;           /* what the chardev has not taken yet */
+    guint watch;                /* of a chardev that takes no more now; or 0 */
+    uint64_t lines;             /* begun in pending */
+    uint64_t dropped;           /* since the last line that was not */
+    uint64_t dropped_ever;
+} NsmLog;
+
 struct NitroNsm {
     VirtIODevice parent_obj;
 
@@ -51,6 +64,18 @@ struct NitroNsm {
 
     NsmState nsm;
     NsmSigner *signer;
+
+    /* What a test wants to go wrong; it does not migrate. */
+    NsmFaults faults;
+    NsmClock clock;
+    bool expired;
+    NsmFate fate;               /* of the request that is next, */
+    bool is_decided;            /* once that is */
+    int64_t arrived_us;         /* and when it came */
+    QEMUTimer *late;            /* runs while an answer is late */
+    bool is_dead;
+
+    NsmLog log;
 
     NitroNsmChain chain[2];     /* work space: too large for a stack */
     uint8_t request[NSM_REQUEST_MAX];

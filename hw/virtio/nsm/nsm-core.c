@@ -286,14 +286,47 @@ static bool put_error(NsmWriter *w, NsmCode code)
     return !w->overflow;
 }
 
+static NsmWriter writer(uint8_t *resp, size_t cap)
+{
+    return (NsmWriter) {
+        .buf = resp,
+        .cap = cap < NSM_RESPONSE_MAX ? cap : NSM_RESPONSE_MAX,
+    };
+}
+
+/* The error, or one that is shorter, or nothing */
+static size_t refuse(NsmWriter *w, NsmCode code)
+{
+    return put_error(w, code) ||
+        put_error(w, NSM_BUFFER_TOO_SMALL) ||
+        put_error(w, NSM_INTERNAL_ERROR) ||
+        put_error(w, NSM_INVALID_INDEX) ? w->len : 0;
+}
+
+size_t nsm_refuse(NsmCode code, uint8_t *resp, size_t resp_cap)
+{
+    uint8_t nowhere[1];
+    NsmWriter w = writer(resp_cap ? resp : nowhere, resp_cap);
+
+    return refuse(&w, code);
+}
+
+NsmOp nsm_request_op(const uint8_t *req, size_t req_len)
+{
+    NsmRequest request;
+
+    if (req_len > NSM_REQUEST_MAX) {
+        return NSM_OP_NONE;
+    }
+    nsm_request_decode(&request, req, req_len);
+    return request.op;
+}
+
 size_t nsm_handle(NsmState *s, const uint8_t *req, size_t req_len,
                   uint8_t *resp, size_t resp_cap, NsmResult *info)
 {
     uint8_t nowhere[1];
-    NsmWriter w = {
-        .buf = resp_cap ? resp : nowhere,
-        .cap = resp_cap < NSM_RESPONSE_MAX ? resp_cap : NSM_RESPONSE_MAX,
-    };
+    NsmWriter w = writer(resp_cap ? resp : nowhere, resp_cap);
     NsmResult result = { .op = NSM_OP_NONE };
 
     result.code = serve(s, req, req_len, &w, &result);
@@ -303,12 +336,5 @@ size_t nsm_handle(NsmState *s, const uint8_t *req, size_t req_len,
     if (info) {
         *info = result;
     }
-    if (result.code == NSM_SUCCESS ||
-        put_error(&w, result.code) ||
-        put_error(&w, NSM_BUFFER_TOO_SMALL) ||
-        put_error(&w, NSM_INTERNAL_ERROR) ||
-        put_error(&w, NSM_INVALID_INDEX)) {
-        return w.len;
-    }
-    return 0;
+    return result.code == NSM_SUCCESS ? w.len : refuse(&w, result.code);
 }

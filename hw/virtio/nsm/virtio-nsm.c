@@ -3,260 +3,86 @@
  *
  * Nitro Secure Module as a virtio device: the guest's queue and QEMU's side
  *
- * What it is: queue, properties, migration and traces. What a request means
- * is the NSM core's business (nitro/nsm.h).
+ * What it is: commands, properties, migration and traces. What a request means
+ * is the NSM core's business (nitro/nsm.h), how the ring is read and written
+ * virtio-nsm-ring.c's.
  *
  * A command is two descriptor chains: the request, which the device reads,
  * then the response, which it writes. Both are completed before the one
  * interrupt that follows, the request first with length 0, then the response
  * with the exact length of the answer; the Linux driver insists on that.
- *
- * The ring is walked here and not with virtqueue_pop(), for two reasons. That
- * function marks the device broken, until the guest resets it, on descriptors
- * that any user of the guest can cause with an ioctl (one of length zero) or
- * that a driver's bug can. And it could not be kept from it by looking first:
- * another vCPU may change the ring in between. Here each descriptor is read
- * once, only RAM is ever touched, and every chain comes back to the guest.
  */
 
 #include "qemu/osdep.h"
 #include "qapi/error.h"
-#include "qemu/atomic.h"
 #include "qemu/error-report.h"
 #include "qemu/guest-random.h"
-#include "qemu/log.h"
 #include "qemu/module.h"
+#include "qemu/timer.h"
 #include "hw/qdev-properties.h"
 #include "hw/virtio/virtio.h"
 #include "migration/vmstate.h"
 #include "standard-headers/linux/virtio_config.h"
 #include "standard-headers/linux/virtio_ids.h"
-#include "standard-headers/linux/virtio_ring.h"
 #include "nitro/qemu-compat.h"
-#include "nitro/virtio-nsm.h"
+#include "virtio-nsm-internal.h"
 #include "trace.h"
 
 /* Two would do for the driver; more let a guest queue several commands. */
 #define NSM_QUEUE_SIZE 64
 
-#define NSM_QUEUE 0
-
 /*
- * A split virtqueue (virtio 1.2, section 2.7), mapped for the time of one
- * kick. Since every chain is completed in the order in which it was made
- * available, one index says both what comes next and what was used.
+ * Copies the request to s->request. Returns its length, which may be more than
+ * NSM_REQUEST_MAX: then it was not copied.
  */
-typedef struct NsmRing {
-    MemoryRegionCache desc;
-    MemoryRegionCache avail;
-    MemoryRegionCache used;
-    unsigned int num;
-    uint16_t next;
-} NsmRing;
-
-static void nsm_queue_refuse(unsigned int head, const char *why)
+static size_t nsm_fetch(NitroNsm *s, const NitroNsmChain *req)
 {
-    trace_nitro_nsm_queue_refused(head, why);
-    qemu_log_mask(LOG_GUEST_ERROR, "nitro-nsm: chain %u: %s\n", head, why);
-}
+    size_t len = MIN(req->out_len, NSM_REQUEST_MAX + 1);
 
-/* RAM only: a device's registers are no place for a queue or a buffer. */
-static bool nsm_map(MemoryRegionCache *cache, AddressSpace *as, hwaddr addr,
-                    hwaddr len, bool is_write)
-{
-    int64_t got = address_space_cache_init(cache, as, addr, len, is_write);
-
-    if (got == len && cache->ptr) {
-        return true;
+    if (len <= NSM_REQUEST_MAX && len &&
+        !nsm_chain_copy(VIRTIO_DEVICE(s), req, s->request, len, false)) {
+        nsm_queue_refuse(req->head, "request is not in RAM");
+        return 0;
     }
-    address_space_cache_destroy(cache);
-    address_space_cache_init_empty(cache);
-    return false;
+    return len;
 }
 
-static void nsm_ring_unmap(NsmRing *ring)
+static void nsm_log_served(NitroNsm *s, NsmOp op, size_t req_len,
+                           size_t answer_len)
 {
-    address_space_cache_destroy(&ring->desc);
-    address_space_cache_destroy(&ring->avail);
-    address_space_cache_destroy(&ring->used);
-}
-
-/*
- * A chain of as many descriptors has to fit NitroNsmChain. QEMU keeps a driver
- * to that, but not a migration stream.
- */
-static bool nsm_queue_size_valid(int num)
-{
-    return num > 0 && num <= VIRTQUEUE_MAX_SIZE;
-}
-
-static bool nsm_ring_map(NsmRing *ring, VirtIODevice *vdev)
-{
-    AddressSpace *as = vdev->dma_as;
-    int num = virtio_queue_get_num(vdev, NSM_QUEUE);
-
-    if (!nsm_queue_size_valid(num)) {
-        return false;
-    }
-    ring->num = num;
-    ring->next = virtio_queue_get_last_avail_idx(vdev, NSM_QUEUE);
-    address_space_cache_init_empty(&ring->desc);
-    address_space_cache_init_empty(&ring->avail);
-    address_space_cache_init_empty(&ring->used);
-    if (nsm_map(&ring->desc, as, virtio_queue_get_desc_addr(vdev, NSM_QUEUE),
-                virtio_queue_get_desc_size(vdev, NSM_QUEUE), false) &&
-        nsm_map(&ring->avail, as, virtio_queue_get_avail_addr(vdev, NSM_QUEUE),
-                virtio_queue_get_avail_size(vdev, NSM_QUEUE), false) &&
-        nsm_map(&ring->used, as, virtio_queue_get_used_addr(vdev, NSM_QUEUE),
-                virtio_queue_get_used_size(vdev, NSM_QUEUE), true)) {
-        return true;
-    }
-    nsm_ring_unmap(ring);
-    return false;
-}
-
-static uint16_t nsm_ring_avail_idx(NsmRing *ring)
-{
-    uint16_t idx;
-
-    idx = address_space_lduw_le_cached(&ring->avail,
-                                       offsetof(struct vring_avail, idx),
-                                       MEMTXATTRS_UNSPECIFIED, NULL);
-    /* The entries that the index announces are read after it. */
-    smp_rmb();
-    return idx;
-}
-
-/* Read the chain in slot @pos; what is wrong with it is left in ->fault. */
-static void nsm_ring_read(NsmRing *ring, uint16_t pos, NitroNsmChain *chain)
-{
-    struct vring_desc desc;
-    uint16_t flags;
-    hwaddr slot = offsetof(struct vring_avail, ring) +
-                  (pos % ring->num) * sizeof(uint16_t);
-    unsigned int i = address_space_lduw_le_cached(&ring->avail, slot,
-                                                  MEMTXATTRS_UNSPECIFIED, NULL);
-    unsigned int n = 0;
-
-    chain->head = i;
-    chain->fault = NULL;
-    chain->out_len = chain->in_len = 0;
-    chain->out_num = chain->in_num = 0;
-
-    do {
-        if (i >= ring->num) {
-            chain->fault = "no such descriptor";
-            return;
-        }
-        if (n == ring->num) {
-            chain->fault = "descriptors form a loop";
-            return;
-        }
-        address_space_read_cached(&ring->desc, i * sizeof(desc), &desc,
-                                  sizeof(desc));
-        flags = le16_to_cpu(desc.flags);
-        if (flags & VRING_DESC_F_INDIRECT) {
-            chain->fault = "indirect descriptors were not negotiated";
-            return;
-        }
-        chain->seg[n].addr = le64_to_cpu(desc.addr);
-        chain->seg[n].len = le32_to_cpu(desc.len);
-        if (flags & VRING_DESC_F_WRITE) {
-            chain->in_num++;
-            chain->in_len += chain->seg[n].len;
-        } else if (chain->in_num) {
-            chain->fault = "readable descriptor after a writable one";
-            return;
-        } else {
-            chain->out_num++;
-            chain->out_len += chain->seg[n].len;
-        }
-        n++;
-        i = le16_to_cpu(desc.next);
-    } while (flags & VRING_DESC_F_NEXT);
-}
-
-/* Put the chain that is next into the used ring; not yet seen by the guest. */
-static void nsm_ring_complete(NsmRing *ring, uint16_t head, uint32_t len)
-{
-    struct vring_used_elem elem = {
-        .id = cpu_to_le32(head),
-        .len = cpu_to_le32(len),
+    g_autoptr(GString) faults = g_string_new(NULL);
+    const NsmServed served = {
+        .arrived_us = s->arrived_us,
+        .took_us = g_get_real_time() - s->arrived_us,
+        .request = s->request,
+        .request_len = req_len,
+        .answer = s->response,
+        .answer_len = answer_len,
+        .faults = (nsm_faults_name(s, op, &s->fate, faults), faults->str),
     };
-    hwaddr slot = offsetof(struct vring_used, ring) +
-                  (ring->next % ring->num) * sizeof(elem);
 
-    address_space_write_cached(&ring->used, slot, &elem, sizeof(elem));
-    address_space_cache_invalidate(&ring->used, slot, sizeof(elem));
-    ring->next++;
-}
-
-/* Let the guest see everything that was completed. */
-static void nsm_ring_publish(NsmRing *ring)
-{
-    hwaddr offset = offsetof(struct vring_used, idx);
-
-    /* Elements and answers come before the index that announces them. */
-    smp_wmb();
-    address_space_stw_le_cached(&ring->used, offset, ring->next,
-                                MEMTXATTRS_UNSPECIFIED, NULL);
-    address_space_cache_invalidate(&ring->used, offset, sizeof(uint16_t));
+    nsm_log_write(&s->log, &served);
 }
 
 /*
- * Copy @len bytes between @buf and the chain's readable (@to_guest false) or
- * writable descriptors. False when one of them is not in RAM.
+ * Answers the request of @req_len bytes in s->request. Returns the number of
+ * bytes written to @resp.
  */
-static bool nsm_chain_copy(VirtIODevice *vdev, const NitroNsmChain *chain,
-                           uint8_t *buf, size_t len, bool to_guest)
-{
-    unsigned int i = to_guest ? chain->out_num : 0;
-
-    for (; len; i++) {
-        hwaddr addr = chain->seg[i].addr;
-        size_t left = MIN(len, chain->seg[i].len);
-
-        len -= left;
-        while (left) {
-            MemoryRegionCache cache;
-            int64_t n = address_space_cache_init(&cache, vdev->dma_as, addr,
-                                                 left, to_guest);
-
-            if (n <= 0 || !cache.ptr) {
-                address_space_cache_destroy(&cache);
-                return false;
-            }
-            if (to_guest) {
-                address_space_write_cached(&cache, 0, buf, n);
-                address_space_cache_invalidate(&cache, 0, n);
-            } else {
-                address_space_read_cached(&cache, 0, buf, n);
-            }
-            address_space_cache_destroy(&cache);
-            addr += n;
-            buf += n;
-            left -= n;
-        }
-    }
-    return true;
-}
-
-/* Returns the number of bytes written to @resp; without @req an error. */
-static uint32_t nsm_serve(NitroNsm *s, const NitroNsmChain *req,
+static uint32_t nsm_serve(NitroNsm *s, size_t req_len,
                           const NitroNsmChain *resp)
 {
     VirtIODevice *vdev = VIRTIO_DEVICE(s);
-    size_t req_len = req ? MIN(req->out_len, NSM_REQUEST_MAX + 1) : 0;
     size_t cap = MIN(resp->in_len, NSM_RESPONSE_MAX);
+    NsmResult info = { .code = NSM_INTERNAL_ERROR, .reason = "a fault" };
     size_t len;
-    NsmResult info;
 
-    if (req_len <= NSM_REQUEST_MAX &&
-        req_len && !nsm_chain_copy(vdev, req, s->request, req_len, false)) {
-        nsm_queue_refuse(req->head, "request is not in RAM");
-        req_len = 0;
+    if (s->fate.fails) {
+        info.op = nsm_request_op(s->request, req_len);
+        len = nsm_refuse(info.code, s->response, cap);
+    } else {
+        len = nsm_handle(&s->nsm, s->request, req_len, s->response, cap,
+                         &info);
     }
-    len = nsm_handle(&s->nsm, s->request, req_len, s->response, cap, &info);
     trace_nitro_nsm_request(resp->head, nsm_op_name(info.op), info.number,
                             req_len, cap, len, nsm_code_name(info.code));
     if (info.code != NSM_SUCCESS) {
@@ -266,13 +92,55 @@ static uint32_t nsm_serve(NitroNsm *s, const NitroNsmChain *req,
     }
     if (!nsm_chain_copy(vdev, resp, s->response, len, true)) {
         nsm_queue_refuse(resp->head, "response buffer is not in RAM");
-        return 0;
+        len = 0;
+    }
+    if (nsm_log_is_open(&s->log)) {
+        nsm_log_served(s, info.op, req_len, len);
     }
     return len;
 }
 
+/* What the next request shall suffer. False: its answer has to wait. */
+static bool nsm_decide(NitroNsm *s, size_t req_len)
+{
+    NsmOp kind = s->faults.kind;
+
+    if (s->is_decided) {
+        return true;            /* it has waited */
+    }
+    if (kind != NSM_OP_NONE) {
+        kind = nsm_request_op(s->request, req_len);
+    }
+    s->fate = nsm_fault_decide(&s->faults, kind);
+    s->arrived_us = g_get_real_time();
+    s->is_decided = true;
+    if (s->fate.delay_ms) {
+        timer_mod(s->late, qemu_clock_get_ms(QEMU_CLOCK_VIRTUAL) +
+                  s->fate.delay_ms);
+        return false;
+    }
+    return true;
+}
+
+/* The request was answered; the next one has a fate of its own. */
+static void nsm_forget(NitroNsm *s)
+{
+    if (s->fate.is_last) {
+        s->is_dead = true;
+        qemu_system_shutdown_request(SHUTDOWN_CAUSE_HOST_ERROR);
+    }
+    s->fate = (NsmFate) { .fails = false };
+    s->is_decided = false;
+}
+
+static void nsm_late(void *opaque)
+{
+    virtio_queue_notify(VIRTIO_DEVICE(opaque), NSM_QUEUE);
+}
+
 /* Give a chain back that has no place in the protocol. */
-static void nsm_refuse(NitroNsm *s, NsmRing *ring, const NitroNsmChain *chain)
+static void nsm_give_back(NitroNsm *s, NsmRing *ring,
+                          const NitroNsmChain *chain)
 {
     uint32_t len = 0;
 
@@ -280,7 +148,8 @@ static void nsm_refuse(NitroNsm *s, NsmRing *ring, const NitroNsmChain *chain)
         nsm_queue_refuse(chain->head, chain->fault);
     } else if (chain->in_num) {
         nsm_queue_refuse(chain->head, "response buffer without a request");
-        len = nsm_serve(s, NULL, chain);
+        s->arrived_us = g_get_real_time();
+        len = nsm_serve(s, 0, chain);
     } else {
         nsm_queue_refuse(chain->head, "request without a response buffer");
     }
@@ -292,7 +161,8 @@ static void nsm_refuse(NitroNsm *s, NsmRing *ring, const NitroNsmChain *chain)
  * driver's hwrng asks for random bytes while it is still being probed, and
  * waits for them. A request whose response buffer has yet to come stays in
  * the queue. What arrives later comes with a kick of its own, so that a busy
- * guest cannot keep QEMU in here.
+ * guest cannot keep QEMU in here. One whose answer shall be late stays there
+ * with all behind it: kicks do nothing until its timer is over.
  */
 static void nsm_handle_output(VirtIODevice *vdev, VirtQueue *vq)
 {
@@ -302,6 +172,9 @@ static void nsm_handle_output(VirtIODevice *vdev, VirtQueue *vq)
     NsmRing ring;
     uint16_t first, end;
 
+    if (s->is_dead || timer_pending(s->late)) {
+        return;
+    }
     if (!nsm_ring_map(&ring, vdev)) {
         nsm_queue_refuse(0, "the queue has no valid size or is not in RAM");
         return;
@@ -315,10 +188,10 @@ static void nsm_handle_output(VirtIODevice *vdev, VirtQueue *vq)
         ring.next = end;
         nsm_ring_publish(&ring);
     }
-    while (ring.next != end) {
+    while (ring.next != end && !s->is_dead) {
         nsm_ring_read(&ring, ring.next, req);
         if (req->fault || req->in_num) {
-            nsm_refuse(s, &ring, req);
+            nsm_give_back(s, &ring, req);
             nsm_ring_publish(&ring);
             continue;
         }
@@ -327,12 +200,18 @@ static void nsm_handle_output(VirtIODevice *vdev, VirtQueue *vq)
         }
         nsm_ring_read(&ring, ring.next + 1, resp);
         if (resp->fault || resp->out_num) {
-            nsm_refuse(s, &ring, req);
+            nsm_give_back(s, &ring, req);
         } else {
-            uint32_t len = nsm_serve(s, req, resp);
+            size_t req_len = nsm_fetch(s, req);
+            uint32_t len;
 
+            if (!nsm_decide(s, req_len)) {
+                break;
+            }
+            len = nsm_serve(s, req_len, resp);
             nsm_ring_complete(&ring, req->head, 0);
             nsm_ring_complete(&ring, resp->head, len);
+            nsm_forget(s);
         }
         nsm_ring_publish(&ring);
     }
@@ -428,6 +307,8 @@ static int nsm_post_load(void *opaque, int version_id)
         error_report(BAD_STREAM "%s", why);
         return -EINVAL;
     }
+    /* Faults stay behind: what waited for its answer there gets it here. */
+    timer_mod(s->late, qemu_clock_get_ms(QEMU_CLOCK_VIRTUAL));
     return 0;
 }
 
@@ -455,6 +336,8 @@ static void nsm_realize(DeviceState *dev, Error **errp)
         .cert_key = s->cert_key,
         .form = s->document_form,
         .unmeasured = s->unmeasured,
+        .clock = nsm_device_clock,
+        .clock_opaque = s,
     };
     NsmSignerError err;
 
@@ -477,7 +360,9 @@ static void nsm_realize(DeviceState *dev, Error **errp)
         error_setg(errp, "%s (%s)", err.text, nsm_signer_fault_name(err.fault));
         return;
     }
+    nsm_signer_set_expired(s->signer, s->expired);
     nsm_set_attest(&s->nsm, nsm_signer_attest, s->signer);
+    s->late = timer_new_ms(QEMU_CLOCK_VIRTUAL, nsm_late, s);
     virtio_init(vdev, VIRTIO_ID_NITRO_SEC_MOD, 0);
     s->vq = virtio_add_queue(vdev, NSM_QUEUE_SIZE, nsm_handle_output);
 }
@@ -487,10 +372,27 @@ static void nsm_unrealize(DeviceState *dev)
     VirtIODevice *vdev = VIRTIO_DEVICE(dev);
     NitroNsm *s = NITRO_NSM(dev);
 
+    nsm_log_close(&s->log);
+    timer_free(s->late);
     virtio_delete_queue(s->vq);
     virtio_cleanup(vdev);
     nsm_signer_free(s->signer);
     s->signer = NULL;
+}
+
+/* Of the queue alone: registers and locks last as long as the enclave does. */
+static void nsm_reset(VirtIODevice *vdev)
+{
+    NitroNsm *s = NITRO_NSM(vdev);
+
+    timer_del(s->late);
+    s->fate = (NsmFate) { .fails = false };
+    s->is_decided = false;
+}
+
+static void nsm_instance_init(Object *obj)
+{
+    nsm_faults_init(NITRO_NSM(obj));
 }
 
 /* What a verifier has to trust, in PEM; empty until the device is realized. */
@@ -559,7 +461,9 @@ static void nsm_class_init(ObjectClass *oc, NitroClassData *data)
     vdc->load = nsm_load_queues;
     vdc->start_ioeventfd = nsm_start_ioeventfd;
     vdc->stop_ioeventfd = nsm_stop_ioeventfd;
-    /* No reset: registers and locks last as long as the enclave does. */
+    vdc->reset = nsm_reset;
+    nsm_faults_add_properties(oc);
+    nsm_log_add_property(oc);
 }
 
 static const TypeInfo nsm_types[] = {
@@ -567,6 +471,7 @@ static const TypeInfo nsm_types[] = {
         .name = TYPE_NITRO_NSM,
         .parent = TYPE_VIRTIO_DEVICE,
         .instance_size = sizeof(NitroNsm),
+        .instance_init = nsm_instance_init,
         .class_init = nsm_class_init,
     },
 };
