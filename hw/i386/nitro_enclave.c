@@ -465,10 +465,13 @@ static bool nitro_enclave_build(MachineState *machine, Error **errp)
         return false;
     }
     append = nitro_enclave_append(nems);
+    nems->times.begun = g_get_real_time();
     if (!nitro_enclave_check_ram(machine, errp) ||
         !nitro_enclave_load_eif(nems, append, &image, errp)) {
         return false;
     }
+    nems->times.loaded = g_get_real_time();
+    nems->times.eif = image.times;
 
     /*
      * An enclave that resets is over, as on AWS. Not the business of the
@@ -479,6 +482,8 @@ static bool nitro_enclave_build(MachineState *machine, Error **errp)
     nitro_enclave_parent_init(machine, &image, append);
     nitro_enclave_set_cmos_clock();
     built = nitro_enclave_create_devices(nems, chr, &image.pcr, errp);
+    nems->times.ready = g_get_real_time();
+    nitro_enclave_watch_times(nems);
     eif_image_clear(&image);
     return built;
 }
@@ -523,6 +528,7 @@ static void nitro_enclave_class_init(ObjectClass *oc, NitroClassData *data)
                      G_N_ELEMENTS(nitro_enclave_compat));
 
     nitro_enclave_add_options(oc);
+    nitro_enclave_add_times(oc);
 }
 
 static const TypeInfo nitro_enclave_types[] = {

@@ -51,6 +51,15 @@ struct NitroEnclaveMachineClass {
     void (*parent_init)(MachineState *machine);
 };
 
+/* When the machine came so far, in microseconds since 1970; 0: not yet. */
+typedef struct NitroEnclaveTimes {
+    int64_t begun;              /* the image is about to be opened */
+    int64_t loaded;             /* it was read, measured and judged */
+    int64_t ready;              /* the devices are there */
+    int64_t runs;               /* the vCPUs run for the first time */
+    EifTimes eif;               /* where the time of loading went */
+} NitroEnclaveTimes;
+
 struct NitroEnclaveMachineState {
     MicrovmMachineState parent;
 
@@ -70,6 +79,7 @@ struct NitroEnclaveMachineState {
     /* State */
     bool other_init;            /* the user's -append names one */
     MemoryRegion reset_port;
+    NitroEnclaveTimes times;
 };
 
 #define TYPE_NITRO_ENCLAVE_MACHINE MACHINE_TYPE_NAME("nitro-enclave")
@@ -88,5 +98,11 @@ bool nitro_enclave_unmeasured(NitroEnclaveMachineState *nems);
 /* The chardev of the vsock backend; NULL, with @errp: an option is wrong. */
 Chardev *nitro_enclave_check_options(NitroEnclaveMachineState *nems,
                                      Error **errp);
+
+/* ---- nitro_enclave_times.c ---- */
+
+/* The property boot-times, and what notices that the vCPUs run. */
+void nitro_enclave_add_times(ObjectClass *oc);
+void nitro_enclave_watch_times(NitroEnclaveMachineState *nems);
 
 #endif /* NITRO_ENCLAVE_H */
