@@ -16,6 +16,7 @@ import pytest
 from hypothesis import settings
 
 from enclave_fakes import Bench, install, make_bench
+from enclave_life import Life
 
 # Started in the background of a script or under nohup we would ignore these, and so would every program that
 # a test starts and then sends one.
@@ -43,3 +44,10 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
     """A private world with fake programs, for tests that start the real command."""
     with make_bench(tmp_path, install("fake_backend.py", tmp_path)) as made:
         yield made
+
+
+@pytest.fixture
+def life(bench: Bench) -> Iterator[Life]:
+    made = Life(bench)
+    yield made
+    made("stop", "--all")

@@ -33,12 +33,12 @@ from nitroctl.base.options import signature
 from nitroctl.eif.request import BuildRequest
 from nitroctl.enclaves import capture, differences, folder, logs, records, usage
 from nitroctl.enclaves.differences import Difference, DiffersFromAws
-from nitroctl.enclaves.handles import LAST_WORDS, Console, EnclaveListener, StrictRecord
+from nitroctl.enclaves.fault_handles import Faults
+from nitroctl.enclaves.handles import LAST_WORDS, Console, EnclaveListener, NsmLog, StrictRecord
 from nitroctl.enclaves.ready import ready
 from nitroctl.enclaves.records import Record
 from nitroctl.enclaves.request import RunRequest
 from nitroctl.enclaves.supervisor import Supervised
-from nitroctl.enclaves.vsock_handles import VsockFaults
 from nitroctl.enclaves.waitfor import Pattern, WaitFor
 from nitroctl.enclaves.waiting import aside, close_server
 from nitroctl.keywords import BuildKeywords, RunKeywords, StrPath
@@ -103,7 +103,8 @@ class Enclave:
         self._resources = contextlib.ExitStack()
         self._early: folder.Folder | None = None
         self.console = Console(self)
-        self.faults = VsockFaults(self)
+        self.faults = Faults(self)
+        self.nsm = NsmLog(self)
 
     # ---- its life ----
 

@@ -99,6 +99,15 @@ class RunKeywords(TypedDict, total=False):
     """A shell, files, processes and core dumps of the running enclave: `nitroctl shell`, `cp`, `top`. It runs
     unmeasured then."""
 
+    nsm_log: StrPath | None
+    """A line of JSON for each request to the NSM."""
+
+    gdb: bool
+    """Let a debugger in, at a socket; there is no boot timeout then."""
+
+    gdb_wait: bool
+    """Start with the CPUs stopped, for the debugger."""
+
     accel: Literal["kvm", "tcg"] | None
     """Force an accelerator. Default: KVM where it works."""
 

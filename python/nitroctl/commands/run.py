@@ -46,6 +46,7 @@ def run(app_status: bool, detach: bool, as_json: bool, dry_run: bool, **given: A
     from nitroctl.enclaves import foreground, supervisor
     from nitroctl.enclaves.plan import by_hand, make_plan
     from nitroctl.enclaves.ready import ready
+    from nitroctl.enclaves.records import State
     from nitroctl.enclaves.sink import FdSink
 
     if as_json and not detach:
@@ -67,8 +68,15 @@ def run(app_status: bool, detach: bool, as_json: bool, dry_run: bool, **given: A
                 "QEMU's own chain"
             )
         return 0
+
+    def tell(record: Record) -> None:
+        _tell(record)
+        if request.gdb and record.state is State.BOOTING:
+            socket = shown.command(["target", "remote", record.folder / "gdb"])
+            shown.say(f"debugger: {shown.command(['gdb', '-ex', socket])}")
+
     if detach:
-        record = supervisor.start(request, _tell)
+        record = supervisor.start(request, tell)
         if as_json:
             output.document(record.to_json())
         else:
@@ -80,7 +88,7 @@ def run(app_status: bool, detach: bool, as_json: bool, dry_run: bool, **given: A
             sys.stdout.flush()
             sinks.append(FdSink(sys.stdout.fileno()))
             stack.callback(sinks[0].close)
-        ended = foreground.run(plan, sinks=sinks, on_state=_tell)
+        ended = foreground.run(plan, sinks=sinks, on_state=tell)
     if app_status and ended.app_status is not None:
         status = ended.app_status
     else:

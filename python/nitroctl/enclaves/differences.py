@@ -45,7 +45,7 @@ SAME = frozenset(
     {
         "eif", "memory", "cid", "name", "role", "instance_id", "boot_timeout", "debug_mode", "ca_days",
         "proxy", "listen_port", "connect_port", "kms", "accel", "qemu", "qemu_build", "vsock_backend",
-        "snaplen", "pcap_limit",
+        "snaplen", "pcap_limit", "nsm_log",
     }
 )  # fmt: skip
 
@@ -77,6 +77,8 @@ OPTIONS: dict[str, tuple[str, str, Callable[[object], bool]]] = {
         bool,
     ),
     "pcap": ("capture", "packets of vsock are captured, which nothing on AWS does", bool),
+    "gdb": ("gdb", "a debugger can stop the enclave, and look into it", bool),
+    "gdb_wait": ("gdb", "the enclave waits for a debugger", bool),
     "forward_cid": ("host-vsock", "ports of the parent's are those of this host's own AF_VSOCK", bool),
     "forward_listen": ("host-vsock", "ports of the enclave's are joined to this host's own AF_VSOCK", bool),
 }

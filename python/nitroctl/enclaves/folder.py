@@ -48,6 +48,11 @@ class Folder:
         return self.path / "control"
 
     @property
+    def gdb(self) -> Path:
+        """Where a debugger connects, if one may."""
+        return self.path / "gdb"
+
+    @property
     def kms(self) -> Path:
         """Where the local KMS serves the parent's port for it, if it has one."""
         return sockets.port_path(self.uds, KMS_PORT)

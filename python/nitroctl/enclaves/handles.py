@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What an enclave of the Python API hands out: its console, a served port, its record as AWS would show it.
+"""What an enclave of the Python API hands out: its console, a served port, its NSM's log, its record as AWS
+would show it.
 
 The enclave itself is `api.Enclave`; what these need of it is `Owner`.
 """
@@ -14,8 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
+from nitroctl.attestation.nsm import Entry
 from nitroctl.base.errors import EnclaveError, EnclaveTimeout
-from nitroctl.enclaves import logs, records
+from nitroctl.enclaves import logs, records, requests
 from nitroctl.enclaves.console import ConsoleWatch
 from nitroctl.enclaves.records import Ending, Record
 from nitroctl.enclaves.waitfor import Pattern
@@ -42,6 +44,24 @@ class Owner(Protocol):
     def _asked_for(self, use: str) -> None: ...
 
     def _await(self, sock: socket.socket, deadline: float | None) -> bool: ...
+
+
+class NsmLog:
+    """What an enclave has asked its NSM: from the start with `nsm_log`, else since the first call here."""
+
+    def __init__(self, enclave: Owner) -> None:
+        self._enclave = enclave
+
+    def begin(self) -> None:
+        requests.begin(self._enclave._now)
+
+    def entries(self) -> list[Entry]:
+        """All that is known now."""
+        return list(requests.of(self._enclave._now, follow=False))
+
+    def follow(self) -> Iterator[Entry]:
+        """From the beginning, then as they come, until the enclave has ended."""
+        return requests.of(self._enclave._now, follow=True)
 
 
 class EnclaveListener(sockets.Listener):

@@ -22,7 +22,6 @@ import asyncio
 import contextlib
 import dataclasses
 import fcntl
-import json
 import os
 import signal
 import socket
@@ -33,7 +32,7 @@ from pathlib import Path
 from typing import Any
 
 from nitroctl.base import shown
-from nitroctl.base.errors import NitroError, UsageError
+from nitroctl.base.errors import NitroError
 from nitroctl.enclaves import (
     application,
     backend,
@@ -50,10 +49,12 @@ from nitroctl.enclaves import (
 from nitroctl.enclaves import qemu as qemu_options
 from nitroctl.enclaves.backend import Backend
 from nitroctl.enclaves.child import Child
+from nitroctl.enclaves.chronicle import Chronicle
 from nitroctl.enclaves.console import ConsoleWatch
 from nitroctl.enclaves.control import Control
 from nitroctl.enclaves.drain import drained
 from nitroctl.enclaves.folder import Folder, release, reserve
+from nitroctl.enclaves.monitor import Qmp
 from nitroctl.enclaves.plan import Plan
 from nitroctl.enclaves.records import Ending, Home, Party, Record, State
 from nitroctl.enclaves.result import Result
@@ -83,7 +84,7 @@ class EnclaveRun:
     ) -> None:
         self.plan = plan
         self._clues = diagnosis.Clues()
-        self.console = ConsoleWatch(self._clues.line)
+        self.console = ConsoleWatch(self._console_line)
         self._application = application.Watch()
         self._outcome: application.Outcome | None = None  # told by init
         self.state = State.STARTING
@@ -103,7 +104,7 @@ class EnclaveRun:
         self._timer: asyncio.TimerHandle | None = None
         self._panic_timer: asyncio.TimerHandle | None = None
         self._booted: float | None = None
-        self._events: logs.LogSink | None = None
+        self._chronicle: Chronicle | None = None
         self._control: Control | None = None
         self._ended: float | None = None
         # QMP's SHUTDOWN event: why QEMU is about to end.
@@ -128,6 +129,7 @@ class EnclaveRun:
             ended=self._ended,
             pcrs=self._pcrs,
             cores=tuple(core.to_json() for core in self._cores.cores) if self._cores else (),
+            **self._chronicle.facts() if self._chronicle else {},
         )
         if self.state is not State.ENDED:
             return record
@@ -217,6 +219,8 @@ class EnclaveRun:
             self._finish(
                 Ending.FAILED, Party.BACKEND, f"the vsock backend did not start to listen within {limit}"
             )
+        if line and self._chronicle:
+            self._chronicle.reach("backend")
         if line != b"":
             self._backend.forward()  # else it has ended, and the message about that has its words
 
@@ -231,15 +235,8 @@ class EnclaveRun:
         assert self._home and self._first and self._backend
         about = {"name": self.plan.name, "id": self._first.id, "pid": os.getpid()}
         self._control = Control(folder.control, about)
-        wire = self._backend
-
-        async def vsock(request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
-            asked = request.get("request")
-            if not isinstance(asked, dict):
-                raise UsageError("the request for the vsock backend is no JSON object")
-            return await wire.ask(asked, fds)
-
-        self._control.offer("vsock", vsock)
+        assert self._chronicle
+        self._chronicle.offer(self._control, self._backend)
 
     def _start_qemu(self, folder: Folder, made: Path | None) -> None:
         console, console_theirs = os.pipe2(os.O_CLOEXEC)
@@ -266,11 +263,14 @@ class EnclaveRun:
                 raise
             finally:
                 os.close(console_theirs)
+        if self._chronicle:
+            self._chronicle.reach("qemu")
         self._pump = pump = self._spawn(self._pump_console(console))
         self._monitoring = monitoring = self._spawn(self._monitor(qmp, folder))
         self._spawn(self._watch_qemu(self._qemu, pump, monitoring))
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(self.plan.boot_timeout, self._boot_timeout)
+        if self.plan.request.boot_timeout or not self.plan.request.gdb:
+            self._timer = loop.call_later(self.plan.boot_timeout, self._boot_timeout)
         if self._detached:
             self._measure()
 
@@ -298,15 +298,30 @@ class EnclaveRun:
         """Something happened that a user may want to see: `nitroctl events`."""
         if text := capture.ended(event):
             shown.say(f"warning: {text}")
-        if self._events:
-            self._events.append(json.dumps({"time": time.time(), **event}).encode() + b"\n")
+        if self._chronicle:
+            self._chronicle.vsock(event)
 
     def _on_booted(self) -> None:
         self._booted = time.time()
         if self._timer:
             self._timer.cancel()
+        if self._chronicle:
+            self._chronicle.moments.reach("heartbeat", self._booted)
         if not self._end.done():
             self._set_state(State.RUNNING)
+        if self._chronicle:
+            self._chronicle.booted()
+
+    def _console_line(self, line: bytes) -> None:
+        self._clues.line(line)
+        if self._chronicle:
+            self._chronicle.console_line(line)
+
+    def _die(self, why: str) -> None:
+        """A fault wants it: at once, and without a word to anybody."""
+        if self._qemu:
+            self._qemu.signal(signal.SIGKILL)
+        self._finish(Ending.FAILED, Party.REQUEST, why, cause="fault")
 
     def _boot_timeout(self) -> None:
         said = [line for line in self.console.tail(8) if line][-4:]
@@ -326,6 +341,8 @@ class EnclaveRun:
                     continue
                 if not data:
                     return
+                if self._chronicle:
+                    self._chronicle.reach("console")
                 self.console.feed(data)
                 self._application.feed(data)
                 self._judge_console()
@@ -401,7 +418,9 @@ class EnclaveRun:
     async def _monitor(self, sock: socket.socket, folder: Folder) -> None:
         """QEMU is up, why it ends, and a virtual machine that stopped by itself. Ends with QEMU."""
 
-        def up() -> None:
+        def up(qmp: Qmp) -> None:
+            if self._chronicle:
+                self._spawn(self._chronicle.up(qmp))
             if self._qemu:
                 self._qemu.forward()
             with contextlib.suppress(FileNotFoundError):
@@ -434,6 +453,8 @@ class EnclaveRun:
             self._backend.read_told()
         if self.console.panic is not None:
             self._finish_panic()
+        elif self._chronicle and (why := self._chronicle.died_by_itself(self._shutdown)):
+            self._finish(Ending.FAILED, Party.REQUEST, why, cause="fault")
         elif status != 0:
             self._finish(Ending.FAILED, Party.QEMU, process.ended_how(), hint=_hint(process.tail))
         elif self._shutdown is None and self.state is State.STARTING:
@@ -469,12 +490,20 @@ class EnclaveRun:
         self.state = state
         record = self.record()
         self._home.write(record)
+        if self._chronicle:
+            self._chronicle.state(record)
+            if state is State.ENDED:
+                self._chronicle.close()
         if state is State.ENDED:
             # Waiters look at the record once our process has ended, so nothing is in a hurry here.
             kept = self._detached or record.cores
             self._home.close() if kept else self._home.remove()
         if self._on_state:
             self._on_state(record)
+
+    def _write_record(self) -> None:
+        if self._home and self.state is not State.ENDED:
+            self._home.write(self.record())
 
     def _begin_record(self, folder: Folder) -> None:
         """The first record, which also decides the name."""
@@ -507,8 +536,9 @@ class EnclaveRun:
         self._log = logs.LogSink(self._home.path, logs.CONSOLE)
         self._sinks.insert(0, self._log)
         self._fds.callback(self._log.close)
-        self._events = logs.LogSink(self._home.path, logs.EVENTS, limit=logs.EVENTS_MAX)
-        self._fds.callback(self._events.close)
+        self._chronicle = Chronicle(
+            self._first, changed=self._write_record, die=self._die, nsm_log=self.plan.request.nsm_log
+        )
 
     def _measure(self) -> None:
         """PCRs for the record, beside the boot, as nitro-cli does it."""
@@ -518,8 +548,7 @@ class EnclaveRun:
 
         def take(found: dict[str, str]) -> None:
             self._pcrs = found
-            if self._home and self.state is not State.ENDED:
-                self._home.write(self.record())
+            self._write_record()
 
         def work() -> None:
             with contextlib.suppress(NitroError, RuntimeError):  # RuntimeError: the loop is closed
@@ -565,6 +594,8 @@ class EnclaveRun:
         """QEMU is gone: take what is still in its sockets."""
         if self._monitoring:
             await asyncio.wait((self._monitoring,), timeout=QMP_SECONDS)
+        if self._chronicle:
+            self._chronicle.drain()
         if self._pump:
             await self._while_patient(self._pump)
 

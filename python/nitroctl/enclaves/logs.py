@@ -21,6 +21,7 @@ from nitroctl.base import shown
 CONSOLE = "console"
 SUPERVISOR = "supervisor"
 EVENTS = "events"  # a line of JSON for each
+NSM = "nsm"  # the same for its requests
 
 # What a guest that prints for ever may cost: some hundred thousand lines of it stay.
 LOG_MAX = 64 << 20
@@ -52,6 +53,13 @@ class LogSink:
         self._fd = -1
         self._size = 0
         self._lost = 0
+
+    @classmethod
+    def at(cls, path: Path) -> LogSink:
+        """A log in a file of the user's; its older half is beside it, with .0 added."""
+        sink = cls(path.parent, path.name)
+        sink._older, sink._path = path.with_name(f"{path.name}.0"), path
+        return sink
 
     async def write(self, data: bytes) -> None:
         self.append(data)

@@ -76,6 +76,8 @@ class Plan:
             ignore_signature=request.ignore_signature,
             document_form=request.document_form,
             keep_pcrs=request.overlay_keep_pcrs,
+            gdb=folder.gdb if request.gdb else None,
+            gdb_wait=request.gdb_wait,
             **fds,
         )
 
@@ -147,3 +149,7 @@ class _ByHand(Folder):
     @property
     def overlay(self) -> Path:
         return self.path / f"{self.cid}.overlay.cpio"
+
+    @property
+    def gdb(self) -> Path:
+        return self.path / f"{self.cid}.gdb"

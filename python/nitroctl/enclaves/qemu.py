@@ -39,6 +39,8 @@ class QemuConfig:
     keep_pcrs: bool = False
     document_form: str = "2025"  # of attestation documents; the default is not passed on
     qmp: int | None = None
+    gdb: Path | None = None  # the socket of the debugger's stub
+    gdb_wait: bool = False  # the CPUs stand still until it says so
     extra: Sequence[str] = ()
 
 
@@ -94,4 +96,8 @@ def argv(config: QemuConfig) -> list[str]:
     args += ["-serial", "stdio"]
     if config.qmp is not None:
         args += ["-chardev", f"socket,id=qmp,fd={config.qmp}", "-mon", "chardev=qmp,mode=control"]
+    if config.gdb is not None:
+        args += ["-chardev", f"socket,id=gdb,path={escape(config.gdb)},server=on,wait=off"]
+        args += ["-gdb", "chardev:gdb"]
+        args += ["-S"] if config.gdb_wait else []
     return [*args, *config.extra]

@@ -104,10 +104,12 @@ class Record:
 
     `id` is nitro-cli's EnclaveID, whose number has no leading zeros. `pcrs` are the file's, lower-case hex by
     "0" and so on, and None until it has been measured. `unmeasured`: it runs what no PCR has; with
-    `keep_pcrs` its PCRs are those of the file all the same. All from `ending` on is None until the end:
-    `status` is the exit status that `nitroctl run` has for it, `app_status` the application's own (128 and
-    the signal that killed it), None where that is not known, `cause` names a likely cause (`diagnosis`),
-    `tail` is the console's last lines.
+    `keep_pcrs` its PCRs are those of the file all the same. `milestones` of the boot are those of `timeline`,
+    in seconds since the epoch, `loading` what QEMU spent on loading the EIF, in microseconds; `faults` those
+    that were asked for (`faults`). All from `ending` on is None until the end: `status` is the exit status
+    that `nitroctl run` has for it, `app_status` the application's own (128 and the signal that killed it),
+    None where that is not known, `cause` names a likely cause (`diagnosis`), `tail` is the console's last
+    lines.
     """
 
     id: str
@@ -135,6 +137,9 @@ class Record:
     booted: float | None = None
     ended: float | None = None
     pcrs: dict[str, str] | None = None
+    milestones: dict[str, float] = dataclasses.field(default_factory=dict)
+    loading: dict[str, int] = dataclasses.field(default_factory=dict)
+    faults: tuple[str, ...] = ()
     ending: Ending | None = None
     ended_by: Party | None = None
     status: int | None = None
@@ -170,8 +175,8 @@ class Record:
                 fields[name] = kind(fields[name])
         for name in ("eif", "folder", "uds", "home"):
             fields[name] = Path(fields[name])
-        fields["tail"] = tuple(fields.get("tail", ()))
-        fields["cores"] = tuple(fields.get("cores", ()))
+        for name in ("tail", "cores", "faults"):
+            fields[name] = tuple(fields.get(name, ()))
         return cls(**fields)
 
 

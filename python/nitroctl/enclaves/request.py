@@ -238,6 +238,19 @@ class RunRequest(Request):
             "It runs unmeasured then."
         ),
     ] = False
+    nsm_log: Annotated[
+        Path | None,
+        Option("A line of JSON for each request to the NSM.", metavar="FILE", nitro_cli=False),
+    ] = None
+    gdb: Annotated[
+        bool, Option("Let a debugger in, at a socket; there is no boot timeout then.", nitro_cli=False)
+    ] = False
+    gdb_wait: Annotated[
+        bool,
+        Option(
+            "Start with the CPUs stopped, for the debugger.", flag="--wait", needs=("gdb",), nitro_cli=False
+        ),
+    ] = False
     accel: Annotated[
         Literal["kvm", "tcg"] | None,
         Option("Force an accelerator.", unset="KVM where it works", session=True),

@@ -25,7 +25,7 @@ class VsockFaults:
 
     def __init__(self, enclave: Owner) -> None:
         self._enclave = enclave
-        self._vsock_set = False
+        self._were_set = False
 
     def latency(
         self,
@@ -94,12 +94,12 @@ class VsockFaults:
     @property
     def _asked(self) -> Record:
         self._enclave._asked_for("faults")
-        self._vsock_set = True
+        self._were_set = True
         return self._enclave._now
 
     def _end_of_test(self) -> None:
         """What one test has asked for is not for the next that uses the same enclave."""
-        if self._vsock_set:
-            self._vsock_set = False
+        if self._were_set:
+            self._were_set = False
             with contextlib.suppress(NitroError):  # it has ended
-                VsockFaults.clear(self)
+                self.clear()

@@ -25,6 +25,7 @@ from nitroctl.base.errors import EnclaveError, EnclaveTimeout, NitroError, Usage
 
 PARENT_CID = 3
 HEARTBEAT_PORT = 9000
+APP_STATUS_PORT = (1 << 32) - 1 - 9000  # where our init tells how the application ended
 HEARTBEAT = 0xB7
 PORT_MAX = 0xFFFFFFFE  # 0xFFFFFFFF is VMADDR_PORT_ANY
 

@@ -31,7 +31,7 @@ def test_every_command_with_json_is_on_the_page() -> None:
 
 
 def test_every_answer_on_the_page_is_compared_with_a_real_one() -> None:
-    sources = "".join(path.read_text() for path in TESTS.rglob("test_*.py"))
+    sources = "".join(path.read_text() for path in TESTS.rglob("*.py"))
     assert jsonpage.commands() == set(re.findall(r'\banswer\(\s*"(nitroctl [^"]+)"', sources))
 
 

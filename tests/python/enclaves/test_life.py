@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, install, steps, write_eif
+from enclave_life import Life
 from jsonpage import answer
 from nitroctl.attestation import pki
 from nitroctl.base.errors import BootTimeout, EnclaveError, NitroError
@@ -36,52 +36,6 @@ from nitroctl.enclaves.records import Ending, Party, Record
 from nitroctl.enclaves.request import RunRequest
 
 UP = (HEARTBEAT, ["print", "up\r\n"])
-
-
-class Life:
-    """The commands, in a bench's world."""
-
-    def __init__(self, bench: Bench) -> None:
-        self.bench = bench
-
-    def __call__(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "nitroctl", *arguments],
-            env=self.bench.environment(env),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=HANG,
-        )
-
-    def ok(self, *arguments: str, **env: str) -> str:
-        done = self(*arguments, **env)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def start(self, *options: str, **env: Any) -> dict[str, Any]:
-        done = self.bench.run("--detach", "--json", *options, **env)
-        assert done.returncode == 0, done.stderr
-        record: dict[str, Any] = answer("nitroctl run --detach", done.stdout)
-        return record
-
-    def records(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = answer("nitroctl ps", self.ok("ps", "--all", "--json"))["items"]
-        return found
-
-    def ended(self, name: str = "hello") -> dict[str, Any]:
-        """Its record after its end, which is waited for."""
-        self("wait", name)
-        record: dict[str, Any] = answer("nitroctl inspect", self.ok("inspect", name))
-        assert record["state"] == "ended"
-        return record
-
-
-@pytest.fixture
-def life(bench: Bench) -> Iterator[Life]:
-    made = Life(bench)
-    yield made
-    made("stop", "--all")
 
 
 def wait_for_end(pid: int) -> None:

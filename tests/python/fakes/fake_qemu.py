@@ -15,6 +15,10 @@ FAKE_QEMU holds the guest's life, a JSON list of steps:
     ["deaf"]                ignores SIGTERM from now on
     ["await", FIFO]         goes on once somebody has opened that FIFO for writing
     ["show", OPTION]        on the console, the file that the machine option names, or "none"
+    ["nsm", LINE]           a line of the NSM's log, once there is one
+
+QOM's properties are whatever was set last; with FAKE_QEMU_PROPERTIES, a file with a line for each
+setting, in order. FAKE_QEMU_BOOT_TIMES is the machine's boot-times.
 
 With FAKE_QEMU_NO_VSOCK it leaves the backend to somebody else's front end.
 
@@ -42,6 +46,14 @@ class Qmp(threading.Thread):
         self.sock = socket.socket(fileno=fd)
         self.negotiated = threading.Event()
         self.status = "running"
+        self.fds: list[int] = []
+        self.named: dict[str, int] = {}  # by getfd, then by chardev-add
+        self.log = threading.Event()
+        self.properties: dict[str, Any] = {
+            "/machine boot-times": os.environ.get("FAKE_QEMU_BOOT_TIMES", ""),
+            "/machine/nsm fault-kind": "",
+            "/machine/nsm fault-expired": False,
+        }
 
     def send(self, message: dict[str, Any]) -> None:
         self.sock.sendall(json.dumps(message).encode() + b"\r\n")
@@ -55,8 +67,12 @@ class Qmp(threading.Thread):
         version = {"qemu": {"major": 10, "minor": 0, "micro": 0}, "package": "fake"}
         self.send({"QMP": {"version": version, "capabilities": []}})
         decoder, text = json.JSONDecoder(), ""
-        while data := self.sock.recv(4096):
-            text += data.decode()
+        while True:
+            data, fds, _, _ = socket.recv_fds(self.sock, 4096, 1)
+            self.fds += fds
+            if not data:
+                return
+            text = (text + data.decode()).lstrip()
             while text:  # requests follow each other without anything between them
                 try:
                     request, end = decoder.raw_decode(text)
@@ -67,11 +83,27 @@ class Qmp(threading.Thread):
 
     def answer(self, request: dict[str, Any]) -> None:
         answer: dict[str, Any] = {}
+        given = request.get("arguments", {})
         if request["execute"] == "query-status":
             answer = {"status": self.status, "running": False}
+        elif request["execute"] == "getfd":
+            self.named[given["fdname"]] = self.fds.pop()
+        elif request["execute"] in ("qom-get", "qom-set"):
+            answer = self.property(f"{given['path']} {given['property']}", **given)
         self.send({"return": answer, "id": request.get("id")})
         if request["execute"] == "qmp_capabilities":
             self.negotiated.set()
+
+    def property(self, name: str, value: Any = None, **_: Any) -> Any:
+        if value is None:
+            return self.properties.get(name, 0)
+        self.properties[name] = value
+        if path := os.environ.get("FAKE_QEMU_PROPERTIES"):
+            with open(path, "a") as file:
+                print(name, json.dumps(value), file=file)
+        if name == "/machine/nsm log":
+            self.log.set()
+        return {}
 
 
 def options(argv: list[str]) -> dict[str, dict[str, str]]:
@@ -154,6 +186,10 @@ def main() -> None:
         elif name == "await":
             with open(arguments[0], "rb"):
                 pass
+        elif name == "nsm":
+            assert qmp
+            qmp.log.wait()
+            os.write(qmp.named[qmp.properties["/machine/nsm log"]], arguments[0].encode() + b"\n")
         elif name == "deaf":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         else:
