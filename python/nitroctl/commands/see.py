@@ -113,4 +113,4 @@ def timeline(name: str, file: Path | None, as_json: bool) -> None:
         return
     output.table(boot.rows(found), right=(0, 1))
     if record.loading:
-        shown.echo(f"EIF: {boot.loading_words(record.loading)}")
+        shown.echo(f"EIF: {'; '.join(boot.loading_words(record.loading))}")

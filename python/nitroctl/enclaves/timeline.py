@@ -116,10 +116,9 @@ def _bar(phase: Phase, whole: float) -> str:
     return "." * begin + "#" * (end - begin) + "." * (_BAR - end)
 
 
-def loading_words(loading: Mapping[str, int]) -> str:
-    """One line about what loading the EIF was made of."""
-    parts = [f"{text} {loading[name] / 1000:.1f} ms" for name, text in LOADING.items() if loading.get(name)]
-    return "; ".join(parts)
+def loading_words(loading: Mapping[str, int]) -> list[str]:
+    """What loading the EIF was made of."""
+    return [f"{text} {loading[name] / 1000:.1f} ms" for name, text in LOADING.items() if loading.get(name)]
 
 
 # ---- the picture ----
@@ -129,6 +128,7 @@ _LEFT = 330  # of the bars
 _RIGHT = 90  # beside them, for the numbers
 _ROW = 26
 _TOP = 64
+_PARTS = 4  # of the loading, on a line
 
 _STYLE = """
 text { font: 13px system-ui, sans-serif; fill: #24292f }
@@ -151,7 +151,9 @@ def svg(record: Record) -> str:
     """The picture, a whole file."""
     found = phases(record)
     whole = found[-1].end or 1.0
-    height = _TOP + _ROW * len(found) + 56
+    parts = loading_words(record.loading)
+    details = ["; ".join(parts[n : n + _PARTS]) for n in range(0, len(parts), _PARTS)]
+    height = _TOP + _ROW * len(found) + 40 + 20 * len(details)
     scale = (_WIDTH - _LEFT - _RIGHT) / whole
     title = f"Boot of {record.name}: {whole:.2f} s ({record.accel.upper()}, {record.memory_mib} MiB)"
     out = [
@@ -181,11 +183,11 @@ def svg(record: Record) -> str:
         out.append(f'<text x="{_LEFT - 14}" y="{y + 15}" text-anchor="end">{_text(phase.text)}</text>')
         out.append(f'<rect class="{_WHO[phase.name]}" {box}/>')
         out.append(f'<text class="number" x="{x + width + 6:.1f}" y="{y + 15}">{took:.3f} s</text>')
-    y = _TOP + _ROW * len(found) + 24
-    if record.loading:
-        out.append(
-            f'<text class="faint" x="16" y="{y}">{_text("EIF: " + loading_words(record.loading))}</text>'
-        )
+    y = _TOP + _ROW * len(found) + 4
+    for number, text in enumerate(details):
+        y += 20
+        said = text if number else f"EIF: {text}"
+        out.append(f'<text class="faint" x="16" y="{y}">{_text(said)}</text>')
     for x, name, text in (
         (16, "host", "this host"),
         (116, "guest", "the guest"),
