@@ -86,6 +86,12 @@ class RunKeywords(TypedDict, total=False):
     kms: bool
     """The parent's port 8000 is the local KMS, started with it; see `nitroctl kms`."""
 
+    kms_allow_unmeasured: bool
+    """That KMS takes documents of an enclave that keeps its PCRs unmeasured."""
+
+    trust_kms_ca: bool
+    """The image's own bundles of roots have that KMS's CA as well, by an overlay: unmeasured."""
+
     pcap: StrPath | None
     """Capture all packets of its vsock into FILE, for wireshark; see `nitroctl vsock dump`. Default: none."""
 

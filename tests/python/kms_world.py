@@ -104,12 +104,15 @@ def attested(
 class World:
     """A service, its events, and its callers."""
 
-    def __init__(self, folder: Path, enclave: Enclave | None = None, **options: Any) -> None:
+    def __init__(
+        self, folder: Path, enclave: Enclave | None = None, *, allow_unmeasured: bool = False, **options: Any
+    ) -> None:
         self.store = Store(folder / "kms")
         self.events: list[dict[str, Any]] = []
         self.enclave = enclave or Enclave()
         log = Log(self.store.folder, self.events.append)
-        self.service = Service(self.store, PLACE, Verifier(self.enclave.maker.root), log, **options)
+        verifier = Verifier(self.enclave.maker.root, allow_unmeasured=allow_unmeasured)
+        self.service = Service(self.store, PLACE, verifier, log, **options)
         self.role = Caller(ROLE, "session")
         self.arn = PLACE.key_arn("")  # of a key, without its id
 

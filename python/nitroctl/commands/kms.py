@@ -88,6 +88,11 @@ kms.add_command(policy)
     type=click.FloatRange(0, 1e9),
     help="Refuse older documents. Default: as AWS, while their certificates are valid.",
 )
+@click.option(
+    "--allow-unmeasured",
+    is_flag=True,
+    help="Take documents of enclaves that run what their PCRs do not say.",
+)
 @click.option("--envelope", type=click.Choice(["segmented", "primitive"]), default="segmented",
 show_default=True,
               help="Form of CiphertextForRecipient; AWS's is segmented.")  # fmt: skip
@@ -112,6 +117,7 @@ def serve(
     no_auth: bool,
     root: Path | None,
     max_age: float | None,
+    allow_unmeasured: bool,
     envelope: Literal["segmented", "primitive"],
     eifs: tuple[Path, ...],
     inject: tuple[str, ...],
@@ -133,7 +139,8 @@ def serve(
 
     made = make(
         listen=None if listen_fd is not None else listen, tls=tls, authenticate=not no_auth, root=root,
-        max_age=max_age, form=envelope, eifs=eifs, inject=inject, upstream=upstream, on_event=tell,
+        max_age=max_age, allow_unmeasured=allow_unmeasured, form=envelope, eifs=eifs, inject=inject,
+        upstream=upstream, on_event=tell,
     )  # fmt: skip
     _allow_descriptors()
     ends = {signal.SIGINT, signal.SIGTERM}

@@ -44,8 +44,8 @@ class DiffersFromAws(NitroError):
 SAME = frozenset(
     {
         "eif", "memory", "cid", "name", "role", "instance_id", "boot_timeout", "debug_mode", "ca_days",
-        "proxy", "listen_port", "connect_port", "kms", "accel", "qemu", "qemu_build", "vsock_backend",
-        "snaplen", "pcap_limit", "nsm_log",
+        "proxy", "listen_port", "connect_port", "kms", "kms_allow_unmeasured", "accel", "qemu",
+        "qemu_build", "vsock_backend", "snaplen", "pcap_limit", "nsm_log",
     }
 )  # fmt: skip
 
@@ -64,6 +64,7 @@ OPTIONS: dict[str, tuple[str, str, Callable[[object], bool]]] = {
     "overlay": ("overlay", "something is unpacked over the image, unmeasured", bool),
     "overlay_keep_pcrs": ("overlay", "the PCRs are the image's, and something else runs as well", bool),
     "tools": ("tools", "an agent of ours and busybox run beside the application, unmeasured", bool),
+    "trust_kms_ca": ("overlay", "the image trusts the local KMS's CA, unmeasured", bool),
     "append": ("append", "words are added to the kernel's command line, unmeasured", bool),
     "document_form": (
         "document-form",

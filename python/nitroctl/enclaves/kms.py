@@ -11,25 +11,35 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
+from nitroctl.base import proc
 from nitroctl.enclaves.child import Child
 from nitroctl.enclaves.folder import Folder
+from nitroctl.enclaves.request import RunRequest
 from nitroctl.vsock import sockets
 
 BACKLOG = 1024
 
 
-def command(eif: Path) -> list[str]:
-    return [sys.executable, "-m", "nitroctl", "kms", "serve", "--tls", "--eif", os.path.abspath(eif)]
+_PROGRAM = [sys.executable, "-m", "nitroctl", "kms"]
 
 
-def start(folder: Folder, eif: Path) -> Child:
+def command(request: RunRequest) -> list[str]:
+    more = ["--allow-unmeasured"] if request.kms_allow_unmeasured else []
+    return [*_PROGRAM, "serve", "--tls", "--eif", os.path.abspath(request.eif), *more]
+
+
+def ca() -> bytes:
+    """The CA that signed its TLS certificate, in PEM. Raises NitroError."""
+    return proc.run([*_PROGRAM, "ca"]).stdout
+
+
+def start(folder: Folder, request: RunRequest) -> Child:
     """The socket is there from now on: clients that come before the KMS is ready wait in its queue."""
     with sockets.serve(folder.kms, backlog=BACKLOG).socket as listener:
         child = Child(
             "the local KMS",
-            [*command(eif), "--listen-fd", str(listener.fileno())],
+            [*command(request), "--listen-fd", str(listener.fileno())],
             pass_fds=(listener.fileno(),),
             stdout=subprocess.DEVNULL,
             death_signal=signal.SIGKILL,  # its store bears that, and it shall not outlive us

@@ -184,7 +184,7 @@ class EnclaveRun:
         self._set_state(State.STARTING)
         chain.write(self.plan.request, folder)
         if self.plan.request.kms:
-            self._kms = kms.start(folder, self.plan.request.eif)
+            self._kms = kms.start(folder, self.plan.request)
             self._spawn(self._watch_server(self._kms, Party.KMS))
         if self.plan.request.tools:
             await self._serve_cores(folder)
@@ -620,4 +620,6 @@ def _hint(stderr: Iterable[str]) -> str | None:
     text = "\n".join(stderr)
     if "unsupported machine type" in text or "No machine specified" in text:
         return "this QEMU has no nitro-enclave machine; `nitroctl build` makes one that has"
+    if "Property 'nitro-enclave-machine." in text and "not found" in text:
+        return "this QEMU's machine is older than nitroctl: `nitroctl build`, or `nitroctl build --plugin`"
     return None

@@ -6,17 +6,26 @@ that QEMU gets of them. How an archive is made is `eif.overlay`'s.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from nitroctl.eif import overlay
-from nitroctl.eif.overlay import Source
+from nitroctl.eif.cpio import Entry
+from nitroctl.eif.overlay import Image, Source
+from nitroctl.enclaves import kms
 from nitroctl.enclaves.request import RunRequest
 
 
 def sources(request: RunRequest) -> tuple[Source, ...]:
     """In the order in which they are unpacked: what the user brings wins."""
-    return tuple(map(Path, request.overlay))
+    found: list[Source] = []
+    if request.trust_kms_ca:
+        found.append(_trusting_kms)
+    return (*found, *map(Path, request.overlay))
+
+
+def _trusting_kms(image: Image) -> Iterator[Entry]:
+    return overlay.trusting(kms.ca(), image)
 
 
 def reasons(request: RunRequest) -> list[str]:
@@ -24,6 +33,8 @@ def reasons(request: RunRequest) -> list[str]:
     found = []
     if request.overlay:
         found.append("an overlay")
+    if request.trust_kms_ca:
+        found.append("the local KMS's CA among its roots")
     if request.append and overlay.names_init(request.append):
         found.append("another init on the kernel's command line")
     if request.tools:

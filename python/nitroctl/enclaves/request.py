@@ -150,7 +150,7 @@ class RunRequest(Request):
             "Keep the image's PCRs although it runs unmeasured; documents are issued under a certificate "
             "that says so.",
             excludes=("debug_mode",),
-            needs=("overlay", "append", "tools"),
+            needs=("overlay", "append", "tools", "trust_kms_ca"),
         ),
     ] = False
     boot_timeout: Annotated[
@@ -217,6 +217,17 @@ class RunRequest(Request):
     ] = ()
     kms: Annotated[
         bool, Option("The parent's port 8000 is the local KMS, started with it; see `nitroctl kms`.")
+    ] = False
+    kms_allow_unmeasured: Annotated[
+        bool,
+        Option("That KMS takes documents of an enclave that keeps its PCRs unmeasured.", needs=("kms",)),
+    ] = False
+    trust_kms_ca: Annotated[
+        bool,
+        Option(
+            "The image's own bundles of roots have that KMS's CA as well, by an overlay: unmeasured.",
+            needs=("kms",),
+        ),
     ] = False
     pcap: Annotated[
         Path | None,

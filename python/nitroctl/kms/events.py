@@ -120,6 +120,7 @@ def _why(call: Call | None, error: KmsError | None) -> dict[str, Any]:
             found["document"] = {
                 "moduleId": document.module_id,
                 "debug": document.debug,
+                "unmeasured": document.unmeasured,
                 "pcrs": {
                     f"PCR{n}": v.hex() for n, v in document.pcrs.items() if n in (0, 1, 2, 3, 4, 8) or any(v)
                 },

@@ -92,6 +92,7 @@ class Kms:
         authenticate: bool = True,
         form: Form = "segmented",
         max_age: float | None = None,
+        allow_unmeasured: bool = False,
         eifs: Sequence[StrPath] = (),
         inject: Sequence[str] = (),
         upstream: str | None = None,
@@ -104,6 +105,7 @@ class Kms:
         self._upstream = Upstream(upstream) if upstream else None
         self._options = {"authenticate": authenticate, "form": form}
         self._max_age = None if max_age is None else timedelta(seconds=max_age)
+        self._allow_unmeasured = allow_unmeasured
         self._folder = None if folder is None else Path(folder)
         self._listen, self._tls, self._root, self._eifs = listen, tls, root, [Path(eif) for eif in eifs]
         self._on_event = on_event
@@ -128,7 +130,7 @@ class Kms:
                 self._resources.callback(shutil.rmtree, folder, ignore_errors=True)
             store = Store(folder)
             self._resources.callback(store.close)
-            verifier = Verifier(root_of(self._root), self._max_age)
+            verifier = Verifier(root_of(self._root), self._max_age, allow_unmeasured=self._allow_unmeasured)
             log = events.Log(store.folder, self._heard)
             self._service = Service(store, self._place, verifier, log, faults=self._faults, **self._options)  # type: ignore[arg-type]
             context = tls.context(store.folder, self.region) if self._tls else None

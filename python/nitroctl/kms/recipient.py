@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from nitroctl.attestation.chain import Remembering
 from nitroctl.attestation.document import Document
-from nitroctl.attestation.errors import AttestationError
+from nitroctl.attestation.errors import AttestationError, UnmeasuredEnclave
 from nitroctl.attestation.verify import Policy, verify_chain
 from nitroctl.base.instants import UTC
 from nitroctl.kms import envelope
@@ -66,12 +66,16 @@ def _refused(why: str) -> KmsError:
 class Verifier:
     """Verifies documents under one root. Raises KmsError.
 
-    `max_age` is stricter than AWS; None leaves freshness to the certificates.
+    `max_age` is stricter than AWS; None leaves freshness to the certificates. Documents of enclaves that run
+    what their PCRs do not say are refused unless they are allowed: a policy would be satisfied by other code.
     """
 
-    def __init__(self, root: x509.Certificate, max_age: timedelta | None = None) -> None:
+    def __init__(
+        self, root: x509.Certificate, max_age: timedelta | None = None, *, allow_unmeasured: bool = False
+    ) -> None:
         self._root = root
         self._max_age = max_age
+        self._allow_unmeasured = allow_unmeasured
         self._check_path = Remembering()
 
     def verify(self, given: dict[str, Any], at: datetime | None = None) -> Recipient:
@@ -79,9 +83,17 @@ class Verifier:
         data, algorithm = given.get("AttestationDocument"), given.get("KeyEncryptionAlgorithm")
         if data is None or algorithm is None:
             raise _refused("the Recipient needs AttestationDocument and KeyEncryptionAlgorithm")
-        policy = Policy(allow_debug=True, max_age=self._max_age, at=at or datetime.now(UTC))
+        policy = Policy(
+            allow_debug=True,
+            allow_unmeasured=self._allow_unmeasured,
+            max_age=self._max_age,
+            at=at or datetime.now(UTC),
+        )
         try:
             document, _ = verify_chain(data, self._root, policy, self._check_path)
+        except UnmeasuredEnclave as e:
+            raise _refused(f"{e}; `nitroctl kms serve --allow-unmeasured` takes its documents, and so does "
+                           "`nitroctl run --kms --kms-allow-unmeasured`") from e  # fmt: skip
         except AttestationError as e:
             raise _refused(f"the attestation document does not verify: {e}") from e
         key, spki = _key(document)
@@ -91,7 +103,11 @@ class Verifier:
                 f"the recipient's key has {key.key_size} bits; AWS's guide promises {SURE_BITS} only"
             )
         if document.debug:
-            notes.append("the enclave runs in debug mode: its PCR0, 1, 2 and 8 are zero")
+            notes.append("the enclave runs in debug mode, or unmeasured: its PCR0, 1, 2 and 8 are zero")
+        if document.unmeasured:
+            notes.append(
+                "the enclave is unmeasured: it runs more than its PCRs tell of, and is allowed to ask"
+            )
         return Recipient(document, key, spki, tuple(notes))
 
 

@@ -117,7 +117,7 @@ def test_what_makes_an_enclave_unmeasured(eif: Path, tmp_path: Path) -> None:
         assert kept.qemu_config(Folder(16, tmp_path)).keep_pcrs
     assert overlay.prepare([ready], eif, tmp_path / "x") == ready  # no copy of what is there
     wrong: list[tuple[dict[str, Any], str]] = [
-        ({"overlay_keep_pcrs": True}, "overlay_keep_pcrs is for overlay or append"),
+        ({"overlay_keep_pcrs": True}, "overlay_keep_pcrs is for overlay or append or "),
         ({"overlay_keep_pcrs": True, "append": "quiet"}, "for an enclave that is not measured"),
         ({"overlay_keep_pcrs": True, "overlay": (str(over),), "debug_mode": True}, "exclude each other"),
         ({"overlay": (str(tmp_path / "absent"),)}, "absent: No such file"),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, install, make_bench, steps
+from nitroctl.enclaves import kms
 from nitroctl.enclaves.request import RunRequest
 
 REQUEST = b"POST / HTTP/1.1\r\nHost: kms\r\nX-Amz-Target: TrentService.ListKeys\r\nConnection: close\r\n\r\n"
@@ -59,6 +60,23 @@ def test_its_port_is_its_own(bench: Bench) -> None:
     done = bench.run("--kms", "--proxy", "8000=localhost:1", **steps(HEARTBEAT, RESET))
     assert done.returncode == 2
     assert "port 8000 is served by --proxy and by --kms" in done.stderr
+
+
+def test_a_production_image_gets_its_ca_by_an_overlay(bench: Bench) -> None:
+    """One archive for QEMU, with the CA behind the image's roots; the KMS may be asked all the same."""
+    options = ("--kms", "--trust-kms-ca", "--overlay-keep-pcrs", "--kms-allow-unmeasured")
+    with bench.start(*options, **steps(HEARTBEAT, ["print", "up"])) as run:
+        run.until("up")
+        assert "unmeasured, because of the local KMS's CA among its roots" in run.err.decode()
+        words = Path(f"/proc/{bench.pid_of(bench.qemu)}/cmdline").read_bytes()
+        assert f",overlay={bench.runtime}/nitroctl/16/overlay.cpio,overlay-keep-pcrs=on".encode() in words
+        run.process.terminate()
+        assert run.wait() == 143
+    assert bench.left() == []
+    plain, more = (
+        kms.command(RunRequest(bench.eif, kms=True, kms_allow_unmeasured=more)) for more in (False, True)
+    )
+    assert more == [*plain, "--allow-unmeasured"]
 
 
 def test_it_can_be_asked_for_everywhere() -> None:

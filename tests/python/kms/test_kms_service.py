@@ -191,6 +191,28 @@ def test_longer_keys_and_debug_enclaves_are_told(world: World) -> None:
     assert any("4096 bits" in note for note in notes) and any("debug mode" in note for note in notes)
 
 
+def test_an_unmeasured_enclave_is_refused_unless_it_is_allowed(tmp_path: Path) -> None:
+    """Although its PCRs are those that the policy wants; every event says what it is."""
+
+    def unmeasured(levels: list[Level]) -> None:
+        lasting(levels)
+        levels[3].unit = "Local, not AWS, unmeasured"
+
+    enclave = Enclave(Maker(unmeasured))
+    for allowed in (False, True):
+        world = World(tmp_path / str(allowed), enclave, allow_unmeasured=allowed)
+        blob = world.secret(world.key(ADMINISTRATION, attested()))
+        given = {"CiphertextBlob": blob, "Recipient": enclave.recipient()}
+        if allowed:
+            answer = world.call("Decrypt", world.role, **given)
+            assert enclave.open(tmp_path, answer["CiphertextForRecipient"]) == b"secret"
+            assert world.events[-1]["why"]["document"]["unmeasured"] is True
+            assert any("the enclave is unmeasured" in note for note in world.events[-1]["why"]["notes"])
+        else:
+            refused("ValidationException", world, "Decrypt", world.role, **given)
+            assert "the enclave is unmeasured" in world.why and "--kms-allow-unmeasured" in world.why
+
+
 # --- no way around ---------------------------------------------------------------------------------------
 
 
