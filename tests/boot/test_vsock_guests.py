@@ -21,8 +21,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from nitroctl.eif.extract import extract
-from nitroctl.enclaves.qemu import escape
+from microvm import IMAGE as MICROVM_IMAGE
+from microvm import argv as microvm_argv
 from nitroctl.testing import agent
 from nitroctl.testing.agent import Agent
 from nitroctl.testing.lab import LIMIT, Guest, GuestOptions, Lab
@@ -38,23 +38,8 @@ PARENT_PORT = 5000
 
 
 class Microvm(Guest):
-    """The agent as PID 1, so there is no heartbeat and no NSM: just a virtual machine with vsock."""
-
     def qemu_argv(self) -> list[str]:
-        parts = extract(self.eif, self.folder / "parts")
-        ramdisks = [part for part in parts if part.name.startswith("ramdisk")]
-        initramfs = self.folder / "initramfs"
-        initramfs.write_bytes(b"".join(part.read_bytes() for part in ramdisks))
-        kernel = next(part for part in parts if part.name.startswith("kernel"))
-        return [
-            os.fspath(self.lab.qemu), "-M", "microvm,acpi=off,memory-backend=m", "-m", self.options.memory,
-            "-object", f"memory-backend-memfd,id=m,size={self.options.memory},share=on",
-            "-accel", self.lab.accel.name, "-cpu", "host" if self.lab.accel.name == "kvm" else "max",
-            "-kernel", os.fspath(kernel), "-initrd", os.fspath(initramfs),
-            "-append", "console=ttyS0 panic=1 reboot=t", "-nodefaults", "-nographic", "-serial", "stdio",
-            "-no-reboot", "-chardev", f"socket,id=c,path={escape(self.folder / 's')}",
-            "-device", "vhost-user-vsock-device,chardev=c",
-        ]  # fmt: skip
+        return microvm_argv(self.lab, self.folder, self.folder / "s", self.options.memory)
 
 
 @contextlib.contextmanager
@@ -66,7 +51,7 @@ def enclave(lab: Lab) -> Iterator[tuple[Guest, Agent]]:
 @contextlib.contextmanager
 def microvm(lab: Lab) -> Iterator[tuple[Guest, Agent]]:
     options = GuestOptions(memory="512M")
-    with Microvm(lab, lab.image("no-heartbeat"), options) as guest, guest.agent() as client:
+    with Microvm(lab, lab.image(MICROVM_IMAGE), options) as guest, guest.agent() as client:
         yield guest, client
 
 
