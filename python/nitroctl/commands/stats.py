@@ -44,7 +44,13 @@ def _used(port: dict[str, Any]) -> bool:
     return bool(port["connections"] or port["refused"])
 
 
+# Of the parent's, those that the vsock backend serves itself.
+_NAMES = {9000: "heartbeat", 4294958295: "application's status"}
+
+
 def _row(port: dict[str, Any]) -> tuple[str, ...]:
     name = f"{port['side']} {port['port']}" if port["side"] else "all others"
+    if port["side"] == "parent" and port["port"] in _NAMES:
+        name += f" ({_NAMES[port['port']]})"
     counts = ("connections", "open", "refused", "bytes_from_guest", "bytes_to_guest")
     return (name, *(str(port[count]) for count in counts), port["cause"] or "")
