@@ -33,7 +33,6 @@ from nitroctl.base.options import signature
 from nitroctl.eif.request import BuildRequest
 from nitroctl.enclaves import capture, differences, folder, logs, records, usage
 from nitroctl.enclaves.differences import Difference, DiffersFromAws
-from nitroctl.enclaves.fault_handles import Faults
 from nitroctl.enclaves.handles import LAST_WORDS, Console, EnclaveListener, NsmLog, StrictRecord
 from nitroctl.enclaves.ready import ready
 from nitroctl.enclaves.records import Record
@@ -41,6 +40,7 @@ from nitroctl.enclaves.request import RunRequest
 from nitroctl.enclaves.supervisor import Supervised
 from nitroctl.enclaves.waitfor import Pattern, WaitFor
 from nitroctl.enclaves.waiting import aside, close_server
+from nitroctl.inside.handles import Faults
 from nitroctl.keywords import BuildKeywords, RunKeywords, StrPath
 from nitroctl.vsock import sockets
 

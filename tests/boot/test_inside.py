@@ -21,8 +21,6 @@ import pytest
 from nitroctl.base import proc
 from nitroctl.eif import testimage
 from nitroctl.eif.testimage import Programs
-from nitroctl.enclaves import records
-from nitroctl.inside import clock
 from nitroctl.testing.agent import Agent
 from nitroctl.testing.lab import LIMIT, Console, Lab, Run
 from nitroctl.toolchain import guest
@@ -53,7 +51,7 @@ def call(lab: Lab, *words: str, input: bytes = b"", **more: Any) -> subprocess.C
     )
 
 
-def test_into_a_guest(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_into_a_guest(lab: Lab, tmp_path: Path) -> None:
     with lab.run(image(lab, tmp_path), "--tools", "--name", "inside") as run:
         with run.agent(run.uds()) as agent:
             assert agent.probe("cat", "/proc/1/cmdline").startswith("/init\0")
@@ -63,8 +61,7 @@ def test_into_a_guest(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
             listed = json.loads(call(lab, "top", "inside", "--json").stdout)
             (found,) = [one for one in listed["processes"] if one["name"] == "agent"]
             assert found["ppid"] == 1 and found["command"] == "/agent" and found["memory"] > 0
-            monkeypatch.setenv("XDG_STATE_HOME", lab.environment()["XDG_STATE_HOME"])
-            clocks(agent)
+            clocks(lab, agent)
             dies(lab, run, agent)
 
 
@@ -138,20 +135,25 @@ def copies(lab: Lab, tmp_path: Path) -> None:
     assert not os.path.lexists(tmp_path / "new")
 
 
-def clocks(agent: Agent) -> None:
-    """What an application sees of a clock that is set from outside."""
-    record = records.find("inside", running=True)
+def clocks(lab: Lab, agent: Agent) -> None:
+    """What an application sees of a clock that is set from outside, and that the record tells."""
 
     def now() -> float:
         return int(agent.facts("clock")["us"]) / 1e6
 
+    def fault(*words: str) -> bytes:
+        done = call(lab, "fault", *words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     before = now()
-    clock.set_clock(record, shift=86400.0)
-    assert now() - before == pytest.approx(86400, abs=600)
-    reading = clock.set_clock(record, at=1e9)
-    assert reading.before - reading.after > 1e8
-    assert now() == pytest.approx(1e9, abs=600)
-    clock.set_clock(record, ppm=100_000)
+    said = fault("guest-clock", "inside", "--jump", "864000", "--drift", "100000")
+    assert said == b"guest-clock jump=864000 drift=100000\n"
+    assert now() - before == pytest.approx(864000, abs=600)
+    fault("clear", "inside")
+    assert now() - before == pytest.approx(0, abs=600)
+    faults = json.loads(call(lab, "inspect", "inside").stdout)["faults"]
+    assert faults == ["guest-clock jump=864000 drift=100000", "clear"]
 
 
 def dies(lab: Lab, run: Run, agent: Agent) -> None:

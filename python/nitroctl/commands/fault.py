@@ -70,6 +70,18 @@ def clock(name: str, **options: Any) -> None:
 
 @fault.command()
 @_name
+@click.option("--jump", type=float, metavar="SECONDS", help="It jumps ahead, or back if negative.")
+@click.option("--drift", type=int, metavar="PPM", help="It runs so many millionths faster; 0: right again.")
+def guest_clock(name: str, **options: Any) -> None:
+    """The clock of NAME's guest is wrong, which was started with --tools; its NSM's stays right."""
+    from nitroctl.enclaves import records
+    from nitroctl.inside import clock
+
+    shown.echo(clock.fault(records.find(name, running=True), **options))
+
+
+@fault.command()
+@_name
 @click.argument("moment", metavar="MOMENT")
 def die(name: str, moment: str) -> None:
     """NAME dies without a word, at the MOMENT now, heartbeat, connection:PORT or nsm:N.
@@ -88,8 +100,12 @@ def die(name: str, moment: str) -> None:
 def clear(name: str, number: int | None) -> None:
     """All is as it should be again: no fault of NAME is left, or not that of its vsock with that NUMBER."""
     from nitroctl.enclaves import faults, records
+    from nitroctl.inside import clock
 
-    faults.clear(records.find(name, running=True), number)
+    record = records.find(name, running=True)
+    if number is None:
+        clock.clear(record)
+    faults.clear(record, number)
 
 
 @fault.command(name="list")

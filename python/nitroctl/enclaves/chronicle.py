@@ -158,6 +158,8 @@ class Chronicle:
                 clock = ClockFault.of(**options)
                 await self._its_nsm().clock(clock)
                 self._note(clock.words())
+            elif kind == "guest-clock":  # done already, by its agent
+                self._note(f"guest-{ClockFault.of(**options).words()}")
             elif kind == "die":
                 await self._sentence(Death.of(**options))
             elif kind == "clear":

@@ -64,13 +64,13 @@ class _Refused(Exception):
 
 
 class CoreServer:
-    """Serves the parent's port for cores of one enclave; `taken` is called after each."""
+    """Serves the parent's port for cores of one enclave; `changed` is called after each."""
 
-    def __init__(self, uds: Path, home: Path, memory_mib: int, taken: Callable[[Core], None]) -> None:
+    def __init__(self, uds: Path, home: Path, memory_mib: int, changed: Callable[[], None]) -> None:
         self.cores: list[Core] = []
         self._home = home
         self._limit = memory_mib * MIB
-        self._taken = taken
+        self._changed = changed
         self._count = 0
         self._listener = sockets.listen(uds, tools.CORE_PORT)
         self._server: asyncio.Server | None = None
@@ -102,7 +102,7 @@ class CoreServer:
         else:
             self.cores.append(core)
             shown.say(*describe(core))
-            self._taken(core)
+            self._changed()
         finally:
             writer.close()  # the agent waits for it
 

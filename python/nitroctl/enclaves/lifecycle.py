@@ -187,7 +187,10 @@ class EnclaveRun:
             self._kms = kms.start(folder, self.plan.request)
             self._spawn(self._watch_server(self._kms, Party.KMS))
         if self.plan.request.tools:
-            await self._serve_cores(folder)
+            home, memory = self._home, self.plan.memory_mib
+            assert home
+            self._cores = cores.CoreServer(folder.uds, home.path, memory, self._write_record)
+            await self._cores.start()
         await self._start_backend(folder)
         self._open_control(folder)
         await self._capture()
@@ -199,16 +202,6 @@ class EnclaveRun:
         await self._end
 
     # -- start
-
-    async def _serve_cores(self, folder: Folder) -> None:
-        assert self._home
-
-        def taken(core: cores.Core) -> None:
-            if self._home and self.state is not State.ENDED:
-                self._home.write(self.record())
-
-        self._cores = cores.CoreServer(folder.uds, self._home.path, self.plan.memory_mib, taken)
-        await self._cores.start()
 
     async def _start_backend(self, folder: Folder) -> None:
         self._backend = Backend(self.plan, folder, self._fds, on_told=self._on_told, on_event=self._on_event)

@@ -6,9 +6,12 @@ The NSM's clock is another one, which its documents are dated by.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from nitroctl.base.errors import EnclaveError, UsageError
+from nitroctl.enclaves import records, remote
+from nitroctl.enclaves.faults import ClockFault
 from nitroctl.enclaves.records import Record
 from nitroctl.inside import agent
 
@@ -55,3 +58,26 @@ def _ns(what: str, seconds: float, least: int) -> int:
     if not least <= seconds <= _SECONDS_MAX:
         raise UsageError(f"a {what} of {seconds:g} s cannot be had; {least} to {_SECONDS_MAX} are possible")
     return round(seconds * _NS)
+
+
+# --- as a fault, which the enclave's record tells --------------------------------------------------------
+
+
+def fault(record: Record, *, jump: float | None = None, drift: int | None = None) -> str:
+    """The guest's clock jumps by `jump` seconds, and runs `drift` millionths faster from now on; returns the
+    words that the record has for it. Raises as `set_clock`."""
+    words = ClockFault.of(jump=jump, drift=drift).words()
+    if drift is not None:
+        set_clock(record, ppm=drift)
+    if jump is not None:
+        set_clock(record, shift=jump)
+    remote.ask(record, "fault", fault="guest-clock", options={"jump": jump, "drift": drift})
+    return f"guest-{words}"
+
+
+def clear(record: Record) -> None:
+    """A clock that a fault has set is set to this host's, and runs as it should."""
+    now = records.again(record)
+    if now and now.tools and any(text.startswith("guest-clock") for text in now.faults):
+        set_clock(record, ppm=0)
+        set_clock(record, at=time.time())

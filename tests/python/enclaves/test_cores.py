@@ -41,10 +41,10 @@ def sent(tmp_path: Path, *streams: bytes, memory_mib: int = 1) -> tuple[list[Cor
     """What is kept of these streams, one after the other; and the enclave's home."""
     home = tmp_path / "home"
     home.mkdir()
-    told: list[Core] = []
+    told: list[int] = []
 
     async def main() -> list[Core]:
-        server = cores.CoreServer(tmp_path / "v", home, memory_mib, told.append)
+        server = cores.CoreServer(tmp_path / "v", home, memory_mib, lambda: told.append(len(server.cores)))
         await server.start()
         for stream in streams:
             reader, writer = await asyncio.open_unix_connection(tmp_path / f"v_{PORT}")
@@ -61,7 +61,7 @@ def sent(tmp_path: Path, *streams: bytes, memory_mib: int = 1) -> tuple[list[Cor
         return server.cores
 
     kept = asyncio.run(main())
-    assert kept == told
+    assert told == list(range(1, len(kept) + 1))
     return kept, home
 
 
@@ -141,7 +141,7 @@ def test_any_head_is_read_or_refused(text: bytes) -> None:
 
 def test_it_listens_before_anybody_comes(tmp_path: Path) -> None:
     """The socket is there once the server has been made, and only for its user."""
-    server = cores.CoreServer(tmp_path / "v", tmp_path, 1, lambda core: None)
+    server = cores.CoreServer(tmp_path / "v", tmp_path, 1, lambda: None)
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(tmp_path / f"v_{PORT}"))
     assert stat.S_IMODE((tmp_path / f"v_{PORT}").stat().st_mode) == 0o600

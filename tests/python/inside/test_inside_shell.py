@@ -18,7 +18,7 @@ from click.testing import CliRunner
 
 from nitroctl.base.errors import EnclaveError, NitroError, UsageError
 from nitroctl.cli import nitroctl
-from nitroctl.enclaves import records
+from nitroctl.enclaves import records, remote
 from nitroctl.inside import agent, clock
 from tools_world import FakeEnclave, Peer, fake_enclave
 
@@ -182,7 +182,7 @@ def test_an_agent_that_keeps_to_nothing(enclave: FakeEnclave, monkeypatch: pytes
     assert "more than 100000 bytes" in str(answered(flood, flood))
 
 
-def test_the_clock(enclave: FakeEnclave) -> None:
+def test_the_clock(enclave: FakeEnclave, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def script(peer: Peer) -> None:
@@ -205,6 +205,23 @@ def test_the_clock(enclave: FakeEnclave) -> None:
     for wrong in ({"at": -1.0}, {"shift": float("nan")}, {"ppm": 100_001}, {"at": 1.0, "ppm": 1}):
         with pytest.raises(UsageError):
             clock.set_clock(enclave.record, **wrong)
+
+    noted = []
+    monkeypatch.setattr(remote, "ask", lambda record, do, **request: noted.append((do, request)))
+    asked.clear()
+    said = CliRunner().invoke(
+        nitroctl, ["fault", "guest-clock", "app", "--jump", "-60.5", "--drift", "200"], catch_exceptions=False
+    )
+    assert said.stdout == "guest-clock jump=-60.5 drift=200\n"
+    assert asked == [head + b"rate\x00200\0", head + b"shift\0-60500000000\0"]
+    assert noted == [("fault", {"fault": "guest-clock", "options": {"jump": -60.5, "drift": 200}})]
+    asked.clear()
+    clock.clear(enclave.record)
+    assert asked == []  # nobody has set it, as far as the record knows
+    value = {**enclave.record.to_json(), "faults": ["guest-clock drift=200"]}
+    records._write(enclave.home, records.Record.from_json(value))
+    clock.clear(enclave.record)
+    assert asked[0] == head + b"rate\x000\0" and asked[1].startswith(head + b"set\0")
 
     def vague(peer: Peer) -> None:
         peer.send(b"o", b"soon\n")
