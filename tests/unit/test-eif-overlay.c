@@ -289,11 +289,11 @@ static void test_too_large(void)
 
     for (int over = 0; over < 2; over++) {
         g_autoptr(GByteArray) a = archive();
-        uint64_t size = room - 8 + 4 * over;
+        uint64_t size = room - 8 + 4 * over, before = a->len;
         int overlay;
 
         g_byte_array_set_size(a, size);
-        memset(a->data + 1024, 0, size - 1024);
+        memset(a->data + before, 0, size - before);
         overlay = fd_of(a->data, size);
         if (over) {
             g_assert_false(eif_load(fd, -1, overlay, &opt, &image, &err));
