@@ -15,6 +15,7 @@ from typing import Any
 
 from nitroctl.base import shown
 from nitroctl.base.errors import EnclaveError, NitroError, UsageError
+from nitroctl.enclaves import tools
 from nitroctl.enclaves.backend import Backend
 from nitroctl.enclaves.control import Control
 from nitroctl.enclaves.events import Events
@@ -26,8 +27,8 @@ from nitroctl.enclaves.records import Record, State
 from nitroctl.enclaves.timeline import boot_times
 from nitroctl.vsock import sockets
 
-# Ports that are init's, and no application's.
-_INITS = {("parent", sockets.HEARTBEAT_PORT), ("parent", sockets.APP_STATUS_PORT)}
+# Ports that are init's or those of our tools, and no application's.
+_OURS = {("parent", sockets.HEARTBEAT_PORT), ("parent", sockets.APP_STATUS_PORT), ("enclave", tools.PORT)}
 
 FAULTS_MAX = 1000  # that the record names
 
@@ -93,7 +94,7 @@ class Chronicle:
         if name == "refused":
             self._events.tell(name, side=side, port=port, cause=event.get("cause"))
             return
-        if (side, port) not in _INITS and self.moments.first_connection(side, port):
+        if (side, port) not in _OURS and self.moments.first_connection(side, port):
             self._events.tell(name, side=side, port=port)
             self.reach("connection")
         self._if_it_dies("connection", port)
