@@ -70,6 +70,8 @@ def test_boto3_calls_the_local_kms_with_them(
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv(imds.ENDPOINT, service)
+    # botocore's patience is one second and one attempt, which is not for a busy machine.
+    monkeypatch.setenv("AWS_METADATA_SERVICE_TIMEOUT", "60")
     with Kms(tmp_path / "kms", region="eu-central-1", tls=False) as kms:
         key = kms.create_key(policy=policy(allow(ROLE, "kms:*")))
         client = boto3.Session().client("kms", endpoint_url=kms.url, region_name="eu-central-1")
