@@ -13,6 +13,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 
 import boto3
@@ -56,6 +57,12 @@ def test_a_token_comes_first(service: str) -> None:
     lasts = {"X_aws_ec2_metadata_token_ttl_seconds": "60"}
     assert ask(new, "PUT", **lasts, X_Forwarded_For="10.0.0.1")[0] == 403
     token = {"X_aws_ec2_metadata_token": ask(new, "PUT", **lasts)[1]}
+    # Who keeps connections is told that this one ends: a next request in it would be lost.
+    connection = HTTPConnection(service.removeprefix("http://"), timeout=60)
+    connection.request("PUT", "/latest/api/token", headers={"X-aws-ec2-metadata-token-ttl-seconds": "60"})
+    answer = connection.getresponse()
+    assert (answer.status, answer.getheader("Connection")) == (200, "close")
+    connection.close()
     assert ask(path, **token) == (200, "i-1234567890abcdef0")
     assert ask(f"{service}/latest/meta-data/iam/security-credentials/", **token) == (200, "app")
     document = json.loads(ask(f"{service}/latest/dynamic/instance-identity/document", **token)[1])
