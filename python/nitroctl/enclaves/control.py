@@ -32,6 +32,7 @@ VERSION = 1
 LINE_MAX = 1 << 16  # bytes of a request
 CLIENTS_MAX = 16  # at a time; more wait
 FDS_MAX = 4  # with a request
+REST_SECONDS = 0.1  # where none can be accepted
 
 # The request's other members, and the descriptors that came with it, which are closed afterwards.
 Handler = Callable[[dict[str, Any], "list[int]"], Awaitable[Any]]
@@ -62,7 +63,11 @@ class Control:
     async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            client, _ = await loop.sock_accept(self._listener.socket)
+            try:
+                client, _ = await loop.sock_accept(self._listener.socket)
+            except OSError:  # no descriptors: who waits goes on waiting
+                await asyncio.sleep(REST_SECONDS)
+                continue
             client.setblocking(False)
             _, uid, _ = struct.unpack("iII", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
             if uid not in (os.getuid(), 0):
@@ -107,6 +112,8 @@ class Control:
             return {"answer": await handler(request, fds)}
         except NitroError as e:
             return _error(str(e), e.hint, usage=isinstance(e, UsageError))
+        except RecursionError:
+            return _error("the request nests too deeply")
 
 
 def _error(text: str, hint: str | None = None, *, usage: bool = True) -> dict[str, Any]:
