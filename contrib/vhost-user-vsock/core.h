@@ -102,8 +102,8 @@ static inline bool fault_on(const struct vsock *v)
 /* A connection begins: its port is known. */
 void fault_begin(struct vsock *v, struct vsock_conn *c);
 bool fault_refuses(const struct vsock *v, const struct vsock_conn *c);
-/* Milliseconds. */
-uint32_t fault_delay(struct vsock *v, const struct vsock_conn *c);
+/* Until when what comes now is held back; 0: it is not. */
+int64_t fault_until(struct vsock *v, const struct vsock_conn *c);
 /* Bytes that may still pass. */
 uint32_t fault_room(const struct vsock *v, const struct vsock_conn *c);
 /* Resets it if no more may pass. */

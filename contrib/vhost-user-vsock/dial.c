@@ -316,6 +316,12 @@ static void host_close(void *opaque, struct vsock_conn *c, bool cut)
     }
 }
 
+static int64_t host_clock(void *opaque)
+{
+    (void)opaque;
+    return host_now_ms();
+}
+
 const struct vsock_ops host_vsock_ops = {
     .open = host_open,
     .instead = host_instead,
@@ -326,5 +332,6 @@ const struct vsock_ops host_vsock_ops = {
     .close = host_close,
     .note = host_note,
     .port = host_port,
+    .clock = host_clock,
     .packet = dump_packet,
 };

@@ -78,9 +78,9 @@ static bool delays(const struct vsock *v, const struct vsock_conn *c)
     return false;
 }
 
-uint32_t fault_delay(struct vsock *v, const struct vsock_conn *c)
+int64_t fault_until(struct vsock *v, const struct vsock_conn *c)
 {
-    uint32_t ms = 0;
+    int64_t ms = 0, now = v->now;
 
     for (unsigned i = 0; i < VSOCK_MAX_FAULTS; i++) {
         struct vsock_fault *f = &v->faults[i];
@@ -89,7 +89,10 @@ uint32_t fault_delay(struct vsock *v, const struct vsock_conn *c)
             ms += f->ms + (f->jitter ? draw(f) % (f->jitter + 1) : 0);
         }
     }
-    return ms;
+    if (ms && v->ops->clock) {
+        now = v->ops->clock(v->opaque);
+    }
+    return ms ? now + ms + 1 : 0; /* never early: now is whole ms */
 }
 
 uint32_t fault_room(const struct vsock *v, const struct vsock_conn *c)
@@ -134,20 +137,20 @@ bool fault_holds(const struct vsock *v, const struct vsock_conn *c)
 
 void fault_delay_out(struct vsock *v, struct vsock_conn *c)
 {
-    uint32_t ms = c->out_at || c->buf_len ? 0 : fault_delay(v, c);
-
-    if (ms) {
-        c->out_at = v->now + ms;
+    if (!c->out_at && !c->buf_len) {
+        c->out_at = fault_until(v, c);
+    }
+    if (c->out_at) {
         conn_due(v, c->out_at);
     }
 }
 
 void fault_delay_in(struct vsock *v, struct vsock_conn *c)
 {
-    uint32_t ms = c->in_at || c->readable ? 0 : fault_delay(v, c);
-
-    if (ms) {
-        c->in_at = v->now + ms;
+    if (!c->in_at && !c->readable) {
+        c->in_at = fault_until(v, c);
+    }
+    if (c->in_at) {
         conn_due(v, c->in_at);
     }
 }

@@ -28,19 +28,19 @@ static void stray_rst(struct vsock *v, const struct vsock_hdr *h)
 /* As conn_try(), where a fault may refuse it, or delay it. */
 static bool guest_open_late(struct vsock *v, struct vsock_conn *c)
 {
-    uint32_t ms;
+    int64_t until;
 
     fault_begin(v, c);
     if (fault_refuses(v, c)) {
         vsock_note(v, VSOCK_NOTE_FAULT, c, NULL);
         return false;
     }
-    ms = fault_delay(v, c);
-    if (!ms) {
+    until = fault_until(v, c);
+    if (!until) {
         return conn_try(v, c);
     }
-    c->give_up += ms;
-    conn_deadline(v, c, v->now + ms);
+    c->give_up += until - v->now;
+    conn_deadline(v, c, until);
     return true;
 }
 

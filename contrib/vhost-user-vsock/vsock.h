@@ -274,6 +274,11 @@ struct vsock_ops {
                  const struct vsock_hdr *h);
     /* May be NULL. The first connection to it, or a new cause of refusal. */
     void (*port)(void *opaque, const struct vsock_port *p, bool refused);
+    /*
+     * May be NULL. The time of this very moment, which vsock_set_now() may be
+     * behind of: for what must not be too early.
+     */
+    int64_t (*clock)(void *opaque);
     /* Each packet, either way, while vsock_tap() is on. */
     void (*packet)(void *opaque, const struct pcap_packet *p);
 };

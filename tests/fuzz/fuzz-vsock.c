@@ -301,7 +301,7 @@ static void op_packet(void *opaque, const struct pcap_packet *p)
 
 static const struct vsock_ops ops = {
     op_open, op_instead, op_send, op_recv, op_peek, op_shutdown, op_close,
-    op_note, op_port, op_packet,
+    op_note, op_port, NULL, op_packet,
 };
 
 /* The guest's side. */

@@ -120,8 +120,7 @@ def test_events(backend: Backend, owner: Owner) -> None:
         g.listen(GUEST_PORT)
         dial(backend, g, GUEST_PORT)[0].close()
         with backend.client(b"CONNECT 1\n") as refused:
-            while not g.counts.get(1, 0) == 2:  # the guest answers it with RST
-                g.pump(0.1)
+            g.wait(lambda: g.counts.get(1) == 2, "the REQUEST, which the guest answers with RST")
             assert refused.recv(1) == b""
         # Each port once, and a refusal once for each cause.
         told = [owner.event() for _ in range(6)]
