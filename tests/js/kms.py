@@ -17,6 +17,8 @@ from kms_world import ADMINISTRATION, ROLE, Enclave, attested, policy  # noqa: E
 from nitroctl.kms.local import Kms  # noqa: E402
 
 LIST = {"Effect": "Allow", "Action": "kms:ListKeys", "Resource": "*"}
+# Who may ask for a key is told that it is not there.
+ABSENT = {"Effect": "Allow", "Action": "kms:Encrypt", "Resource": "arn:aws:kms:*:*:alias/none"}
 
 
 def main() -> None:
@@ -29,7 +31,7 @@ def main() -> None:
             (folder / "blob").write_bytes(kms.encrypt(key, b"secret"))
             (folder / "document").write_bytes(enclave.document())
             variables = {
-                **os.environ, **kms.environment(ROLE, policy=policy(LIST)),
+                **os.environ, **kms.environment(ROLE, policy=policy(LIST, ABSENT)),
                 "KMS_MODULES": os.path.abspath(sys.argv[1]),
                 "KMS_BLOB": name + "/blob", "KMS_DOCUMENT": name + "/document",
                 "KMS_ENVELOPE": name + "/envelope",
