@@ -181,13 +181,14 @@ def _backend() -> Finding:
 
 
 def _kernels() -> list[Finding]:
-    from nitroctl.toolchain import guest
+    from nitroctl.toolchain import busybox, guest
 
     # An EIF brings its own kernel: these are for the images that nitroctl makes.
     return [
         _located("guest kernel", lambda: guest.locate("kernel"), needed=False),
         _located("prebuilt kernel", lambda: guest.locate("prebuilt"), needed=False),
         _located("guest init", lambda: guest.locate("init"), needed=False),
+        _located("guest tools", busybox.locate, needed=False),
     ]
 
 
