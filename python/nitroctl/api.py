@@ -438,8 +438,9 @@ class Enclave:
         user_data: bytes | None = None,
         public_key: bytes | None = None,
     ) -> Document:
-        """Verify a document that this enclave issued: under the local CA, with the PCRs of its file and the
-        values that are given. Returns it decoded; raises attestation.AttestationError."""
+        """Verify a document that this enclave issued: under the local CA, with the PCRs of its file, unless
+        debug mode or an overlay has them zero, and the values that are given. Returns it decoded; raises
+        attestation.AttestationError."""
         from nitroctl import attestation
         from nitroctl.attestation import pki
         from nitroctl.enclaves import overlay

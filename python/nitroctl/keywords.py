@@ -42,7 +42,7 @@ class RunKeywords(TypedDict, total=False):
     append: str | None
     """Added to the kernel command line of the EIF."""
 
-    overlay: Sequence[str]
+    overlay: Sequence[StrPath]
     """A folder, or a cpio archive (newc), unpacked over the image's ramdisks, unmeasured: PCR0, 1, 2 and 8
     read as zeros."""
 

@@ -24,6 +24,7 @@ import pytest
 import eifmodel
 import nitroctl
 from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, steps
+from nitroctl import attestation
 from nitroctl.base import config
 from nitroctl.enclaves import records
 from nitroctl.enclaves.records import Ending, Party
@@ -74,6 +75,28 @@ nitroctl.Enclave, nitroctl.build_eif
     subprocess.run([sys.executable, "-c", code], check=True, timeout=HANG)
     with pytest.raises(AttributeError, match="no attribute 'Enclaves'"):
         nitroctl.Enclaves  # noqa: B018
+
+
+def test_documents_are_judged_as_the_enclave_runs(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the file's PCRs unless they are zero, and whatever it was told to run besides."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    asked: list[attestation.Policy] = []
+    monkeypatch.setattr(attestation, "verify", lambda document, root, policy: asked.append(policy))
+    over = {"overlay": [tmp_path]}
+    options: list[dict[str, Any]] = [
+        {}, {"debug_mode": True}, over, {**over, "overlay_keep_pcrs": True}, {"append": "init=/x"},
+    ]  # fmt: skip
+    for one in options:
+        make(**one).verify(b"")
+    assert [(bool(p.pcrs), p.allow_debug, p.allow_unmeasured) for p in asked] == [
+        (True, False, False),
+        (False, True, False),
+        (False, True, True),
+        (True, False, True),
+        (False, True, True),
+    ]
 
 
 def test_once(make: Make) -> None:

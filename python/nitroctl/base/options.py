@@ -259,19 +259,15 @@ class Request:
         """For a process with another working folder."""
 
         def plain(value: Any) -> Any:
-            return os.path.abspath(value) if isinstance(value, Path) else _plain(value)
+            if isinstance(value, tuple):
+                return [plain(item) for item in value]
+            return os.path.abspath(value) if isinstance(value, Path) else value
 
         return {one.name: plain(getattr(self, one.name)) for one in self.described()}
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Self:
         return cls(**value)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Path):
-        return os.fspath(value)
-    return list(value) if isinstance(value, tuple) else value
 
 
 def signature(function: Callable[..., Any], request: type[Request]) -> Any:

@@ -58,6 +58,8 @@ def run(app_status: bool, detach: bool, as_json: bool, dry_run: bool, **given: A
     for note in plan.notes:
         _note(note)
     if dry_run:
+        if plan.overlays:
+            _note("an overlay that had to be made is kept for these lines, beside the sockets")
         for argv in by_hand(plan):
             shown.data(shown.command(argv))
         if request.pcap:

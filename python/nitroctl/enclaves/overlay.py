@@ -21,7 +21,7 @@ def sources(request: RunRequest) -> tuple[Source, ...]:
     found: list[Source] = []
     if request.trust_kms_ca:
         found.append(_trusting_kms)
-    return (*found, *map(Path, request.overlay))
+    return (*found, *request.overlay)
 
 
 def _trusting_kms(image: Image) -> Iterator[Entry]:

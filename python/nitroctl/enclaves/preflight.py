@@ -74,7 +74,7 @@ def check(request: RunRequest, *, now: datetime | None = None, host: Host | None
         if any(text.startswith(f"{kind}={KMS_PORT}=") for text in request.forwards):
             raise UsageError(f"the parent's port {KMS_PORT} is served by --{kind} and by --kms")
     for path in request.overlay:
-        overlay.check(Path(path))
+        overlay.check(path)
     if request.overlay_keep_pcrs and not overlay_of.reasons(request):
         raise UsageError(
             "--overlay-keep-pcrs is for an enclave that is not measured: give an overlay, or leave it out"

@@ -8,7 +8,6 @@ and where relative paths get their folder. It is done once, by whoever starts; n
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +29,7 @@ def ready(request: RunRequest, note: Callable[[str], None] = lambda text: None) 
         qemu_build=None,
         vsock_backend=request.vsock_backend or _backend(),
         ca_days=ca_days,
-        overlay=tuple(map(os.path.abspath, request.overlay)),
+        overlay=tuple(path.absolute() for path in request.overlay),
         pcap=request.pcap and request.pcap.absolute(),
         forwards=forwards(
             request.publish,

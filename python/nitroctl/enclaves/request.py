@@ -137,7 +137,7 @@ class RunRequest(Request):
         str | None, Option("Added to the kernel command line of the EIF.", check=_check_append)
     ] = None
     overlay: Annotated[
-        tuple[str, ...],
+        tuple[Path, ...],
         Option(
             "A folder, or a cpio archive (newc), unpacked over the image's ramdisks, unmeasured: PCR0, 1, 2 "
             "and 8 read as zeros.",
