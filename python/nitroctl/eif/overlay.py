@@ -44,9 +44,14 @@ class Image:
     def tree(self) -> Tree:
         """Of the whole initramfs. Raises NitroError."""
         tree = Tree()
-        for number, header, pieces in self._entries():
+        for count, (number, header, pieces) in enumerate(self._entries()):
+            if count == layers.ENTRIES_MAX:
+                raise self._odd(f"more than {count} names")
             link = stat.S_ISLNK(header.mode) and header.size <= layers.PATH_MAX
-            self._add(tree, number, header, b"".join(pieces) if link else b"")
+            try:
+                self._add(tree, number, header, b"".join(pieces) if link else b"")
+            except NitroError as e:
+                raise self._odd(f"{readable(header.name)}: {e}") from e
         return tree
 
     @functools.cached_property
@@ -94,10 +99,13 @@ class Image:
                     for header, pieces in newc.in_section(fd, section, self.eif):
                         yield number, header, pieces
                 except newc.NotReadable as e:
-                    raise NitroError(
-                        f"a ramdisk of {self.eif} cannot be looked into: {e}",
-                        hint="make the overlay a FILE.cpio, which nobody fits to the image",
-                    ) from e
+                    raise self._odd(str(e)) from e
+
+    def _odd(self, why: str) -> NitroError:
+        return NitroError(
+            f"a ramdisk of {self.eif} cannot be looked into: {why}",
+            hint="make the overlay a FILE.cpio, which nobody fits to the image",
+        )
 
 
 # What makes an overlay's entries, once it knows the image.
@@ -135,23 +143,29 @@ def names_init(text: str) -> bool:
 
 def compose(sources: Sequence[Source], eif: Path, output: Path) -> None:
     """Write one overlay of all sources, in their order, so that the last one wins, into the new file
-    `output`. Raises NitroError."""
-    image = Image(eif)
+    `output`. Raises NitroError; then nothing is left of it."""
     try:
         fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as f:
-            sink = _File(f)
-            for source in sources:
-                if isinstance(source, Path) and not source.is_dir():
-                    _append(sink, source)
-                    continue
-                entries = fitted(source, image) if isinstance(source, Path) else source(image)
-                archive = cpio.Archive(sink)
-                for entry in entries:
-                    archive.add(entry)
-                archive.finish()
+        try:
+            with open(fd, "wb") as f:
+                _write(_File(f), sources, Image(eif))
+        except BaseException:
+            output.unlink(missing_ok=True)
+            raise
     except OSError as e:
         raise NitroError(f"cannot write the overlay {output}: {e.strerror}") from e
+
+
+def _write(sink: _File, sources: Sequence[Source], image: Image) -> None:
+    for source in sources:
+        if isinstance(source, Path) and not source.is_dir():
+            _append(sink, source)
+            continue
+        entries = fitted(source, image) if isinstance(source, Path) else source(image)
+        archive = cpio.Archive(sink)
+        for entry in entries:
+            archive.add(entry)
+        archive.finish()
 
 
 def _append(sink: _File, path: Path) -> None:

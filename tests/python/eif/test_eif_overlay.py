@@ -189,10 +189,22 @@ def test_what_cannot_be_put_there(tmp_path: Path, eif: Path, name: str, text: st
 
 def test_an_image_that_cannot_be_looked_into(tmp_path: Path) -> None:
     eif = tmp_path / "odd.eif"
-    eif.write_bytes(model.pack([*model.TINY[:3], (model.RAMDISK, b"no archive of any kind")]))
-    with pytest.raises(NitroError, match="cannot be looked into") as error:
-        overlay.compose([make(tmp_path / "over", {"rootfs/x": b""})], eif, tmp_path / "out")
-    assert "FILE.cpio" in str(error.value.hint)
+    up = archive([(cpio.file("rootfs/AA/x", b""), ())]).replace(b"/AA/", b"/../")
+    out = archive([(cpio.file("AA/x", b""), ())]).replace(b"AA/x", b"../x")
+    loop = archive([(cpio.symlink("rootfs", "rootfs"), ()), (cpio.file("rootfs/x", b""), ())])
+    for ramdisk, text in (
+        (b"no archive of any kind", "cannot be looked into: "),
+        (out, "cannot be looked into: ../x: the name leads out of the image"),
+        (loop, "more than 40 symbolic links"),
+        (up, None),
+    ):
+        eif.write_bytes(model.pack([*model.TINY[:3], (model.RAMDISK, ramdisk)]))
+        if text is None:
+            overlay.compose([make(tmp_path / "over", {"rootfs/x": b""})], eif, tmp_path / "out")
+            continue
+        with pytest.raises(NitroError, match=text) as error:
+            overlay.compose([make(tmp_path / "over", {"rootfs/x": b""})], eif, tmp_path / "out")
+        assert "FILE.cpio" in str(error.value.hint) and not (tmp_path / "out").exists()
 
 
 def test_a_ca_behind_the_images_own_roots(tmp_path: Path, eif: Path) -> None:
