@@ -387,6 +387,9 @@ class Enclave:
                 found = select.select(waiting, [], [], seconds)[0]
                 if sock in found:
                     return True
+        except (OSError, ValueError):  # the descriptor has gone, or is -1 by now
+            if sock.fileno() >= 0:
+                raise
         finally:
             if fd is not None:
                 os.close(fd)

@@ -77,10 +77,16 @@ class EnclaveListener(sockets.Listener):
         EnclaveError when the enclave has ended and nobody can connect any more."""
         limit = self.socket.gettimeout()
         deadline = None if limit is None else time.monotonic() + limit
-        while not self._enclave._await(self.socket, deadline):
-            if deadline is not None and time.monotonic() >= deadline:
-                break  # and the socket says so in its own way
-        return super().accept()
+        while True:
+            found = self._enclave._await(self.socket, deadline)
+            if not found and (deadline is None or time.monotonic() < deadline):
+                continue
+            try:
+                return super().accept()  # without a client, the socket says so in its own way
+            except OSError:
+                if self.socket.fileno() >= 0:
+                    raise
+                # Closed between the two, by another thread: asked again, the enclave tells why.
 
 
 class StrictRecord(Record):
