@@ -42,13 +42,13 @@ def open_file(path: Path) -> int:
     return fd
 
 
-def check(path: Path) -> None:
-    """Whether it could be opened, before anything runs. Raises NitroError."""
+def check(path: Path, hint: str | None = "`nitroctl vsock dump NAME -w -` writes into a pipe") -> None:
+    """Whether it could be opened, before anything runs. Raises NitroError, `hint` where it is no file."""
     folder = path.parent
     if not folder.is_dir():
         raise NitroError(f"cannot write {path}: there is no folder {folder}")
     if path.exists() and not path.is_file():
-        raise UsageError(f"{path} is no file", hint="`nitroctl vsock dump NAME -w -` writes into a pipe")
+        raise UsageError(f"{path} is no file", hint=hint)
     if not os.access(path if path.exists() else folder, os.W_OK):
         raise NitroError(f"cannot write {path}: Permission denied")
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 from nitroctl.attestation import nsm as words
 from nitroctl.attestation.nsm import Entry
 from nitroctl.base.errors import EnclaveError, UsageError
-from nitroctl.enclaves import logs
+from nitroctl.enclaves import capture, logs
 from nitroctl.enclaves.faults import ALWAYS, ClockFault, NsmFault
 from nitroctl.enclaves.monitor import NSM, Qmp
 
@@ -54,8 +55,9 @@ class Nsm:
     # -- the log
 
     async def log(self, file: Path | None = None) -> None:
-        """See to it that there is one from now on, also in `file`. Raises EnclaveError."""
+        """See to it that there is one from now on, also in `file`, which is emptied. Raises NitroError."""
         if file is not None:
+            os.close(capture.open_file(file))
             self._sinks.append(logs.LogSink.at(file))
         async with self._attaching:
             if self._ours is not None:

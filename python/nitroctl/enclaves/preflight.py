@@ -70,6 +70,8 @@ def check(request: RunRequest, *, now: datetime | None = None, host: Host | None
     forwards.check(request.forwards)
     if request.pcap:
         capture.check(request.pcap)
+    if request.nsm_log:
+        capture.check(request.nsm_log, "`nitroctl nsm NAME -f --json` writes into a pipe")
     for kind in forwards.PARENT if request.kms else ():
         if any(text.startswith(f"{kind}={KMS_PORT}=") for text in request.forwards):
             raise UsageError(f"the parent's port {KMS_PORT} is served by --{kind} and by --kms")

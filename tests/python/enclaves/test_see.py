@@ -70,6 +70,7 @@ def follow(bench: Bench, *arguments: str) -> subprocess.Popen[str]:
 def test_an_enclave_is_seen_and_disturbed(bench: Bench, life: Life) -> None:
     """One enclave for all of it: its log is read while it runs and after, and so are its events."""
     told, out, fifo = bench.tmp / "told", bench.tmp / "nsm.json", bench.tmp / "fifo"
+    out.write_text("of another run\n")
     script = [
         ["print", "hello\r\n"], HEARTBEAT,
         ["nsm", EXTENDED], ["nsm", LOCKED], ["nsm", "junk"], ["nsm", ISSUED],
@@ -273,6 +274,9 @@ def test_a_debugger_is_let_in(bench: Bench, life: Life) -> None:
     assert argv(replace(config, gdb=Path("/run/gdb"), gdb_wait=True)) == [*argv(config), *more, "-S"]
     assert ".gdb,server=on" in bench.run("--dry-run", "--gdb").stdout
     assert bench.run("--wait").returncode == 2
+    for path, status, words in ((bench.tmp, 2, "is no file"), (Path("/nowhere/x"), 1, "there is no folder")):
+        done = bench.run("--nsm-log", str(path))
+        assert done.returncode == status and words in done.stderr
     # A guest that stands still is given time.
     with bench.start("--gdb", **steps(["print", "still\n"])) as running:
         running.until("still")
