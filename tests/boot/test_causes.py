@@ -235,7 +235,7 @@ def test_a_heartbeat_that_is_answered_wrongly(lab: Lab) -> None:
 def test_no_heartbeat(lab: Lab) -> None:
     """The agent as init: it serves and never knocks. It waits for as long as it is given."""
     eif = image(lab, guest.locate("agent").read_bytes())
-    name, error = cause(lab, eif, "--boot-timeout", "8", status=3)
+    name, error = cause(lab, eif, "--boot-timeout", "20", status=3)
     assert name == "no-heartbeat" and "init has not tried to reach its parent" in error
     assert "the console's last lines: " in error and "agent: listening on vsock port 7000" in error
 
@@ -262,5 +262,5 @@ def test_a_console_that_nobody_sees(lab: Lab, tmp_path: Path) -> None:
     quiet = testimage.CMDLINE.replace("console=ttyS0", "console=hvc0")
     assert quiet != testimage.CMDLINE
     eif = image(lab, knocking(tmp_path, 3, 9001, 0), cmdline=f"{quiet} panic=1")
-    name, error = cause(lab, eif, "--boot-timeout", "8", status=3)
+    name, error = cause(lab, eif, "--boot-timeout", "20", status=3)
     assert name in ("heartbeat-port", "console")

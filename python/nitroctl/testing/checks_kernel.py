@@ -87,9 +87,15 @@ def _features(lab: Lab, kernel: str, note: bytes = b"Linux version") -> list[str
 
 
 @boot_check
+def kernel_features(lab: Lab) -> None:
+    """On our kernel a program finds what it finds on AWS's, feature by feature, with the same errors."""
+    check_equal("\n".join(_features(lab, "own")), AWS.rstrip("\n"), "the features of our kernel")
+
+
+@boot_check
 def prebuilt_kernel_features(lab: Lab) -> None:
-    """On Debian's kernel, whose modules are loaded on demand, a program finds what it finds on AWS's, feature
-    by feature, where that kernel does not have more; and what it lacks is said when it runs."""
+    """So it does on Debian's, whose modules are loaded on demand, where that kernel does not have more; and
+    what that one lacks is said when it runs."""
     lacks = rb"note: this image's kernel lacks, of what AWS's has: memory control groups of version 1, "
     for got, expected in zip(_features(lab, "prebuilt", lacks), AWS.splitlines(), strict=True):
         if not got.startswith(_DEBIAN_HAS):

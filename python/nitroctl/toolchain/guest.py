@@ -40,7 +40,7 @@ SPACE_KERNEL = 1600 * 10**6
 SPACE_PREBUILT = 300 * 10**6
 
 # How many lines make prints for our configuration: how long the progress bar is, nothing else.
-KERNEL_STEPS = 1440
+KERNEL_STEPS = 1850
 
 # A line of a kernel's configuration: name and value, or the name of what is off.
 _OPTION = re.compile(r"(CONFIG_\w+)=(.+)|# (CONFIG_\w+) is not set")

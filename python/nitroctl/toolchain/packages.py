@@ -71,6 +71,7 @@ KERNEL = (
     Need("flex", "flex", "the kernel's build", program="flex"),
     Need("bison", "bison", "the kernel's build", program="bison"),
     Need("bc", "bc", "the kernel's build", program="bc"),
+    Need("lz4", "lz4", "the kernel's build", program="lz4"),
     Need("libelf-dev", "elfutils-libelf-devel", "the kernel's build", library="libelf"),
     Need("cpio", "cpio", "the kernel's build", program="cpio"),
     Need("kmod", "kmod", "the kernel's build", program="depmod"),

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nitroctl.base.config import source_root
 from nitroctl.base.errors import NitroError
 from nitroctl.toolchain import guest, modules
 from nitroctl.toolchain.modules import ModuleFolder
@@ -177,3 +178,9 @@ def test_a_prebuilt_kernel_with_other_modules_is_made_anew(tmp_path: Path) -> No
     assert found and (found.release, found.lacks) == ("6.12", ("a", "b"))
     other = root.rename(tmp_path / "6.12-1-0123456789ab")
     assert guest._prebuilt(other) is None
+
+
+def test_what_is_said_to_be_lacking_is_what_our_kernel_has() -> None:
+    fragment = (source_root() / "guest/kernel.config").read_text().splitlines()
+    for option in (*modules._MEANING, *modules.DEMAND, *modules.LATE):
+        assert f"{option}=y" in fragment
