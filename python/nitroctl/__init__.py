@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from nitroctl.enclaves.differences import DiffersFromAws
     from nitroctl.enclaves.preflight import MemoryRefused
     from nitroctl.enclaves.records import Record
+    from nitroctl.inside.agent import NoTools, ToolsFailed
     from nitroctl.kms.local import Kms
     from nitroctl.kms.policy import KmsPolicyError
     from nitroctl.testing.agent import AgentError, AgentGone
@@ -59,9 +60,9 @@ __all__ = [
     "CertificateError", "CertificateExpired", "ChainError", "CommandFailed", "DebugEnclave",
     "DiffersFromAws", "EifError", "EifMismatch", "Enclave", "EnclaveError", "EnclaveTimeout",
     "FieldError", "GuestPanic", "Kms", "KmsPolicyError", "MalformedDocument", "MemoryRefused",
-    "NitroError", "NonceMismatch", "NotBuilt", "PcrMismatch", "PolicyError", "PortRefused",
+    "NitroError", "NoTools", "NonceMismatch", "NotBuilt", "PcrMismatch", "PolicyError", "PortRefused",
     "PublicKeyMismatch", "Record", "RootMismatch", "SignatureMismatch", "StaleDocument",
-    "UnmeasuredEnclave", "UnsuitableProgram", "UsageError", "UserDataMismatch", "build_eif",
+    "ToolsFailed", "UnmeasuredEnclave", "UnsuitableProgram", "UsageError", "UserDataMismatch", "build_eif",
 ]  # fmt: skip
 
 # Where they are; all others are in the first module that has them.
@@ -75,8 +76,10 @@ _HOMES = {
     "Kms": "kms.local",
     "KmsPolicyError": "kms.policy",
     "MemoryRefused": "enclaves.preflight",
+    "NoTools": "inside.agent",
     "PortRefused": "vsock.sockets",
     "Record": "enclaves.records",
+    "ToolsFailed": "inside.agent",
     "UnsuitableProgram": "vsock.parent",
     "build_eif": "api",
 }

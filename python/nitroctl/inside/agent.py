@@ -20,6 +20,7 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
+from typing import Any
 
 from nitroctl.base.errors import EnclaveError, EnclaveTimeout
 from nitroctl.enclaves import records, tools
@@ -41,12 +42,12 @@ class NoTools(EnclaveError):
     """The enclave was started without --tools."""
 
 
-class Failed(EnclaveError):
+class ToolsFailed(EnclaveError):
     """The agent could not do it."""
 
-    def __init__(self, number: int, text: str, record: Record) -> None:
-        super().__init__(f"enclave {record.name}: {text or os.strerror(number)}", record=record)
-        self.errno = number
+    def __init__(self, errno: int, message: str, *, record: Any = None) -> None:
+        super().__init__(message, record=record)
+        self.errno = errno
 
 
 def check(record: Record) -> None:
@@ -135,7 +136,8 @@ class Call:
             del self._buffer[: 4 + size]
             if kind == b"f":
                 number = int.from_bytes(payload[:4], "little")
-                raise Failed(number, payload[4:].decode(errors="replace"), self.record)
+                text = payload[4:].decode(errors="replace") or os.strerror(number)
+                raise ToolsFailed(number, f"enclave {self.record.name}: {text}", record=self.record)
             yield kind, payload
 
     def _gone(self) -> EnclaveError:

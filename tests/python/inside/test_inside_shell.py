@@ -181,7 +181,7 @@ def test_an_agent_that_keeps_to_nothing(enclave: FakeEnclave, monkeypatch: pytes
     assert "its agent closed the connection" in str(answered())
     assert "its agent closed the connection" in str(answered(b"\x05\0\0\0o"))
     failed = answered(struct.pack("<IcI", 10, b"f", 93) + b"a\x1b[m\0")
-    assert isinstance(failed, agent.Failed) and failed.errno == 93
+    assert isinstance(failed, agent.ToolsFailed) and failed.errno == 93
     flood = struct.pack("<I", 65536) + b"o" + bytes(65535)
     monkeypatch.setattr(agent, "ANSWER_MAX", 100_000)
     assert "more than 100000 bytes" in str(answered(flood, flood))
