@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from nitroctl.base.config import source_root
 from nitroctl.base.errors import NotBuilt
 from nitroctl.enclaves import cores, tools
+from nitroctl.enclaves.request import RunRequest
 
 
 @pytest.mark.parametrize(
@@ -41,6 +43,17 @@ def test_the_ramdisk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert found[b".nitroctl/next"].data == b"/init\0foo\0"
     assert found[b".nitroctl/tools"].mode & 0o111 and found[b".nitroctl/busybox"].mode & 0o111
     assert tools.APPEND == "rdinit=/.nitroctl/tools"
+
+
+def test_nothing_of_it_is_in_another_enclave() -> None:
+    """Command line and overlay of an enclave without tools are those of the request alone."""
+    plain = RunRequest(Path("app.eif"))
+    assert (tools.append(plain), tools.sources(plain, "quiet")) == (None, ())
+    assert tools.append(replace(plain, append="quiet")) == "quiet"
+    assert tools.append(replace(plain, tools=True)) == tools.APPEND
+    asked = replace(plain, tools=True, append="quiet")
+    assert tools.append(asked) == f"quiet {tools.APPEND}"
+    assert len(tools.sources(asked, "quiet")) == 1
 
 
 def test_without_the_programs_it_says_what_makes_them(
