@@ -174,7 +174,7 @@ def _kernel_not_read(facts: Facts) -> Found:
     if facts.drivers is None:
         yield (
             "the kernel cannot be looked into here: whether it has its drivers is not known",
-            "of a bzImage gzip, xz, zstd, bzip2 and lzma are read",
+            "of a bzImage gzip, xz, zstd, bzip2, lzma and lz4 are read",
         )
 
 

@@ -89,7 +89,7 @@ def read(stream: BinaryIO) -> Iterator[tuple[Header, Iterator[bytes]]]:
 
 
 def in_section(fd: int, section: Section, path: Path) -> Iterator[tuple[Header, Iterator[bytes]]]:
-    """As `read`, of a ramdisk in an EIF, however it is compressed (but by lz4 or lzo)."""
+    """As `read`, of a ramdisk in an EIF, however it is compressed (but by lzo)."""
     return read(unpacked_any(_Pieces(read_section(fd, section, path))))
 
 

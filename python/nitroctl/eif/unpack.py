@@ -13,6 +13,7 @@ import os
 from typing import Any, BinaryIO
 
 from nitroctl.base.errors import NitroError
+from nitroctl.eif import lz4
 from nitroctl.eif.measure import CHUNK
 
 GZIP_MAGIC = b"\x1f\x8b"
@@ -50,7 +51,7 @@ def unpacked(raw: io.RawIOBase, hash: Any = None) -> BinaryIO:
 
 
 def unpacked_any(raw: io.RawIOBase) -> BinaryIO:
-    """As `unpacked`, also of xz, lzma and bzip2, of which one stream is read."""
+    """As `unpacked`, also of xz, lzma and bzip2, of which one stream is read, and of LZ4's legacy frame."""
     packed = io.BufferedReader(raw, CHUNK)
     head = packed.peek(6)[:6]
     if head.startswith((b"\xfd7zXZ", b"\x5d\0\0")):
@@ -61,6 +62,8 @@ def unpacked_any(raw: io.RawIOBase) -> BinaryIO:
         import bz2
 
         return io.BufferedReader(_OneStream(packed, bz2.BZ2Decompressor()), CHUNK)
+    if head.startswith(lz4.MAGIC):
+        return io.BufferedReader(_Forward(lz4.Reader(packed), None), CHUNK)
     return unpacked(packed)  # type: ignore[arg-type]  # which reads it as it reads a raw one
 
 
