@@ -55,7 +55,7 @@ from nitroctl.enclaves.control import Control
 from nitroctl.enclaves.drain import drained
 from nitroctl.enclaves.folder import Folder, release, reserve
 from nitroctl.enclaves.monitor import Qmp
-from nitroctl.enclaves.plan import Plan
+from nitroctl.enclaves.plan import Plan, first_record
 from nitroctl.enclaves.records import Ending, Home, Party, Record, State
 from nitroctl.enclaves.result import Result
 from nitroctl.enclaves.sink import Sink
@@ -500,30 +500,8 @@ class EnclaveRun:
 
     def _begin_record(self, folder: Folder) -> None:
         """The first record, which also decides the name."""
-        prefix, _, number = self.plan.module_id.rpartition("-enc")
-        first = Record(
-            id=f"{prefix}-enc{int(number, 16):x}",
-            name=self.plan.name,
-            state=State.STARTING,
-            cid=folder.cid,
-            eif=self.plan.request.eif,
-            memory_mib=self.plan.memory_mib,
-            cpus=self.plan.request.cpus,
-            accel=self.plan.accel.name,
-            accel_reason=self.plan.accel.reason,
-            debug=self.plan.request.debug_mode,
-            unmeasured=bool(self.plan.unmeasured),
-            keep_pcrs=self.plan.request.overlay_keep_pcrs,
-            detached=self._detached,
-            folder=folder.path,
-            uds=folder.uds,
-            home=Path(),
-            supervisor_pid=os.getpid(),
-            qemu_pid=None,
-            backend_pid=None,
-            started=time.time(),
-            tools=self.plan.request.tools,
-        )
+        first = first_record(self.plan, folder, detached=self._detached)
+        number = self.plan.module_id.rpartition("-enc")[2]
         self._home, self._first = records.create(first, number)
         self.plan = dataclasses.replace(self.plan, name=self._home.name)
         self._log = logs.LogSink(self._home.path, logs.CONSOLE)

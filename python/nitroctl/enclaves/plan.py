@@ -21,6 +21,7 @@ from nitroctl.enclaves import overlay, preflight, tools
 from nitroctl.enclaves import qemu as qemu_options
 from nitroctl.enclaves.folder import Folder, release, reserve
 from nitroctl.enclaves.qemu import QemuConfig
+from nitroctl.enclaves.records import Record, State
 from nitroctl.enclaves.request import NAME_MAX, RunRequest
 from nitroctl.vsock import sockets
 
@@ -153,3 +154,31 @@ class _ByHand(Folder):
     @property
     def gdb(self) -> Path:
         return self.path / f"{self.cid}.gdb"
+
+
+def first_record(plan: Plan, folder: Folder, *, detached: bool) -> Record:
+    """What is known of the enclave before anything runs. Its folder among the records is not made yet."""
+    prefix, _, number = plan.module_id.rpartition("-enc")
+    return Record(
+        id=f"{prefix}-enc{int(number, 16):x}",
+        name=plan.name,
+        state=State.STARTING,
+        cid=folder.cid,
+        eif=plan.request.eif,
+        memory_mib=plan.memory_mib,
+        cpus=plan.request.cpus,
+        accel=plan.accel.name,
+        accel_reason=plan.accel.reason,
+        debug=plan.request.debug_mode,
+        unmeasured=bool(plan.unmeasured),
+        keep_pcrs=plan.request.overlay_keep_pcrs,
+        detached=detached,
+        folder=folder.path,
+        uds=folder.uds,
+        home=Path(),
+        supervisor_pid=os.getpid(),
+        qemu_pid=None,
+        backend_pid=None,
+        started=time.time(),
+        tools=plan.request.tools,
+    )
