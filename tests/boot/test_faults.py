@@ -30,20 +30,32 @@ def fails(agent: Agent) -> bool:
 
 def gdb(path: Path, *packets: str) -> list[str]:
     """The answers of a debugger's stub (GDB's remote protocol), which stops the guest until it is let go."""
+
+    def answer(packet: str) -> str:
+        while True:
+            before = until(b"$")
+            text = until(b"#").decode()
+            assert file.read(2) and before.strip(b"+") == b""
+            sock.sendall(b"+")
+            # The stub of QEMU 7.2 tells, unasked, that the guest has stopped since we connected.
+            if packet == "?" or not text.startswith("T"):
+                return text
+
+    def until(mark: bytes) -> bytes:
+        found = b""
+        while (byte := file.read(1)) != mark:
+            assert byte, f"the stub has gone after {found!r}"
+            found += byte
+        return found
+
     answers = []
     with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(60)
         sock.connect(str(path))
         file = sock.makefile("rb")
         for packet in packets:
             sock.sendall(b"$%s#%02x" % (packet.encode(), sum(packet.encode()) % 256))
-            while file.read(1) != b"$":
-                pass
-            answer = b""
-            while (byte := file.read(1)) not in (b"#", b""):
-                answer += byte
-            file.read(2)
-            sock.sendall(b"+")
-            answers.append(answer.decode())
+            answers.append(answer(packet))
     return answers
 
 
