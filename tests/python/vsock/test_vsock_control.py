@@ -6,26 +6,13 @@ as test_vsock_backend.py. The reader of such lines alone: tests/unit/test-vsock-
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 
 import pytest
 
-from vhost_front import Backend, Owner, Refused, dial, fail_after, find_binary, guest, running
+from vhost_front import Backend, Owner, Refused, dial, fail_after, guest
 
 PORT = 5000
 GUEST_PORT = 7000
-
-
-@pytest.fixture
-def backend() -> Iterator[Backend]:
-    with running(find_binary(), owned=True) as b:
-        yield b
-
-
-@pytest.fixture
-def owner(backend: Backend) -> Owner:
-    assert backend.owner
-    return backend.owner.hello()
 
 
 def test_hello_comes_first(backend: Backend) -> None:

@@ -11,7 +11,6 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,10 +29,8 @@ from vhost_front import (
     Packet,
     Refused,
     fail_after,
-    find_binary,
     guest,
     linked,
-    running,
 )
 
 PORT = 5000
@@ -41,18 +38,6 @@ PORT = 5000
 # linux/vsockmon.h, and what each operation of virtio is there (virtio_transport_deliver_tap_pkt).
 VSOCKMON = struct.Struct("<QQIIHHHH")
 OPS = {REQUEST: 1, RESPONSE: 1, RST: 2, SHUTDOWN: 2, CREDIT_UPDATE: 3, CREDIT_REQUEST: 3, RW: 4}
-
-
-@pytest.fixture
-def backend() -> Iterator[Backend]:
-    with running(find_binary(), owned=True) as b:
-        yield b
-
-
-@pytest.fixture
-def owner(backend: Backend) -> Owner:
-    assert backend.owner
-    return backend.owner.hello()
 
 
 def read(data: bytes, snaplen: int = 65536) -> list[tuple[float, Packet, int]]:

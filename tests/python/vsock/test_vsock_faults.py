@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -21,27 +20,13 @@ from vhost_front import (
     Reset,
     dial,
     fail_after,
-    find_binary,
     guest,
     linked,
-    running,
 )
 
 PORT = 5000
 GUEST_PORT = 7000
 M = (1 << 64) - 1
-
-
-@pytest.fixture
-def backend() -> Iterator[Backend]:
-    with running(find_binary(), owned=True) as b:
-        yield b
-
-
-@pytest.fixture
-def owner(backend: Backend) -> Owner:
-    assert backend.owner
-    return backend.owner.hello()
 
 
 def chances(seed: int, count: int) -> list[int]:
