@@ -23,6 +23,9 @@ pytestmark = pytest.mark.boot
 
 ATTESTATION = cbor2.dumps({"Attestation": {"user_data": b"here", "nonce": None, "public_key": None}})
 
+# A second's delay, in seconds: the device's timer counts whole milliseconds, and the first has begun.
+LATE = 0.999
+
 
 def fails(agent: Agent) -> bool:
     return bool(cbor2.loads(agent.nsm(ATTESTATION)) == {"Error": "InternalError"})
@@ -84,7 +87,7 @@ def test_each_fault_is_felt(lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path:
             begun = time.monotonic()
             agent.send(b"N", ATTESTATION)
             assert faults.state()["nsm"]["fault_delay_ms"] == 1000
-            assert b"document" in agent.receive(b"N") and time.monotonic() - begun >= 1.0
+            assert b"document" in agent.receive(b"N") and time.monotonic() - begun >= LATE
 
             faults.nsm(expired=True)
             with pytest.raises(nitroctl.CertificateExpired):
@@ -120,7 +123,7 @@ def test_each_fault_is_felt(lab: Lab, monkeypatch: pytest.MonkeyPatch, tmp_path:
             *[("error",)] * 2, *[("error",)] * 6, ("delay",), ("expired",), ("clock",), ("clock",), ("die",),
         ]  # fmt: skip
         (late,) = (e for e in asked if e.faults == ("delay",))
-        assert late.microseconds >= 1_000_000 and late.user_data == b"here" and late.document
+        assert late.microseconds >= LATE * 1_000_000 and late.user_data == b"here" and late.document
         assert {"qemu", "loaded", "guest", "console", "heartbeat", "connection"} <= set(ended.milestones)
         assert ended.loading["pcr0"] > 0
     assert (tmp_path / "nsm").read_text().count("\n") == len(entries)
