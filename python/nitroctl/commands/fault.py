@@ -4,6 +4,7 @@ outside."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -37,6 +38,15 @@ for _command in fault_vsock.COMMANDS:
 _name = click.argument("name", shell_complete=enclave_names)
 
 
+def _wrong_clock(command: Callable[..., None]) -> Callable[..., None]:
+    """The options of either clock, the NSM's and the guest's."""
+    jump = click.option("--jump", type=float, metavar="SECONDS", help="It jumps ahead, or back if negative.")
+    drift = click.option(
+        "--drift", type=int, metavar="PPM", help="It runs so many millionths faster; 0: right again."
+    )
+    return jump(drift(command))
+
+
 @fault.command()
 @_name
 @click.option("--error", is_flag=True, help="Requests get InternalError.")
@@ -59,8 +69,7 @@ def nsm(name: str, **options: Any) -> None:
 
 @fault.command()
 @_name
-@click.option("--jump", type=float, metavar="SECONDS", help="It jumps ahead, or back if negative.")
-@click.option("--drift", type=int, metavar="PPM", help="It runs so many millionths faster; 0: right again.")
+@_wrong_clock
 def clock(name: str, **options: Any) -> None:
     """The clock of NAME's NSM is wrong: the dates of documents, and of the certificate in them."""
     from nitroctl.enclaves import faults, records
@@ -70,8 +79,7 @@ def clock(name: str, **options: Any) -> None:
 
 @fault.command()
 @_name
-@click.option("--jump", type=float, metavar="SECONDS", help="It jumps ahead, or back if negative.")
-@click.option("--drift", type=int, metavar="PPM", help="It runs so many millionths faster; 0: right again.")
+@_wrong_clock
 def guest_clock(name: str, **options: Any) -> None:
     """The clock of NAME's guest is wrong, which was started with --tools; its NSM's stays right."""
     from nitroctl.enclaves import records

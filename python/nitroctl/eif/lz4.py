@@ -36,6 +36,17 @@ def blocks(packed: BinaryIO) -> Iterator[bytes]:
             raise Invalid("LZ4: a sequence that is cut short") from None
 
 
+def _length(length: int, data: bytes, at: int) -> tuple[int, int]:
+    """One that begins with these four bits and, if they are full, goes on in bytes; and what is behind it."""
+    if length == 15:
+        more = 255
+        while more == 255:
+            more = data[at]
+            at += 1
+            length += more
+    return length, at
+
+
 def _block(data: bytes) -> bytearray:
     """IndexError where it ends too early."""
     out = bytearray()
@@ -43,13 +54,7 @@ def _block(data: bytes) -> bytearray:
     while True:
         token = data[at]
         at += 1
-        literals = token >> 4
-        if literals == 15:
-            more = 255
-            while more == 255:
-                more = data[at]
-                at += 1
-                literals += more
+        literals, at = _length(token >> 4, data, at)
         if at + literals > end or len(out) + literals > BLOCK:
             raise Invalid("LZ4: more literals than there are")
         out += data[at : at + literals]
@@ -58,13 +63,7 @@ def _block(data: bytes) -> bytearray:
             return out
         offset = data[at] | data[at + 1] << 8
         at += 2
-        length = token & 15
-        if length == 15:
-            more = 255
-            while more == 255:
-                more = data[at]
-                at += 1
-                length += more
+        length, at = _length(token & 15, data, at)
         length += 4
         begin = len(out) - offset
         if not offset or begin < 0 or len(out) + length > BLOCK:

@@ -61,7 +61,7 @@ async def begin(ask: Ask, path: Path, *, snaplen: int, limit_mib: int) -> None:
     """From here on all packets go there, until the enclave ends. Raises NitroError."""
     fd = open_file(path)
     try:
-        await ask({"do": "dump", "snaplen": snaplen, "limit": limit_mib * MIB}, [fd])
+        await ask(_request(snaplen, limit_mib), [fd])
     finally:
         os.close(fd)
 
@@ -73,8 +73,19 @@ def ended(event: dict[str, Any]) -> str | None:
     return f"a capture of packets has ended with {event.get('packets')} of them: {event.get('why')}"
 
 
-def _ask(record: Record, **request: Any) -> dict[str, Any]:
-    found: dict[str, Any] = remote.ask(record, "vsock", request=request)
+def _request(snaplen: int, limit_mib: int) -> dict[str, Any]:
+    return {"do": "dump", "snaplen": snaplen, "limit": limit_mib * MIB}
+
+
+def _begin(record: Record, fd: int, snaplen: int, limit_mib: int) -> int:
+    """Its number."""
+    found = remote.ask(record, "vsock", fds=[fd], request=_request(snaplen, limit_mib))
+    return int(found["dump"])
+
+
+def _stop(record: Record, dump: int) -> dict[str, int]:
+    """What it counted. Raises EnclaveError where it has ended before."""
+    found: dict[str, int] = remote.ask(record, "vsock", request={"do": "dump-stop", "dump": dump})
     return found
 
 
@@ -87,15 +98,14 @@ def into_file(
     counts: dict[str, int] = {}
     fd = open_file(path)
     try:
-        request = {"do": "dump", "snaplen": snaplen, "limit": limit_mib * MIB}
-        dump = remote.ask(record, "vsock", fds=[fd], request=request)["dump"]
+        dump = _begin(record, fd, snaplen, limit_mib)
     finally:
         os.close(fd)
     try:
         yield counts
     finally:
         with contextlib.suppress(EnclaveError):
-            counts |= _ask(record, do="dump-stop", dump=dump)
+            counts |= _stop(record, dump)
 
 
 class Pipe:
@@ -108,8 +118,7 @@ class Pipe:
             with contextlib.suppress(OSError):
                 fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PIPE)
             os.set_blocking(writer, False)
-            request = {"do": "dump", "snaplen": snaplen, "limit": limit_mib * MIB}
-            self._dump = remote.ask(record, "vsock", fds=[writer], request=request)["dump"]
+            self._dump = _begin(record, writer, snaplen, limit_mib)
         except BaseException:
             os.close(self.fd)
             raise
@@ -120,7 +129,7 @@ class Pipe:
         """No packet comes any more; those that are there can still be read. What it counted; nothing where it
         has ended before."""
         with contextlib.suppress(EnclaveError):
-            return _ask(self._record, do="dump-stop", dump=self._dump)
+            return _stop(self._record, self._dump)
         return {}
 
     def close(self) -> None:

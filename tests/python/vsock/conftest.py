@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""A backend whose owner asks it over its lifeline. Tests that start theirs otherwise have their own."""
+"""What several files of this room start: a backend whose owner asks it over its lifeline (tests that start
+theirs otherwise have their own), and the host of programs with the preload library."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from preload_host import Host
 from vhost_front import Backend, Owner, find_binary, running
 
 
@@ -20,3 +22,12 @@ def backend() -> Iterator[Backend]:
 def owner(backend: Backend) -> Owner:
     assert backend.owner
     return backend.owner.hello()
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    made = Host()
+    try:
+        yield made
+    finally:
+        made.close()

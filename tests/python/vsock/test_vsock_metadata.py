@@ -38,15 +38,6 @@ def port() -> Iterator[str]:
         server.shutdown()
 
 
-@pytest.fixture
-def host() -> Iterator[Host]:
-    made = Host()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
 def told(process: subprocess.Popen[bytes]) -> str:
     text = process.communicate(timeout=PATIENCE)[0].decode()
     assert process.returncode == 0, text

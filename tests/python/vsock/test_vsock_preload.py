@@ -29,15 +29,6 @@ FACTS = (Path(__file__).parents[1] / "data" / "vsock-facts.txt").read_text()
 
 
 @pytest.fixture
-def host() -> Iterator[Host]:
-    made = Host()
-    try:
-        yield made
-    finally:
-        made.close()
-
-
-@pytest.fixture
 def with_vsock() -> Iterator[Host]:
     """One whose programs have the kernel's own vsock as well, if there is one."""
     made = Host(vsock=True)
