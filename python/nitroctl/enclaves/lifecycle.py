@@ -194,9 +194,9 @@ class EnclaveRun:
         await self._start_backend(folder)
         self._open_control(folder)
         await self._capture()
-        made = await asyncio.to_thread(
-            overlay.prepare, self.plan.overlays, self.plan.request.eif, folder.overlay
-        )
+        made = None
+        if found := self.plan.overlays:
+            made = await asyncio.to_thread(overlay.prepare, found, self.plan.request.eif, folder.overlay)
         if not self._end.done():
             self._start_qemu(folder, made)
         await self._end
@@ -501,8 +501,7 @@ class EnclaveRun:
     def _begin_record(self, folder: Folder) -> None:
         """The first record, which also decides the name."""
         first = first_record(self.plan, folder, detached=self._detached)
-        number = self.plan.module_id.rpartition("-enc")[2]
-        self._home, self._first = records.create(first, number)
+        self._home, self._first = records.create(first, self.plan.number)
         self.plan = dataclasses.replace(self.plan, name=self._home.name)
         self._log = logs.LogSink(self._home.path, logs.CONSOLE)
         self._sinks.insert(0, self._log)

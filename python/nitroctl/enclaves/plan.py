@@ -45,6 +45,11 @@ class Plan:
     unmeasured: tuple[str, ...] = ()  # why the PCRs do not say what runs; empty: they do
     overlays: tuple[Source, ...] = ()  # to be joined to one archive
 
+    @property
+    def number(self) -> str:
+        """The enclave's own part of its module ID, hex digits."""
+        return self.module_id.rpartition("-enc")[2]
+
     def backend_config(self, folder: Folder, **fds: Any) -> sockets.BackendConfig:
         assert self.request.vsock_backend
         return sockets.BackendConfig(
@@ -158,9 +163,9 @@ class _ByHand(Folder):
 
 def first_record(plan: Plan, folder: Folder, *, detached: bool) -> Record:
     """What is known of the enclave before anything runs. Its folder among the records is not made yet."""
-    prefix, _, number = plan.module_id.rpartition("-enc")
+    prefix = plan.module_id.removesuffix(plan.number)
     return Record(
-        id=f"{prefix}-enc{int(number, 16):x}",
+        id=f"{prefix}{int(plan.number, 16):x}",
         name=plan.name,
         state=State.STARTING,
         cid=folder.cid,
