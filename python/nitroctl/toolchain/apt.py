@@ -182,11 +182,11 @@ def derived_security(main: SourceEntry) -> SourceEntry | None:
 
 def private_sources(main: SourceEntry, security: SourceEntry | None, suite: str) -> str:
     """The private root's source list: binary and source packages of SUITE, its updates and its security;
-    backports have neither."""
+    backports and unstable have neither."""
     stanzas = []
-    backports = suite.endswith("-backports")
-    pairs = [(main, suite if backports else f"{suite} {suite}-updates")]
-    if security and not backports:
+    alone = suite.endswith("-backports") or suite in ("sid", "unstable")
+    pairs = [(main, suite if alone else f"{suite} {suite}-updates")]
+    if security and not alone:
         pairs.append((security, f"{suite}-security"))
     for entry, suites in pairs:
         lines = ["Types: deb deb-src", f"URIs: {entry.uri}", f"Suites: {suites}", "Components: main"]

@@ -231,6 +231,9 @@ def test_private_sources() -> None:
     assert found[0].options["check-valid-until"] == "no"
     # A host that trusts a mirror without signatures has not agreed to that for us.
     assert "trusted" not in text.lower()
+    for suite in ("bookworm-backports", "sid", "unstable"):  # there is no sid-updates, and no sid-security
+        found = parse_deb822(apt.private_sources(main, security, suite))
+        assert {(e.uri, e.suite) for e in found} == {("http://m.example/debian", suite)}
 
 
 def test_announced_size() -> None:
