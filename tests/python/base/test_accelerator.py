@@ -12,6 +12,7 @@ import pytest
 
 from nitroctl.base import accelerator
 from nitroctl.base.accelerator import Accelerator
+from nitroctl.base.arch import Arch
 
 
 def cpuinfo(tmp_path: Path, flags: str) -> Path:
@@ -87,7 +88,31 @@ def test_a_cpu_flag_without_the_device_is_not_enough(tmp_path: Path) -> None:
     assert "missing: No such file or directory" in chosen.reason
 
 
-def test_another_architecture_emulates(tmp_path: Path) -> None:
-    chosen = accelerator.choose(cpuinfo=cpuinfo(tmp_path, "vmx"), machine="aarch64")
-    assert chosen.name == "tcg"
-    assert "aarch64" in chosen.reason
+@pytest.mark.parametrize("pair", ["aarch64 x86_64", "x86_64 aarch64", "riscv64 aarch64"])
+def test_another_architecture_emulates(tmp_path: Path, pair: str) -> None:
+    host, _, name = pair.partition(" ")
+    guest: Arch = "x86_64" if name == "x86_64" else "aarch64"
+    kvm = tmp_path / "kvm"
+    kvm.touch()
+    info = cpuinfo(tmp_path, "vmx")
+    chosen = accelerator.choose(guest, cpuinfo=info, kvm=kvm, machine=host, ioctl=Kvm())
+    assert (chosen.name, chosen.reason) == ("tcg", f"this host is {host}, the guest {guest}")
+
+
+def test_an_arm64_host_has_no_flag_but_must_make_a_machine(tmp_path: Path) -> None:
+    device = tmp_path / "kvm"
+    device.touch()
+
+    def arm(kvm: Kvm) -> Accelerator:
+        # No such file: there is nothing in it to ask for.
+        return accelerator.choose(
+            "aarch64", cpuinfo=tmp_path / "none", kvm=device, machine="aarch64", ioctl=kvm
+        )
+
+    chosen = arm(Kvm())
+    assert (chosen.name, chosen.cpu) == ("kvm", "host")
+    assert chosen.reason == f"{device} makes virtual machines"
+    chosen = arm(Kvm(12, errno.EOPNOTSUPP))
+    assert chosen.reason == f"{device}: KVM_CREATE_VM fails: Operation not supported"
+    # Under TCG no model with 52-bit addresses, which AWS's kernels have no use for.
+    assert (chosen.name, chosen.cpu) == ("tcg", "neoverse-n1")
