@@ -290,7 +290,7 @@ def raw(kms: Kms, data: bytes) -> bytes:
     """What comes back until the server closes."""
     with socket.create_connection(("127.0.0.1", int(kms.url.rpartition(":")[2])), timeout=30) as sock:
         sock.sendall(data)
-        with contextlib.suppress(OSError):  # what is no TLS may have made the server reset the connection by now
+        with contextlib.suppress(OSError):  # the server may have reset it by now: this is no TLS
             sock.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: sock.recv(65536), b""))
 
