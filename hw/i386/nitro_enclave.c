@@ -239,6 +239,7 @@ static bool nitro_enclave_load_eif(NitroEnclaveMachineState *nems,
 {
     MachineState *machine = MACHINE(nems);
     const EifOptions options = {
+        .arch = EIF_ARCH_X86_64,
         .signature = nems->eif_signature,
         .now = g_get_real_time() / G_USEC_PER_SEC,
         .cmdline_extra = strlen(append) + nitro_enclave_cmdline_extra(nems),

@@ -12,8 +12,8 @@
  *
  * Sources of the facts: the EIF specification of the AWS Nitro Enclaves image
  * format repository (layout, validity rules, measurements), RFC 8949 (CBOR),
- * RFC 9052 and 9053 (COSE_Sign1, ECDSA algorithms), and the Linux/x86 boot
- * protocol (Documentation/arch/x86/boot.rst in the kernel tree).
+ * RFC 9052 and 9053 (COSE_Sign1, ECDSA algorithms), and Linux's boot protocols
+ * (Documentation/arch/x86/boot.rst, Documentation/arch/arm64/booting.rst).
  *
  * Order of the checks.  A file that is wrong in several ways is refused for
  * the first of them in this order, whichever function does the work:
@@ -30,7 +30,9 @@
  *   4. sizes *      kernel-too-large, cmdline-too-long (over EIF_CMDLINE_MAX),
  *                   initramfs-too-large (over what could ever fit)
  *   5. data         crc-mismatch, cmdline-nul
- *   6. kernel *     kernel-not-bzimage, kernel-setup-size
+ *   6. kernel *     x86_64: kernel-not-bzimage, kernel-setup-size
+ *                   aarch64: kernel-not-image, kernel-text-offset,
+ *                   kernel-image-size
  *   7. placement *  cmdline-too-long, kernel-too-large (needs more memory than
  *                   there is), initramfs-too-large
  *   8. signature    signature-malformed (envelope, then COSE_Sign1, then its
@@ -69,16 +71,29 @@
 /* QEMU's loader counts the bytes of a kernel in an int and copies them. */
 #define EIF_KERNEL_LIMIT        (1ULL << 30)    /* first size refused */
 /*
- * x86 kernels take 2047 bytes (COMMAND_LINE_SIZE less its NUL).  The bound
- * only keeps a hostile file from choosing how much is held.
+ * Kernels take 2047 bytes (COMMAND_LINE_SIZE less its NUL).  The bound only
+ * keeps a hostile file from choosing how much is held.
  */
 #define EIF_CMDLINE_MAX         65536
-/* The boot protocol has 32 bits for the size of an initramfs. */
+/*
+ * The x86 boot protocol has 32 bits for the size of an initramfs.  That of
+ * arm64 has 64, but no enclave's comes near this.
+ */
 #define EIF_INITRAMFS_LIMIT     0xffffffffULL   /* first size refused */
 /* The kernel looks for an archive of its own at multiples of this. */
 #define EIF_INITRD_ALIGN        4
 
 #define EIF_DIGEST_SIZE         48      /* SHA-384; also a PCR's size */
+
+/* What the kernel and the programs in an image are for; the header has it. */
+typedef enum EifArch {
+    EIF_ARCH_ANY = 0,   /* only where one is asked for */
+    EIF_ARCH_X86_64,
+    EIF_ARCH_AARCH64,
+} EifArch;
+
+/* "x86_64", "aarch64"; "any". */
+const char *eif_arch_name(EifArch arch);
 
 /* Section types. */
 enum {
@@ -118,6 +133,9 @@ typedef enum EifRule {
     EIF_ERR_KERNEL_TOO_LARGE,
     EIF_ERR_KERNEL_NOT_BZIMAGE,
     EIF_ERR_KERNEL_SETUP_SIZE,
+    EIF_ERR_KERNEL_NOT_IMAGE,
+    EIF_ERR_KERNEL_TEXT_OFFSET,
+    EIF_ERR_KERNEL_IMAGE_SIZE,
     EIF_ERR_INITRAMFS_TOO_LARGE,
     EIF_ERR_SIGNATURE_MALFORMED,
     EIF_ERR_SIGNATURE_CERTIFICATE,  /* unreadable, or a key we cannot use */
@@ -158,6 +176,7 @@ typedef struct EifLayout {
     uint64_t file_size;
     uint16_t version;           /* 2, 3 or 4 */
     uint16_t flags;             /* reserved bits are kept, and ignored */
+    EifArch arch;               /* of @flags; never EIF_ARCH_ANY */
     uint64_t default_mem;       /* bytes; a hint that no loader follows */
     uint64_t default_cpus;
     uint32_t crc32;             /* as the header has it */
@@ -176,50 +195,86 @@ typedef struct EifLayout {
 /*
  * Steps 1 to 3 of the order above.  @buf: the first @len bytes of a file of
  * @file_size bytes, at least EIF_HEADER_SIZE of them unless the file is
- * shorter.  Then eif_parse_section() for each i from 0 to n_sections - 1 with
- * the 12 bytes at section[i].offset, then eif_layout_finish().
+ * shorter; @arch: the only one that will do, or EIF_ARCH_ANY.  Then
+ * eif_parse_section() for each i from 0 to n_sections - 1 with the 12 bytes at
+ * section[i].offset, then eif_layout_finish().
  */
 bool eif_parse_header(EifLayout *l, const uint8_t *buf, size_t len,
-                      uint64_t file_size, EifError *err);
+                      uint64_t file_size, EifArch arch, EifError *err);
 bool eif_parse_section(EifLayout *l, unsigned i, const uint8_t *hdr12,
                        EifError *err);
 bool eif_layout_finish(const EifLayout *l, EifError *err);
 
-/* ---- What a boot loader must know first: eif-boot.c ---- */
+/* ---- What a boot loader must know first: eif-boot.c, eif-boot-arm64.c ---- */
 
-/* Bytes of a bzImage that eif_check_kernel() looks at: through init_size. */
+/* Bytes that eif_check_kernel() looks at: of a bzImage, through init_size. */
 #define EIF_KERNEL_HEADER_SIZE 0x264
+/* Of an arm64 Image, the whole header. */
+#define EIF_ARM64_HEADER_SIZE 64
 
+/* The fields of the other architecture are zero. */
 typedef struct EifKernel {
+    EifArch arch;
+    uint32_t cmdline_size;      /* longest command line, NUL not counted */
+    /* x86_64 */
     uint16_t protocol;          /* boot protocol, 0x20f is 2.15 */
     uint32_t setup_bytes;       /* boot sector and real-mode code */
     uint64_t payload_bytes;     /* the rest, loaded at 1 MiB */
-    uint32_t cmdline_size;      /* longest command line, NUL not counted */
     uint32_t init_size;         /* memory needed from where it decompresses */
     uint64_t pref_address;
     uint32_t alignment;
     bool relocatable;
     uint32_t initrd_max;        /* highest address of the initramfs' bytes */
+    /* aarch64 */
+    uint64_t text_offset;       /* as the header has it; see below */
+    uint64_t memory;            /* needed from where it is loaded */
 } EifKernel;
 
 /*
- * Is this a bzImage of boot protocol 2.10 (Linux 2.6.31) or later with a sane
- * setup size?  @hdr: its first @hdr_len bytes, the smaller of @size and
+ * x86_64: is this a bzImage of boot protocol 2.10 (Linux 2.6.31) or later with
+ * a sane setup size?  aarch64: is it an uncompressed Image of Linux 3.17 or
+ * later, with a text_offset of whole pages?
+ *
+ * @hdr: its first @hdr_len bytes, the smaller of @size and
  * EIF_KERNEL_HEADER_SIZE at least; @size: of the whole image.
  */
-bool eif_check_kernel(const uint8_t *hdr, size_t hdr_len, uint64_t size,
-                      EifKernel *out, EifError *err);
+bool eif_check_kernel(EifArch arch, const uint8_t *hdr, size_t hdr_len,
+                      uint64_t size, EifKernel *out, EifError *err);
 
 /*
  * Will the kernel take a command line of @cmdline_len bytes (all additions
  * included, NUL not counted), and does an initramfs of @initramfs_size bytes
- * (0: none) fit below @lowmem, the guest's RAM under 4 GiB in bytes, clear of
- * the memory that the kernel decompresses into?  @lowmem 0: the initramfs is
- * not checked.
+ * (0: none) fit below @lowmem, clear of the memory that the kernel starts in?
+ * @lowmem: the guest's RAM that a boot loader may use, in bytes from its
+ * start; x86_64: what is below 4 GiB, aarch64: EIF_ARM64_WINDOW at most.
+ * 0: the initramfs is not checked.
  */
 bool eif_check_placement(const EifKernel *k, uint64_t cmdline_len,
                          uint64_t initramfs_size, uint64_t lowmem,
                          EifError *err);
+
+/* Kernel and initramfs have to lie within so much (booting.rst, 32 GiB). */
+#define EIF_ARM64_WINDOW        (32ULL << 30)
+/* What the device tree gets, at the end of that (booting.rst). */
+#define EIF_ARM64_DTB_SIZE      (2ULL << 20)
+/*
+ * The kernel lies at its text_offset from the start of RAM.  Linux has written
+ * 0 there since 5.8 and means: at any multiple of 2 MiB.  AWS takes the 0 as
+ * it is, and such an image does not start there; here it lies at 2 MiB, where
+ * AWS's own build of Linux asks to be.
+ */
+#define EIF_ARM64_TEXT_OFFSET   (2ULL << 20)
+
+/* Where things go, in bytes from the start of RAM. */
+typedef struct EifArm64Places {
+    uint64_t kernel;
+    uint64_t initramfs;         /* its size is 0: means nothing */
+    uint64_t dtb;
+} EifArm64Places;
+
+/* For what eif_check_placement() found good, with the same @lowmem, not 0. */
+void eif_arm64_places(const EifKernel *k, uint64_t initramfs_size,
+                      uint64_t lowmem, EifArm64Places *out);
 
 /* ---- Signature section: eif-signature.c, eif-certificate.c ---- */
 
@@ -317,6 +372,7 @@ typedef enum EifSignaturePolicy {
 } EifSignaturePolicy;
 
 typedef struct EifOptions {
+    EifArch arch;               /* the only one that will do */
     EifSignaturePolicy signature;
     int64_t now;                /* seconds since 1970, for the certificate */
     bool file_rules_only;       /* leave out the steps marked * above */

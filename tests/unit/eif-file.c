@@ -110,6 +110,22 @@ GByteArray *bzimage(size_t size)
     return k;
 }
 
+GByteArray *arm64_image(size_t size)
+{
+    GByteArray *k = g_byte_array_new();
+
+    g_assert_cmpuint(size, >=, 64);
+    g_byte_array_set_size(k, size);
+    memset(k->data, 'k', size);
+    put_le(k, 0, 4, 0x91005a4d);            /* code0: add x13, x18, #0x16 */
+    put_le(k, 8, 8, 0x200000);              /* text_offset */
+    put_le(k, 16, 8, 0x1000000);            /* image_size */
+    put_le(k, 24, 8, 0xa);                  /* flags */
+    memset(k->data + 32, 0, 24);
+    memcpy(k->data + 56, "ARM\x64", 4);
+    return k;
+}
+
 void expect_pcr(uint8_t pcr[EIF_DIGEST_SIZE], const Part *parts)
 {
     g_autoptr(GChecksum) inner = g_checksum_new(G_CHECKSUM_SHA384);

@@ -38,6 +38,12 @@ size_t eif_file_section(const GByteArray *f, unsigned i);
  */
 GByteArray *bzimage(size_t size);
 
+/*
+ * An arm64 Image header (text_offset 2 MiB, image_size 16 MiB, little-endian,
+ * 4 KiB pages) and a filler up to @size.
+ */
+GByteArray *arm64_image(size_t size);
+
 /* SHA384(48 x 00 || SHA384(content)) of the parts in turn; {NULL} ends. */
 void expect_pcr(uint8_t pcr[EIF_DIGEST_SIZE], const Part *parts);
 char *hex_of(const uint8_t *data, size_t len);

@@ -5,7 +5,7 @@
  * test by itself and not for users.
  *
  *   eif-verdict [--structure] [--ignore-signature] [--now SECONDS]
- *               [--lowmem BYTES] [--load]
+ *               [--arch ARCH] [--lowmem BYTES] [--load]
  *
  * Reads frames from standard input, each a little-endian u32 length and a
  * file's bytes, and answers each with one line:
@@ -13,8 +13,9 @@
  *   ok PCR0 PCR1 PCR2 PCR8      in hex; PCR8 is "-" if there is none
  *   RULE text
  *
- * --structure leaves out the boot rules (kernel, placement); --load judges by
- * the loader instead of the checker.  Ends at the end of its input.
+ * --structure leaves out the boot rules (kernel, placement); --arch takes images
+ * for x86_64 or aarch64 alone; --load judges by the loader instead of the
+ * checker.  Ends at the end of its input.
  */
 
 #include <stdio.h>
@@ -28,6 +29,17 @@
 #include "nitro/eif.h"
 
 #define FRAME_MAX   (1u << 30)
+
+static bool arch_of(const char *name, EifArch *arch)
+{
+    for (int i = EIF_ARCH_ANY; i <= EIF_ARCH_AARCH64; i++) {
+        if (!strcmp(eif_arch_name(i), name)) {
+            *arch = i;
+            return true;
+        }
+    }
+    return false;
+}
 
 static void print_hex(const uint8_t *p)
 {
@@ -101,6 +113,7 @@ int main(int argc, char **argv)
 {
     gboolean structure = FALSE, ignore = FALSE, use_load = FALSE;
     gint64 now = time(NULL), lowmem = 0;
+    g_autofree char *arch = g_strdup("any");
     const GOptionEntry entries[] = {
         { "structure", 0, 0, G_OPTION_ARG_NONE, &structure,
           "Leave out the boot rules", NULL },
@@ -108,6 +121,8 @@ int main(int argc, char **argv)
           "A bad signature is no reason to refuse", NULL },
         { "now", 0, 0, G_OPTION_ARG_INT64, &now,
           "The time for certificates, since 1970", "SECONDS" },
+        { "arch", 0, 0, G_OPTION_ARG_STRING, &arch,
+          "The machine's architecture", "ARCH" },
         { "lowmem", 0, 0, G_OPTION_ARG_INT64, &lowmem,
           "The guest's memory below 4 GiB", "BYTES" },
         { "load", 0, 0, G_OPTION_ARG_NONE, &use_load,
@@ -124,6 +139,10 @@ int main(int argc, char **argv)
     if (!g_option_context_parse(context, &argc, &argv, &gerr) || argc > 1) {
         fprintf(stderr, "eif-verdict: %s\n",
                 gerr ? gerr->message : "takes no arguments");
+        return 2;
+    }
+    if (!arch_of(arch, &opt.arch)) {
+        fprintf(stderr, "eif-verdict: --arch is x86_64 or aarch64\n");
         return 2;
     }
     opt.file_rules_only = structure;

@@ -17,7 +17,9 @@
 
 enum { KERNEL = 1, CMDLINE, RAMDISK, SIGNATURE, METADATA };
 
-static const EifOptions all_rules = { .now = NOW, .lowmem = 256 << 20 };
+static const EifOptions all_rules = {
+    .arch = EIF_ARCH_X86_64, .now = NOW, .lowmem = 256 << 20,
+};
 static const EifOptions file_rules = { .now = NOW, .file_rules_only = true };
 
 /* ---- The vector ---- */
@@ -437,9 +439,10 @@ static void test_good(void)
 /* Every rule of the core has a case in some table of these tests. */
 static void test_all_rules_covered(void)
 {
-    /* Those of test-eif-load, test-eif-signature, test-eif-overlay. */
+    /* test-eif-arm64, test-eif-load, test-eif-signature, test-eif-overlay. */
     static const EifRule elsewhere[] = {
-        EIF_ERR_IO, EIF_ERR_SIGNATURE_TOO_LARGE,
+        EIF_ERR_KERNEL_NOT_IMAGE, EIF_ERR_KERNEL_TEXT_OFFSET,
+        EIF_ERR_KERNEL_IMAGE_SIZE, EIF_ERR_IO, EIF_ERR_SIGNATURE_TOO_LARGE,
         EIF_ERR_SIGNATURE_CERTIFICATE, EIF_ERR_SIGNATURE_INVALID,
         EIF_ERR_SIGNATURE_INDEX, EIF_ERR_SIGNATURE_PCR0,
         EIF_ERR_SIGNATURE_NOT_YET_VALID, EIF_ERR_SIGNATURE_EXPIRED,
@@ -582,11 +585,13 @@ static void test_short_kernel(void)
     for (size_t len = 0; len < EIF_KERNEL_HEADER_SIZE; len++) {
         g_autofree uint8_t *copy = g_memdup2(k->data, len);
 
-        g_assert_false(eif_check_kernel(copy, len, len, &out, &err));
+        g_assert_false(eif_check_kernel(EIF_ARCH_X86_64, copy, len, len, &out,
+                                        &err));
         g_assert_cmpint(err.rule, ==, EIF_ERR_KERNEL_NOT_BZIMAGE);
     }
-    g_assert_true(eif_check_kernel(k->data, EIF_KERNEL_HEADER_SIZE, k->len,
-                                   &out, &err));
+    g_assert_true(eif_check_kernel(EIF_ARCH_X86_64, k->data,
+                                   EIF_KERNEL_HEADER_SIZE, k->len, &out,
+                                   &err));
     g_assert_cmphex(out.protocol, ==, 0x20f);
     g_assert_cmpuint(out.setup_bytes, ==, 6 * 512);
     g_assert_cmpuint(out.payload_bytes, ==, 4096 - 6 * 512);

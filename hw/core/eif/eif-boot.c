@@ -1,8 +1,9 @@
 /*
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * EIF core: what must hold before kernel, command line and initramfs go to an
- * x86 boot loader.  QEMU's loader trusts its kernel file: it takes another
+ * EIF core: what must hold before kernel, command line and initramfs go to a
+ * boot loader: sizes for all, the kernel for x86; that of arm64 is judged in
+ * eif-boot-arm64.c.  QEMU's loader trusts its kernel file: it takes another
  * path for what is not a bzImage, ends the process on some bad values, and
  * places the initramfs as high as it goes without asking what the kernel
  * overwrites while it decompresses.  All of that is settled here first.
@@ -29,21 +30,6 @@
 #define ABOVE_4G            0x02
 #define PAGE                ((uint64_t)4096)
 
-static uint16_t le16(const uint8_t *p)
-{
-    return (uint16_t)(p[1] << 8 | p[0]);
-}
-
-static uint32_t le32(const uint8_t *p)
-{
-    return (uint32_t)le16(p + 2) << 16 | le16(p);
-}
-
-static uint64_t le64(const uint8_t *p)
-{
-    return (uint64_t)le32(p + 4) << 32 | le32(p);
-}
-
 bool eif_check_sizes(const EifLayout *l, uint64_t extra, uint64_t overlay,
                      uint64_t lowmem, EifError *err)
 {
@@ -51,7 +37,8 @@ bool eif_check_sizes(const EifLayout *l, uint64_t extra, uint64_t overlay,
     uint64_t cmdline = l->section[l->cmdline].size;
     uint64_t size;
     uint64_t limit = EIF_INITRAMFS_LIMIT;
-    const char *whose = "boot protocol's limit";
+    const char *whose = l->arch == EIF_ARCH_AARCH64 ? "loader's limit"
+                                                    : "boot protocol's limit";
 
     if (kernel >= EIF_KERNEL_LIMIT) {
         return eif_fail(err, EIF_ERR_KERNEL_TOO_LARGE,
@@ -65,7 +52,8 @@ bool eif_check_sizes(const EifLayout *l, uint64_t extra, uint64_t overlay,
     }
     if (lowmem && lowmem < limit) {
         limit = lowmem;
-        whose = "guest's memory below 4 GiB";
+        whose = l->arch == EIF_ARCH_AARCH64 ? "guest's memory"
+                                            : "guest's memory below 4 GiB";
     }
     /* Each is tested alone first, so that their sum cannot wrap. */
     if (l->ramdisk_bytes >= limit || extra >= limit ||
@@ -103,7 +91,7 @@ static const char *looks_like(const uint8_t *hdr)
         return " (this is an ELF file; use arch/x86/boot/bzImage)";
     }
     if (memcmp(hdr + 0x38, "ARM\x64", 4) == 0) {
-        return " (this is an arm64 Image)";
+        return " (this is an arm64 Image, but the EIF is for x86_64)";
     }
     if (hdr[0] == 0x1f && hdr[1] == 0x8b) {
         return " (this is a gzip file)";
@@ -114,28 +102,27 @@ static const char *looks_like(const uint8_t *hdr)
 /* Where the kernel wants to lie, and its initramfs may. */
 static void read_placement(const uint8_t *hdr, EifKernel *out)
 {
-    out->cmdline_size = le32(hdr + 0x238);
-    out->init_size = le32(hdr + 0x260);
-    out->pref_address = le64(hdr + 0x258);
-    out->alignment = le32(hdr + 0x230);
+    out->cmdline_size = eif_le32(hdr + 0x238);
+    out->init_size = eif_le32(hdr + 0x260);
+    out->pref_address = eif_le64(hdr + 0x258);
+    out->alignment = eif_le32(hdr + 0x230);
     out->relocatable = hdr[0x234] != 0;
     /*
      * A kernel that takes its initramfs anywhere still says 2 GiB in
      * initrd_addr_max, as a favour to old boot loaders; QEMU knows better.
      */
-    if (out->protocol >= 0x20c && (le16(hdr + 0x236) & ABOVE_4G)) {
+    if (out->protocol >= 0x20c && (eif_le16(hdr + 0x236) & ABOVE_4G)) {
         out->initrd_max = UINT32_MAX;
     } else {
-        out->initrd_max = le32(hdr + 0x22c);
+        out->initrd_max = eif_le32(hdr + 0x22c);
     }
 }
 
-bool eif_check_kernel(const uint8_t *hdr, size_t hdr_len, uint64_t size,
-                      EifKernel *out, EifError *err)
+static bool check_bzimage(const uint8_t *hdr, size_t hdr_len, uint64_t size,
+                          EifKernel *out, EifError *err)
 {
     unsigned sectors;
 
-    memset(out, 0, sizeof(*out));
     if (size < EIF_KERNEL_HEADER_SIZE || hdr_len < EIF_KERNEL_HEADER_SIZE) {
         return eif_fail(err, EIF_ERR_KERNEL_NOT_BZIMAGE,
                         "the kernel has %" PRIu64 " bytes, the header of a"
@@ -147,12 +134,12 @@ bool eif_check_kernel(const uint8_t *hdr, size_t hdr_len, uint64_t size,
                         " instead of 48647253 (\"HdrS\")%s",
                         eif_be32(hdr + 0x202), looks_like(hdr));
     }
-    if (le16(hdr + 0x1fe) != 0xaa55) {
+    if (eif_le16(hdr + 0x1fe) != 0xaa55) {
         return eif_fail(err, EIF_ERR_KERNEL_NOT_BZIMAGE,
                         "the kernel is not a bzImage: boot flag 0x%04x at"
-                        " 0x1fe instead of 0xaa55", le16(hdr + 0x1fe));
+                        " 0x1fe instead of 0xaa55", eif_le16(hdr + 0x1fe));
     }
-    out->protocol = le16(hdr + 0x206);
+    out->protocol = eif_le16(hdr + 0x206);
     if (out->protocol < MIN_PROTOCOL) {
         return eif_fail(err, EIF_ERR_KERNEL_NOT_BZIMAGE,
                         "the kernel has boot protocol 0x%04x, 0x%04x (Linux"
@@ -178,6 +165,16 @@ bool eif_check_kernel(const uint8_t *hdr, size_t hdr_len, uint64_t size,
     out->payload_bytes = size - out->setup_bytes;
     read_placement(hdr, out);
     return true;
+}
+
+bool eif_check_kernel(EifArch arch, const uint8_t *hdr, size_t hdr_len,
+                      uint64_t size, EifKernel *out, EifError *err)
+{
+    memset(out, 0, sizeof(*out));
+    out->arch = arch;
+    return arch == EIF_ARCH_AARCH64
+        ? eif_arm64_check_kernel(hdr, hdr_len, size, out, err)
+        : check_bzimage(hdr, hdr_len, size, out, err);
 }
 
 /*
@@ -206,13 +203,9 @@ static uint64_t kernel_end(const EifKernel *k)
     return MAX(loaded, end);
 }
 
-bool eif_check_placement(const EifKernel *k, uint64_t cmdline_len,
-                         uint64_t initramfs_size, uint64_t lowmem,
-                         EifError *err)
+bool eif_check_cmdline_size(const EifKernel *k, uint64_t cmdline_len,
+                            EifError *err)
 {
-    uint64_t end = kernel_end(k);
-    uint64_t top, room;
-
     if (cmdline_len > k->cmdline_size) {
         return eif_fail(err, EIF_ERR_CMDLINE_TOO_LONG,
                         "the command line has %" PRIu64 " bytes with all that"
@@ -220,8 +213,24 @@ bool eif_check_placement(const EifKernel *k, uint64_t cmdline_len,
                         " and would drop the rest", cmdline_len,
                         k->cmdline_size);
     }
+    return true;
+}
+
+bool eif_check_placement(const EifKernel *k, uint64_t cmdline_len,
+                         uint64_t initramfs_size, uint64_t lowmem,
+                         EifError *err)
+{
+    uint64_t end = kernel_end(k);
+    uint64_t top, room;
+
+    if (!eif_check_cmdline_size(k, cmdline_len, err)) {
+        return false;
+    }
     if (!lowmem) {
         return true;
+    }
+    if (k->arch == EIF_ARCH_AARCH64) {
+        return eif_arm64_check_placement(k, initramfs_size, lowmem, err);
     }
     if (end > lowmem) {
         return eif_fail(err, EIF_ERR_KERNEL_TOO_LARGE,

@@ -82,9 +82,10 @@ static const uint8_t *section_data(const EifLayout *l, unsigned i,
     return buf + l->section[i].offset + EIF_SECTION_HEADER_SIZE;
 }
 
-static bool parse(EifLayout *l, const uint8_t *buf, size_t len, EifError *err)
+static bool parse(EifLayout *l, const uint8_t *buf, size_t len, EifArch arch,
+                  EifError *err)
 {
-    if (!eif_parse_header(l, buf, len, len, err)) {
+    if (!eif_parse_header(l, buf, len, len, arch, err)) {
         return false;
     }
     for (unsigned i = 0; i < l->n_sections; i++) {
@@ -138,7 +139,7 @@ bool eif_check(const uint8_t *buf, size_t len, const EifOptions *opt,
     warning->rule = EIF_OK;
     warning->text[0] = '\0';
 
-    if (!parse(&l, buf, len, err)) {
+    if (!parse(&l, buf, len, opt->arch, err)) {
         return false;
     }
     kernel = &l.section[l.kernel];
@@ -158,8 +159,8 @@ bool eif_check(const uint8_t *buf, size_t len, const EifOptions *opt,
         EifKernel k;
 
         /* Room for the sum: the command line is EIF_CMDLINE_MAX at most. */
-        if (!eif_check_kernel(section_data(&l, l.kernel, buf), kernel->size,
-                              kernel->size, &k, err) ||
+        if (!eif_check_kernel(l.arch, section_data(&l, l.kernel, buf),
+                              kernel->size, kernel->size, &k, err) ||
             !eif_check_placement(&k, cmdline->size + opt->cmdline_extra,
                                  l.ramdisk_bytes, opt->lowmem, err)) {
             return false;

@@ -1,7 +1,7 @@
 /*
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * EIF core: the names of the rules, and how a refusal is written down.
+ * EIF core: names of rules and architectures, and how a refusal is written.
  * The checks themselves are elsewhere.
  */
 
@@ -38,6 +38,9 @@ static const char *const rule_names[EIF_RULE_COUNT] = {
     [EIF_ERR_KERNEL_TOO_LARGE] = "kernel-too-large",
     [EIF_ERR_KERNEL_NOT_BZIMAGE] = "kernel-not-bzimage",
     [EIF_ERR_KERNEL_SETUP_SIZE] = "kernel-setup-size",
+    [EIF_ERR_KERNEL_NOT_IMAGE] = "kernel-not-image",
+    [EIF_ERR_KERNEL_TEXT_OFFSET] = "kernel-text-offset",
+    [EIF_ERR_KERNEL_IMAGE_SIZE] = "kernel-image-size",
     [EIF_ERR_INITRAMFS_TOO_LARGE] = "initramfs-too-large",
     [EIF_ERR_SIGNATURE_MALFORMED] = "signature-malformed",
     [EIF_ERR_SIGNATURE_CERTIFICATE] = "signature-certificate",
@@ -56,6 +59,18 @@ const char *eif_rule_name(EifRule rule)
     g_return_val_if_fail((unsigned)rule < EIF_RULE_COUNT, "unknown");
 
     return rule_names[rule];
+}
+
+const char *eif_arch_name(EifArch arch)
+{
+    switch (arch) {
+    case EIF_ARCH_X86_64:
+        return "x86_64";
+    case EIF_ARCH_AARCH64:
+        return "aarch64";
+    default:
+        return "any";
+    }
 }
 
 bool eif_fail(EifError *err, EifRule rule, const char *fmt, ...)

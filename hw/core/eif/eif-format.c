@@ -68,8 +68,24 @@ static bool parse_table(EifLayout *l, const uint8_t *buf, EifError *err)
     return true;
 }
 
+/* Bit 0 of the flags decides; the others are reserved. */
+static bool parse_arch(EifLayout *l, EifArch wanted, EifError *err)
+{
+    l->arch = l->flags & EIF_FLAG_AARCH64 ? EIF_ARCH_AARCH64
+                                          : EIF_ARCH_X86_64;
+    if (wanted != EIF_ARCH_ANY && wanted != l->arch) {
+        return eif_fail(err, EIF_ERR_BAD_ARCH,
+                        "the EIF is for %s (flags 0x%04x), this machine is %s;"
+                        " run it with qemu-system-%s, or build it for %s",
+                        eif_arch_name(l->arch), l->flags,
+                        eif_arch_name(wanted), eif_arch_name(l->arch),
+                        eif_arch_name(wanted));
+    }
+    return true;
+}
+
 bool eif_parse_header(EifLayout *l, const uint8_t *buf, size_t len,
-                      uint64_t file_size, EifError *err)
+                      uint64_t file_size, EifArch arch, EifError *err)
 {
     memset(l, 0, sizeof(*l));
     l->file_size = file_size;
@@ -92,10 +108,8 @@ bool eif_parse_header(EifLayout *l, const uint8_t *buf, size_t len,
                         l->version, EIF_MIN_VERSION, EIF_MAX_VERSION);
     }
     l->flags = eif_be16(buf + OFF_FLAGS);
-    if (l->flags & EIF_FLAG_AARCH64) {
-        return eif_fail(err, EIF_ERR_BAD_ARCH,
-                        "the EIF is for aarch64 (flags 0x%04x), this machine"
-                        " is x86_64; build the image for x86_64", l->flags);
+    if (!parse_arch(l, arch, err)) {
+        return false;
     }
     l->default_mem = eif_be64(buf + OFF_DEFAULT_MEM);
     l->default_cpus = eif_be64(buf + OFF_DEFAULT_CPUS);

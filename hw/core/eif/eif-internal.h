@@ -29,6 +29,22 @@ static inline uint64_t eif_be64(const uint8_t *p)
     return (uint64_t)eif_be32(p) << 32 | eif_be32(p + 4);
 }
 
+/* In headers of kernels. */
+static inline uint16_t eif_le16(const uint8_t *p)
+{
+    return (uint16_t)(p[1] << 8 | p[0]);
+}
+
+static inline uint32_t eif_le32(const uint8_t *p)
+{
+    return (uint32_t)eif_le16(p + 2) << 16 | eif_le16(p);
+}
+
+static inline uint64_t eif_le64(const uint8_t *p)
+{
+    return (uint64_t)eif_le32(p + 4) << 32 | eif_le32(p);
+}
+
 /* ---- eif-error.c ---- */
 
 /* Fill in @err; always false, so that a check ends in `return eif_fail()`. */
@@ -50,6 +66,16 @@ bool eif_check_sizes(const EifLayout *l, uint64_t extra, uint64_t overlay,
  * EIF_INITRD_ALIGN; the caller has checked the sizes.
  */
 uint64_t eif_initramfs_append(uint64_t size, uint64_t more);
+
+bool eif_check_cmdline_size(const EifKernel *k, uint64_t cmdline_len,
+                            EifError *err);
+
+/* ---- eif-boot-arm64.c: what eif-boot.c's functions do for aarch64 ---- */
+
+bool eif_arm64_check_kernel(const uint8_t *hdr, size_t hdr_len, uint64_t size,
+                            EifKernel *out, EifError *err);
+bool eif_arm64_check_placement(const EifKernel *k, uint64_t initramfs_size,
+                               uint64_t lowmem, EifError *err);
 
 /* ---- eif-measure.c ---- */
 

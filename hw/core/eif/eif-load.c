@@ -130,7 +130,8 @@ static bool parse(EifLoader *ld, uint64_t file_size, EifError *err)
     EifLayout *l = ld->layout;
 
     if (!eif_read_all(ld->fd, ld->header, head, 0, err) ||
-        !eif_parse_header(l, ld->header, head, file_size, err)) {
+        !eif_parse_header(l, ld->header, head, file_size, ld->opt->arch,
+                          err)) {
         return false;
     }
     for (unsigned i = 0; i < l->n_sections; i++) {
@@ -290,8 +291,8 @@ static bool check_boot(EifLoader *ld, EifError *err)
     EifError without;
 
     if (!eif_read_all(image->kernel_fd, header, len, 0, err) ||
-        !eif_check_kernel(header, len, image->kernel_size, &image->kernel,
-                          err) ||
+        !eif_check_kernel(image->layout.arch, header, len, image->kernel_size,
+                          &image->kernel, err) ||
         !eif_check_placement(&image->kernel, cmdline, measured_initramfs(ld),
                              opt->lowmem, err)) {
         return false;

@@ -1,26 +1,39 @@
 # SPDX-License-Identifier: MIT
-"""What must hold before an x86 boot loader takes kernel, command line and initramfs: no rules of the file.
+"""What must hold before a boot loader takes kernel, command line and initramfs: no rules of the file.
 
 The machine's loader judges the same, with the same names of rules, and besides whether all of it fits into
 the memory that a guest is given. Offsets are those of "The real-mode kernel header" in Linux's
-Documentation/arch/x86/boot.rst; numbers there are little-endian.
+Documentation/arch/x86/boot.rst, and of "Call the kernel image" in Documentation/arch/arm64/booting.rst;
+numbers there are little-endian.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import mmap
 import os
+import re
 import stat
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
+from nitroctl.base.arch import Arch
 from nitroctl.base.errors import EifError, NitroError
 from nitroctl.eif.format import Layout, SectionType
 
-KERNEL_HEADER_SIZE = 0x264  # through init_size
+KERNEL_HEADER_SIZE = 0x264  # of a bzImage, through init_size; all that is looked at of any kernel
 PROTOCOL_MIN = 0x20A  # 2.10, Linux 2.6.31: the first with init_size
 SECTOR = 512
 SETUP_MAX = 64 << 10  # where the machine has room for the setup code
+
+# arm64. Linux has written a text_offset of 0 since 5.8, meaning any multiple of 2 MiB; AWS's loader takes it
+# as it is, and the kernel does not run there. AWS's own build of a kernel writes 2 MiB.
+ARM64_HEADER_SIZE = 64
+ARM64_MAGIC = b"ARM\x64"
+ARM64_PAGE = 4096
+ARM64_TEXT_OFFSET = 0x200000
+ARM64_CMDLINE_SIZE = 2047  # COMMAND_LINE_SIZE, less its NUL
 
 # First sizes refused: a loader counts a kernel's bytes in an int; the protocol has 32 bits for an initramfs.
 KERNEL_LIMIT = 1 << 30
@@ -30,10 +43,16 @@ CMDLINE_MAX = 1 << 16  # kernels take 2047 bytes; this only bounds what is held
 
 @dataclass(frozen=True)
 class KernelInfo:
-    """What a bzImage says of itself. `cmdline_size`: longest command line in bytes, NUL not counted."""
+    """What a kernel says of itself. `cmdline_size`: longest command line in bytes, NUL not counted."""
 
     version: str
     cmdline_size: int
+    text_offset: int | None = None  # of an arm64 Image: where it is loaded, from the start of memory
+
+    @property
+    def boots_on_aws(self) -> bool:
+        """Whether AWS's loader puts it where it can run."""
+        return self.text_offset != 0
 
 
 def check_sizes(layout: Layout, path: Path | None = None) -> None:
@@ -49,9 +68,54 @@ def check_sizes(layout: Layout, path: Path | None = None) -> None:
             raise EifError(rule, f"the {what} {size} bytes; less than {limit} can be booted", path=path)
 
 
-def parse_kernel(header: bytes, size: int, path: Path | None = None, offset: int = 0) -> KernelInfo:
-    """Judge the first KERNEL_HEADER_SIZE bytes of a kernel of `size` bytes: kernel-not-bzimage,
-    kernel-setup-size. `offset` is the kernel's in the file, for messages. The version lies further on."""
+def parse_kernel(
+    header: bytes, size: int, arch: Arch, path: Path | None = None, offset: int = 0
+) -> KernelInfo:
+    """Judge the first KERNEL_HEADER_SIZE bytes of a kernel of `size` bytes. `offset` is the kernel's in the
+    file, for messages. The version lies further on."""
+    return (_parse_image if arch == "aarch64" else _parse_bzimage)(header, size, path, offset)
+
+
+def _parse_image(header: bytes, size: int, path: Path | None, offset: int) -> KernelInfo:
+    """kernel-not-image, kernel-text-offset, kernel-image-size."""
+
+    def refuse(rule: str, message: str, at: int) -> EifError:
+        hint = "an aarch64 enclave's kernel is arch/arm64/boot/Image, not vmlinux or Image.gz"
+        return EifError(rule, f"the kernel {message}", path=path, offset=offset + at, hint=hint)
+
+    if size < ARM64_HEADER_SIZE or len(header) < ARM64_HEADER_SIZE:
+        message = f"has {size} bytes; the header of an arm64 Image alone has {ARM64_HEADER_SIZE}"
+        raise refuse("kernel-not-image", message, 0)
+    if header[56:60] != ARM64_MAGIC:
+        message = f"is not an arm64 Image: {header[56:60].hex()} instead of {ARM64_MAGIC.hex()}"
+        raise refuse("kernel-not-image", f"{message}{_image_like(header)}", 56)
+    text_offset, image_size = struct.unpack_from("<QQ", header, 8)
+    if text_offset % ARM64_PAGE:
+        message = (
+            f"has the text_offset {text_offset:#x}, no multiple of 4 KiB; {ARM64_TEXT_OFFSET:#x} is usual"
+        )
+        raise refuse("kernel-text-offset", message, 8)
+    if not image_size:
+        message = (
+            "has the image_size 0 and does not say how much memory it needs; Linux 3.17 or later is needed"
+        )
+        raise refuse("kernel-image-size", message, 16)
+    return KernelInfo("Unknown", ARM64_CMDLINE_SIZE, text_offset)
+
+
+def _image_like(header: bytes) -> str:
+    """What it is that people take for an Image."""
+    if header[0x202:0x206] == b"HdrS":
+        return " (it is an x86 bzImage)"
+    if header[:2] == b"\x1f\x8b":
+        return " (it is a gzip file, like Image.gz: unpack it)"
+    if header[:2] == b"MZ" and header[4:8] == b"zimg":
+        return " (it is an EFI zboot file, like vmlinuz.efi)"
+    return ""
+
+
+def _parse_bzimage(header: bytes, size: int, path: Path | None, offset: int) -> KernelInfo:
+    """kernel-not-bzimage, kernel-setup-size."""
 
     def refuse(rule: str, message: str, at: int) -> EifError:
         hint = "an enclave's kernel is arch/x86/boot/bzImage, not vmlinux"
@@ -65,7 +129,8 @@ def parse_kernel(header: bytes, size: int, path: Path | None = None, offset: int
         raise refuse("kernel-not-bzimage", message, 0)
     if header[0x202:0x206] != b"HdrS":
         message = f"is not an x86 bzImage: {header[0x202:0x206].hex()} instead of HdrS"
-        raise refuse("kernel-not-bzimage", message, 0x202)
+        what = " (it is an arm64 Image)" if header[56:60] == ARM64_MAGIC else ""
+        raise refuse("kernel-not-bzimage", f"{message}{what}", 0x202)
     if u16(0x1FE) != 0xAA55:
         raise refuse("kernel-not-bzimage", f"is not a bzImage: its boot flag is {u16(0x1FE):#06x}", 0x1FE)
     protocol = u16(0x206)
@@ -88,7 +153,7 @@ def check_cmdline(length: int, kernel: KernelInfo, path: Path | None = None) -> 
         raise EifError("cmdline-too-long", message, path=path)
 
 
-def read_kernel(path: Path) -> KernelInfo:
+def read_kernel(path: Path, arch: Arch = "x86_64") -> KernelInfo:
     """Judge a kernel in a file of its own; raises EifError with the rules of `parse_kernel`."""
     try:
         with open(path, "rb", buffering=0) as f:
@@ -96,7 +161,9 @@ def read_kernel(path: Path) -> KernelInfo:
             if not stat.S_ISREG(status.st_mode):
                 raise NitroError(f"the kernel {path} is not a regular file")
             header = os.pread(f.fileno(), KERNEL_HEADER_SIZE, 0)
-            info = parse_kernel(header, status.st_size, path)
+            info = parse_kernel(header, status.st_size, arch, path)
+            if arch == "aarch64":
+                return dataclasses.replace(info, version=_banner_version(f.fileno()))
             # kernel_version: where a text begins, less 512; 0 if there is none.
             (pointer,) = struct.unpack_from("<H", header, 0x20E)
             text = os.pread(f.fileno(), 128, 0x200 + pointer) if pointer else b""
@@ -105,3 +172,10 @@ def read_kernel(path: Path) -> KernelInfo:
     words = text.split(b"\0")[0].split()
     version = words[0].decode("ascii", "replace") if words else info.version
     return KernelInfo(version, info.cmdline_size)
+
+
+def _banner_version(fd: int) -> str:
+    """An Image is not compressed, and its header has no version: what Linux prints first is in there."""
+    with mmap.mmap(fd, 0, access=mmap.ACCESS_READ) as data:
+        found = re.search(rb"Linux version ([!-~]{1,64}) ", data)
+        return found[1].decode("ascii") if found else "Unknown"

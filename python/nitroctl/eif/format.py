@@ -32,6 +32,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from nitroctl.base import arch as arches
+from nitroctl.base.arch import Arch
 from nitroctl.base.errors import EifError
 
 MAGIC = b".eif"
@@ -43,7 +45,8 @@ SECTION_HEADER_SIZE = SECTION_HEADER.size  # 12
 MIN_VERSION, MAX_VERSION = 2, 4
 MIN_SECTIONS, MAX_SECTIONS = 2, 32
 SIGNATURE_MAX = 32768  # bytes of a signature section's data
-FLAG_AARCH64 = 1  # the only flag with a meaning; the others are reserved and ignored
+
+FLAG_AARCH64 = arches.EIF_FLAG  # the only flag with a meaning; the others are reserved and ignored
 
 # What AWS's builder writes, whatever the image; nothing reads them.
 DEFAULT_MEM = 1 << 30
@@ -125,6 +128,11 @@ class Layout:
         return next(iter(self.of_type(type)), None)
 
     @property
+    def arch(self) -> Arch:
+        """What the image's kernel and programs are for."""
+        return arches.of_flags(self.header.flags)
+
+    @property
     def gaps(self) -> tuple[tuple[int, int], ...]:
         """(begin, end) of what lies before each section and belongs to none: in the checksum, in no PCR."""
         ends = (HEADER_SIZE, *(s.end for s in self.sections))
@@ -171,14 +179,19 @@ def _made_of(path: Path | None) -> str:
     return f"make an EIF of a container image with `nitroctl eif build --image {path or 'FILE'} -o app.eif`"
 
 
-def read_layout(fd: int, file_size: int, path: Path | None = None) -> Layout:
-    """Read and judge all headers of an open file. Raises EifError for the first broken rule."""
-    return parse_layout(lambda offset, length: os.pread(fd, length, offset), file_size, path)
+def read_layout(fd: int, file_size: int, path: Path | None = None, *, only: Arch | None = None) -> Layout:
+    """Read and judge all headers of an open file. `only`: an image for any other architecture is refused.
+
+    Raises EifError for the first broken rule.
+    """
+    return parse_layout(lambda offset, length: os.pread(fd, length, offset), file_size, path, only=only)
 
 
-def parse_layout(read_at: ReadAt, file_size: int, path: Path | None = None) -> Layout:
+def parse_layout(
+    read_at: ReadAt, file_size: int, path: Path | None = None, *, only: Arch | None = None
+) -> Layout:
     """As `read_layout`, from anything that can be read at an offset."""
-    header = _parse_header(read_at(0, HEADER_SIZE), file_size, path)
+    header = _parse_header(read_at(0, HEADER_SIZE), file_size, path, only)
     sections: list[Section] = []
     for i, (offset, size) in enumerate(zip(header.offsets, header.sizes, strict=True)):
         raw = read_at(offset, SECTION_HEADER_SIZE)
@@ -194,7 +207,7 @@ def parse_layout(read_at: ReadAt, file_size: int, path: Path | None = None) -> L
     return layout
 
 
-def _parse_header(raw: bytes, file_size: int, path: Path | None) -> Header:
+def _parse_header(raw: bytes, file_size: int, path: Path | None, only: Arch | None) -> Header:
     def refuse(rule: str, message: str, offset: int) -> EifError:
         return EifError(rule, message, path=path, offset=offset)
 
@@ -211,8 +224,8 @@ def _parse_header(raw: bytes, file_size: int, path: Path | None) -> Header:
         raise EifError("bad-magic", text, path=path, offset=0, hint=_hint(raw, path))
     if not MIN_VERSION <= version <= MAX_VERSION:
         raise refuse("bad-version", f"EIF version {version}; {MIN_VERSION} to {MAX_VERSION} are known", 4)
-    if flags & FLAG_AARCH64:
-        raise refuse("bad-arch", f"the image is for aarch64 (flags {flags:#06x}), not for x86_64", 6)
+    if only not in (None, found := arches.of_flags(flags)):
+        raise refuse("bad-arch", f"the image is for {found} (flags {flags:#06x}), not for {only}", 6)
     if not MIN_SECTIONS <= count <= MAX_SECTIONS:
         raise refuse("section-count", f"{count} sections; an EIF has {MIN_SECTIONS} to {MAX_SECTIONS}", 26)
     offsets, sizes = fields[7 : 7 + count], fields[39 : 39 + count]

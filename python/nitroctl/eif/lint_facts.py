@@ -16,22 +16,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from isal.isal_zlib import crc32
-
 from nitroctl.base.errors import EifError
 from nitroctl.eif import kernel_parts, linuxkit, newc
 from nitroctl.eif.describe import parse_metadata
-from nitroctl.eif.format import (
-    CRC_OFFSET,
-    FLAG_AARCH64,
-    HEADER_SIZE,
-    Layout,
-    SectionType,
-    open_eif,
-    parse_layout,
-)
+from nitroctl.eif.format import FLAG_AARCH64, Layout, SectionType, open_eif, read_layout
 from nitroctl.eif.layers import LINKS_MAX, path_parts
-from nitroctl.eif.measure import METADATA_KEPT, crc_mismatch, crc_of_gap
+from nitroctl.eif.measure import METADATA_KEPT
 
 # Where AWS's init looks for a program, whatever PATH the image has.
 AWS_PATH = ("/sbin", "/usr/sbin", "/bin", "/usr/bin")
@@ -132,12 +122,7 @@ def gather(path: Path, memory: int | None = None) -> Facts:
     with open_eif(path) as (fd, size):
         flags = int.from_bytes(os.pread(fd, 2, 6), "big")
 
-        def read_at(offset: int, length: int) -> bytes:
-            data = os.pread(fd, length, offset)
-            # The machine here is x86; an image for the other one has the same rules.
-            return data[:6] + bytes(2) + data[8:] if (offset, length) == (0, HEADER_SIZE) else data
-
-        layout = parse_layout(read_at, size, path)
+        layout = read_layout(fd, size, path)
         kernel, cmdline = (layout.of_type(t)[0] for t in (SectionType.KERNEL, SectionType.CMDLINE))
         metadata = layout.first(SectionType.METADATA)
         facts = Facts(
@@ -145,7 +130,7 @@ def gather(path: Path, memory: int | None = None) -> Facts:
             flags=flags,
             layout=layout,
             kernel_head=os.pread(fd, 64, kernel.data_offset),
-            refusal=_refusal(path) if not flags & FLAG_AARCH64 else _checksum(fd, layout, path),
+            refusal=_refusal(path),
             cmdline=os.pread(fd, min(cmdline.size, _TEXT_MAX), cmdline.data_offset),
             metadata=_metadata(os.pread(fd, min(metadata.size, METADATA_KEPT), metadata.data_offset))
             if metadata
@@ -173,12 +158,6 @@ def _refusal(path: Path) -> EifError | None:
     except EifError as e:
         return e
     return None
-
-
-def _checksum(fd: int, layout: Layout, path: Path) -> EifError | None:
-    """All that is asked of an image that this machine would not start."""
-    crc = crc_of_gap(crc32(os.pread(fd, CRC_OFFSET, 0)), fd, (HEADER_SIZE, layout.file_size), path)
-    return crc_mismatch(crc, layout.header.crc32, path) if crc != layout.header.crc32 else None
 
 
 def _metadata(data: bytes) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from nitroctl.base.arch import Arch
 from nitroctl.eif import boot
 from nitroctl.eif.describe import lacking, parse_metadata, wants_acpi
 from nitroctl.eif.format import Layout, SectionType, open_eif, read_layout
@@ -57,10 +58,10 @@ class Peek:
             signature.check(signature.decode(self.signature, self.path), None, now, self.path)
 
 
-def peek(path: Path) -> Peek:
-    """Raises EifError for the first rule that is broken, in the loader's order."""
+def peek(path: Path, *, only: Arch | None = None) -> Peek:
+    """Raises EifError for the first rule that is broken, in the loader's order; `only`: see `read_layout`."""
     with open_eif(path) as (fd, size):
-        layout = read_layout(fd, size, path)
+        layout = read_layout(fd, size, path, only=only)
         boot.check_sizes(layout, path)
 
         def read(type: SectionType, limit: int) -> bytes | None:
@@ -74,6 +75,6 @@ def peek(path: Path) -> Peek:
     if 0 in cmdline:
         raise cmdline_nul(layout.of_type(SectionType.CMDLINE)[0].data_offset + cmdline.index(0), path)
     section = layout.of_type(SectionType.KERNEL)[0]
-    kernel = boot.parse_kernel(header, section.size, path, section.data_offset)
+    kernel = boot.parse_kernel(header, section.size, layout.arch, path, section.data_offset)
     known = parse_metadata(metadata)[0] if metadata is not None else None
     return Peek(path, layout, kernel, cmdline, known, signature)

@@ -70,7 +70,7 @@ def refusal(scan: Scan, path: Path | None = None, *, file_rules_only: bool = Fal
 
 def _check_kernel(scan: Scan, path: Path | None) -> None:
     section = scan.layout.of_type(SectionType.KERNEL)[0]
-    kernel = boot.parse_kernel(scan.kernel_header, section.size, path, section.data_offset)
+    kernel = boot.parse_kernel(scan.kernel_header, section.size, scan.layout.arch, path, section.data_offset)
     boot.check_cmdline(scan.layout.of_type(SectionType.CMDLINE)[0].size, kernel, path)
 
 

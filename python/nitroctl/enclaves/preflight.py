@@ -93,7 +93,7 @@ def check(request: RunRequest, *, now: datetime | None = None, host: Host | None
 
 
 def _check_eif(request: RunRequest, now: datetime) -> Peek:
-    eif = peek(request.eif)
+    eif = peek(request.eif, only="x86_64")
     entries = 0 if eif.needs_acpi else DEVICE_ENTRIES
     added = tools.append(request)
     eif.check_cmdline(entries + (len(os.fsencode(added)) + 1 if added else 0))

@@ -70,8 +70,6 @@ DAMAGES: list[tuple[str, str, Callable[[], bytes]]] = [
     ("bad-version", "1", put(4, ">H", 1)),
     ("bad-version", "5", put(4, ">H", 5)),
     ("bad-version", "little-endian 4", put(4, ">H", 0x400)),
-    ("bad-arch", "aarch64", put(6, ">H", 1)),
-    ("bad-arch", "aarch64 and reserved bits", put(6, ">H", 0xFFFF)),
     ("section-count", "0", put(26, ">H", 0)),
     ("section-count", "1", put(26, ">H", 1)),
     ("section-count", "33", put(26, ">H", 33)),
@@ -121,10 +119,11 @@ def test_each_rule(rule: str, what: str, damage: Callable[[], bytes]) -> None:
 
 
 def test_the_rules_are_all_there() -> None:
-    """Every structure and data rule of the loader's has a file above that breaks it."""
+    """Every structure and data rule of the loader's has a file above that breaks it; bad-arch, which depends
+    on the machine, is in test_eif_arch.py."""
     tested = {rule for rule, _, _ in DAMAGES}
     assert tested == {
-        "file-too-short", "bad-magic", "bad-version", "bad-arch", "section-count", "section-offset",
+        "file-too-short", "bad-magic", "bad-version", "section-count", "section-offset",
         "section-beyond-file", "trailing-bytes", "section-size-mismatch", "section-type", "duplicate-kernel",
         "no-kernel", "duplicate-cmdline", "no-cmdline", "ramdisk-before-kernel", "duplicate-signature",
         "signature-too-large", "duplicate-metadata", "no-metadata", "crc-mismatch", "cmdline-nul",
