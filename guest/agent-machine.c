@@ -14,6 +14,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <sys/socket.h>
 #include <linux/vm_sockets.h>
 #include <poll.h>
 #include <signal.h>
@@ -22,12 +23,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/socket.h>
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+#ifdef __x86_64__
 #include <x86intrin.h>
+#endif
 
 /* Leaves room for the head of any answer, and for a line before a file. */
 #define ANSWER_MAX (FRAME_MAX - 64)
@@ -388,6 +390,7 @@ static int probe_hwrng(const Args *args, Answer *a)
 
 /* --- Instructions -------------------------------------------------------- */
 
+#ifdef __x86_64__
 typedef struct V2 {
     uint32_t sse3, ssse3, sse4_1, sse4_2;
     uint64_t popcnt;
@@ -460,6 +463,13 @@ static int probe_v2(const Args *args, Answer *a)
                   v.sse3, v.ssse3, v.sse4_1, v.sse4_2, v.popcnt, v.cx16);
     return 0;
 }
+#else
+static int probe_v2(const Args *args, Answer *a)
+{
+    (void)args;
+    return answer_fail(a, ENOSYS, "this is no x86-64 CPU");
+}
+#endif
 
 /* --- The process --------------------------------------------------------- */
 

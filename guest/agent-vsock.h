@@ -10,8 +10,8 @@
 
 #include "agent.h"
 
-#include <linux/vm_sockets.h>
 #include <sys/socket.h>
+#include <linux/vm_sockets.h>
 
 #define BLOCK 65521 /* the pattern's period: prime, so that no buffer fits it */
 #define CHUNK_DEFAULT 65536

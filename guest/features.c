@@ -400,6 +400,7 @@ static int read_process(void)
     return process_vm_readv(getpid(), &local, 1, &remote, 1, 0) < 0 ? -1 : 0;
 }
 
+#ifdef __x86_64__
 /* getpid as a 32-bit program calls it; a kernel without faults the process. */
 static int call_32(void)
 {
@@ -425,6 +426,7 @@ static int local_descriptors(void)
 
     return syscall(SYS_modify_ldt, 0, table, sizeof(table)) < 0 ? -1 : 0;
 }
+#endif
 
 /* Calls that fail here in any case: it is the reason that tells. */
 static int swap(void)
@@ -553,8 +555,10 @@ static const struct Feature {
     { "io_uring_setup", io_uring, NULL },
     { "seccomp filter avail", seccomp, NULL },
     { "process_vm_readv", read_process, NULL },
+#ifdef __x86_64__
     { "32-bit syscalls (int 0x80)", call_32, NULL },
     { "modify_ldt", local_descriptors, NULL },
+#endif
     { "swapon (ENOENT=present)", swap, NULL },
     { "kcmp", compare, NULL },
     { "MAP_HUGETLB", huge_pages, NULL },

@@ -18,12 +18,12 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <sys/socket.h>
 #include <linux/vm_sockets.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 

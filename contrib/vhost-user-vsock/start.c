@@ -8,6 +8,7 @@
 #include "serve.h"
 
 #include <errno.h>
+#include <sys/socket.h>
 #include <linux/vm_sockets.h>
 #include <sched.h>
 #include <signal.h>
@@ -15,7 +16,6 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 

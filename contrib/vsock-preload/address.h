@@ -14,10 +14,10 @@
 
 #include "../vhost-user-vsock/agreed.h"
 
+#include <sys/socket.h>
 #include <linux/vm_sockets.h>
 #include <stdbool.h>
 #include <stdint.h>
-#include <sys/socket.h>
 #include <sys/un.h>
 
 struct address {

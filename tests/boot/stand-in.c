@@ -8,6 +8,7 @@
 
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <linux/vm_sockets.h>
 #include <signal.h>
 #include <stdio.h>
@@ -15,7 +16,6 @@
 #include <string.h>
 #include <sys/mount.h>
 #include <sys/reboot.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <termios.h>

@@ -115,7 +115,7 @@ def image(
         disks.append(Generated("second", application, 1 << 20))
     custom = {"nitroctl": {"acpi": True}} if (kernel.acpi if acpi is None else acpi) else None
     metadata = Metadata(image_name="broken", kernel_version="x", custom=custom)
-    build(Parts(kernel.bzimage, cmdline.encode(), tuple(disks), metadata), path)
+    build(Parts(kernel.image, cmdline.encode(), tuple(disks), metadata), path)
     return path
 
 

@@ -33,7 +33,7 @@ def built(lab: Lab, image: Path, *options: str, kernel: bool = True, source: str
     own = lab.kernels["own"]
     argv = [source, str(image)]
     if kernel and not isinstance(own, str):
-        argv += ["--kernel", str(own.bzimage)]
+        argv += ["--kernel", str(own.image)]
     argv = [sys.executable, "-m", "nitroctl", "eif", "build", *argv, "-o", str(eif), *options]
     done = subprocess.run(argv, env=lab.environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -105,7 +105,7 @@ def stand_in(lab: Lab, folder: Path) -> Path:
     return im.folder(
         folder,
         {
-            "bzImage": (guest.locate("kernel") if isinstance(kernel, str) else kernel.bzimage).read_bytes(),
+            "bzImage": (guest.locate("kernel") if isinstance(kernel, str) else kernel.image).read_bytes(),
             "bzImage.config": b"# Linux/x86 6.12 Kernel Configuration\n",
             "init": guest.locate("init").read_bytes(),
             "cmdline": f"{testimage.CMDLINE}\n".encode(),

@@ -567,7 +567,7 @@ def test_what_is_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     (tmp_path / "bzImage").write_bytes(eifmodel.bzimage())
     (tmp_path / "init").write_bytes(b"init")
-    monkeypatch.setattr(guest, "build_init", lambda: tmp_path)
+    monkeypatch.setattr(guest, "build_init", lambda *_: tmp_path)
     root = tmp_path / "root"
     root.mkdir()
     output, kernel = tmp_path / "o.eif", tmp_path / "bzImage"

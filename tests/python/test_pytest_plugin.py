@@ -284,7 +284,7 @@ from nitroctl.toolchain import guest
 from nitroctl.eif.describe import describe
 
 def test_it(nitro_eif, monkeypatch):
-    monkeypatch.setattr(guest, "build_init", lambda: __import__("pathlib").Path({os.fspath(tmp_path)!r}))
+    monkeypatch.setattr(guest, "build_init", lambda *_: __import__("pathlib").Path({os.fspath(tmp_path)!r}))
     path = nitro_eif(directory={os.fspath(root)!r}, cmd=["/app"], env={{"A": "b"}}, name="my app")
     assert path.name == "my-app.eif"
     assert describe(path).to_json()["ImageName"] == "my app"

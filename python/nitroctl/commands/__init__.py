@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from nitroctl.base.arch import ARCHES, Arch, named
+
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
@@ -47,6 +49,24 @@ def image_references(ctx: click.Context, param: click.Parameter, incomplete: str
 
 
 Command = TypeVar("Command", bound=Callable[..., object])
+
+
+def _arch(ctx: click.Context, _: click.Parameter, value: str | None) -> Arch | None:
+    if value is None:
+        return None
+    if (found := named(value)) is None:
+        raise click.BadParameter(f"{value!r} is neither of {', '.join(ARCHES)}")
+    return found
+
+
+def arch_option(command: Command) -> Command:
+    """The option --arch, `arch` for the command; amd64 and arm64 are taken, too."""
+    return click.option(
+        "--arch",
+        metavar=f"[{'|'.join(ARCHES)}]",
+        callback=_arch,
+        help="What enclaves it is for. Default: those of this host's architecture.",
+    )(command)
 
 
 class Session:

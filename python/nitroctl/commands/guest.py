@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from nitroctl.base import output, shown
+from nitroctl.base.arch import Arch
 from nitroctl.base.errors import UsageError
-from nitroctl.commands import PATH, json_option
+from nitroctl.commands import PATH, arch_option, json_option
 
 
 @click.group()
@@ -18,7 +19,12 @@ def guest() -> None:
 
 
 @guest.command()
-@click.option("--prebuilt", is_flag=True, help="Debian's kernel for clouds: no compiling, but needs acpi=on.")
+@arch_option
+@click.option(
+    "--prebuilt",
+    is_flag=True,
+    help="Debian's kernel for clouds: no compiling; that for x86_64 needs acpi=on.",
+)
 @click.option("--update", is_flag=True, help="Look for a newer package than the one that is here.")
 @click.option(
     "--config",
@@ -31,24 +37,32 @@ def guest() -> None:
 @click.option("-j", "--jobs", type=click.IntRange(min=1), help="Compilers at once. Default: one per CPU.")
 @json_option("Print what it was made from, in JSON.")
 def kernel(
-    prebuilt: bool, update: bool, config: Path | None, vmlinux: bool, jobs: int | None, as_json: bool
+    arch: Arch | None,
+    prebuilt: bool,
+    update: bool,
+    config: Path | None,
+    vmlinux: bool,
+    jobs: int | None,
+    as_json: bool,
 ) -> None:
     """Build the guest kernel, or fetch a prebuilt one; print its path.
 
     The kernel is Debian's source with a configuration of ours: small, without ACPI and PCI, virtio-mmio from
-    the command line as on AWS. Made once, then found again.
+    the command line as on AWS (aarch64: from the device tree). Made once, then found again.
     """
     from nitroctl.toolchain import guest as guests
+    from nitroctl.toolchain import kernel as kernels
+    from nitroctl.toolchain import prebuilt as debians
 
     if prebuilt and (config or vmlinux):
         raise UsageError("--config and --vmlinux are for a kernel that is built here, not for --prebuilt")
     about: dict[str, object] = {}
     if prebuilt:
-        found = guests.fetch_prebuilt(update=update)
-        path = found.bzimage
-        about = {"modules_dir": found.modules_dir, "acpi": True}
+        found = debians.fetch(arch=arch, update=update)
+        path = found.image
+        about = {"modules_dir": found.modules_dir, "acpi": found.acpi}
     else:
-        path = guests.build_kernel(jobs=jobs, update=update, config=config, symbols=vmlinux)
+        path = kernels.build(arch=arch, jobs=jobs, update=update, config=config, symbols=vmlinux)
         with_symbols = path.parent / "vmlinux"  # not where the package brings the kernel
         about = {"config": path.parent / "config", "acpi": False}
         about["vmlinux"] = with_symbols if with_symbols.is_file() else None
@@ -59,12 +73,13 @@ def kernel(
 
 
 @guest.command()
+@arch_option
 @json_option("Print the paths of all programs, in JSON.")
-def init(as_json: bool) -> None:
+def init(arch: Arch | None, as_json: bool) -> None:
     """Compile the init and the test applications; print the init's path."""
     from nitroctl.toolchain import guest as guests
 
-    folder = guests.build_init()
+    folder = guests.build_init(arch)
     if as_json:
         output.document({"programs": {name: folder / name for name in guests.PROGRAMS}})
     else:
@@ -72,17 +87,18 @@ def init(as_json: bool) -> None:
 
 
 @guest.command()
+@arch_option
 @click.option("--update", is_flag=True, help="Look for a newer package than the one that is here.")
 @json_option("Print the paths of both programs, in JSON.")
-def tools(update: bool, as_json: bool) -> None:
+def tools(arch: Arch | None, update: bool, as_json: bool) -> None:
     """Make what `nitroctl run --tools` brings into a guest: our agent, and Debian's static busybox; print
     busybox's path.
     """
     from nitroctl.toolchain import busybox
     from nitroctl.toolchain import guest as guests
 
-    folder = guests.build_init()
-    box = busybox.fetch(update=update)
+    folder = guests.build_init(arch)
+    box = busybox.fetch(arch=arch, update=update)
     if as_json:
         output.document({"agent": folder / "tools", "busybox": box})
     else:

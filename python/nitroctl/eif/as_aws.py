@@ -113,7 +113,7 @@ def requested(
         with about(choice.path):
             exported = export(image, image.config.workdir, advance)
     size = sum(node.size for _, node in exported.walk() if isinstance(node, Inode))
-    kernel = start.kernel.bzimage
+    kernel = start.kernel.image
     system, version = aws_blobs.kernel_facts(kernel) if start.aws else ("Linux", "Unknown")
     if check_kernel and not start.aws:
         version = read_kernel(kernel).version

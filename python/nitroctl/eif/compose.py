@@ -21,9 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nitroctl.base import arch as arches
+from nitroctl.base.arch import Arch
 from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.base.memory import MIB, default_memory
-from nitroctl.eif import cpio, etc, package, rpm, trust
+from nitroctl.eif import cpio, etc, kernel_parts, package, rpm, trust
 from nitroctl.eif.blobs import encoded, lines
 from nitroctl.eif.boot import read_kernel
 from nitroctl.eif.build import Built, FileSigner, Generated, Metadata, Parts, Sink, build
@@ -33,11 +35,15 @@ from nitroctl.eif.measure import shown
 from nitroctl.eif.root import write_root
 from nitroctl.toolchain import aws_blobs
 
-# nitro-cli's blobs/cmdline for x86_64.
-CMDLINE = (
-    "reboot=k panic=30 pci=off nomodules console=ttyS0 i8042.noaux i8042.nomux i8042.nopnp i8042.dumbkbd "
-    "random.trust_cpu=on"
-)
+# nitro-cli's blobs/ARCH/cmdline.
+CMDLINES: dict[Arch, str] = {
+    "x86_64": (
+        "reboot=k panic=30 pci=off nomodules console=ttyS0 i8042.noaux i8042.nomux i8042.nopnp "
+        "i8042.dumbkbd random.trust_cpu=on"
+    ),
+    "aarch64": "reboot=k panic=30 pci=off nomodules console=ttyS0 random.trust_cpu=on root=/dev/ram0",
+}
+CMDLINE = CMDLINES["x86_64"]
 
 # What a container has in PATH when its image says nothing.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -52,13 +58,14 @@ MOUNT_POINTS = {"dev": 0o755, "proc": 0o755, "run": 0o755, "sys": 0o755, "tmp": 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A bzImage; `files` go into the bootstrap ramdisk with it; `acpi`: it finds virtio devices only with
-    ACPI, so the machine needs acpi=on; `lacks`: what programs can miss of AWS's kernel."""
+    """A bzImage, or an arm64 Image; `files` go into the bootstrap ramdisk with it; `acpi`: it finds virtio
+    devices only with ACPI, so the machine needs acpi=on; `lacks`: what programs can miss of AWS's kernel."""
 
-    bzimage: Path
+    image: Path
     files: tuple[cpio.Entry, ...] = ()
     acpi: bool = False
     lacks: tuple[str, ...] = ()
+    arch: Arch = "x86_64"
 
     @property
     def marks(self) -> dict[str, Any]:
@@ -102,27 +109,30 @@ class Application:
 # ---- what starts ----
 
 
-def locate_kernel(name: str | None = None) -> Kernel:
-    """The kernel "own"; "prebuilt", fetched if need be; or the path of a bzImage. By default the first where
-    it was built, else the second."""
-    from nitroctl.toolchain import guest
+def locate_kernel(name: str | None = None, arch: Arch | None = None) -> Kernel:
+    """The kernel "own"; "prebuilt", fetched if need be; or the path of one. By default the first where it was
+    built, else the second. `arch`: the host's, unless the kernel of a path is another's."""
+    from nitroctl.toolchain import guest, prebuilt
 
-    name = guest.default_kernel() if name is None else name
-    if name == "own":
-        return Kernel(guest.locate("kernel"))
-    if name == "prebuilt":
-        prebuilt = guest.fetch_prebuilt()
-        files = tuple(cpio.tree(prebuilt.modules_dir))
-        return Kernel(prebuilt.bzimage, files, acpi=True, lacks=prebuilt.lacks)
-    return Kernel(Path(name))
+    if name not in (None, "own", "prebuilt"):
+        return Kernel(Path(name), arch=arch or kernel_parts.arch_of(Path(name)) or arches.default())
+    arch = arch or arches.default()
+    if (name or guest.default_kernel(arch)) == "own":
+        return Kernel(guest.locate("kernel", arch), arch=arch)
+    found = prebuilt.fetch(arch=arch)
+    files = tuple(cpio.tree(found.modules_dir))
+    return Kernel(found.image, files, acpi=found.acpi, lacks=found.lacks, arch=arch)
 
 
-def bootstrap(kernel: str | None = None, cmdline: str | None = None) -> Bootstrap:
+def bootstrap(
+    kernel: str | None = None, cmdline: str | None = None, *, arch: Arch | None = None
+) -> Bootstrap:
     """Our init, compiled if need be, and a kernel as `locate_kernel` knows it."""
     from nitroctl.toolchain import guest
 
-    text = CMDLINE if cmdline is None else cmdline
-    return Bootstrap(locate_kernel(kernel), guest.build_init() / "init", text)
+    found = locate_kernel(kernel, arch)
+    text = CMDLINES[found.arch] if cmdline is None else cmdline
+    return Bootstrap(found, guest.build_init(found.arch) / "init", text)
 
 
 def from_blobs(path: Path, cmdline: str | None = None) -> Bootstrap:
@@ -375,7 +385,7 @@ class Options:
 
 def compose(application: Application, start: Bootstrap, output: Path, options: Options) -> Built:
     """Make the EIF. Raises NitroError."""
-    kernel = read_kernel(start.kernel.bzimage)
+    kernel = read_kernel(start.kernel.image)
     custom = options.custom
     if start.kernel.acpi:
         if not isinstance(custom, dict | None):
@@ -398,7 +408,7 @@ def compose(application: Application, start: Bootstrap, output: Path, options: O
         Generated("application", lambda sink: _write_application(sink, application), application.size),
     )
     request = Parts(
-        kernel=start.kernel.bzimage,
+        kernel=start.kernel.image,
         cmdline=encoded(start.cmdline),
         ramdisks=tuple(_compressed(d, unpacked) for d in disks) if options.compress else disks,
         metadata=Metadata(

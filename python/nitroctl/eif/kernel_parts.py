@@ -9,8 +9,10 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import BinaryIO
 
+from nitroctl.base.arch import Arch
 from nitroctl.eif.boot import KERNEL_HEADER_SIZE, SECTOR
 from nitroctl.eif.measure import CHUNK
 from nitroctl.eif.unpack import GZIP_MAGIC, Damaged, unpacked_any
@@ -28,6 +30,18 @@ ARM64_MAGIC = b"ARM\x64"  # at 56 of an arm64 Image (Documentation/arch/arm64/bo
 
 def is_arm64(head: bytes) -> bool:
     return head[56:60] == ARM64_MAGIC
+
+
+def arch_of(path: Path) -> Arch | None:
+    """Of a kernel in a file of its own; None where it is neither, or cannot be read."""
+    try:
+        with open(path, "rb", buffering=0) as f:
+            head = f.read(KERNEL_HEADER_SIZE) or b""
+    except OSError:
+        return None
+    if is_arm64(head):
+        return "aarch64"
+    return "x86_64" if head[0x202:0x206] == b"HdrS" else None
 
 
 def text_offset(head: bytes) -> int:

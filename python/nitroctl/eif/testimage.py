@@ -162,8 +162,8 @@ def make(
     for program in (programs.init, programs.hello, programs.agent, *more):
         if not program.is_file():
             raise NitroError(f"the program {program} is not there")
-    info = read_kernel(kernel.bzimage)
-    contents = KINDS[kind].contents(programs, size - kernel.bzimage.stat().st_size)
+    info = read_kernel(kernel.image)
+    contents = KINDS[kind].contents(programs, size - kernel.image.stat().st_size)
     metadata = Metadata(
         image_name=f"nitroctl-{kind}",
         kernel_version=info.version,
@@ -173,7 +173,7 @@ def make(
         _ramdisk("bootstrap", list(_bootstrap(contents, kernel))),
         _ramdisk("application", list(_application_files(contents))),
     )
-    return build(Parts(kernel.bzimage, cmdline.encode(), ramdisks, metadata), output)
+    return build(Parts(kernel.image, cmdline.encode(), ramdisks, metadata), output)
 
 
 def _bootstrap(contents: Contents, kernel: Kernel) -> Iterator[cpio.Entry]:

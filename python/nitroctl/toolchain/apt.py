@@ -6,7 +6,7 @@ with another suite in it. Proxy, credentials, keyrings and the rest of apt's con
 so whatever mirror and trust the host has is what we use. apt checks the archive's signatures and every hash
 below them, as always.
 
-    root = AptRoot.open("trixie")
+    root = AptRoot.open("trixie")        # of the host's architecture; or AptRoot.open("trixie", "aarch64")
     folder = root.source("qemu")         # .dsc and tarballs
     root.unpack(root.download("seabios"), into)
 
@@ -26,7 +26,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from nitroctl.base import arch as arches
 from nitroctl.base import proc, progress
+from nitroctl.base.arch import Arch, facts
 from nitroctl.base.errors import CommandFailed, NitroError
 from nitroctl.toolchain import cache
 
@@ -180,7 +182,9 @@ def derived_security(main: SourceEntry) -> SourceEntry | None:
     return replace(main, uri=f"{head}/debian-security") if debian and not tail else None
 
 
-def private_sources(main: SourceEntry, security: SourceEntry | None, suite: str) -> str:
+def private_sources(
+    main: SourceEntry, security: SourceEntry | None, suite: str, types: str = "deb deb-src"
+) -> str:
     """The private root's source list: binary and source packages of SUITE, its updates and its security;
     backports and unstable have neither."""
     stanzas = []
@@ -189,9 +193,9 @@ def private_sources(main: SourceEntry, security: SourceEntry | None, suite: str)
     if security and not alone:
         pairs.append((security, f"{suite}-security"))
     for entry, suites in pairs:
-        lines = ["Types: deb deb-src", f"URIs: {entry.uri}", f"Suites: {suites}", "Components: main"]
+        lines = [f"Types: {types}", f"URIs: {entry.uri}", f"Suites: {suites}", "Components: main"]
         # Nothing but the indexes of packages: no translations, no desktop data, whatever the host asks for.
-        lines += ["Targets: Packages Sources"]
+        lines += [f"Targets: Packages{' Sources' if 'deb-src' in types else ''}"]
         lines += [f"{name}: {entry.options[name]}" for name in KEPT_OPTIONS if name in entry.options]
         stanzas.append("\n".join(lines) + "\n")
     return "\n".join(stanzas)
@@ -217,7 +221,7 @@ def _host_sources() -> list[SourceEntry]:
 # --- the private root ------------------------------------------------------------------------------------
 
 
-def _configuration(root: Path) -> str:
+def _configuration(root: Path, debian: str) -> str:
     """An apt.conf that is read last and moves state, cache and source lists below `root`."""
     if re.search(r'["\n;{}]', str(root)):
         raise NitroError(
@@ -238,15 +242,20 @@ Dir::Cache::pkgcache "pkgcache.bin";
 Dir::Cache::srcpkgcache "srcpkgcache.bin";
 Dir::Etc::sourcelist "/dev/null";
 Dir::Etc::sourceparts "{root}/sources.list.d";
-// What is built and run is for x86-64, on whatever host.
+// The root's own, whatever the host's.
 #clear APT::Architectures;
-APT::Architecture "amd64";
-APT::Architectures {{ "amd64"; }};
+APT::Architecture "{debian}";
+APT::Architectures {{ "{debian}"; }};
 // As root, apt would become a user who cannot write here.
 APT::Sandbox::User "root";
 // A mirror that fails is an error, not a warning.
 APT::Update::Error-Mode "any";
 """
+
+
+def _ending(arch: Arch) -> str:
+    """Of names in the cache; those for x86_64 have none."""
+    return "" if arch == "x86_64" else f"-{facts(arch).debian}"
 
 
 def _bytes_in(folder: Path) -> int:
@@ -280,23 +289,28 @@ def _watched(argv: Sequence[str], cwd: Path, done: Callable[[], int], task: prog
 
 
 class AptRoot:
-    """A private apt root for one suite. Use `AptRoot.open`."""
+    """A private apt root for one suite and architecture. Use `AptRoot.open`."""
 
-    def __init__(self, root: Path, suite: str) -> None:
-        self.root = root
+    def __init__(self, name: str, suite: str, arch: Arch) -> None:
+        self.root = cache.entry("apt", name)
+        self.name = name
         self.suite = suite
+        self.arch = arch
 
     @classmethod
-    def open(cls, suite: str = "trixie", *, refresh: bool = False) -> AptRoot:
+    def open(cls, suite: str = "trixie", arch: Arch | None = None, *, refresh: bool = False) -> AptRoot:
         """The root of `suite`, its package lists not older than a day (or fetched now, with `refresh`).
 
-        Without a network, lists that are there are used however old. Raises NitroError on a host without
-        a source for Debian's archive.
+        Each architecture has a root of its own, so that nobody fetches the lists of one that he does not use;
+        sources are in that of the host's alone. Without a network, lists that are there are used however old.
+        Raises NitroError on a host without a source for Debian's archive.
         """
-        self = cls(cache.entry("apt", suite), suite)
-        with cache.lock("apt", suite):
+        arch = arch or arches.host() or "x86_64"
+        name = f"{suite}{_ending(arch)}"
+        self = cls(name, suite, arch)
+        with cache.lock("apt", name):
             self._prepare(refresh)
-        cache.set_current(f"apt-{suite}", "apt", suite)
+        cache.set_current(f"apt-{name}", "apt", name)
         return self
 
     def _prepare(self, refresh: bool) -> None:
@@ -306,10 +320,11 @@ class AptRoot:
         # The host's URIs may carry a password.
         self.root.chmod(0o700)
         (self.root / "state/status").touch()
-        cache.write_text(self.root / "apt.conf", _configuration(self.root))
+        cache.write_text(self.root / "apt.conf", _configuration(self.root, facts(self.arch).debian))
 
-        wanted = private_sources(main, security or derived_security(main), self.suite)
-        without = private_sources(main, None, self.suite)
+        types = "deb deb-src" if self.arch == (arches.host() or "x86_64") else "deb"
+        wanted = private_sources(main, security or derived_security(main), self.suite, types)
+        without = private_sources(main, None, self.suite, types)
         stamp = cache.read_json(self.root / "stamp.json") or {}
         have = stamp.get("sources") if stamp.get("sources") in (wanted, without) else None
         age = time.time() - float(stamp.get("checked", 0))
@@ -346,9 +361,9 @@ class AptRoot:
     def _update(self, sources: str) -> None:
         self._write_sources(sources)
         lists = self.root / "state/lists"
-        with progress.task(f"Package lists of Debian {self.suite}", unit="bytes") as task:
+        with progress.task(f"Package lists of Debian {self.name}", unit="bytes") as task:
             argv = self._argv("apt-get", "update", "-q")
-            _watched(argv, self.root, lambda: _bytes_in(lists), task, cache.log_path(f"apt-{self.suite}"))
+            _watched(argv, self.root, lambda: _bytes_in(lists), task, cache.log_path(f"apt-{self.name}"))
         now = time.time()
         cache.write_json(self.root / "stamp.json", {"sources": sources, "checked": now, "fetched": now})
         (self.root / "versions.json").unlink(missing_ok=True)
@@ -406,7 +421,7 @@ class AptRoot:
         """
         version = version or self.version(package)
         argv = self._argv("apt-get", "download", "-q", f"{package}={version}")
-        folder = self._fetched("deb", package, version, argv, f"deb-{name or package}")
+        folder = self._fetched("deb", package, version, argv, f"deb-{name or package}{_ending(self.arch)}")
         (deb,) = folder.glob("*.deb")
         return deb
 
@@ -417,7 +432,7 @@ class AptRoot:
             with progress.task(f"Downloading {package} {version}", unit="bytes", total=total) as task:
                 _watched(argv, folder, lambda: _bytes_in(folder), task, cache.log_path(f"apt-{package}"))
 
-        return cache.build_entry(kind, f"{package}_{version}", fill, name=name)
+        return cache.build_entry(kind, f"{package}_{version}{_ending(self.arch)}", fill, name=name)
 
     def tree(self, *packages: str) -> Path:
         """A folder with the files of those packages and of all that they depend on, Essential ones apart. The
@@ -439,7 +454,10 @@ class AptRoot:
             shutil.rmtree(debs)
 
         return cache.build_entry(
-            "tree", "_".join(versions).replace(":", "-"), fill, name=f"tree-{packages[0]}"
+            "tree",
+            "_".join(versions).replace(":", "-") + _ending(self.arch),
+            fill,
+            name=f"tree-{packages[0]}{_ending(self.arch)}",
         )
 
     def unpack(self, deb: Path, into: Path) -> None:

@@ -10,6 +10,10 @@
         bundle.json
     nitroctl_qemu/                       the wheel `nitroctl-qemu`
         bin/qemu-system-x86_64, lib, share/qemu, bundle.json
+    nitroctl_arm64/                      the wheel `nitroctl-arm64`: what runs inside arm64 enclaves
+        guest/init, agent, hello, tools, busybox
+        kernel/Image, config, manifest.json
+        bundle.json
 
 A checkout has none of it, and everything is built there. Only paths: nothing is made or run here.
 """
@@ -25,9 +29,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nitroctl import __version__
+from nitroctl.base.arch import Arch
 from nitroctl.base.errors import NitroError
 
 QEMU_PACKAGE = "nitroctl_qemu"
+# What `nitroctl` itself brings is for x86_64.
+GUESTS: dict[Arch, str] = {"aarch64": "nitroctl_arm64"}
 RECORD = "bundle.json"
 
 
@@ -83,12 +90,37 @@ def commit() -> str | None:
     return found if isinstance(found, str) else None
 
 
-def find(name: str) -> Path | None:
-    """A file or folder of the bundle by its name there."""
-    folder = root()
+def find(name: str, arch: Arch = "x86_64") -> Path | None:
+    """A file or folder of the bundle for guests of that architecture by its name there."""
+    folder = root() if arch not in GUESTS else _guests(arch)
     if folder is None or not (folder / name).exists():
         return None
     return folder / name
+
+
+def _guests(arch: Arch) -> Path | None:
+    """The bundle of a companion package for guests, if it is installed. NitroError if it belongs to another
+    nitroctl: init and the tools' agent speak with this one."""
+    for folder in _package(GUESTS[arch]):
+        if (folder / RECORD).is_file():
+            made_with = _record(folder).get("nitroctl")
+            if made_with != __version__:
+                name = GUESTS[arch].replace("_", "-")
+                raise NitroError(
+                    f"{name} {made_with} does not belong to nitroctl {__version__}",
+                    hint=f"pip install --upgrade 'nitroctl[{name.removeprefix('nitroctl-')}]'",
+                )
+            return folder
+    return None
+
+
+def _package(name: str) -> list[Path]:
+    """The folders of an installed package."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return []
+    return [Path(place).resolve() for place in (spec.submodule_search_locations or ())] if spec else []
 
 
 def plugin_for(build_id: str) -> Path | None:
@@ -124,12 +156,8 @@ class Qemu:
 
 def installed_qemu() -> Qemu | None:
     """The QEMU of `nitroctl-qemu`, whether it fits or not; None if that is not installed."""
-    try:
-        spec = importlib.util.find_spec(QEMU_PACKAGE)
-    except (ImportError, ValueError):
-        return None
-    for place in (spec.submodule_search_locations or ()) if spec else ():
-        folder = _folder(Path(place).resolve())
+    for place in _package(QEMU_PACKAGE):
+        folder = _folder(place)
         path = folder / "bin/qemu-system-x86_64" if folder else None
         if folder and path and path.is_file():
             about = {name: str(value) for name, value in _record(folder).items()}

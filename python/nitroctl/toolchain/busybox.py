@@ -12,35 +12,39 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from nitroctl.base import arch as arches
 from nitroctl.base import progress
+from nitroctl.base.arch import Arch
 from nitroctl.base.errors import NitroError, NotBuilt
 from nitroctl.toolchain import bundle, cache
-from nitroctl.toolchain.guest import SUITE
+from nitroctl.toolchain.guest import SUITE, named, option
 
 PACKAGE = "busybox-static"
 SPACE = 20 * 10**6
 
 
-def locate() -> Path:
+def locate(arch: Arch | None = None) -> Path:
     """Where it is; raises NotBuilt with the command that fetches it."""
-    if brought := bundle.find("guest/busybox"):
+    arch = arch or arches.default()
+    if brought := bundle.find("guest/busybox", arch):
         return brought
-    root = cache.current("busybox")
+    root = cache.current(named("busybox", arch))
     if root is None or not (root / "busybox").is_file():
-        raise NotBuilt("there are no tools for guests yet", hint="nitroctl guest tools")
+        raise NotBuilt("there are no tools for guests yet", hint=f"nitroctl guest tools{option(arch)}")
     return root / "busybox"
 
 
-def fetch(*, update: bool = False) -> Path:
+def fetch(*, arch: Arch | None = None, update: bool = False) -> Path:
     """The one that is here, else (or to `update`) the newest. Raises NitroError."""
+    arch = arch or arches.default()
     if not update:
         try:
-            return locate()
+            return locate(arch)
         except NotBuilt:
             pass
     from nitroctl.toolchain.apt import AptRoot
 
-    root = AptRoot.open(SUITE, refresh=update)
+    root = AptRoot.open(SUITE, arch, refresh=update)
     version = root.version(PACKAGE)
 
     def fill(folder: Path) -> None:
@@ -61,4 +65,4 @@ def fetch(*, update: bool = False) -> Path:
             {"source": f"{PACKAGE} {version}", "sha256": cache.digest_file(folder / "busybox")},
         )
 
-    return cache.build_entry("busybox", version, fill) / "busybox"
+    return cache.build_entry(named("busybox", arch), version, fill) / "busybox"

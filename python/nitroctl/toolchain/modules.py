@@ -18,6 +18,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from nitroctl.base.arch import Arch
 from nitroctl.base.errors import NitroError
 
 # In the order in which they are wanted.
@@ -72,18 +73,12 @@ _MEANING = {
     "CONFIG_MEMCG_V1": "memory control groups of version 1",
     "CONFIG_CPUSETS_V1": "CPU sets of version 1",
     "CONFIG_RT_GROUP_SCHED": "control groups of real-time processes",
-    "CONFIG_X86_MSR": "/dev/cpu/N/msr",
-    "CONFIG_X86_CPUID": "/dev/cpu/N/cpuid",
-    "CONFIG_X86_16BIT": "16-bit segments",
-    "CONFIG_LEGACY_VSYSCALL_XONLY": "vsyscalls of old static programs",
     "CONFIG_LEGACY_TIOCSTI": "TIOCSTI",
-    "CONFIG_DEVPORT": "/dev/port",
     "CONFIG_DNS_RESOLVER": "keys of the type dns_resolver",
     "CONFIG_DEFAULT_SECURITY_SELINUX": "SELinux",
     "CONFIG_BPF_SYSCALL": "bpf()",
     "CONFIG_USER_NS": "user namespaces",
     "CONFIG_AUDIT": "audit",
-    "CONFIG_IA32_EMULATION": "32-bit programs",
     "CONFIG_TUN": "tun devices",
     "CONFIG_VETH": "veth devices",
     "CONFIG_BRIDGE": "bridges",
@@ -95,9 +90,21 @@ _MEANING = {
     "CONFIG_BLK_DEV_LOOP": "loop devices",
     "CONFIG_BINFMT_MISC": "binfmt_misc",
 }
+# The same, of what only this architecture can have.
+_MEANING_OF: dict[Arch, dict[str, str]] = {
+    "x86_64": {
+        "CONFIG_X86_MSR": "/dev/cpu/N/msr",
+        "CONFIG_X86_CPUID": "/dev/cpu/N/cpuid",
+        "CONFIG_X86_16BIT": "16-bit segments",
+        "CONFIG_LEGACY_VSYSCALL_XONLY": "vsyscalls of old static programs",
+        "CONFIG_DEVPORT": "/dev/port",
+        "CONFIG_IA32_EMULATION": "32-bit programs",
+    },
+    "aarch64": {"CONFIG_COMPAT": "32-bit programs"},
+}
 
 
-def lacking(options: str, folder: ModuleFolder) -> list[str]:
+def lacking(options: str, folder: ModuleFolder, arch: Arch = "x86_64") -> list[str]:
     """What a program can miss of AWS's kernel in one with this configuration and these modules."""
     values = dict(line.split("=", 1) for line in options.splitlines() if re.match(r"CONFIG_\w+=", line))
 
@@ -107,7 +114,8 @@ def lacking(options: str, folder: ModuleFolder) -> list[str]:
             return module is not None and folder.has(module)
         return values.get(option) == "y"
 
-    return [meaning for option, meaning in _MEANING.items() if not there(option)]
+    meanings = {**_MEANING, **_MEANING_OF[arch]}
+    return [meaning for option, meaning in meanings.items() if not there(option)]
 
 
 class ModuleFolder:

@@ -78,6 +78,36 @@ KERNEL = (
     Need("bzip2", "bzip2", "the kernel's build", program="bzip2"),
 )
 
+# For guests of the other architecture than the host's, by what a cross compiler's programs begin with.
+CROSS = {
+    "aarch64-linux-gnu-": (
+        Need(
+            "gcc-aarch64-linux-gnu", "gcc-aarch64-linux-gnu", "compiling for arm64 guests",
+            program="aarch64-linux-gnu-gcc",
+        ),
+        Need(
+            "libc6-dev-arm64-cross", "glibc-static", "static programs of arm64 guests",
+            header="/usr/aarch64-linux-gnu/include/stdio.h",
+        ),
+    ),
+    "x86_64-linux-gnu-": (
+        Need(
+            "gcc-x86-64-linux-gnu", "gcc-x86_64-linux-gnu", "compiling for x86-64 guests",
+            program="x86_64-linux-gnu-gcc",
+        ),
+        Need(
+            "libc6-dev-amd64-cross", "glibc-static", "static programs of x86-64 guests",
+            header="/usr/x86_64-linux-gnu/include/stdio.h",
+        ),
+    ),
+}  # fmt: skip
+
+
+def cross(prefix: str) -> list[Need]:
+    """What compiling with tools of that prefix takes; nothing for the host's own, which has none."""
+    return list(CROSS[prefix]) if prefix else []
+
+
 # For `make check` beside the above.
 CHECK = (
     Need("openssl", "openssl", "independent digests and signatures in tests", program="openssl"),
@@ -88,6 +118,7 @@ CHECK = (
     Need("mmdebstrap", "mmdebstrap", "fresh systems to install wheels in", program="mmdebstrap"),
     Need("strace", "strace", "what programs of the wheels open", program="strace"),
     Need("tshark", "wireshark-cli", "reading captures of vsock", program="tshark"),
+    *CROSS["aarch64-linux-gnu-"],
 )
 
 # For the virtual environment.

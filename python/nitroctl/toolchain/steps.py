@@ -46,7 +46,7 @@ def tool(name: str) -> str:
     return found
 
 
-def toolchain(needs: Sequence[packages.Need]) -> dict[str, str]:
+def toolchain(needs: Sequence[packages.Need], *, cc: str = "cc") -> dict[str, str]:
     """Versions of compiler and libraries; raises NitroError that names the packages if one is missing."""
     lacking = packages.missing(needs)
     if lacking:
@@ -54,8 +54,8 @@ def toolchain(needs: Sequence[packages.Need]) -> dict[str, str]:
             "missing on this host: " + ", ".join(f"{n.what} ({n.why})" for n in lacking),
             hint=packages.install_line(lacking),
         )
-    cc = proc.run(["cc", "-dumpfullversion", "-dumpversion"]).stdout.decode().split()
-    return {"cc": cc[0] if cc else "unknown", **packages.versions(_LIBRARIES)}
+    said = proc.run([cc, "-dumpfullversion", "-dumpversion"]).stdout.decode().split()
+    return {"cc": said[0] if said else "unknown", **packages.versions(_LIBRARIES)}
 
 
 def logged(

@@ -12,9 +12,11 @@ import pytest
 
 from commandtree import commands
 from nitroctl import cli
+from nitroctl.base.arch import Arch
 from nitroctl.base.errors import NitroError
 from nitroctl.eif import compose
 from nitroctl.toolchain import guest
+from nitroctl.toolchain import prebuilt as prebuilt_kernel
 
 
 def test_click_judges_no_file() -> None:
@@ -77,20 +79,20 @@ def test_the_default_kernel_is_one_that_is_there(
     """By the commands as by the Python API."""
     used = []
 
-    def locate(what: str) -> Path:
+    def locate(what: str, arch: str | None) -> Path:
         if what in built:
             return tmp_path / "own"
         raise NitroError(f"there is no {what}")
 
-    def found(name: str | None = None) -> NoReturn:
-        used.append(real(name).bzimage.name)
+    def found(name: str | None = None, arch: Arch | None = None) -> NoReturn:
+        used.append(real(name).image.name)
         raise NitroError("enough")
 
     real = compose.locate_kernel
     (tmp_path / "modules").mkdir()
-    prebuilt = guest.Prebuilt(tmp_path / "prebuilt", tmp_path / "modules", "6.1")
+    prebuilt = prebuilt_kernel.Prebuilt(tmp_path / "prebuilt", tmp_path / "modules", "6.1")
     monkeypatch.setattr(guest, "locate", locate)
-    monkeypatch.setattr(guest, "fetch_prebuilt", lambda: prebuilt)
+    monkeypatch.setattr("nitroctl.toolchain.prebuilt.fetch", lambda **_: prebuilt)
     monkeypatch.setattr(compose, "locate_kernel", found)
     (tmp_path / "root").mkdir()
     for arguments in (

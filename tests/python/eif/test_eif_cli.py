@@ -345,7 +345,7 @@ def test_a_kernel_with_modules(tmp_path: Path, kernel: compose.Kernel, programs:
     (modules / "ko").mkdir(parents=True)
     (modules / "modules").write_text("ko/nsm.ko\n")
     (modules / "ko" / "nsm.ko").write_bytes(b"module")
-    with_modules = compose.Kernel(kernel.bzimage, tuple(cpio.tree(modules)), acpi=True)
+    with_modules = compose.Kernel(kernel.image, tuple(cpio.tree(modules)), acpi=True)
     testimage.make("agent", tmp_path / "o.eif", kernel=with_modules, programs=programs)
     boot, app = ramdisks(tmp_path / "o.eif")
     assert list(boot) == ["dev", "init", "ko", "ko/nsm.ko", "modules"]
@@ -416,7 +416,7 @@ def test_images_that_cannot_be_made(
 def test_test_image_command(
     tmp_path: Path, kernel: compose.Kernel, programs: testimage.Programs, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv: list[str | Path] = ["--kernel", kernel.bzimage, "--programs", programs.init.parent]
+    argv: list[str | Path] = ["--kernel", kernel.image, "--programs", programs.init.parent]
     argv += ["--cmdline", "x=y"]
     status, out, _ = run(capsys, "test-image", "big", "-o", tmp_path / "o", *argv, "--size", "1M", "--json")
     assert status == 0

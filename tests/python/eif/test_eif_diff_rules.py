@@ -54,7 +54,7 @@ def ours(folder: Path, image: Path, blobs: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def our_init(blobs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nitroctl.toolchain.guest.build_init", lambda: blobs)
+    monkeypatch.setattr("nitroctl.toolchain.guest.build_init", lambda *_: blobs)
 
 
 def dated(archive: bytes, name: bytes, mtime: int) -> bytes:

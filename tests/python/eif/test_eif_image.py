@@ -39,6 +39,7 @@ from nitroctl.eif.layers import read_tree
 from nitroctl.eif.verify import verify
 from nitroctl.nitro_cli import images
 from nitroctl.toolchain import guest
+from nitroctl.toolchain import prebuilt as prebuilt_kernel
 
 REG, DIR, LNK = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK
 BASE = {"dev", "proc", "run", "sys", "tmp", "var"}
@@ -827,19 +828,19 @@ def test_what_cannot_be_read_is_not_left_out(tmp_path: Path, monkeypatch: pytest
 def test_the_kernel_that_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Debian's where ours was not built, also for `nitro-cli build-enclave`."""
 
-    def locate(what: str) -> Path:
+    def locate(what: str, arch: str) -> Path:
         raise NitroError("there is none")
 
-    prebuilt = guest.Prebuilt(
+    prebuilt = prebuilt_kernel.Prebuilt(
         tmp_path / "bzImage", im.folder(tmp_path / "modules", {"modules": b""}), "6.1", ("a",)
     )
     monkeypatch.setattr(guest, "locate", locate)
-    monkeypatch.setattr(guest, "fetch_prebuilt", lambda: prebuilt)
-    monkeypatch.setattr(guest, "build_init", lambda: tmp_path)
+    monkeypatch.setattr("nitroctl.toolchain.prebuilt.fetch", lambda **_: prebuilt)
+    monkeypatch.setattr(guest, "build_init", lambda *_: tmp_path)
     monkeypatch.setattr("nitroctl.toolchain.aws_blobs.INSTALLED", tmp_path / "none")
     monkeypatch.delenv("NITRO_CLI_BLOBS", raising=False)
     for start in (compose.bootstrap(), images._bootstrap()):
-        assert (start.kernel.bzimage, start.kernel.acpi) == (tmp_path / "bzImage", True)
+        assert (start.kernel.image, start.kernel.acpi) == (tmp_path / "bzImage", True)
         assert start.kernel.marks == {"acpi": True, "lacks": ["a"]}
     with pytest.raises(NitroError, match="there is none"):
         compose.bootstrap("own")
@@ -890,6 +891,7 @@ import os, re, sys
 from pathlib import Path
 from nitroctl.base import progress
 from nitroctl.toolchain import guest
+from nitroctl.toolchain import prebuilt as prebuilt_kernel
 from nitroctl.eif import compose, reference
 folder, given, out = map(Path, sys.argv[1:4])
 

@@ -494,28 +494,29 @@ def test_build_enclave_takes_the_kernel_that_is_there(
 ) -> None:
     """Without AWS's blobs: our own, if it was built, else Debian's, as after `make demo`."""
     from nitroctl.toolchain import guest
+    from nitroctl.toolchain import prebuilt as prebuilt_kernel
 
     kernel = world / "vmlinuz"
     kernel.write_bytes(model.bzimage())
     monkeypatch.delenv("NITRO_CLI_BLOBS", raising=False)
-    monkeypatch.setattr(guest, "build_init", lambda: world)
+    monkeypatch.setattr(guest, "build_init", lambda *_: world)
     (world / "init").write_bytes(b"init")
     asked = []
     there = ["prebuilt"]
 
-    def located(what: str) -> Path:
+    def located(what: str, arch: str) -> Path:
         if what not in there:
             raise NitroError(f"there is no {what}")
         asked.append(what)
         return kernel
 
-    def fetched() -> guest.Prebuilt:
+    def fetched(**_: object) -> prebuilt_kernel.Prebuilt:
         asked.append("prebuilt")
-        return guest.Prebuilt(kernel, world / "modules", "6.1")
+        return prebuilt_kernel.Prebuilt(kernel, world / "modules", "6.1")
 
     (world / "modules").mkdir()
     monkeypatch.setattr(guest, "locate", located)
-    monkeypatch.setattr(guest, "fetch_prebuilt", fetched)
+    monkeypatch.setattr("nitroctl.toolchain.prebuilt.fetch", fetched)
     monkeypatch.setenv("XDG_CACHE_HOME", str(world / "cache"))
     status, _, err = build(capfd, world, str(archive(world / "app.tar")))
     assert (status, asked) == (0, ["prebuilt"]), err

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from nitroctl.base.arch import ARCHES
 from nitroctl.base.errors import NitroError
 from nitroctl.toolchain import apt, cache
 from nitroctl.toolchain.apt import SourceEntry, debian_archive, derived_security, parse_deb822, parse_one_line
@@ -335,6 +336,19 @@ def test_the_private_root_is_private(fake: Path) -> None:
     # Everything about trust, proxies and credentials is left as the host has it.
     for setting in ("Dir::Etc::trusted", "Dir::Etc::netrc", "Dir::Etc::parts", "Acquire::", "APT::Get::"):
         assert setting not in text
+
+
+def test_each_architecture_has_a_root_of_its_own(fake: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody fetches the lists of one that he does not use, and a package of one is not another's."""
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    roots = {name: apt.AptRoot.open("trixie", name) for name in ARCHES}
+    assert apt.AptRoot.open().root == roots["x86_64"].root != roots["aarch64"].root
+    for name, debian in zip(ARCHES, ("amd64", "arm64"), strict=True):
+        conf = (roots[name].root / "apt.conf").read_text()
+        assert f'APT::Architecture "{debian}";' in conf and f'APT::Architectures {{ "{debian}"; }};' in conf
+    sources = parse_deb822((roots["aarch64"].root / "sources.list.d/debian.sources").read_text())
+    assert {one.type for one in sources} == {"deb"}
+    assert len({roots[name].download("qemu").parent for name in ARCHES}) == 2
 
 
 def test_a_new_mirror_is_asked(fake: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from nitroctl import __version__
 from nitroctl.base.errors import NitroError
-from nitroctl.toolchain import bundle, cache, doctor, guest, packages, plugin, programs, tree
+from nitroctl.toolchain import bundle, cache, doctor, guest, kernel, packages, plugin, programs, tree
 
 BUILD_ID = "ab" * 20
 
@@ -35,8 +35,8 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     nothing = packages.Need("", "", "", program=str(tmp_path / "usr/bin/qemu-system-x86_64"))
     monkeypatch.setattr(packages, "DISTRIBUTION_QEMU", nothing)
     monkeypatch.setattr(os, "confstr", lambda name: "glibc 2.36")
-    for module in (tree, guest, plugin):
-        monkeypatch.setattr(module, "toolchain", lambda needs: pytest.fail("something is built"))
+    for module in (tree, guest, kernel, plugin):
+        monkeypatch.setattr(module, "toolchain", lambda needs, **_: pytest.fail("something is built"))
     return tmp_path
 
 
@@ -84,7 +84,7 @@ def test_parts_are_found_and_nothing_is_built(brought: Path) -> None:
     assert [guest.locate(name) for name in ("init", "agent", "hello")] == [
         brought / "guest/init", brought / "guest/agent", brought / "guest/hello"
     ]  # fmt: skip
-    assert guest.build_kernel() == guest.locate("kernel") == brought / "kernel/bzImage"
+    assert kernel.build() == guest.locate("kernel") == brought / "kernel/bzImage"
     assert guest.default_kernel() == "own"
 
 

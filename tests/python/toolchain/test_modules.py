@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from nitroctl.base.config import source_root
 from nitroctl.base.errors import NitroError
-from nitroctl.toolchain import guest, modules
+from nitroctl.toolchain import modules, prebuilt
 from nitroctl.toolchain.modules import ModuleFolder
 
 
@@ -136,7 +136,7 @@ def test_a_kernel_package_becomes_a_kernel_and_a_ramdisk_part(tmp_path: Path, pa
     tree = package(tmp_path / "tree", config + ("CONFIG_MODULE_DECOMPRESS=y\n" if packed else ""))
     into = tmp_path / "into"
     into.mkdir()
-    release, lacks = guest._pick_prebuilt(tree, into)
+    release, lacks = prebuilt._pick(tree, into, "x86_64")
     assert release == "6.12.0-fake"
     # A module that is there, one that is not, an option that is on, one that is off, one unheard of.
     assert {"veth devices", "16-bit segments", "TIOCSTI"} <= set(lacks)
@@ -169,18 +169,18 @@ def test_a_kernel_package_becomes_a_kernel_and_a_ramdisk_part(tmp_path: Path, pa
 
 
 def test_a_prebuilt_kernel_with_other_modules_is_made_anew(tmp_path: Path) -> None:
-    root = tmp_path / guest._prebuilt_key("linux-image-x", "6.12-1")
+    root = tmp_path / prebuilt._key("linux-image-x", "6.12-1")
     root.mkdir()
     (root / "bzImage").touch()
     manifest = {"release": "6.12", "source": "linux-image-x 6.12-1", "lacks": ["a", "b"]}
     (root / "manifest.json").write_text(json.dumps(manifest))
-    found = guest._prebuilt(root)
+    found = prebuilt._made(root, "x86_64")
     assert found and (found.release, found.lacks) == ("6.12", ("a", "b"))
     other = root.rename(tmp_path / "6.12-1-0123456789ab")
-    assert guest._prebuilt(other) is None
+    assert prebuilt._made(other, "x86_64") is None
 
 
 def test_what_is_said_to_be_lacking_is_what_our_kernel_has() -> None:
     fragment = (source_root() / "guest/kernel.config").read_text().splitlines()
-    for option in (*modules._MEANING, *modules.DEMAND, *modules.LATE):
+    for option in (*modules._MEANING, *modules._MEANING_OF["x86_64"], *modules.DEMAND, *modules.LATE):
         assert f"{option}=y" in fragment
