@@ -10,9 +10,11 @@
 #include "qemu/osdep.h"
 #include "qapi/error.h"
 #include "chardev/char.h"
+#include "chardev/char-socket.h"
 #include "hw/boards.h"
 #include "hw/i386/microvm.h"
 #include "hw/i386/x86.h"
+#include "io/channel.h"
 #include "nitro/eif.h"
 #include "nitro/nsm.h"
 #include "nitro/qemu-compat.h"
@@ -78,6 +80,19 @@ static bool check_keep_pcrs(NitroEnclaveMachineState *nems, Error **errp)
     return true;
 }
 
+/*
+ * vhost-user passes descriptors. One that was given as a descriptor itself,
+ * fd=N, has no such feature set; the channel that was made of it has.
+ */
+static bool is_unix_socket(Chardev *chr)
+{
+    Object *obj = object_dynamic_cast(OBJECT(chr), TYPE_CHARDEV_SOCKET);
+    QIOChannel *ioc = obj ? SOCKET_CHARDEV(obj)->ioc : NULL;
+
+    return qemu_chr_has_feature(chr, QEMU_CHAR_FEATURE_FD_PASS) ||
+           (ioc && qio_channel_has_feature(ioc, QIO_CHANNEL_FEATURE_FD_PASS));
+}
+
 Chardev *nitro_enclave_check_options(NitroEnclaveMachineState *nems,
                                      Error **errp)
 {
@@ -98,7 +113,7 @@ Chardev *nitro_enclave_check_options(NitroEnclaveMachineState *nems,
                    nems->vsock, hint);
         return NULL;
     }
-    if (!qemu_chr_has_feature(chr, QEMU_CHAR_FEATURE_FD_PASS)) {
+    if (!is_unix_socket(chr)) {
         error_setg(errp, "vsock: chardev '%s' is not a unix socket: "
                    "use %s", nems->vsock, hint);
         return NULL;

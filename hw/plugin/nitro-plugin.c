@@ -21,6 +21,7 @@
 #include "qemu/module.h"
 #include "qemu-version.h"
 #include "chardev/char.h"
+#include "chardev/char-socket.h"
 #include "hw/i386/microvm.h"
 #include "hw/i386/x86.h"
 #include "hw/sysbus.h"
@@ -68,6 +69,7 @@ static const struct {
     SIZES(TYPE_MEMORY_REGION, MemoryRegion, MemoryRegionClass),
     SIZES(TYPE_MEMORY_BACKEND, HostMemoryBackend, HostMemoryBackendClass),
     SIZES(TYPE_CHARDEV, Chardev, ChardevClass),
+    SIZES(TYPE_CHARDEV_SOCKET, SocketChardev, ChardevClass),
     SIZES(TYPE_CPU, CPUState, CPUClass),
     SIZES(TYPE_X86_CPU, X86CPU, X86CPUClass),
     SIZES(TYPE_MACHINE, MachineState, MachineClass),

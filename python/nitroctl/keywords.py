@@ -127,6 +127,9 @@ class RunKeywords(TypedDict, total=False):
     vsock_backend: StrPath | None
     """The vhost-user-vsock to use. Default: the bundled one, or that of `nitroctl build`."""
 
+    sandbox: bool
+    """False: give QEMU and the vsock backend all that their user has on this host. Default: True."""
+
 
 class BuildKeywords(TypedDict, total=False):
     """Of nitroctl.build_eif and the fixture nitro_eif."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from nitroctl.base.confine import Confinement
 from nitroctl.base.errors import CommandFailed
 
 PR_SET_PDEATHSIG = 1
@@ -31,7 +32,9 @@ PARENT_METADATA = "NITROCTL_METADATA_PORT"
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _die_with_parent(parent: int, sig: int, mask: set[int]) -> Callable[[], None]:
+def _die_with_parent(
+    parent: int, sig: int, mask: set[int], confinement: Confinement | None
+) -> Callable[[], None]:
     """What a child does between fork and exec; `parent` closes the race with a parent already dead."""
 
     def prepare() -> None:
@@ -39,6 +42,8 @@ def _die_with_parent(parent: int, sig: int, mask: set[int]) -> Callable[[], None
         _libc.prctl(PR_SET_PDEATHSIG, sig, 0, 0, 0)
         if os.getppid() != parent:
             os._exit(127)
+        if confinement:
+            confinement.enter()
 
     return prepare
 
@@ -80,14 +85,17 @@ def start(
     new_session: bool = False,
     death_signal: int = signal.SIGKILL,
     ignore_sigpipe: bool = False,
+    confinement: Confinement | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a program that dies with us. Raises CommandFailed when it cannot be started.
 
     `env` is added to our environment, from which what `nitroctl parent` has put there is taken: programs of
     ours reach enclaves without it. With `new_session` a Ctrl-C at the terminal does not reach it: the
     caller then owes it an end. With a `death_signal` of 0 it outlives us. With `ignore_sigpipe` writing to
-    us when we are dead does not kill it before that signal does.
+    us when we are dead does not kill it before that signal does. With a `confinement` it has only what that
+    gives it, and dies with us.
     """
+    assert death_signal or not confinement
     command = [os.fspath(a) for a in argv]
     process = None
     try:
@@ -95,7 +103,8 @@ def start(
             prepare = None
             # Without a death signal no Python runs between fork and exec: safe in a process with threads.
             if death_signal:
-                prepare = _die_with_parent(os.getpid(), death_signal, stack.enter_context(signals_held()))
+                mask = stack.enter_context(signals_held())
+                prepare = _die_with_parent(os.getpid(), death_signal, mask, confinement)
             process = subprocess.Popen(
                 command,
                 stdin=stdin,

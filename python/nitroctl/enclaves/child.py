@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from nitroctl.base import proc, shown
+from nitroctl.base.confine import Confinement
 
 STOP_SECONDS = 5.0  # from SIGTERM to SIGKILL
 STATISTICS_SECONDS = 2.0  # for the backend to tell what it saw
@@ -25,7 +26,14 @@ class Child:
     to our own standard error once `forward` was called."""
 
     def __init__(
-        self, name: str, argv: Sequence[str], *, pass_fds: Sequence[int], stdout: int, death_signal: int
+        self,
+        name: str,
+        argv: Sequence[str],
+        *,
+        pass_fds: Sequence[int],
+        stdout: int,
+        death_signal: int,
+        confinement: Confinement | None = None,
     ) -> None:
         self.name = name
         self.tail: deque[str] = deque(maxlen=20)
@@ -42,6 +50,7 @@ class Child:
                 pass_fds=pass_fds,
                 new_session=True,
                 death_signal=death_signal,
+                confinement=confinement,
             )
         except BaseException:
             os.close(self._stderr)

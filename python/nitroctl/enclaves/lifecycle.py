@@ -44,9 +44,9 @@ from nitroctl.enclaves import (
     logs,
     monitor,
     overlay,
+    qemu_process,
     records,
 )
-from nitroctl.enclaves import qemu as qemu_options
 from nitroctl.enclaves.backend import Backend
 from nitroctl.enclaves.child import Child
 from nitroctl.enclaves.chronicle import Chronicle
@@ -238,18 +238,8 @@ class EnclaveRun:
             fcntl.fcntl(console, fcntl.F_SETPIPE_SZ, CONSOLE_BUFFER)
         qmp, qmp_theirs = socket.socketpair()
         with qmp_theirs:
-            more: dict[str, Any] = {"qmp": qmp_theirs.fileno(), "overlay": made}
-            if self.plan.request.ca_days is not None:
-                more |= {"cert_chain": folder.cert_chain, "cert_key": folder.cert_key}
-            argv = qemu_options.argv(self.plan.qemu_config(folder, **more))
             try:
-                self._qemu = Child(
-                    "QEMU",
-                    argv,
-                    pass_fds=(qmp_theirs.fileno(),),
-                    stdout=console_theirs,
-                    death_signal=signal.SIGKILL,
-                )
+                self._qemu = qemu_process.start(self.plan, folder, made, qmp_theirs, console_theirs)
             except BaseException:
                 os.close(console)
                 qmp.close()
@@ -449,7 +439,9 @@ class EnclaveRun:
         elif self._chronicle and (why := self._chronicle.died_by_itself(self._shutdown)):
             self._finish(Ending.FAILED, Party.REQUEST, why, cause="fault")
         elif status != 0:
-            self._finish(Ending.FAILED, Party.QEMU, process.ended_how(), hint=_hint(process.tail))
+            self._finish(
+                Ending.FAILED, Party.QEMU, process.ended_how(), hint=_hint(process.tail, self.plan.confined)
+            )
         elif self._shutdown is None and self.state is State.STARTING:
             self._finish(Ending.FAILED, Party.QEMU, process.ended_how() + " before the guest ran")
         elif self._shutdown is not None and not self._shutdown.get("guest"):
@@ -586,8 +578,10 @@ class EnclaveRun:
         await asyncio.wait(waiting, timeout=limit, return_when="FIRST_COMPLETED")
 
 
-def _hint(stderr: Iterable[str]) -> str | None:
+def _hint(stderr: Iterable[str], confined: bool) -> str | None:
     text = "\n".join(stderr)
+    if confined and ("Permission denied" in text or "Operation not permitted" in text):
+        return "QEMU has of this host only what it needs; if that is too little, --no-sandbox gives it all"
     if "unsupported machine type" in text or "No machine specified" in text:
         return "this QEMU has no nitro-enclave machine; `nitroctl build` makes one that has"
     if "Property 'nitro-enclave-machine." in text and "not found" in text:

@@ -17,7 +17,7 @@ from nitroctl.base import accelerator
 from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.memory import MIB
 from nitroctl.eif.overlay import Source
-from nitroctl.enclaves import overlay, preflight, tools
+from nitroctl.enclaves import containment, overlay, preflight, tools
 from nitroctl.enclaves import qemu as qemu_options
 from nitroctl.enclaves.folder import Folder, release, reserve
 from nitroctl.enclaves.qemu import QemuConfig
@@ -58,17 +58,21 @@ class Plan:
             guest_cid=folder.cid,
             uds_path=folder.uds,
             fallback_path=sockets.shared_ports(),
+            sandbox=self.request.sandbox,
             forwards=self.request.forwards,
             **fds,
         )
 
-    def qemu_config(self, folder: Folder, **fds: Any) -> QemuConfig:
+    def qemu_config(
+        self, folder: Folder, *, vsock: int | None = None, gdb: int | None = None, **fds: Any
+    ) -> QemuConfig:
+        """Sockets are made by QEMU itself at their paths, or were made and are inherited as descriptors."""
         request = self.request
         assert request.qemu
         return QemuConfig(
             binary=request.qemu,
             eif=request.eif,
-            vsock=folder.device,
+            vsock=folder.device if vsock is None else vsock,
             name=self.name,
             module_id=self.module_id,
             accel=self.accel,
@@ -82,10 +86,18 @@ class Plan:
             ignore_signature=request.ignore_signature,
             document_form=request.document_form,
             keep_pcrs=request.overlay_keep_pcrs,
-            gdb=folder.gdb if request.gdb else None,
+            gdb=(folder.gdb if gdb is None else gdb) if request.gdb else None,
             gdb_wait=request.gdb_wait,
+            core=not self.confined,
+            sandbox=containment.OPTIONS if self.confined and containment.has_sandbox(request.qemu) else None,
             **fds,
         )
+
+    @property
+    def confined(self) -> bool:
+        """Whether QEMU has no more of this host than it needs."""
+        assert self.request.qemu
+        return self.request.sandbox and containment.is_program(self.request.qemu)
 
 
 def default_boot_timeout(eif_size: int, memory: int) -> float:

@@ -16,12 +16,13 @@ from nitroctl.base.accelerator import Accelerator
 
 @dataclass(frozen=True)
 class QemuConfig:
-    """All that the command line depends on. `qmp` is the number of a connected socket that QEMU inherits and
-    speaks QMP on, or None for no monitor. The guest's serial port is QEMU's standard output."""
+    """All that the command line depends on. Sockets are paths, or numbers of such that QEMU inherits: `vsock`
+    and `qmp` connected ones, None for no monitor; `gdb` one that listens. The guest's serial port is QEMU's
+    standard output."""
 
     binary: Path
     eif: Path
-    vsock: Path
+    vsock: Path | int
     name: str
     module_id: str
     accel: Accelerator
@@ -39,14 +40,20 @@ class QemuConfig:
     keep_pcrs: bool = False
     document_form: str = "2025"  # of attestation documents; the default is not passed on
     qmp: int | None = None
-    gdb: Path | None = None  # the socket of the debugger's stub
+    gdb: Path | int | None = None  # the socket of the debugger's stub
     gdb_wait: bool = False  # the CPUs stand still until it says so
+    core: bool = True  # the guest's memory may come into a core dump of QEMU
+    sandbox: str | None = None  # QEMU's own
     extra: Sequence[str] = ()
 
 
 def escape(value: str | os.PathLike[str]) -> str:
     """A value inside a comma-separated QEMU option: commas are doubled."""
     return os.fspath(value).replace(",", ",,")
+
+
+def _socket(socket: Path | int) -> str:
+    return f"fd={socket}" if isinstance(socket, int) else f"path={escape(socket)}"
 
 
 def _machine(config: QemuConfig) -> str:
@@ -70,6 +77,8 @@ def _machine(config: QemuConfig) -> str:
         options.append("overlay-keep-pcrs=on")
     if config.document_form != "2025":
         options.append(f"document-form={escape(config.document_form)}")
+    if not config.core:
+        options.append("dump-guest-core=off")
     return ",".join(options)
 
 
@@ -92,12 +101,14 @@ def argv(config: QemuConfig) -> list[str]:
     if config.append is not None:
         args += ["-append", config.append]
     args += ["-nodefaults", "-no-user-config", "-display", "none"]
-    args += ["-chardev", f"socket,id=vsock,path={escape(config.vsock)}"]
+    args += ["-chardev", f"socket,id=vsock,{_socket(config.vsock)}"]
     args += ["-serial", "stdio"]
     if config.qmp is not None:
         args += ["-chardev", f"socket,id=qmp,fd={config.qmp}", "-mon", "chardev=qmp,mode=control"]
     if config.gdb is not None:
-        args += ["-chardev", f"socket,id=gdb,path={escape(config.gdb)},server=on,wait=off"]
+        args += ["-chardev", f"socket,id=gdb,{_socket(config.gdb)},server=on,wait=off"]
         args += ["-gdb", "chardev:gdb"]
         args += ["-S"] if config.gdb_wait else []
+    if config.sandbox is not None:
+        args += ["-sandbox", config.sandbox]
     return [*args, *config.extra]

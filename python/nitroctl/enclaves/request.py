@@ -285,5 +285,10 @@ class RunRequest(Request):
         ),
     ] = None
 
+    sandbox: Annotated[
+        bool,
+        Option("Give QEMU and the vsock backend all that their user has on this host."),
+    ] = True
+
     # What `publish` and its kin come to, with absolute paths (`vsock.forwards`); `ready` fills it in.
     forwards: tuple[str, ...] = ()

@@ -65,6 +65,23 @@ def _accelerator(kvm: Path = Path("/dev/kvm")) -> Finding:
     return Finding("accelerator", "slow", str(chosen), mend)
 
 
+def _sandbox() -> Finding:
+    from nitroctl.base import confine
+
+    there = confine.kinds()
+    lacks = [name for name in confine.KINDS if not any(kind.startswith(name) for kind in there)]
+    if not lacks:
+        return Finding("sandbox", "ok", f"QEMU is confined by {' and '.join(there)}")
+    text = (
+        f"this kernel, or what it lets us use, lacks {' and '.join(lacks)}: a guest that breaks out of QEMU "
+    )
+    if "Landlock" in lacks:
+        return Finding(
+            "sandbox", "slow", text + "can open your files", "cat /sys/kernel/security/lsm  # landlock?"
+        )
+    return Finding("sandbox", "slow", text + "can start programs and connect to services")
+
+
 def _folders() -> list[Finding]:
     """Those that are written to; the socket folder is looked at by itself."""
     return [
@@ -267,7 +284,7 @@ def _packages() -> list[Finding]:
 def examine() -> list[Finding]:
     """All findings, in the order in which one would mend them."""
     places = [_disk(), *_folders(), _sockets()]
-    found = [_accelerator(), *_packages(), *places, *_qemu(), _backend(), *_kernels(), _blobs()]
+    found = [_accelerator(), _sandbox(), *_packages(), *places, *_qemu(), _backend(), *_kernels(), _blobs()]
     if not _brought():
         return found
     # What builds would need is not missed where nothing has to be built.

@@ -58,6 +58,7 @@ class BackendConfig:
     lifeline_fd: int | None = None
     cleanup_dir: Path | None = None
     once: bool = False
+    sandbox: bool = True
 
 
 def argv(options: BackendConfig) -> list[str]:
@@ -80,6 +81,8 @@ def argv(options: BackendConfig) -> list[str]:
         args.append(f"--cleanup-dir={options.cleanup_dir}")
     if options.once:
         args.append("--once")
+    if not options.sandbox:
+        args.append("--no-sandbox")
     return args
 
 

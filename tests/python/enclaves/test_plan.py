@@ -83,7 +83,8 @@ def test_the_command_lines_of_a_run_that_asks_for_nothing(eif: Path, monkeypatch
     made = overlay.prepare(plan.overlays, eif, folder.overlay)
     assert qemu.argv(plan.qemu_config(folder, overlay=made)) == [
         "/bin/true",
-        "-M", "nitro-enclave,vsock=vsock,id=i-0000000000000000-enc1,parent-id=i-0000000000000000",
+        "-M", "nitro-enclave,vsock=vsock,id=i-0000000000000000-enc1,parent-id=i-0000000000000000,"
+              "dump-guest-core=off",
         "-name", "guest=hello",
         "-accel", "tcg", "-cpu", "max",
         "-smp", "1", "-m", "512M",
@@ -97,6 +98,25 @@ def test_the_command_lines_of_a_run_that_asks_for_nothing(eif: Path, monkeypatch
         f"--fallback-path={sockets.shared_ports()}",
     ]  # fmt: skip
     assert plan.unmeasured == () and plan.notes == ()
+    open_plan = make_plan(replace(request(eif), sandbox=False))
+    assert not any("dump-guest-core" in word for word in qemu.argv(open_plan.qemu_config(folder)))
+    assert sockets.argv(open_plan.backend_config(folder))[-1] == "--no-sandbox"
+
+
+def test_qemus_own_sandbox_where_it_was_built_in(eif: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder(16, Path("/run/16"))
+    for there in (True, False):
+        monkeypatch.setattr("nitroctl.enclaves.containment.has_sandbox", lambda qemu, there=there: there)
+        args = qemu.argv(make_plan(request(eif)).qemu_config(folder, vsock=7, gdb=8))
+        assert "socket,id=vsock,fd=7" in args
+        assert ("-sandbox" in args) == there
+        if there:
+            assert args[args.index("-sandbox") + 1] == (
+                "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"
+            )
+        assert "-sandbox" not in qemu.argv(
+            make_plan(replace(request(eif), sandbox=False)).qemu_config(folder)
+        )
 
 
 def test_what_makes_an_enclave_unmeasured(eif: Path, tmp_path: Path) -> None:

@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--lifeline-fd", type=int)
     parser.add_argument("--cleanup-dir")
     parser.add_argument("--once", action="store_true")
+    parser.add_argument("--no-sandbox", action="store_true")
     options = parser.parse_args()
     behaviour = os.environ.get("FAKE_BACKEND", "")
     if behaviour == "dies":
