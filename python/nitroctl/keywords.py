@@ -137,6 +137,9 @@ class BuildKeywords(TypedDict, total=False):
     image: StrPath | None
     """A container image: OCI layout, oci-archive, `docker save`; or docker://NAME."""
 
+    arch: Literal["x86_64", "aarch64"] | None
+    """What it is for. Default: as --platform, --blobs or the kernel's file say, else this host's."""
+
     platform: str | None
     """linux/amd64/v3, for instance, where there are several."""
 
@@ -168,8 +171,8 @@ class BuildKeywords(TypedDict, total=False):
     """Make it also if the program to start is not in it."""
 
     kernel: StrPath | None
-    """An x86 bzImage; with an application also own or prebuilt. Default: own if it was built, else
-    prebuilt."""
+    """An x86 bzImage or arm64 Image; with an application also own or prebuilt. Default: own if it was built,
+    else prebuilt."""
 
     cmdline: str | None
     """The kernel's command line. Default: AWS's."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nitroctl.base import output, shown
+from nitroctl.base.arch import ARCHES, Arch
 from nitroctl.base.errors import EXIT_USAGE, NitroError
 from nitroctl.commands import PATH, image_references, json_option
 from nitroctl.commands.options import asked, requested
@@ -94,11 +95,20 @@ def build(as_json: bool, **given: Any) -> None:
 @click.option("--blobs", type=PATH, help="AWS's kernel and init: their folder, a checkout of "
               "aws-nitro-enclaves-cli, or Amazon Linux's package aws-nitro-enclaves-cli-devel (RPM).  "
               "[default: where that package installs them]")  # fmt: skip
+@click.option(
+    "--arch", type=click.Choice(ARCHES), help="What it is for.  [default: as --platform or --blobs say, else "
+    "this host's]",
+)  # fmt: skip
 @click.option("--platform", help="linux/amd64/v3, for instance, where there are several.")
 @click.option("--no-kernel-check", is_flag=True, help="Take any file for the kernel.")
 @click.pass_context
 def predict(
-    ctx: click.Context, image: str, blobs: Path | None, platform: str | None, no_kernel_check: bool
+    ctx: click.Context,
+    image: str,
+    blobs: Path | None,
+    arch: Arch | None,
+    platform: str | None,
+    no_kernel_check: bool,
 ) -> None:
     """Print the PCRs that an EIF of IMAGE has when AWS's build-enclave makes it, as nitro-cli prints them.
 
@@ -107,12 +117,14 @@ def predict(
     """
     from nitroctl.base import progress
     from nitroctl.eif import as_aws, compose, reference
+    from nitroctl.eif.image import platform_arch
     from nitroctl.toolchain import aws_blobs
 
     ctx.with_resource(progress.quiet())
-    aws = blobs or aws_blobs.installed()
-    start = compose.from_blobs(aws) if aws else compose.bootstrap()
-    with reference.fetched(image, platform=platform) as found:
+    arch = arch or platform_arch(platform)
+    aws = blobs or aws_blobs.installed(arch)
+    start = compose.from_blobs(aws, arch=arch) if aws else compose.bootstrap(arch=arch)
+    with reference.fetched(image, platform=platform, arch=start.kernel.arch) as found:
         choice = as_aws.Choice(found.path, found.name, platform)
         measured, warnings = as_aws.predict(
             choice, start, compose.Options(), check_kernel=not no_kernel_check
@@ -208,13 +220,19 @@ def verify(
 
     Exit status 0 only for a good file whose registers are the expected ones.
     """
+    from nitroctl.eif.boot import NOT_ON_AWS
+    from nitroctl.eif.peek import peek
     from nitroctl.eif.verify import verify
 
     measurements = verify(file, now=at, pcrs=pcrs, file_rules_only=file_rules_only)
+    warnings = [] if file_rules_only or peek(file).kernel.boots_on_aws else [NOT_ON_AWS]
     if as_json:
         signed = measurements.pcr8 is not None
-        output.document({"path": file, "signed": signed, "pcrs": measurements.by_number()})
+        values = measurements.by_number()
+        output.document({"path": file, "signed": signed, "pcrs": values, "warnings": warnings})
         return
+    for warning in warnings:
+        shown.say(f"warning: {warning}")
     shown.echo(f"{file}: good, {'signed' if measurements.pcr8 else 'not signed'}")
     _show_measurements(measurements)
 
@@ -346,7 +364,9 @@ def pcr(
 @eif.command("test-image")
 @click.argument("kind")
 @click.option("-o", "--output", type=PATH, required=True, help="The file to make.")
-@click.option("--kernel", help="own, prebuilt, or the path of a bzImage.  [default: own if it was built, "
+@click.option("--arch", type=click.Choice(ARCHES), help="What it is for.  "
+              "[default: as the kernel's file says, else this host's]")  # fmt: skip
+@click.option("--kernel", help="own, prebuilt, or the path of one.  [default: own if it was built, "
               "else prebuilt]")  # fmt: skip
 @click.option("--programs", type=PATH, help="Folder with static init and applications.  [default: ours]")
 @click.option("--cmdline", help="The kernel's command line.  [default: AWS's, but panic=1]")
@@ -355,6 +375,7 @@ def pcr(
 def test_image(
     kind: str,
     output: Path,
+    arch: Arch | None,
     kernel: str | None,
     programs: Path | None,
     cmdline: str | None,
@@ -383,7 +404,8 @@ def test_image(
         output,
         kernel=kernel,
         programs=testimage.Programs.in_folder(programs) if programs else None,
-        cmdline=testimage.CMDLINE if cmdline is None else cmdline,
+        cmdline=cmdline,
         size=_size(size),
+        arch=arch,
     )
     _show_built(built, as_json)

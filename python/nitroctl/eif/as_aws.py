@@ -106,7 +106,7 @@ def requested(
     """What to build, and what to warn of; to be built within the body. The image's files are kept below
     `scratch` for as long. With `explain`, what will not be as in a container is warned of, too. Raises
     NitroError."""
-    image = open_image(choice.path, name=choice.name, platform=choice.platform)
+    image = open_image(choice.path, name=choice.name, platform=choice.platform, arch=start.kernel.arch)
     run = image.info["Config"]
     cmd = command(run)
     with shown(f"Reading {choice.path.name}", sum(b.size for b in image.layers)) as advance:
@@ -116,7 +116,7 @@ def requested(
     kernel = start.kernel.image
     system, version = aws_blobs.kernel_facts(kernel) if start.aws else ("Linux", "Unknown")
     if check_kernel and not start.aws:
-        version = read_kernel(kernel).version
+        version = read_kernel(kernel, start.kernel.arch).version
     with linuxkit.spooled(image, exported, scratch) as contents:
 
         def write_application(sink: Sink) -> None:
@@ -144,6 +144,8 @@ def requested(
             ),
             check_kernel=check_kernel,
             signer=options.signer,
+            arch=start.kernel.arch,
+            give_text_offset=not start.aws,  # AWS's builder takes its kernel as it is
         )
         said = _doubts(image, exported)
         yield request, [*said, *(_differences(image) if explain else ())]

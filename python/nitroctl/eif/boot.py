@@ -34,6 +34,10 @@ ARM64_MAGIC = b"ARM\x64"
 ARM64_PAGE = 4096
 ARM64_TEXT_OFFSET = 0x200000
 ARM64_CMDLINE_SIZE = 2047  # COMMAND_LINE_SIZE, less its NUL
+# Of an image with a kernel that has 0.
+NOT_ON_AWS = (
+    "the arm64 kernel's text_offset is 0: AWS's loader takes that for an address at which it does not run"
+)
 
 # First sizes refused: a loader counts a kernel's bytes in an int; the protocol has 32 bits for an initramfs.
 KERNEL_LIMIT = 1 << 30

@@ -25,10 +25,18 @@ from isal.isal_zlib import crc32
 
 from nitroctl import __version__
 from nitroctl.base import instants
+from nitroctl.base.arch import Arch, facts
 from nitroctl.base.errors import EifError, NitroError, UsageError
 from nitroctl.base.instants import UTC
 from nitroctl.eif import metadata
-from nitroctl.eif.boot import check_cmdline, read_kernel
+from nitroctl.eif.boot import (
+    ARM64_HEADER_SIZE,
+    ARM64_MAGIC,
+    ARM64_TEXT_OFFSET,
+    NOT_ON_AWS,
+    check_cmdline,
+    read_kernel,
+)
 from nitroctl.eif.format import (
     CRC_OFFSET,
     HEADER_SIZE,
@@ -41,6 +49,11 @@ from nitroctl.eif.format import (
 from nitroctl.eif.measure import CHUNK, Digests, Progress, Ring, shown
 from nitroctl.eif.output import replacing
 from nitroctl.eif.pcr import Measurements
+
+TEXT_OFFSET_GIVEN = (
+    f"the arm64 kernel's text_offset was 0 and is {ARM64_TEXT_OFFSET:#x} in the image, as in AWS's own: "
+    "otherwise it would not run there"
+)
 
 # nitro-cli's limit for a file of custom metadata.
 CUSTOM_METADATA_MAX = 4096
@@ -123,7 +136,8 @@ class Metadata:
 @dataclass(frozen=True)
 class Parts:
     """`kernel` must be a file; a ramdisk may also be a pipe or generated. With `check_kernel` false anything
-    passes for a kernel, and the command line is not held against its limit. `signer` signs the image."""
+    passes for a kernel, and the command line is not held against its limit. `signer` signs the image. With
+    `give_text_offset` an arm64 Image that has a text_offset of 0 gets that of AWS's own kernels."""
 
     kernel: Path
     cmdline: bytes
@@ -131,6 +145,8 @@ class Parts:
     metadata: Metadata
     check_kernel: bool = True
     signer: FileSigner | None = None
+    arch: Arch = "x86_64"
+    give_text_offset: bool = True
 
 
 @dataclass(frozen=True)
@@ -402,14 +418,30 @@ def _check(request: Parts) -> list[str]:
     if nul >= 0:
         raise EifError("cmdline-nul", f"the command line has a NUL at {nul}, where the kernel would end it")
     if request.check_kernel:
-        check_cmdline(len(request.cmdline), read_kernel(request.kernel))
-    if request.ramdisks:
-        return []
-    return ["the image has no ramdisk: it boots only if the kernel has an initramfs of its own"]
+        check_cmdline(len(request.cmdline), read_kernel(request.kernel, request.arch))
+    warnings = []
+    if not request.give_text_offset and _head(request) is not None:
+        warnings.append(NOT_ON_AWS)
+    if not request.ramdisks:
+        warnings.append("the image has no ramdisk: it boots only if the kernel has an initramfs of its own")
+    return warnings
 
 
-def _file(path: Path, stack: ExitStack) -> Generated:
-    """A file or pipe as something to write from. It stays open until `stack` ends."""
+def _head(request: Parts) -> bytes | None:
+    """The beginning of an arm64 Image that AWS's loader would put where it cannot run; None of any other."""
+    if request.arch != "aarch64":
+        return None
+    try:
+        with open(request.kernel, "rb") as f:
+            head = f.read(ARM64_HEADER_SIZE)
+    except OSError as e:
+        raise NitroError(f"cannot read the kernel {request.kernel}: {e.strerror}") from e
+    return head if head[56:60] == ARM64_MAGIC and not any(head[8:16]) else None
+
+
+def _file(path: Path, stack: ExitStack, *, skip: int = 0) -> Generated:
+    """A file or pipe as something to write from, less its first `skip` bytes. It stays open until `stack`
+    ends."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         stack.callback(os.close, fd)
@@ -418,7 +450,9 @@ def _file(path: Path, stack: ExitStack) -> Generated:
         raise NitroError(f"cannot open {path}: {e.strerror}") from e
     if stat.S_ISDIR(status.st_mode):
         raise NitroError(f"{path} is a directory, not a file")
-    size = status.st_size if stat.S_ISREG(status.st_mode) else None
+    size = status.st_size - skip if stat.S_ISREG(status.st_mode) else None
+    if skip:
+        os.lseek(fd, skip, os.SEEK_SET)
     return Generated(str(path), lambda sink: sink.copy(fd, size, str(path)), size or 0)
 
 
@@ -434,9 +468,10 @@ def build(request: Parts, output: Path) -> Built:
         if request.signer:
             measurements = request.signer.append(writer, measurements)
             warnings += request.signer.warnings()
-        size = writer.finish()
+        size = writer.finish(Hints(flags=facts(request.arch).eif))
         warnings += writer.misaligned([r.name for r in sources.ramdisks])
-    return Built(output, size, measurements, tuple(warnings))
+    notes = (TEXT_OFFSET_GIVEN,) if sources.head else ()
+    return Built(output, size, measurements, tuple(warnings), notes)
 
 
 def premeasure(request: Parts) -> Measurements:
@@ -453,8 +488,11 @@ def premeasure(request: Parts) -> Measurements:
 
 @dataclass(frozen=True)
 class _Sources:
+    """`head`: what takes the place of the kernel's first bytes, if anything does."""
+
     kernel: Generated
     ramdisks: list[Generated]
+    head: bytes = b""
 
     @property
     def size(self) -> int:
@@ -465,12 +503,17 @@ def _sources(request: Parts, stack: ExitStack) -> _Sources:
     def source(given: Source) -> Generated:
         return given if isinstance(given, Generated) else _file(given, stack)
 
-    return _Sources(source(request.kernel), [source(r) for r in request.ramdisks])
+    head = b""
+    if request.give_text_offset and (found := _head(request)):
+        head = found[:8] + ARM64_TEXT_OFFSET.to_bytes(8, "little") + found[16:]
+    kernel = _file(request.kernel, stack, skip=len(head))
+    return _Sources(kernel, [source(r) for r in request.ramdisks], head)
 
 
 def _write(writer: Writer, request: Parts, sources: _Sources) -> Measurements:
     """All sections but the signature."""
     writer.begin(SectionType.KERNEL)
+    writer.write(sources.head)
     sources.kernel.write(writer)
     writer.begin(SectionType.CMDLINE)
     writer.write(request.cmdline)

@@ -135,14 +135,23 @@ def bootstrap(
     return Bootstrap(found, guest.build_init(found.arch) / "init", text)
 
 
-def from_blobs(path: Path, cmdline: str | None = None) -> Bootstrap:
-    """AWS's blobs: bzImage, init, cmdline, and nsm.ko where the kernel has it as a module. They are in a
-    folder, in a checkout of aws-nitro-enclaves-cli, or in Amazon Linux's package."""
-    folder = package.unpacked(path) if rpm.is_rpm(path) else aws_blobs.found(path)
+def from_blobs(path: Path, cmdline: str | None = None, *, arch: Arch | None = None) -> Bootstrap:
+    """AWS's blobs: bzImage (aarch64: Image), init, cmdline, and nsm.ko where the kernel has it as a module.
+    They are in a folder, in a checkout of aws-nitro-enclaves-cli, which has both architectures', or in Amazon
+    Linux's package. `arch`: by default that of the kernel that is there, this host's where both are."""
+    folder = package.unpacked(path) if rpm.is_rpm(path) else aws_blobs.found(path, arch)
     if not folder.is_dir():
         what = "is neither a folder nor an RPM package" if path.exists() else "is not there"
         raise NitroError(f"{path}, which should have AWS's blobs, {what}", hint=aws_blobs.HINT)
-    for name in ("bzImage", "init"):
+    has = aws_blobs.arch_of(folder)
+    if arch is not None and has not in (None, arch):
+        raise NitroError(
+            f"the blobs in {folder} are for {has}, and the enclave is to be {arch}",
+            hint=f"give --arch {has}, or AWS's blobs for {arch}",
+        )
+    has = has or arch or arches.default()
+    kernel = arches.facts(has).image
+    for name in (kernel, "init"):
         if not (folder / name).is_file():
             raise NitroError(f"the folder of blobs {folder} lacks {name}", hint=aws_blobs.HINT)
     try:
@@ -153,7 +162,7 @@ def from_blobs(path: Path, cmdline: str | None = None) -> Bootstrap:
         raise NitroError(f"cannot read {folder / 'cmdline'}: {e.strerror}") from e
     module = folder / "nsm.ko"
     files = (cpio.file("nsm.ko", module, 0o755),) if module.is_file() else ()
-    return Bootstrap(Kernel(folder / "bzImage", files), folder / "init", text, aws=True)
+    return Bootstrap(Kernel(folder / kernel, files, arch=has), folder / "init", text, aws=True)
 
 
 # ---- applications ----
@@ -164,13 +173,15 @@ def from_image(
     *,
     name: str | None = None,
     platform: str | None = None,
+    arch: Arch | None = None,
     aws_cmd: bool = False,
     trusted: bytes = b"",
 ) -> Application:
-    """A container image in a file or folder; `name` and `platform` choose among several, see `open_image`.
+    """A container image in a file or folder; `name`, `platform` and `arch` choose among several, see
+    `open_image`.
     With `aws_cmd` its ENTRYPOINT counts only where there is no CMD, and WORKDIR, USER and PATH's default do
     not. `trusted`: CA certificates for its bundles of roots."""
-    image = open_image(path, name=name, platform=platform)
+    image = open_image(path, name=name, platform=platform, arch=arch)
     with shown(f"Reading {path.name}", sum(b.size for b in image.layers)) as advance:
         tree = read_tree(image, advance)
     _make_mount_points(tree, str(path))
@@ -385,7 +396,7 @@ class Options:
 
 def compose(application: Application, start: Bootstrap, output: Path, options: Options) -> Built:
     """Make the EIF. Raises NitroError."""
-    kernel = read_kernel(start.kernel.image)
+    kernel = read_kernel(start.kernel.image, start.kernel.arch)
     custom = options.custom
     if start.kernel.acpi:
         if not isinstance(custom, dict | None):
@@ -420,10 +431,11 @@ def compose(application: Application, start: Bootstrap, output: Path, options: O
             custom=custom,
         ),
         signer=options.signer,
+        arch=start.kernel.arch,
     )
     built = build(request, output)
     warnings += _memory_warnings(built.size, sum(unpacked))
-    return replace(built, warnings=(*warnings, *built.warnings), notes=application.notes)
+    return replace(built, warnings=(*warnings, *built.warnings), notes=(*application.notes, *built.notes))
 
 
 def _memory_warnings(size: int, unpacked: int) -> list[str]:

@@ -22,6 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nitroctl.base import arch as arches
+from nitroctl.base.arch import ARCHES, Arch, facts, named
 from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.eif import cpio
 from nitroctl.eif.blobs import MAKE, Archive, Blob, Folder, Slice, encoded
@@ -32,10 +34,10 @@ INDEXES_MAX = 4  # an index may name indexes, so deep
 MANIFESTS_MAX = 10_000
 NAMES_SHOWN = 8
 
-PLATFORM = "linux/amd64"
-
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_PLATFORM = re.compile(r"(?:linux/)?(?:amd64|x86_64|x86-64)(?:/(v[1-9]))?")
+_PLATFORM = re.compile(r"(?:linux/)?([a-z0-9_-]+)(?:/(v[1-9]))?")
+# The variant that every machine of that architecture runs, which is not named.
+_FIRST: dict[Arch, str] = {"x86_64": "v1", "aarch64": "v8"}
 _ID = re.compile(r"(?:sha256:)?([0-9a-f]{12,64})")
 # Docker leaves these out of names.
 _HUB = re.compile(r"(?:docker\.io/(?:library/)?)")
@@ -72,7 +74,8 @@ class Image:
 
 @dataclass
 class _Found:
-    """An image for this machine that the file or folder holds; `variant`: v2, ... of amd64, or empty."""
+    """An image for this machine that the file or folder holds; `variant`: v2, ... of amd64, or empty for the
+    first of either architecture."""
 
     id: str
     variant: str
@@ -98,12 +101,26 @@ def _familiar(name: str) -> str:
     return _HUB.sub("", name, count=1) if _HUB.match(name) else name
 
 
-def open_image(path: Path, *, name: str | None = None, platform: str | None = None) -> Image:
+def platform_arch(platform: str | None) -> Arch | None:
+    """The architecture that a platform names. Raises UsageError where enclaves have none like it."""
+    return None if platform is None else _asked(platform)[0]
+
+
+def platform_of(arch: Arch, variant: str = "") -> str:
+    """As container images name it."""
+    return f"linux/{facts(arch).debian}" + (f"/{variant}" if variant else "")
+
+
+def open_image(
+    path: Path, *, name: str | None = None, platform: str | None = None, arch: Arch | None = None
+) -> Image:
     """Find an image in a folder or archive. Where there are several, `name` says which (a tag, a whole name,
-    an id), and `platform` which of several variants of linux/amd64. Raises NitroError."""
-    variant = _variant(platform)
+    an id), `arch` for which machine, by default that of `platform`, else this host's; and `platform` which of
+    several variants. Raises NitroError."""
+    variant = _variant(platform, arch)
+    arch = arch or platform_arch(platform) or arches.default()
     try:
-        parts = _Parts(path)
+        parts = _Parts(path, arch)
         images = _all_images(parts, everything=variant is not None)
         one = _choose(parts, images, name, variant)
         return _image(parts, one, name)
@@ -113,17 +130,30 @@ def open_image(path: Path, *, name: str | None = None, platform: str | None = No
         raise NitroError(f"cannot read the image {path}: {e.strerror or e}", hint=hint) from e
 
 
-def _variant(platform: str | None) -> str | None:
+def _asked(platform: str) -> tuple[Arch, str]:
+    """Architecture and variant that a platform names."""
+    match = _PLATFORM.fullmatch(platform)
+    arch = named(match[1]) if match else None
+    if match is None or arch is None:
+        known = " or ".join(platform_of(arch) for arch in ARCHES)
+        raise UsageError(
+            f"the platform {platform!r}: enclaves are {known}",
+            hint=f"give one of them, or a variant, such as {platform_of('x86_64', 'v3')}",
+        )
+    return arch, "" if match[2] in (None, _FIRST[arch]) else match[2]
+
+
+def _variant(platform: str | None, arch: Arch | None) -> str | None:
     """That of --platform; None where nobody asks for one. The first variant has no name."""
     if platform is None:
         return None
-    match = _PLATFORM.fullmatch(platform)
-    if not match:
+    of, variant = _asked(platform)
+    if arch is not None and arch != of:
         raise UsageError(
-            f"the platform {platform!r}: enclaves here are {PLATFORM}",
-            hint=f"give {PLATFORM}, or one of its variants, such as {PLATFORM}/v3",
+            f"the platform {platform!r} is {of}'s, and the enclave is to be {arch}",
+            hint=f"give {platform_of(arch)}, or leave it out",
         )
-    return "" if match[1] in (None, "v1") else match[1]
+    return variant
 
 
 # ---- reading ----
@@ -133,8 +163,9 @@ class _Parts:
     """An image's file or folder, of which no more is read than JSON_TOTAL_MAX. `others` collects the
     platforms of images that are not for this machine."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, arch: Arch) -> None:
         self.path = path
+        self.arch = arch
         self.store = Folder(path) if path.is_dir() else Archive(path)
         self.others: set[str] = set()
         self._left = JSON_TOTAL_MAX
@@ -184,13 +215,14 @@ def _get(value: Any, key: str, kind: type, what: str) -> Any:
 
 
 def _platform_of(value: Any, what: str) -> str:
-    """OS/ARCHITECTURE[/VARIANT] of a configuration or a descriptor's platform; the first variant of amd64 is
-    not named."""
+    """OS/ARCHITECTURE[/VARIANT] of a configuration or a descriptor's platform; the first variant is not
+    named."""
     architecture = _get(value, "architecture", str, what)
-    architecture = "amd64" if architecture in ("x86_64", "x86-64") else architecture
+    arch = named(architecture)
+    architecture = facts(arch).debian if arch else architecture
     text = f"{_get(value, 'os', str, what)}/{architecture}"
     variant = value.get("variant")
-    if variant and isinstance(variant, str) and (text, variant) != (PLATFORM, "v1"):
+    if variant and isinstance(variant, str) and not (arch and variant == _FIRST[arch]):
         text += f"/{variant}"
     return text
 
@@ -329,8 +361,9 @@ def _oci_image(
 
 def _ours(parts: _Parts, platform: str) -> str | None:
     """The variant, if that platform is this machine's; else it is noted."""
-    if platform == PLATFORM or platform.startswith(PLATFORM + "/"):
-        return platform.removeprefix(PLATFORM).removeprefix("/")
+    own = platform_of(parts.arch)
+    if platform == own or platform.startswith(own + "/"):
+        return platform.removeprefix(own).removeprefix("/")
     if platform.strip("/") and not platform.startswith("unknown/"):
         parts.others.add(platform)
     return None
@@ -345,14 +378,16 @@ def _choose(parts: _Parts, images: list[_Found], name: str | None, variant: str 
     if name is not None:
         left = [image for image in images if image.is_named(name)]
         if images and not left:
-            raise NitroError(f"{path} holds no image {_safe(name)}: it holds {_list(images)}")
+            raise NitroError(f"{path} holds no image {_safe(name)}: it holds {_list(parts, images)}")
     if variant is not None:
         have = left
         left = [image for image in have if image.variant == variant]
         if have and not left:
-            raise NitroError(f"{path} holds no image for {_platform(variant)}: it holds {_list(have)}")
+            raise NitroError(
+                f"{path} holds no image for {platform_of(parts.arch, variant)}: it holds {_list(parts, have)}"
+            )
     else:
-        # What runs on every amd64 goes before a variant of the same image.
+        # What runs on every machine goes before a variant of the same image.
         plain = [set(image.names) for image in left if not image.variant]
         left = [
             image
@@ -364,25 +399,34 @@ def _choose(parts: _Parts, images: list[_Found], name: str | None, variant: str 
     if not left and not parts.others:
         raise NitroError(f"{path} holds no image", hint=MAKE)
     if not left:
-        others = ", ".join(sorted(_safe(other) for other in parts.others)[:NAMES_SHOWN])
-        raise NitroError(
-            f"{path} is an image for {others}; enclaves here are {PLATFORM}",
-            hint=f"build or pull it with --platform {PLATFORM}, and save it again",
-        )
+        raise _for_others(parts, parts.others)
     if len({image.label for image in left}) == len(left):
         hint = f"choose one by its name: {path}:{_safe(left[0].label)}"
     elif len({image.variant for image in left}) == len(left):
-        hint = f"choose one: nitroctl eif build --platform {_platform(left[0].variant)}"
+        hint = f"choose one: nitroctl eif build --platform {platform_of(parts.arch, left[0].variant)}"
     else:
         hint = f"choose one by its id: {path}:{left[0].id[:12]}"
-    raise NitroError(f"{path} holds {len(left)} images for {PLATFORM}: {_list(left)}", hint=hint)
+    raise NitroError(
+        f"{path} holds {len(left)} images for {platform_of(parts.arch)}: {_list(parts, left)}", hint=hint
+    )
 
 
-def _platform(variant: str) -> str:
-    return f"{PLATFORM}/{variant}" if variant else PLATFORM
+def _for_others(parts: _Parts, platforms: Iterable[str]) -> NitroError:
+    """Of an image that is for other machines alone: which, and how an enclave of such a one is made."""
+    own = platform_of(parts.arch)
+    ways = [
+        f"give --arch {arch} for an enclave of that architecture"
+        for arch in ARCHES
+        if any(p == platform_of(arch) or p.startswith(platform_of(arch) + "/") for p in platforms)
+    ]
+    others = ", ".join(sorted(_safe(other) for other in platforms)[:NAMES_SHOWN])
+    return NitroError(
+        f"{parts.path} is an image for {others}; the enclave is {parts.arch} ({own})",
+        hint="; or ".join([*ways, f"build or pull it with --platform {own}, and save it again"]),
+    )
 
 
-def _list(images: list[_Found]) -> str:
+def _list(parts: _Parts, images: list[_Found]) -> str:
     """Names, and where they do not tell apart, variants or ids."""
     labels = [image.label for image in images]
     pairs = [(image.label, image.variant) for image in images]
@@ -392,7 +436,7 @@ def _list(images: list[_Found]) -> str:
         if pairs.count((image.label, image.variant)) > 1:
             names += f" ({image.id[:12]})"
         elif image.variant or labels.count(image.label) > 1:
-            names += f" ({_platform(image.variant)})"
+            names += f" ({platform_of(parts.arch, image.variant)})"
         shown.append(names)
     return ", ".join(shown) + (", ..." if len(images) > NAMES_SHOWN else "")
 
@@ -405,8 +449,8 @@ def _image(parts: _Parts, found: _Found, asked: str | None) -> Image:
     what = f"the configuration of {parts.path}"
     value = parts.json(found.config, what)
     system = _platform_of(value, what)
-    if system.split("/")[:2] != PLATFORM.split("/"):
-        raise NitroError(f"{parts.path} is an image for {_safe(system)}; enclaves here are {PLATFORM}")
+    if "/".join(system.split("/")[:2]) != platform_of(parts.arch):
+        raise _for_others(parts, [system])
     if _get(_get(value, "rootfs", dict, what), "diff_ids", list, what) and not found.layers:
         raise NitroError(f"{parts.path} has no layers")
     run = value.get("config") or {}
@@ -428,5 +472,10 @@ def _image(parts: _Parts, found: _Found, asked: str | None) -> Image:
     config = Config(texts("Entrypoint"), texts("Cmd"), texts("Env"), text("WorkingDir"), text("User"))
     names = [name for name in found.names if re.search("[:/]", name)] or [parts.path.stem]
     name = next((n for n in names if asked and _familiar(asked) == _familiar(n)), names[0])
-    info = {"Id": f"sha256:{found.id}", "Architecture": "amd64", "Os": "linux", "Config": run}
+    info = {
+        "Id": f"sha256:{found.id}",
+        "Architecture": facts(parts.arch).debian,
+        "Os": "linux",
+        "Config": run,
+    }
     return Image(parts.path, name, found.id, config, tuple(found.layers), info)

@@ -10,9 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from nitroctl.base.errors import NitroError
-from nitroctl.eif import as_aws, boot, build, compose, reference, sign, trust
+from nitroctl.eif import as_aws, boot, build, compose, kernel_parts, reference, sign, trust
 from nitroctl.eif.build import Built, FileSigner
 from nitroctl.eif.compose import Bootstrap
+from nitroctl.eif.image import platform_arch
 from nitroctl.eif.reference import Located
 from nitroctl.eif.request import BuildRequest
 from nitroctl.toolchain import aws_blobs
@@ -49,8 +50,9 @@ def make(
             )  # fmt: skip
         else:
             platform = request.platform
+            arch = start.kernel.arch
             if located is None:
-                located = stack.enter_context(reference.fetched(request.image, platform=platform))
+                located = stack.enter_context(reference.fetched(request.image, platform=platform, arch=arch))
             if request.as_aws:
                 choice = as_aws.Choice(located.path, located.name, platform)
                 check = request.kernel_check
@@ -58,7 +60,7 @@ def make(
                     choice, start, request.output, options, check_kernel=check, explain=explain
                 )
             application = compose.from_image(
-                located.path, name=located.name, platform=platform, aws_cmd=request.aws_cmd,
+                located.path, name=located.name, platform=platform, arch=arch, aws_cmd=request.aws_cmd,
                 trusted=trusted,
             )  # fmt: skip
         if application.missing and not request.allow_missing_program:
@@ -71,12 +73,13 @@ def make(
 
 def starting(request: BuildRequest) -> Bootstrap:
     """AWS's blobs where they are given, or installed and wanted; else our init and a kernel."""
+    arch = request.arch or platform_arch(request.platform)
     blobs = request.blobs
     if blobs is None and request.kernel is None and request.as_aws:
-        blobs = aws_blobs.installed()
+        blobs = aws_blobs.installed(arch)
     if blobs:
-        return compose.from_blobs(blobs, request.cmdline)
-    return compose.bootstrap(request.kernel, request.cmdline)
+        return compose.from_blobs(blobs, request.cmdline, arch=arch)
+    return compose.bootstrap(request.kernel, request.cmdline, arch=arch)
 
 
 def signer_of(request: BuildRequest) -> FileSigner | None:
@@ -100,6 +103,7 @@ def _build_time(request: BuildRequest) -> str:
 def _of_parts(request: BuildRequest, signer: FileSigner | None) -> Built:
     assert request.kernel is not None and request.cmdline is not None
     kernel = Path(request.kernel)
+    arch = request.arch or kernel_parts.arch_of(kernel) or "x86_64"
     parts = build.Parts(
         kernel=kernel,
         cmdline=os.fsencode(request.cmdline),
@@ -108,10 +112,11 @@ def _of_parts(request: BuildRequest, signer: FileSigner | None) -> Built:
             image_name=kernel.name if request.name is None else request.name,
             image_version=request.version or "1.0",
             build_time=_build_time(request),
-            kernel_version=boot.read_kernel(kernel).version if request.kernel_check else "Unknown",
+            kernel_version=boot.read_kernel(kernel, arch).version if request.kernel_check else "Unknown",
             custom=_custom(request),
         ),
         check_kernel=request.kernel_check,
         signer=signer,
+        arch=arch,
     )
     return build.build(parts, request.output)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from nitroctl.base.arch import ARCHES, facts, named
 from nitroctl.base.errors import NitroError
 from nitroctl.eif import rpm
 from nitroctl.toolchain import aws_blobs, cache
@@ -16,6 +17,8 @@ from nitroctl.toolchain import aws_blobs, cache
 _LIMITS = {
     "bzImage": 256 << 20,
     "bzImage.config": 4 << 20,
+    "Image": 256 << 20,
+    "Image.config": 4 << 20,
     "cmdline": 1 << 16,
     "init": 64 << 20,
     "nsm.ko": 64 << 20,
@@ -24,16 +27,18 @@ _HINT = f"on Amazon Linux: dnf download {aws_blobs.PACKAGE} (2023), yumdownloade
 
 
 def unpacked(path: Path) -> Path:
-    """The folder of blobs; raises NitroError for another package, or one for another machine."""
+    """The folder of blobs; raises NitroError for another package, or one for a machine that enclaves are
+    not."""
     package = rpm.read(path)
-    if package.architecture != "x86_64":
+    arch = named(package.architecture)
+    if arch is None:
         what = f"{package.name} {package.version} for {package.architecture}"
-        raise NitroError(f"{path} is {what}; the package for x86_64 is needed", hint=_HINT)
+        raise NitroError(f"{path} is {what}; the package for {' or '.join(ARCHES)} is needed", hint=_HINT)
 
     def fill(folder: Path) -> None:
         wanted = {os.fsencode(aws_blobs.INSTALLED / name): most for name, most in _LIMITS.items()}
         rpm.extract(path, wanted, folder)
-        if not (folder / "bzImage").is_file():
+        if not (folder / facts(arch).image).is_file():
             what = f"the package {package.name} {package.version}"
             raise NitroError(f"{path} is {what}, and has no kernel in {aws_blobs.INSTALLED}", hint=_HINT)
 

@@ -38,6 +38,10 @@ class Peek:
         return self.layout.file_size
 
     @property
+    def arch(self) -> Arch:
+        return self.layout.arch
+
+    @property
     def needs_acpi(self) -> bool:
         return wants_acpi(self.metadata)
 

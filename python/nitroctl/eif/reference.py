@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from nitroctl.base import arch as arches
 from nitroctl.base import proc, progress
+from nitroctl.base.arch import Arch, facts
 from nitroctl.base.errors import NitroError
 
 # Transports whose reference is a path, which are read without skopeo.
@@ -69,8 +71,11 @@ def _holds_images(path: Path) -> bool:
 
 
 @contextmanager
-def fetched(text: str, scratch: Path | None = None, *, platform: str | None = None) -> Iterator[Located]:
-    """Where the image is; one that skopeo has to fetch is below `scratch` for the time of the body."""
+def fetched(
+    text: str, scratch: Path | None = None, *, platform: str | None = None, arch: Arch | None = None
+) -> Iterator[Located]:
+    """Where the image is; one that skopeo has to fetch is below `scratch` for the time of the body. `arch` is
+    the one to fetch of several, by default that of this host."""
     if not _REMOTE.match(text) or os.path.exists(text):
         yield located(text)
         return
@@ -81,7 +86,8 @@ def fetched(text: str, scratch: Path | None = None, *, platform: str | None = No
     hint = None
     if text.startswith("docker://"):
         hint = "for a registry without TLS see registries.conf(5), for a password `skopeo login`"
-    copy = ["skopeo", "copy", "--override-os=linux", "--override-arch=amd64"]
+    copy = ["skopeo", "copy", "--override-os=linux"]
+    copy.append(f"--override-arch={facts(arch or arches.default()).debian}")
     if platform and platform.count("/") == 2:
         copy.append(f"--override-variant={platform.rpartition('/')[2]}")
     with tempfile.TemporaryDirectory(prefix="nitroctl-", dir=scratch) as folder:

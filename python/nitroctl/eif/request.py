@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from nitroctl.base.errors import UsageError
 from nitroctl.base.options import Option, Request
@@ -42,6 +42,14 @@ class BuildRequest(Request):
             metavar="IMAGE",
             or_path=True,
             excludes=("directory", "ramdisk"),
+        ),
+    ] = None
+    arch: Annotated[
+        Literal["x86_64", "aarch64"] | None,
+        Option(
+            "What it is for.",
+            unset="as --platform, --blobs or the kernel's file say, else this host's",
+            nitro_cli=False,
         ),
     ] = None
     platform: Annotated[
@@ -86,7 +94,7 @@ class BuildRequest(Request):
     kernel: Annotated[
         str | None,
         Option(
-            "An x86 bzImage; with an application also own or prebuilt.",
+            "An x86 bzImage or arm64 Image; with an application also own or prebuilt.",
             metavar="KERNEL",
             unset="own if it was built, else prebuilt",
             or_path=True,

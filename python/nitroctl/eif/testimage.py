@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from nitroctl.base.arch import Arch, facts
 from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.eif import compose, cpio
 from nitroctl.eif.boot import read_kernel
@@ -22,7 +23,8 @@ from nitroctl.eif.build import Built, Generated, Metadata, Parts, Sink, build
 from nitroctl.eif.compose import Kernel
 
 # AWS's, but for the reset after a panic: a test that waits for it need not wait half a minute.
-CMDLINE = compose.CMDLINE.replace("panic=30", "panic=1")
+CMDLINES = {arch: text.replace("panic=30", "panic=1") for arch, text in compose.CMDLINES.items()}
+CMDLINE = CMDLINES["x86_64"]
 
 BIG_SIZE = 400 << 20
 _BLOCK = 1 << 20
@@ -30,7 +32,7 @@ _BLOCK = 1 << 20
 
 @dataclass(frozen=True)
 class Programs:
-    """Static x86_64 executables: the init, and the applications."""
+    """Static executables: the init, and the applications."""
 
     init: Path
     hello: Path
@@ -70,17 +72,17 @@ class Contents:
 @dataclass(frozen=True)
 class Kind:
     summary: str
-    contents: Callable[[Programs, int], Contents]
+    contents: Callable[[Programs, int, Arch], Contents]
 
 
-def _application(name: str, program: Callable[[Programs], Path]) -> Callable[[Programs, int], Contents]:
-    def contents(p: Programs, size: int) -> Contents:
+def _application(name: str, program: Callable[[Programs], Path]) -> Callable[..., Contents]:
+    def contents(p: Programs, size: int, arch: Arch) -> Contents:
         return Contents(p.init, b"/%s\n" % name.encode(), (cpio.file(f"rootfs/{name}", program(p), 0o755),))
 
     return contents
 
 
-def _big(p: Programs, size: int) -> Contents:
+def _big(p: Programs, size: int, arch: Arch) -> Contents:
     filler = Filler(max(0, size - p.agent.stat().st_size - p.init.stat().st_size))
     return Contents(
         p.init,
@@ -92,24 +94,42 @@ def _big(p: Programs, size: int) -> Contents:
     )
 
 
-def _halt(p: Programs, size: int) -> Contents:
-    return Contents(p.init, b"/halt\n", (cpio.file("rootfs/halt", _halting_program(), 0o755),))
+def _halt(p: Programs, size: int, arch: Arch) -> Contents:
+    return Contents(p.init, b"/halt\n", (cpio.file("rootfs/halt", _halting_program(arch), 0o755),))
 
 
-def _halting_program() -> bytes:
-    """An ELF executable of one system call: reboot(LINUX_REBOOT_CMD_HALT), reboot(2). The CPUs stop and
-    nothing resets the machine."""
-    code = (
+_HALT = (0xFEE1DEAD, 672274793, 0xCDEF0123)  # LINUX_REBOOT_MAGIC1, _MAGIC2, _CMD_HALT: reboot(2)
+
+
+def _halt_x86_64() -> bytes:
+    return (
         b"\xb8" + struct.pack("<I", 169)  # mov eax, SYS_reboot
-        + b"\xbf" + struct.pack("<I", 0xFEE1DEAD)  # mov edi, LINUX_REBOOT_MAGIC1
-        + b"\xbe" + struct.pack("<I", 672274793)  # mov esi, LINUX_REBOOT_MAGIC2
-        + b"\xba" + struct.pack("<I", 0xCDEF0123)  # mov edx, LINUX_REBOOT_CMD_HALT
+        + b"\xbf" + struct.pack("<I", _HALT[0])  # mov edi
+        + b"\xbe" + struct.pack("<I", _HALT[1])  # mov esi
+        + b"\xba" + struct.pack("<I", _HALT[2])  # mov edx
         + b"\x0f\x05"  # syscall
         + b"\xb8" + struct.pack("<I", 60) + b"\x0f\x05"  # mov eax, SYS_exit; syscall
     )  # fmt: skip
+
+
+def _halt_aarch64() -> bytes:
+    def move(register: int, value: int) -> bytes:  # movz wN, low half; movk wN, high half, lsl 16
+        low, high = value & 0xFFFF, value >> 16
+        return struct.pack("<II", 0x52800000 | low << 5 | register, 0x72A00000 | high << 5 | register)
+
+    arguments = b"".join(move(register, value) for register, value in enumerate(_HALT))
+    call = struct.pack("<I", 0xD4000001)  # svc 0
+    return arguments + move(8, 142) + call + move(8, 93) + call  # SYS_reboot, SYS_exit
+
+
+def _halting_program(arch: Arch) -> bytes:
+    """An ELF executable of one system call, reboot(LINUX_REBOOT_CMD_HALT): the CPUs stop and nothing resets
+    the machine."""
+    code = _halt_x86_64() if arch == "x86_64" else _halt_aarch64()
     base, start = 0x400000, 64 + 56
+    machine = facts(arch).elf[1]
     header = struct.pack(
-        "<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 2, 62, 1, base + start, 64, 0, 0, 64, 56, 1, 0, 0, 0
+        "<16sHHIQQQIHHHHHH", b"\x7fELF\x02\x01\x01", 2, machine, 1, base + start, 64, 0, 0, 64, 56, 1, 0, 0, 0
     )
     size = start + len(code)
     return header + struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 0x1000) + code
@@ -123,22 +143,24 @@ KINDS: dict[str, Kind] = {
     ),
     "big": Kind("the agent, and filling up to --size", _big),
     "halt": Kind("halts after the heartbeat, without a reset", _halt),
-    "panic": Kind("has an init that ends at once: the kernel panics", lambda p, _: Contents(p.hello, b"/\n")),
-    "late-panic": Kind("has no cmd: init dies after the heartbeat", lambda p, _: Contents(p.init, None)),
-    "no-heartbeat": Kind("runs, but never sends a heartbeat", lambda p, _: Contents(p.agent, b"/\n")),
-    "no-init": Kind("has no init: the kernel panics", lambda p, _: Contents(None, b"/\n")),
-    "no-app": Kind("names an application that is not there", lambda p, _: Contents(p.init, b"/missing\n")),
+    "panic": Kind(
+        "has an init that ends at once: the kernel panics", lambda p, *_: Contents(p.hello, b"/\n")
+    ),
+    "late-panic": Kind("has no cmd: init dies after the heartbeat", lambda p, *_: Contents(p.init, None)),
+    "no-heartbeat": Kind("runs, but never sends a heartbeat", lambda p, *_: Contents(p.agent, b"/\n")),
+    "no-init": Kind("has no init: the kernel panics", lambda p, *_: Contents(None, b"/\n")),
+    "no-app": Kind("names an application that is not there", lambda p, *_: Contents(p.init, b"/missing\n")),
 }
 
 
 # ---- making ----
 
 
-def locate_programs() -> Programs:
+def locate_programs(arch: Arch | None = None) -> Programs:
     """The programs of guest/, compiled if need be."""
     from nitroctl.toolchain import guest
 
-    return Programs.in_folder(guest.build_init())
+    return Programs.in_folder(guest.build_init(arch))
 
 
 def make(
@@ -147,23 +169,25 @@ def make(
     *,
     kernel: Kernel | str | None = None,
     programs: Programs | None = None,
-    cmdline: str = CMDLINE,
+    cmdline: str | None = None,
     size: int = BIG_SIZE,
+    arch: Arch | None = None,
 ) -> Built:
     """Make a test image; the same input gives the same bytes. `kernel` is a Kernel, or what
-    `compose.locate_kernel` takes; `size` (bytes of the whole file, roughly) is for the kind "big" alone."""
+    `compose.locate_kernel` takes, as it takes `arch`; `cmdline` is AWS's with panic=1 unless given; `size`
+    (bytes of the whole file, roughly) is for the kind "big" alone."""
     if kind not in KINDS:
         raise UsageError(f"there is no test image {kind!r}; there are " + ", ".join(sorted(KINDS)))
     if not isinstance(kernel, Kernel):
-        kernel = compose.locate_kernel(kernel)
+        kernel = compose.locate_kernel(kernel, arch)
     if programs is None:
-        programs = locate_programs()
+        programs = locate_programs(kernel.arch)
     more = (programs.features,) if kind == "features" else ()
     for program in (programs.init, programs.hello, programs.agent, *more):
         if not program.is_file():
             raise NitroError(f"the program {program} is not there")
-    info = read_kernel(kernel.image)
-    contents = KINDS[kind].contents(programs, size - kernel.image.stat().st_size)
+    info = read_kernel(kernel.image, kernel.arch)
+    contents = KINDS[kind].contents(programs, size - kernel.image.stat().st_size, kernel.arch)
     metadata = Metadata(
         image_name=f"nitroctl-{kind}",
         kernel_version=info.version,
@@ -173,7 +197,8 @@ def make(
         _ramdisk("bootstrap", list(_bootstrap(contents, kernel))),
         _ramdisk("application", list(_application_files(contents))),
     )
-    return build(Parts(kernel.image, cmdline.encode(), ramdisks, metadata), output)
+    text = CMDLINES[kernel.arch] if cmdline is None else cmdline
+    return build(Parts(kernel.image, text.encode(), ramdisks, metadata, arch=kernel.arch), output)
 
 
 def _bootstrap(contents: Contents, kernel: Kernel) -> Iterator[cpio.Entry]:

@@ -19,6 +19,7 @@ from nitroctl.base.errors import EifError, EnclaveError, UsageError
 from nitroctl.base.instants import UTC
 from nitroctl.base.memory import MEMORY_PER_EIF, MIB, default_memory
 from nitroctl.eif import overlay
+from nitroctl.eif.boot import NOT_ON_AWS
 from nitroctl.eif.peek import Peek, peek
 from nitroctl.enclaves import capture, tools
 from nitroctl.enclaves import overlay as overlay_of
@@ -93,8 +94,9 @@ def check(request: RunRequest, *, now: datetime | None = None, host: Host | None
 
 
 def _check_eif(request: RunRequest, now: datetime) -> Peek:
-    eif = peek(request.eif, only="x86_64")
-    entries = 0 if eif.needs_acpi else DEVICE_ENTRIES
+    eif = peek(request.eif)
+    # A device tree needs no words on the command line.
+    entries = DEVICE_ENTRIES if eif.arch == "x86_64" and not eif.needs_acpi else 0
     added = tools.append(request)
     eif.check_cmdline(entries + (len(os.fsencode(added)) + 1 if added else 0))
     if not request.ignore_signature:
@@ -140,6 +142,8 @@ def _notes(request: RunRequest, eif: Peek, memory: int, host: Host) -> list[str]
         if request.overlay_keep_pcrs:
             kept = "its attestation documents say so in the name of their issuer"
         notes.append(f"this enclave is unmeasured, because of {' and '.join(why)}: {kept}")
+    if not eif.kernel.boots_on_aws:
+        notes.append(f"{NOT_ON_AWS}: `nitroctl eif build` writes AWS's 2 MiB")
     if gap := eif.layout.gap_size:
         notes.append(f"{gap} bytes of {eif.path} lie between its sections: they are in no PCR")
     if eif.lacks:

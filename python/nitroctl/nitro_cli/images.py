@@ -19,6 +19,7 @@ from nitroctl.base.shown import say
 from nitroctl.nitro_cli.errors import CliError, file_error, log, told
 
 if TYPE_CHECKING:
+    from nitroctl.base.arch import Arch
     from nitroctl.eif.build import FileSigner
     from nitroctl.eif.compose import Bootstrap
     from nitroctl.eif.reference import Located
@@ -137,7 +138,7 @@ def build_enclave(options: dict[str, Any]) -> int:
         if options["metadata"]:
             building.read_custom_metadata(Path(options["metadata"]))  # before anything takes its time
         start = _bootstrap()
-        with _image(options["docker_uri"], options["docker_dir"]) as found:
+        with _image(options["docker_uri"], options["docker_dir"], start.kernel.arch) as found:
             # Without AWS's blobs it is AWS's way all the same: ENTRYPOINT counts only where there is no CMD;
             # WORKDIR and USER do not.
             request = _build_request(options, signer, as_aws=start.aws, aws_cmd=not start.aws)
@@ -171,15 +172,24 @@ def _bootstrap() -> Bootstrap:
     from nitroctl.eif import compose
     from nitroctl.toolchain import aws_blobs
 
-    blobs = aws_blobs.named() or aws_blobs.installed()
     try:
-        return compose.from_blobs(blobs) if blobs else compose.bootstrap()
+        arch = _docker_arch()
+        blobs = aws_blobs.named() or aws_blobs.installed(arch)
+        return compose.from_blobs(blobs, arch=arch) if blobs else compose.bootstrap(arch=arch)
     except NitroError as e:
         raise CliError("E52", *told(e)) from None
 
 
+def _docker_arch() -> Arch | None:
+    """What Docker is told to take of images for several machines; else it, and AWS's nitro-cli, take that
+    for this host."""
+    from nitroctl.eif.image import platform_arch
+
+    return platform_arch(os.environ.get("DOCKER_DEFAULT_PLATFORM") or None)
+
+
 @contextmanager
-def _image(uri: str, folder: str | None) -> Iterator[Located]:
+def _image(uri: str, folder: str | None, arch: Arch) -> Iterator[Located]:
     """Where an image is: built from `folder`, or given as one; or Docker has it or pulls it; or, where
     there is no Docker, skopeo fetches it."""
     from nitroctl.eif import reference
@@ -200,7 +210,7 @@ def _image(uri: str, folder: str | None) -> Iterator[Located]:
                     f"--docker-dir {folder}: to build it takes Docker (or Podman), and none answers here.",
                     "Build it elsewhere, and give --docker-uri the path of its archive (`docker save`).",
                 )
-            found = _fetched(uri, stack)
+            found = _fetched(uri, stack, arch)
         else:
             if folder is not None:
                 _call(docker, "build", "-t", uri, folder, code="E49")
@@ -221,7 +231,7 @@ def _tagged(uri: str) -> str:
     return f"{uri}:latest"
 
 
-def _fetched(uri: str, stack: ExitStack) -> Located:
+def _fetched(uri: str, stack: ExitStack, arch: Arch) -> Located:
     from nitroctl.eif import reference
 
     name, more = uri, []
@@ -229,7 +239,7 @@ def _fetched(uri: str, stack: ExitStack) -> Located:
         name = f"docker://{uri}"
         more = [f"There is no file {uri}, and no Docker (or Podman) answers that could have such an image."]
     try:
-        return stack.enter_context(reference.fetched(name, _artifacts()))
+        return stack.enter_context(reference.fetched(name, _artifacts(), arch=arch))
     except NitroError as e:
         more.append("Or give --docker-uri the path of an image archive (`docker save`) or OCI layout.")
         raise CliError("E50", *told(e), *more) from None

@@ -10,16 +10,19 @@ import re
 import shutil
 from pathlib import Path
 
+from nitroctl.base.arch import ARCHES, Arch, facts, host
+
 # Where AWS's package has them, and below what a checkout of aws-nitro-enclaves-cli does.
 INSTALLED = Path("/usr/share/nitro_enclaves/blobs")
-BELOW = ("", "blobs/x86_64", "x86_64")
+BELOW = ("", "blobs/{arch}", "{arch}")
 PACKAGE = "aws-nitro-enclaves-cli-devel"
 HINT = f"take {INSTALLED} of an Amazon Linux, a checkout of aws-nitro-enclaves-cli, or the RPM {PACKAGE}"
 
 
-def installed() -> Path | None:
-    """The folder, where AWS's package is installed."""
-    return INSTALLED if (INSTALLED / "bzImage").is_file() else None
+def installed(arch: Arch | None = None) -> Path | None:
+    """The folder, where AWS's package is installed, and for `arch` if that is given."""
+    has = arch_of(INSTALLED)
+    return INSTALLED if has and arch in (None, has) else None
 
 
 def named() -> Path | None:
@@ -27,9 +30,18 @@ def named() -> Path | None:
     return Path(value) if (value := os.environ.get("NITRO_CLI_BLOBS")) else None
 
 
-def found(folder: Path) -> Path:
-    """The folder itself, or that of a checkout; where neither has a kernel, the folder itself."""
-    return next((p for p in (folder / b for b in BELOW) if (p / "bzImage").is_file()), folder)
+def arch_of(folder: Path) -> Arch | None:
+    """What the kernel in it is for, by its name; where both are there, this host's."""
+    have = [arch for arch in ARCHES if (folder / facts(arch).image).is_file()]
+    return host() if len(have) > 1 and host() in have else have[0] if have else None
+
+
+def found(folder: Path, arch: Arch | None = None) -> Path:
+    """The folder itself, or that of a checkout, for `arch` if that is given, else for this host if there is
+    one; where none has a kernel, the folder itself."""
+    wanted = [arch] if arch else sorted(ARCHES, key=lambda one: one != host())
+    places = (folder / below.format(arch=one) for one in wanted for below in BELOW)
+    return next((place for place in places if arch_of(place)), folder)
 
 
 def kernel_facts(kernel: Path) -> tuple[str, str]:

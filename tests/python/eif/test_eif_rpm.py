@@ -93,7 +93,10 @@ def test_what_is_no_package(tmp_path: Path, data: bytes, why: str) -> None:
 
 def test_other_packages(tmp_path: Path) -> None:
     """Of another machine, or without the blobs: named, and nothing stays in the cache."""
-    for arch, why in ((b"aarch64", "for aarch64; the package for x86_64"), (b"x86_64", "has no kernel in")):
+    for arch, why in (
+        (b"riscv64", "for riscv64; the package for x86_64 or aarch64"),
+        (b"x86_64", "has no kernel in"),
+    ):
         path = tmp_path / "x.rpm"
         tags = (
             (1000, 6, 1, b"other\0"),

@@ -197,7 +197,7 @@ BROKEN: list[tuple[str, bytes]] = [
     ("file-too-short", b".eif"),
     ("bad-magic", broken(put(0, b"\x7fELF"))),
     ("bad-version", broken(put(4, b"\0\5"))),
-    ("bad-arch", broken(put(6, b"\0\1"))),
+    ("kernel-not-image", broken(put(6, b"\0\1"))),  # an x86 kernel, and the flag for aarch64
     ("section-count", broken(put(26, b"\0\1"))),
     ("section-offset", broken(put(28, bytes(8)))),
     ("section-beyond-file", broken(put(284 + 16, b"\xff" * 8))),
@@ -226,6 +226,19 @@ def test_eifs_refused(tmp_path: Path, rule: str, data: bytes) -> None:
         check(request(tmp_path / "x.eif"))
     assert error.value.rule == rule
     assert str(tmp_path / "x.eif") in str(error.value)
+
+
+def test_an_eif_for_arm64(tmp_path: Path) -> None:
+    """Its devices are in a tree, and take nothing of the command line's 2047 bytes; a kernel that AWS
+    would put where it cannot run is told, as is no other."""
+    eif = tmp_path / "x.eif"
+    for offset, told in ((0x200000, []), (0x80000, []), (0, ["text_offset is 0"])):
+        kernel = model.arm64_image(text_offset=offset)
+        eif.write_bytes(model.pack(sections(kernel, b"x" * 2047), flags=1))
+        notes = check(request(eif)).notes
+        assert len(notes) == len(told) and all(word in note for word, note in zip(told, notes, strict=True))
+    with pytest.raises(EifError, match="cmdline-too-long"):
+        check(request(eif, append="y"))
 
 
 def test_no_file(tmp_path: Path) -> None:

@@ -396,6 +396,28 @@ def build(
     return run(capfd, "build-enclave", "--docker-uri", uri, "--output-file", world / "o.eif", *more)
 
 
+def test_build_enclave_for_another_architecture(
+    world: Path, blobs: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By uname it is this host's, and an image for another is refused with both named; by Docker's own
+    variable it is that one's."""
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    layer = im.layer(im.entry("app", b"#!/bin/sh\n", mode=0o755))
+    image = im.docker(world / "arm.tar", [layer], architecture="arm64", variant="v8")
+    status, _, err = build(capfd, world, str(image))
+    assert status != 0 and "E48" in err
+    assert "is an image for linux/arm64; the enclave is x86_64 (linux/amd64)" in err
+    monkeypatch.setenv("DOCKER_DEFAULT_PLATFORM", "linux/arm64")
+    status, _, err = build(capfd, world, str(image))
+    assert status != 0 and "are for x86_64, and the enclave is to be aarch64" in err
+    (blobs / "bzImage").unlink()
+    (blobs / "Image").write_bytes(model.arm64_image())
+    status, _, err = build(capfd, world, str(image))
+    assert status == 0, err
+    # AWS's specification: bit 0 of the flags at offset 6.
+    assert (world / "o.eif").read_bytes()[6:8] == b"\0\1"
+
+
 def test_build_enclave_with_docker(world: Path, blobs: Path, capfd: pytest.CaptureFixture[str]) -> None:
     fake_docker(world)
     status, _, err = build(capfd, world, "app:latest")
