@@ -29,7 +29,7 @@
 #include "hw/virtio/virtio-mmio.h"
 #include "target/i386/cpu.h"
 #include "nitro/qemu-compat.h"
-#include "../i386/nitro_enclave.h"
+#include "../core/nitro/nitro_enclave.h"
 
 static struct {
     const TypeInfo *types;

@@ -4,7 +4,7 @@
  * AWS Nitro Enclave board: its options
  *
  * What the user can say, and what is wrong with it before anything is made of
- * it. What the options do is the board's, in nitro_enclave.c.
+ * it. What the options do is in the other files, and the boards'.
  */
 
 #include "qemu/osdep.h"
@@ -12,8 +12,6 @@
 #include "chardev/char.h"
 #include "chardev/char-socket.h"
 #include "hw/boards.h"
-#include "hw/i386/microvm.h"
-#include "hw/i386/x86.h"
 #include "io/channel.h"
 #include "nitro/eif.h"
 #include "nitro/nsm.h"
@@ -123,11 +121,7 @@ Chardev *nitro_enclave_check_options(NitroEnclaveMachineState *nems,
                    "use -kernel FILE.eif");
         return NULL;
     }
-    if (x86_machine_is_acpi_enabled(X86_MACHINE(nems)) &&
-        MICROVM_MACHINE(nems)->ioapic2 != ON_OFF_AUTO_OFF) {
-        error_setg(errp, "ioapic2=%s is not supported by "
-                   "nitro-enclave: interrupts of vsock would be lost",
-                   OnOffAuto_str(MICROVM_MACHINE(nems)->ioapic2));
+    if (!nitro_enclave_check_board(nems, errp)) {
         return NULL;
     }
     if (machine->dtb) {
