@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from nitroctl.base.errors import NitroError
-from nitroctl.toolchain import plugin
+from nitroctl.toolchain import hardening, plugin
 from nitroctl.toolchain.plugin import Manifest
 from nitroctl.toolchain.steps import tool
 
@@ -159,3 +159,10 @@ def test_a_padded_struct_is_refused_by_name(
     found = re.search(r"type (\S+) was expected to have (\d+) bytes, and has (\d+)", said)
     assert found and found[1] == name
     assert int(found[2]) - int(found[3]) == 64
+
+
+def test_the_plugin_is_hardened(manifest: Manifest) -> None:
+    """It shows no symbol: QEMU's linker takes nothing of it for its own."""
+    assert hardening.lacks(manifest.launcher.resolve()) == []
+    library = manifest.launcher.resolve().parents[1] / "lib" / plugin.PLUGIN
+    assert hardening.lacks(library, program=False) == []

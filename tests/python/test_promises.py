@@ -17,7 +17,7 @@ ROWS = re.findall(r"^\| (?!claim|---)(.+?) \| (.+?) \|$", TEXT, re.MULTILINE)
 
 def exists(kind: str, name: str) -> bool:
     if name.endswith(".py"):
-        return any(any((ROOT / "tests" / folder).rglob(name)) for folder in ("python", "boot"))
+        return any(any((ROOT / "tests" / folder).rglob(name)) for folder in ("python", "boot", "plugin"))
     if kind == "boot":
         return name in {check.name for check in checks.CHECKS}
     return (ROOT / "tests" / kind / f"{name}.c").is_file()

@@ -356,7 +356,19 @@ def compile_launcher(source: Path, qemu: Installed, output: Path) -> None:
     }
     # JSON's strings are C's as well, as far as such values go.
     macros = [f"-D{name}={json.dumps(value)}" for name, value in defines.items()]
-    argv = ["cc", "-O2", "-Wall", "-Wextra", *macros, "-o", os.fspath(output), os.fspath(source)]
+    hard = ["-fPIE", "-pie", "-fstack-protector-strong", "-U_FORTIFY_SOURCE", "-D_FORTIFY_SOURCE=2"]
+    argv = [
+        "cc",
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        *hard,
+        "-Wl,-z,relro,-z,now",
+        *macros,
+        "-o",
+        os.fspath(output),
+        os.fspath(source),
+    ]
     try:
         proc.run(argv)
     except CommandFailed as e:
