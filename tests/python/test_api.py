@@ -452,7 +452,7 @@ def test_to_make_an_object_touches_nothing(bench: Bench, monkeypatch: pytest.Mon
     with pytest.raises(nitroctl.NitroError, match="absent"):
         enclave.start()
     asked = nitroctl.Enclave(bench.eif, vsock_backend=bench.backend)
-    monkeypatch.setattr("nitroctl.toolchain.plugin.choose", lambda kind: Path("/asked/now"))
+    monkeypatch.setattr("nitroctl.toolchain.plugin.choose", lambda kind, arch: Path("/asked/now"))
     with pytest.raises(nitroctl.EnclaveError, match="/asked/now"):
         asked.start()
 

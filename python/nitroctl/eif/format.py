@@ -166,6 +166,19 @@ def open_eif(path: Path) -> Iterator[tuple[int, int]]:
         os.close(fd)
 
 
+def image_arch(path: Path) -> Arch:
+    """What a file's flags say that it is for; this host's, as far as enclaves have it, for one that does not
+    say it: what is wrong with it is told where it is judged."""
+    try:
+        with open_eif(path) as (fd, _):
+            raw = os.pread(fd, 8, 0)
+    except EifError:
+        raw = b""
+    if len(raw) < 8 or not raw.startswith(MAGIC):
+        return arches.host() or "x86_64"
+    return arches.of_flags(int.from_bytes(raw[6:8], "big"))
+
+
 def _hint(raw: bytes, path: Path | None) -> str | None:
     """What to do with what people take for an EIF."""
     if raw[257:262] == b"ustar":

@@ -127,19 +127,20 @@ def make_plan(request: RunRequest) -> Plan:
     checked = preflight.check(request)
     memory = checked.memory_mib
     cmdline = " ".join(filter(None, (os.fsdecode(checked.eif.cmdline), request.append)))
-    accel = Accelerator(request.accel, "asked for") if request.accel else accelerator.choose()
+    arch = checked.eif.arch
+    accel = Accelerator(request.accel, "asked for", arch) if request.accel else accelerator.choose(arch)
     return Plan(
         request=request,
         name=request.name or default_name(request.eif),
         memory_mib=memory,
         boot_timeout=request.boot_timeout or default_boot_timeout(checked.eif.size, memory * MIB),
         accel=accel,
-        acpi=checked.eif.needs_acpi,
+        acpi=checked.eif.needs_acpi and arch == "x86_64",
         module_id=new_module_id(request.instance_id),
         cmdline=cmdline,
         notes=checked.notes,
         unmeasured=tuple(overlay.reasons(request)),
-        overlays=(*overlay.sources(request), *tools.sources(request, cmdline)),
+        overlays=(*overlay.sources(request), *tools.sources(request, cmdline, arch)),
     )
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
+from nitroctl.base.arch import host as host_arch
 from nitroctl.base.errors import EifError, EnclaveError, UsageError
 from nitroctl.base.instants import UTC
 from nitroctl.base.memory import MEMORY_PER_EIF, MIB, default_memory
@@ -82,9 +83,14 @@ def check(request: RunRequest, *, now: datetime | None = None, host: Host | None
         raise UsageError(
             "--overlay-keep-pcrs is for an enclave that is not measured: give an overlay, or leave it out"
         )
-    if request.tools:
-        tools.locate()
     eif = _check_eif(request, now or datetime.now(UTC))
+    if request.accel == "kvm" and host_arch() != eif.arch:
+        raise UsageError(
+            f"KVM runs this host's architecture alone, and {request.eif} is for {eif.arch}",
+            hint="leave --accel out: TCG emulates it",
+        )
+    if request.tools:
+        tools.locate(eif.arch)
     memory = default_memory(eif.size) if request.memory is None else request.memory
     _check_memory(memory, eif.size, ratio=request.memory_check)
     assert request.qemu and request.vsock_backend, "it is not ready"

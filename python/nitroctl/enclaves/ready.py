@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
+from nitroctl.eif.format import image_arch
 from nitroctl.enclaves.qemu import signs_documents
 from nitroctl.enclaves.request import RunRequest
 from nitroctl.vsock.forwards import forwards
@@ -45,7 +46,7 @@ def ready(request: RunRequest, note: Callable[[str], None] = lambda text: None) 
 def _qemu(request: RunRequest) -> Path:
     from nitroctl.toolchain import plugin
 
-    return plugin.choose(request.qemu_build)
+    return plugin.choose(request.qemu_build, image_arch(request.eif))
 
 
 def _backend() -> Path:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from nitroctl.base.arch import Arch
 from nitroctl.base.errors import NotBuilt
 from nitroctl.eif import cpio
 from nitroctl.eif.overlay import Source
@@ -36,12 +37,14 @@ _KERNELS = frozenset(
 )
 
 
-def locate() -> tuple[Path, Path]:
+def locate(arch: Arch = "x86_64") -> tuple[Path, Path]:
     """The agent and busybox. Raises NotBuilt with the command that makes them."""
     try:
-        return guest.locate("tools"), busybox.locate()
+        return guest.locate("tools", arch), busybox.locate(arch)
     except NotBuilt as e:
-        raise NotBuilt("--tools needs programs that are not here yet", hint="nitroctl guest tools") from e
+        raise NotBuilt(
+            "--tools needs programs that are not here yet", hint=f"nitroctl guest tools{guest.option(arch)}"
+        ) from e
 
 
 def init_words(cmdline: str) -> list[str]:
@@ -66,14 +69,14 @@ def append(request: RunRequest) -> str | None:
     return " ".join(filter(None, (request.append, APPEND)))
 
 
-def sources(request: RunRequest, cmdline: str) -> tuple[Source, ...]:
+def sources(request: RunRequest, cmdline: str, arch: Arch = "x86_64") -> tuple[Source, ...]:
     """The overlay of an enclave that is asked for with `--tools`; `cmdline` without what we add to it."""
-    return (lambda image: entries(cmdline),) if request.tools else ()
+    return (lambda image: entries(cmdline, arch),) if request.tools else ()
 
 
-def entries(cmdline: str) -> list[cpio.Entry]:
+def entries(cmdline: str, arch: Arch = "x86_64") -> list[cpio.Entry]:
     """The ramdisk for an image with this command line. Raises NotBuilt."""
-    agent, box = locate()
+    agent, box = locate(arch)
     words = b"".join(os.fsencode(word) + b"\0" for word in init_words(cmdline))
     return [
         cpio.directory(FOLDER, 0o700),

@@ -30,6 +30,7 @@ from pathlib import Path
 
 from nitroctl import __version__
 from nitroctl.base.arch import Arch
+from nitroctl.base.arch import qemu as emulator
 from nitroctl.base.errors import NitroError
 
 QEMU_PACKAGE = "nitroctl_qemu"
@@ -123,11 +124,11 @@ def _package(name: str) -> list[Path]:
     return [Path(place).resolve() for place in (spec.submodule_search_locations or ())] if spec else []
 
 
-def plugin_for(build_id: str) -> Path | None:
-    """The launcher of the plugin for a QEMU with this build-id."""
+def plugin_for(build_id: str, arch: Arch = "x86_64") -> Path | None:
+    """The launcher of the plugin for a QEMU for that architecture with this build-id."""
     if not re.fullmatch(r"[0-9a-f]{2,128}", build_id):
         return None
-    return find(f"plugins/{build_id}/bin/qemu-system-x86_64")
+    return find(f"plugins/{build_id}/bin/{emulator(arch)}")
 
 
 @dataclass(frozen=True)
@@ -154,18 +155,19 @@ class Qemu:
         return None
 
 
-def installed_qemu() -> Qemu | None:
-    """The QEMU of `nitroctl-qemu`, whether it fits or not; None if that is not installed."""
+def installed_qemu(arch: Arch = "x86_64") -> Qemu | None:
+    """The QEMU of `nitroctl-qemu` for that architecture, whether it fits or not; None if that is not
+    installed."""
     for place in _package(QEMU_PACKAGE):
         folder = _folder(place)
-        path = folder / "bin/qemu-system-x86_64" if folder else None
+        path = folder / "bin" / emulator(arch) if folder else None
         if folder and path and path.is_file():
             about = {name: str(value) for name, value in _record(folder).items()}
             return Qemu(path, *(about.get(key, "?") for key in ("nitroctl", "qemu", "source", "revised")))
     return None
 
 
-def qemu() -> Path | None:
+def qemu(arch: Arch = "x86_64") -> Path | None:
     """The QEMU of `nitroctl-qemu`, if it is installed and belongs to this nitroctl."""
-    found = installed_qemu()
+    found = installed_qemu(arch)
     return found.path if found and found.misfit is None else None

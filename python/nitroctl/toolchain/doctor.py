@@ -6,13 +6,16 @@ Only looks; nothing is made, fetched or installed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from nitroctl.base import arch as arches
 from nitroctl.base.config import UNIX_PATH_MAX, cache_dir, data_dir, runtime_dir, state_dir
 from nitroctl.base.errors import NitroError, NotBuilt
 from nitroctl.toolchain import aws_blobs, cache, packages
@@ -191,6 +194,23 @@ def _firmware() -> Finding:
     return Finding("firmware", "ok", str(folder))
 
 
+def _foreign() -> list[Finding]:
+    """For enclaves of the other architecture, which this host emulates: nobody needs it who has none."""
+    from nitroctl.toolchain import bundle, guest, plugin
+
+    found = []
+    for arch in (one for one in arches.ARCHES if one != arches.host()):
+        qemu = _located(f"QEMU for {arch}", partial(plugin.in_use, arch=arch), needed=False)
+        with contextlib.suppress(NitroError):
+            other = bundle.installed_qemu(arch)
+            if qemu.state == "lacks" and other and other.misfit:
+                qemu = replace(qemu, text=other.misfit, mend="pip install --upgrade 'nitroctl[qemu]'")
+        kernel = _located(f"guest kernel, {arch}", partial(guest.locate, "kernel", arch), needed=False)
+        init = _located(f"guest init, {arch}", partial(guest.locate, "init", arch), needed=False)
+        found += [qemu, kernel, init]
+    return [replace(one, state="slow") if one.state == "lacks" else one for one in found]
+
+
 def _backend() -> Finding:
     from nitroctl.toolchain import tree
 
@@ -218,7 +238,8 @@ def _blobs() -> Finding:
         mend = f"sudo dnf install {aws_blobs.PACKAGE}  # on Amazon Linux; elsewhere give its RPM to --blobs"
         return Finding(topic, "slow", f"not in {aws_blobs.INSTALLED}, and NITRO_CLI_BLOBS is not set", mend)
     why = " (NITRO_CLI_BLOBS)" if named else ""
-    absent = [n for n in ("bzImage", "cmdline", "init") if not (aws_blobs.found(folder) / n).is_file()]
+    kernel = arches.facts(aws_blobs.arch_of(aws_blobs.found(folder)) or arches.host() or "x86_64").image
+    absent = [n for n in (kernel, "cmdline", "init") if not (aws_blobs.found(folder) / n).is_file()]
     if absent and not folder.is_file():
         mend = f"sudo dnf reinstall {aws_blobs.PACKAGE}"
         if named:
@@ -226,7 +247,7 @@ def _blobs() -> Finding:
         return Finding(topic, "lacks", f"{folder}{why} lacks {', '.join(absent)}", mend)
     facts = [str(folder) + why]
     if not folder.is_file():
-        system, version = aws_blobs.kernel_facts(aws_blobs.found(folder) / "bzImage")
+        system, version = aws_blobs.kernel_facts(aws_blobs.found(folder) / kernel)
         facts.append(f"kernel {version}" if system == "Linux" else "kernel of unknown version")
     if not named and (package := aws_blobs.package_version()):
         facts.append(f"{aws_blobs.PACKAGE} {package}")
@@ -284,7 +305,17 @@ def _packages() -> list[Finding]:
 def examine() -> list[Finding]:
     """All findings, in the order in which one would mend them."""
     places = [_disk(), *_folders(), _sockets()]
-    found = [_accelerator(), _sandbox(), *_packages(), *places, *_qemu(), _backend(), *_kernels(), _blobs()]
+    found = [
+        _accelerator(),
+        _sandbox(),
+        *_packages(),
+        *places,
+        *_qemu(),
+        _backend(),
+        *_kernels(),
+        *_foreign(),
+        _blobs(),
+    ]
     if not _brought():
         return found
     # What builds would need is not missed where nothing has to be built.

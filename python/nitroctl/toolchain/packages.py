@@ -59,6 +59,11 @@ SECCOMP = Need("libseccomp-dev", "libseccomp-devel", "QEMU's sandbox", library="
 DISTRIBUTION_QEMU = Need(
     "qemu-system-x86", "qemu-system-x86", "running enclaves in it", program="/usr/bin/qemu-system-x86_64"
 )
+# The same, for enclaves of arm64.
+DISTRIBUTION_QEMU_ARM = Need(
+    "qemu-system-arm", "qemu-system-aarch64", "running arm64 enclaves in it",
+    program="/usr/bin/qemu-system-aarch64",
+)  # fmt: skip
 # Debian's releases whose own QEMU the plugin supports, as os-release(5) names them.
 # What its QEMU's configure needs beside BUILD.
 PLUGIN_RELEASES = {"bookworm": (PIXMAN,), "trixie": ()}
@@ -178,6 +183,11 @@ def _release(os_release: Path) -> str:
     except OSError:
         return ""
     return fields.get("VERSION_CODENAME", "").strip("\"'")
+
+
+def emulator(arch: str) -> Need:
+    """The distribution's QEMU for enclaves of that architecture."""
+    return DISTRIBUTION_QEMU_ARM if arch == "aarch64" else DISTRIBUTION_QEMU
 
 
 def distribution_qemu(os_release: Path = Path("/etc/os-release")) -> tuple[Need, ...]:

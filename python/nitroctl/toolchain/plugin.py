@@ -25,10 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from nitroctl.base import arch as arches
 from nitroctl.base import elf, proc, progress
+from nitroctl.base.arch import Arch
 from nitroctl.base.config import source_root
 from nitroctl.base.errors import CommandFailed, NitroError, NotBuilt
 from nitroctl.toolchain import bundle, cache, packages, tree
+from nitroctl.toolchain.guest import named
 from nitroctl.toolchain.source import LINK, NO_DEVICES, Source, find_source, package_source, plain_name
 from nitroctl.toolchain.steps import BuildFailed, ninja, toolchain
 from nitroctl.toolchain.tree import QEMU
@@ -378,9 +381,9 @@ def compile_launcher(source: Path, qemu: Installed, output: Path) -> None:
 # --- choosing --------------------------------------------------------------------------------------------
 
 
-def manifest() -> Manifest | None:
-    """The manifest of the plugin that was built last, if any."""
-    root = cache.current(POINTER)
+def manifest(arch: Arch = "x86_64") -> Manifest | None:
+    """The manifest of the plugin that was built last for that emulator, if any."""
+    root = cache.current(named(POINTER, arch))
     return Manifest.load(root) if root else None
 
 
@@ -398,71 +401,76 @@ def misfit(built: Manifest) -> str | None:
     return None
 
 
-def locate() -> Path:
+def locate(arch: Arch = "x86_64") -> Path:
     """The launcher of a plugin that fits; raises NitroError with the command that provides it."""
-    if brought := prebuilt():
+    if brought := prebuilt(arch):
         return brought
-    built = manifest()
+    built = manifest(arch)
     if built is None:
-        raise NotBuilt("there is no plugin built by nitroctl", hint="nitroctl build --plugin")
+        which = "" if arch == "x86_64" else f" for {arches.qemu(arch)}"
+        option = "" if arch == "x86_64" else f" --arch {arch}"
+        raise NotBuilt(
+            f"there is no plugin{which} built by nitroctl", hint=f"nitroctl build --plugin{option}"
+        )
     reason = misfit(built)
     if reason:
         raise NitroError(reason, hint=f"nitroctl build --plugin --qemu {built.qemu}")
     return built.launcher
 
 
-def prebuilt() -> Path | None:
+def prebuilt(arch: Arch = "x86_64") -> Path | None:
     """The launcher of the plugin that came with nitroctl for the distribution's QEMU of today, if there is
     one."""
     with contextlib.suppress(OSError):
-        if found := build_id(Path(packages.DISTRIBUTION_QEMU.program)):
-            launcher = bundle.plugin_for(found)
+        if found := build_id(Path(packages.emulator(arch).program)):
+            launcher = bundle.plugin_for(found, arch)
             # The dynamic linker preloads nothing from such a folder.
             if launcher and not re.search(r"[\s:]", os.fspath(launcher)):
                 return launcher
     return None
 
 
-def _fitting() -> Path | None:
+def _fitting(arch: Arch) -> Path | None:
     """The plugin for the installed QEMU as it is now: the one that came with nitroctl, else the one built."""
-    if brought := prebuilt():
+    if brought := prebuilt(arch):
         return brought
-    built = manifest()
+    built = manifest(arch)
     return built.launcher if built and misfit(built) is None else None
 
 
-def in_use(kind: Kind | None = None) -> Path:
+def in_use(kind: Kind | None = None, arch: Arch = "x86_64") -> Path:
     """The QEMU that `choose` takes, where nothing has to be built first. Raises NitroError as that does."""
-    if kind in (None, "plugin") and (found := _fitting()):
+    if kind in (None, "plugin") and (found := _fitting(arch)):
         return found
     if kind == "plugin":
-        return locate()
-    if kind in (None, "bundled") and (found := bundle.qemu()):
+        return locate(arch)
+    if kind in (None, "bundled") and (found := bundle.qemu(arch)):
         return found
     if kind == "bundled":
-        other = bundle.installed_qemu()
+        other = bundle.installed_qemu(arch)
         raise NitroError(
             (other and other.misfit) or "there is no QEMU that came with nitroctl",
             hint="pip install 'nitroctl[qemu]'",
         )
     try:
-        return tree.locate("qemu")
+        return tree.locate("qemu", arch=arch)
     except NitroError as e:
         if kind is None:
-            e.hint = f"{e.hint}, or, for the QEMU that is installed, nitroctl build --plugin"
+            option = "" if arch == "x86_64" else f" --arch {arch}"
+            e.hint = f"{e.hint}, or, for the QEMU that is installed, nitroctl build --plugin{option}"
         raise
 
 
-def choose(kind: Kind | None = None) -> Path:
-    """The QEMU to run, whoever asks: the plugin's for the installed QEMU; else the one that came with
-    nitroctl; else the tree build's; or as `kind` says.
+def choose(kind: Kind | None = None, arch: Arch = "x86_64") -> Path:
+    """The QEMU to run for an enclave of that architecture, whoever asks: the plugin's for the installed QEMU;
+    else the one that came with nitroctl; else the tree build's; or as `kind` says.
 
     A plugin that was built and whose QEMU was updated is built again; if that fails, another QEMU stands in
     unless `kind` forbids it. Raises NitroError with the command that provides what is missing.
     """
-    built = manifest() if kind in (None, "plugin") else None
-    if built is None or _fitting():
-        return in_use(kind)
+    built = manifest(arch) if kind in (None, "plugin") else None
+    if built is None or _fitting(arch):
+        return in_use(kind, arch)
     progress.say(f"{misfit(built)}: building it again")
     try:
         return build_plugin(Path(built.qemu)).launcher
@@ -470,9 +478,9 @@ def choose(kind: Kind | None = None) -> Path:
         if kind == "plugin":
             raise
         try:
-            own = in_use()
+            own = in_use(None, arch)
         except NitroError:
             raise e from None
-        what = "the tree build" if own != bundle.qemu() else "the one that came with nitroctl"
+        what = "the tree build" if own != bundle.qemu(arch) else "the one that came with nitroctl"
         progress.say(f"that failed ({str(e).splitlines()[0]}): using {what}")
         return own

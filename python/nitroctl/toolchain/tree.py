@@ -30,10 +30,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nitroctl.base import arch as arches
 from nitroctl.base import atomic, proc, progress
+from nitroctl.base.arch import Arch
 from nitroctl.base.config import cache_dir, default_prefix, source_root
 from nitroctl.base.errors import NitroError, NotBuilt
 from nitroctl.toolchain import bundle, cache, packages
+from nitroctl.toolchain.guest import named
 from nitroctl.toolchain.source import (
     LINK,
     Series,
@@ -438,15 +441,18 @@ def manifest(*, sanitize: bool = False, series: str | None = None) -> Manifest |
     return Manifest.load(root) if root else None
 
 
-def locate(what: str, *, sanitize: bool = False) -> Path:
-    """Where "qemu" or "vsock" is; raises NitroError with the command that provides it."""
-    name, program = {"qemu": ("qemu", QEMU), "vsock": ("vsock", BACKEND)}[what]
+def locate(what: str, *, sanitize: bool = False, arch: Arch = "x86_64") -> Path:
+    """Where "qemu" for enclaves of that architecture or "vsock" is; raises NitroError with the command that
+    provides it."""
+    emulator = named("qemu", arch), arches.qemu(arch)
+    name, program = {"qemu": emulator, "vsock": ("vsock", BACKEND)}[what]
     if sanitize and what == "qemu":
-        name = "qemu-sanitize"
+        name += "-sanitize"
     for path in _candidates(name, program, linked=not sanitize):
         if path.is_file() and os.access(path, os.X_OK):
             return path
     flag = " --sanitize" if sanitize else ""
+    flag += f" --arch {arch}" if what == "qemu" and arch != "x86_64" else ""
     raise NotBuilt(f"there is no {program} built by nitroctl", hint=f"nitroctl build{flag}")
 
 
@@ -463,7 +469,7 @@ def _candidates(name: str, program: str, *, linked: bool) -> Iterator[Path]:
     if linked:
         link = default_prefix() / "bin" / program
         # The prefix may have the plugin's launcher under the name of QEMU.
-        if link.is_symlink() and link.resolve().parents[2].name == name:
+        if link.is_symlink() and link.resolve().parents[2].name in (name, name.partition("-")[0]):
             yield link.resolve()
     if name == "vsock" and (brought := bundle.find(f"bin/{program}")):
         yield brought

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 
 import pytest
 
+import eifmodel as model
 from enclave_fakes import write_eif
-from nitroctl.base.errors import EifError, UsageError
+from nitroctl.base.errors import EifError, NotBuilt, UsageError
+from nitroctl.eif.format import image_arch
 from nitroctl.enclaves import overlay, qemu
 from nitroctl.enclaves.folder import Folder
 from nitroctl.enclaves.plan import default_boot_timeout, default_name, make_plan
+from nitroctl.enclaves.ready import ready
 from nitroctl.enclaves.request import RunRequest
 from nitroctl.vsock import sockets
 
@@ -117,6 +121,51 @@ def test_qemus_own_sandbox_where_it_was_built_in(eif: Path, monkeypatch: pytest.
         assert "-sandbox" not in qemu.argv(
             make_plan(replace(request(eif), sandbox=False)).qemu_config(folder)
         )
+
+
+def arm_eif(path: Path) -> Path:
+    """With a mark for ACPI, which no arm64 machine here has."""
+    metadata = json.loads(model.TINY[2][1])
+    metadata["CustomMetadata"] = {"nitroctl": {"acpi": True}}
+    parts = [(model.KERNEL, model.arm64_image()), (model.CMDLINE, b"c"), (5, json.dumps(metadata).encode())]
+    path.write_bytes(model.pack([*parts, (model.RAMDISK, b"r")], flags=1))
+    return path
+
+
+def test_an_eif_for_arm64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its QEMU, CPU and tools are that architecture's, whatever the host's; KVM is the host's alone."""
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    eif = arm_eif(tmp_path / "app.eif")
+    asked: list[object] = []
+
+    def choose(*what: object) -> Path:
+        asked.append(what)
+        return TRUE
+
+    monkeypatch.setattr("nitroctl.toolchain.plugin.choose", choose)
+    made = ready(RunRequest(eif, vsock_backend=TRUE))
+    assert (asked, made.qemu) == ([(None, "aarch64")], TRUE)
+    plan = make_plan(made)
+    assert (plan.accel.name, plan.acpi) == ("tcg", False)
+    assert "this host is x86_64, the guest aarch64" in plan.accel.reason
+    argv = qemu.argv(plan.qemu_config(Folder(16, tmp_path, -1)))
+    assert argv[argv.index("-cpu") + 1] == "neoverse-n1"
+    with pytest.raises(UsageError, match="KVM runs this host's architecture alone, and .* is for aarch64"):
+        make_plan(replace(made, accel="kvm"))
+    with pytest.raises(NotBuilt) as caught:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+        make_plan(replace(made, tools=True))
+    assert caught.value.hint == "nitroctl guest tools --arch aarch64"
+
+
+def test_a_file_that_is_no_eif_is_judged_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for machine, expected in (("x86_64", "x86_64"), ("aarch64", "aarch64"), ("riscv64", "x86_64")):
+        monkeypatch.setattr("platform.machine", lambda machine=machine: machine)
+        (tmp_path / "no").write_bytes(b"\x7fELF\0\0\0\1")
+        for path in (tmp_path / "absent", tmp_path, tmp_path / "no"):
+            assert image_arch(path) == expected
+    assert image_arch(arm_eif(tmp_path / "app.eif")) == "aarch64"
+    assert image_arch(write_eif(tmp_path / "x86.eif")) == "x86_64"
 
 
 def test_what_makes_an_enclave_unmeasured(eif: Path, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_how_the_images_init_would_start(cmdline: str, words: list[str]) -> None
 def test_the_ramdisk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("tools", "busybox"):
         (tmp_path / name).write_text(name)
-    monkeypatch.setattr(tools, "locate", lambda: (tmp_path / "tools", tmp_path / "busybox"))
+    monkeypatch.setattr(tools, "locate", lambda *_: (tmp_path / "tools", tmp_path / "busybox"))
     found = {entry.name: entry for entry in tools.entries("quiet foo")}
     assert set(found) == {b".nitroctl", b".nitroctl/tools", b".nitroctl/busybox", b".nitroctl/next"}
     assert found[b".nitroctl/next"].data == b"/init\0foo\0"

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from nitroctl import __version__
-from nitroctl.base.errors import NitroError
-from nitroctl.toolchain import bundle, cache, doctor, guest, kernel, packages, plugin, programs, tree
+from nitroctl.base.errors import NitroError, NotBuilt
+from nitroctl.cli import nitroctl as cli
+from nitroctl.toolchain import bundle, busybox, cache, doctor, guest, kernel, packages, plugin, programs, tree
 
 BUILD_ID = "ab" * 20
 
@@ -104,6 +105,38 @@ def test_the_order_of_qemus(brought: Path, companion: Path, monkeypatch: pytest.
     # An update of the distribution's that this nitroctl knows nothing of.
     the_distributions(brought.parents[2], monkeypatch, "cd" * 20)
     assert plugin.choose() == bundled
+
+
+def test_what_came_for_arm64(
+    brought: Path, companion: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a package of its own; what came for x86_64 is not taken for it."""
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    with pytest.raises(NotBuilt) as caught:
+        guest.locate("init", "aarch64")
+    assert caught.value.hint == "nitroctl guest init --arch aarch64"
+    with pytest.raises(NitroError) as missing:
+        plugin.in_use(arch="aarch64")
+    assert "nitroctl build --arch aarch64" in str(missing.value.hint)
+    folder = brought.parents[1] / "nitroctl_arm64"
+    put(folder / "__init__.py")
+    for name in ("guest/init", "guest/tools", "guest/busybox", "kernel/Image"):
+        put(folder / name)
+    record = folder / "bundle.json"
+    put(record, json.dumps({"nitroctl": __version__}))
+    assert guest.build_init("aarch64") == folder / "guest" != guest.build_init("x86_64")
+    assert guest.locate("kernel", "aarch64") == kernel.build(arch="aarch64") == folder / "kernel/Image"
+    assert busybox.locate("aarch64") == folder / "guest/busybox"
+    put(companion / "bin/qemu-system-aarch64")
+    assert plugin.choose(arch="aarch64") == companion / "bin/qemu-system-aarch64"
+    assert plugin.choose() == companion / "bin/qemu-system-x86_64"
+    cli.main(["which", "qemu", "--arch", "arm64"], standalone_mode=False)
+    assert capsys.readouterr().out == f"{companion}/bin/qemu-system-aarch64\n"
+    # Its init and agent speak with the nitroctl that they were made with.
+    put(record, json.dumps({"nitroctl": "0.0"}))
+    with pytest.raises(NitroError, match="nitroctl-arm64 0.0 does not belong to nitroctl") as misfit:
+        guest.locate("init", "aarch64")
+    assert misfit.value.hint == "pip install --upgrade 'nitroctl[arm64]'"
 
 
 def test_without_any(bare: Path) -> None:

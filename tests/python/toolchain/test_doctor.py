@@ -87,7 +87,7 @@ def test_json() -> None:
 def test_the_plugin_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     values = {field.name: "x" for field in dataclasses.fields(plugin.Manifest)}
     manifest = plugin.Manifest(**values)  # type: ignore[arg-type]
-    monkeypatch.setattr(plugin, "manifest", lambda: manifest)
+    monkeypatch.setattr(plugin, "manifest", lambda arch="x86_64": manifest if arch == "x86_64" else None)
     monkeypatch.setattr(plugin, "misfit", lambda built: None)
     make("vsock", "bin/vhost-user-vsock")
     found = findings()
