@@ -126,24 +126,25 @@ static size_t nitro_enclave_cmdline_extra(NitroEnclaveMachineState *nems)
 
 /*
  * Let microvm load what is in the memfds. It opens and maps them by name, so
- * the image can be cleared afterwards; the user's own names come back, for
+ * they can be closed afterwards; the user's own names come back, for
  * whoever asks the machine what it runs. The command line stays, as microvm
  * builds the final one on it.
  */
 static void nitro_enclave_parent_init(MachineState *machine,
+                                      const EifMemfds *files,
                                       const EifImage *image,
                                       const char *append)
 {
     NitroEnclaveMachineClass *nemc = NITRO_ENCLAVE_MACHINE_GET_CLASS(machine);
     g_autofree char *kernel = g_strdup_printf("/proc/self/fd/%d",
-                                              image->kernel_fd);
+                                              files->kernel);
     g_autofree char *initramfs = g_strdup_printf("/proc/self/fd/%d",
-                                                 image->initramfs_fd);
+                                                 files->initramfs);
     char *user_kernel = machine->kernel_filename;
     char *user_initrd = machine->initrd_filename;
 
     machine->kernel_filename = kernel;
-    machine->initrd_filename = image->initramfs_fd >= 0 ? initramfs : NULL;
+    machine->initrd_filename = files->initramfs >= 0 ? initramfs : NULL;
     g_free(machine->kernel_cmdline);
     machine->kernel_cmdline = g_strconcat(image->cmdline, append, NULL);
 
@@ -256,6 +257,7 @@ static bool nitro_enclave_build(MachineState *machine, Error **errp)
     };
     g_autofree char *clocks = NULL, *append = NULL;
     EifImage image = { 0 };
+    EifMemfds files;
     bool built;
 
     if (!chr) {
@@ -265,15 +267,17 @@ static bool nitro_enclave_build(MachineState *machine, Error **errp)
     append = nitro_enclave_append(nems, clocks);
     options.cmdline_extra = strlen(append) + nitro_enclave_cmdline_extra(nems);
     if (!nitro_enclave_check_ram(machine, errp) ||
-        !nitro_enclave_load_eif(nems, &options, &image, errp)) {
+        !nitro_enclave_load_eif(nems, &options, NULL, &files, &image,
+                                errp)) {
         return false;
     }
 
-    nitro_enclave_parent_init(machine, &image, append);
+    nitro_enclave_parent_init(machine, &files, &image, append);
     nitro_enclave_set_cmos_clock();
     built = nitro_enclave_create_devices(nems, chr, &image.pcr, errp);
     nitro_enclave_finish(nems);
     eif_image_clear(&image);
+    eif_memfds_close(&files);
     return built;
 }
 

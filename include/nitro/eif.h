@@ -5,8 +5,13 @@
  *
  * What it is: the public interface of the EIF core.  Plain C on glib, gnutls,
  * libcbor and zlib; it knows nothing of QEMU, prints nothing and never exits.
- * Everything works on buffers but eif_load(), which reads a file once and
- * leaves kernel and initramfs in memfds, ready for a boot loader.
+ * Everything works on buffers but eif_load(), which reads a file once.
+ *
+ * How a machine loads: eif_load() reads, judges and measures the file while it
+ * puts kernel and initramfs where EifMemory.place() says, once the sizes and
+ * the kernel's header are known: straight into the guest's memory, or, for a
+ * boot loader that wants files, into memfds (eif_load_memfds()).  Nothing of
+ * the guest may run before it has returned, and nothing after it has failed.
  *
  * What it is not: a builder or a signer of images.
  *
@@ -253,6 +258,16 @@ bool eif_check_placement(const EifKernel *k, uint64_t cmdline_len,
                          uint64_t initramfs_size, uint64_t lowmem,
                          EifError *err);
 
+/* Where things go on x86_64, in guest addresses. */
+typedef struct EifX86Places {
+    uint64_t kernel;            /* what comes after the setup code */
+    uint64_t initramfs;         /* its size is 0: means nothing */
+} EifX86Places;
+
+/* For what eif_check_placement() found good, with the same @lowmem, not 0. */
+void eif_x86_places(const EifKernel *k, uint64_t initramfs_size,
+                    uint64_t lowmem, EifX86Places *out);
+
 /* Kernel and initramfs have to lie within so much (booting.rst, 32 GiB). */
 #define EIF_ARM64_WINDOW        (32ULL << 30)
 /* What the device tree gets, at the end of that (booting.rst). */
@@ -394,9 +409,8 @@ bool eif_check(const uint8_t *buf, size_t len, const EifOptions *opt,
  */
 typedef struct EifTimes {
     uint64_t total;
-    uint64_t read;              /* reader: file to buffer */
-    uint64_t crc;               /* reader: CRC-32 */
-    uint64_t store;             /* reader: buffer to memfd */
+    uint64_t read;              /* reader: file to where it belongs */
+    uint64_t crc;               /* reader: CRC-32, and an overlay's check */
     uint64_t reader_wait;       /* reader: for the hashing threads */
     uint64_t pcr0;              /* hashing kernel, command line, ramdisks */
     uint64_t pcr2;              /* hashing the ramdisks after the first */
@@ -407,9 +421,7 @@ typedef struct EifImage {
     EifLayout layout;
     EifMeasurements pcr;        /* with the extra initrd, if there is one */
     EifKernel kernel;           /* zero with file_rules_only */
-    int kernel_fd;              /* sealed memfd */
-    uint64_t kernel_size;
-    int initramfs_fd;           /* sealed memfd; -1 if there is no ramdisk */
+    uint64_t kernel_size;       /* with its setup code */
     uint64_t initramfs_size;
     char *cmdline;              /* NUL-terminated, no NUL within */
     size_t cmdline_len;
@@ -419,10 +431,36 @@ typedef struct EifImage {
 } EifImage;
 
 /*
+ * Where the parts of an image go: host memory that nobody else looks at while
+ * eif_load() runs.  It is written once and read by the digests: what lies
+ * there afterwards is what was measured.
+ */
+typedef struct EifPlaces {
+    uint8_t *setup;             /* the kernel's first kernel.setup_bytes, */
+    uint8_t *kernel;            /* and the rest of its kernel_size */
+    uint8_t *initramfs;         /* initramfs_size; NULL will do for 0 */
+} EifPlaces;
+
+typedef struct EifMemory {
+    /*
+     * Called once, after step 4, when steps 6 and 7 are known to pass: of
+     * @image there are layout, kernel, kernel_size, initramfs_size and
+     * cmdline_len.  kernel.setup_bytes is 0, and the kernel in one piece, for
+     * aarch64 and with file_rules_only.  eif_x86_places() or
+     * eif_arm64_places() tells the guest's addresses.  False: @err, and
+     * eif_load() fails with it.
+     */
+    bool (*place)(void *opaque, const EifImage *image, EifPlaces *places,
+                  EifError *err);
+    void *opaque;
+} EifMemory;
+
+/*
  * Load the EIF in @fd, a regular file, read from its start without moving the
- * file position.  Every byte is read once; verdict, measurement and what the
- * memfds hold come from that one copy, so a file that is changed meanwhile is
- * either refused or loaded as it was measured.
+ * file position, to where @memory says.  Every byte is read once; verdict,
+ * measurement and what is loaded come from that one copy, so a file that is
+ * changed meanwhile is either refused or loaded as it was measured.  What is
+ * refused may lie there in part.
  *
  * @initrd_fd (-1: none): a regular file, appended to the initramfs at the next
  * multiple of EIF_INITRD_ALIGN and measured like an application ramdisk: last
@@ -434,16 +472,33 @@ typedef struct EifImage {
  * way after all else, checked while it is read, and measured nowhere: the
  * caller has to see to it that nobody takes @out->pcr for what runs.
  *
- * Host memory: the initramfs, the kernel (under 1 GiB), and less than 32 MiB.
+ * Host memory beyond @memory's: less than 32 MiB.
  * Threads: two for the time of the call, with all signals blocked.
  *
  * On success the caller owns @out: eif_image_clear().  On failure @out holds
  * nothing.
  */
 bool eif_load(int fd, int initrd_fd, int overlay_fd, const EifOptions *opt,
-              EifImage *out, EifError *err);
-/* Close and free; harmless on a zeroed or cleared image. */
+              const EifMemory *memory, EifImage *out, EifError *err);
+/* Free; harmless on a zeroed or cleared image. */
 void eif_image_clear(EifImage *image);
+
+/* ---- For boot loaders that want files: eif-memfd.c ---- */
+
+typedef struct EifMemfds {
+    int kernel;                 /* -1: there is none */
+    int initramfs;              /* -1: there is no ramdisk */
+} EifMemfds;
+
+/*
+ * eif_load() into memfds, which are sealed on success: kernel with its setup
+ * code, and initramfs.  The caller owns @fds: eif_memfds_close().  On failure
+ * there are none.
+ */
+bool eif_load_memfds(int fd, int initrd_fd, int overlay_fd,
+                     const EifOptions *opt, EifMemfds *fds, EifImage *out,
+                     EifError *err);
+void eif_memfds_close(EifMemfds *fds);
 
 /* ---- What no PCR has: eif-overlay.c ---- */
 

@@ -178,12 +178,13 @@ EifRule judge(const GByteArray *f, const EifOptions *opt, EifMeasurements *m,
     g_autofree uint8_t *copy = g_memdup2(f->data, f->len);
     EifError warning, load_err = { EIF_OK, "" };
     EifImage image;
+    EifMemfds fds;
     bool checked, loaded;
     int fd = fd_of(f->data, f->len);
 
     *err = (EifError) { EIF_OK, "" };
     checked = eif_check(copy, f->len, opt, m, &warning, err);
-    loaded = eif_load(fd, -1, -1, opt, &image, &load_err);
+    loaded = eif_load_memfds(fd, -1, -1, opt, &fds, &image, &load_err);
     g_assert_cmpint(checked, ==, err->rule == EIF_OK);
     g_assert_cmpstr(eif_rule_name(load_err.rule), ==,
                     eif_rule_name(err->rule));
@@ -205,11 +206,12 @@ EifRule judge(const GByteArray *f, const EifOptions *opt, EifMeasurements *m,
         }
     } else {
         g_assert_cmpuint(strlen(err->text), >, 20);
-        g_assert_cmpint(image.kernel_fd, ==, -1);
-        g_assert_cmpint(image.initramfs_fd, ==, -1);
+        g_assert_cmpint(fds.kernel, ==, -1);
+        g_assert_cmpint(fds.initramfs, ==, -1);
         g_assert_null(image.cmdline);
     }
     eif_image_clear(&image);
+    eif_memfds_close(&fds);
     close(fd);
     return checked ? EIF_OK : err->rule;
 }

@@ -72,6 +72,7 @@ static bool load(const uint8_t *data, size_t len, const EifOptions *opt,
                  EifMeasurements *m, EifError *err)
 {
     EifImage image;
+    EifMemfds fds;
     bool ok;
     int fd = memfd_create("eif", MFD_CLOEXEC);
 
@@ -79,9 +80,10 @@ static bool load(const uint8_t *data, size_t len, const EifOptions *opt,
         perror("memfd");
         exit(1);
     }
-    ok = eif_load(fd, -1, -1, opt, &image, err);
+    ok = eif_load_memfds(fd, -1, -1, opt, &fds, &image, err);
     *m = image.pcr;
     eif_image_clear(&image);
+    eif_memfds_close(&fds);
     close(fd);
     return ok;
 }

@@ -58,18 +58,21 @@ static void test_good(void)
     EifMeasurements m;
     EifError err;
     EifImage image;
+    EifMemfds fds;
     int fd = fd_of(f->data, f->len);
 
     g_assert_cmpint(judge(f, &all_rules, &m, &err), ==, EIF_OK);
     expect_pcr(pcr0, all);
     g_assert_cmpmem(m.pcr0, EIF_DIGEST_SIZE, pcr0, EIF_DIGEST_SIZE);
-    g_assert_true(eif_load(fd, -1, -1, &all_rules, &image, &err));
+    g_assert_true(eif_load_memfds(fd, -1, -1, &all_rules, &fds, &image,
+                                  &err));
     g_assert_cmpint(image.layout.arch, ==, EIF_ARCH_AARCH64);
     g_assert_cmpint(image.kernel.arch, ==, EIF_ARCH_AARCH64);
     g_assert_cmphex(image.kernel.text_offset, ==, 2 * MIB);
     g_assert_cmphex(image.kernel.memory, ==, 16 * MIB);
     g_assert_cmpuint(image.kernel.cmdline_size, ==, 2047);
     eif_image_clear(&image);
+    eif_memfds_close(&fds);
     close(fd);
 }
 

@@ -212,12 +212,13 @@ static void content_clear(Content *c, const Sizes *sizes)
 }
 
 /* Loads it, and sees that each byte of the file is read once. */
-static void load_watched(int fd, size_t len, int initrd_fd, EifImage *image)
+static void load_watched(int fd, size_t len, int initrd_fd, EifImage *image,
+                         EifMemfds *fds)
 {
     EifError err;
 
     watch(fd, len);
-    if (!eif_load(fd, initrd_fd, -1, &file_rules, image, &err)) {
+    if (!eif_load_memfds(fd, initrd_fd, -1, &file_rules, fds, image, &err)) {
         g_error("%s: %s", eif_rule_name(err.rule), err.text);
     }
     g_assert_cmpuint(feed.calls, >, 0);
@@ -229,19 +230,20 @@ static void load_watched(int fd, size_t len, int initrd_fd, EifImage *image)
     unwatch();
 }
 
-static void check_image(const EifImage *image, const Content *c,
+static void check_image(const EifImage *image, const EifMemfds *fds,
+                        const Content *c,
                         const Sizes *sizes)
 {
     uint8_t pcr[EIF_DIGEST_SIZE];
 
-    assert_memfd(image->kernel_fd, c->parts[0].data, sizes->kernel);
+    assert_memfd(fds->kernel, c->parts[0].data, sizes->kernel);
     g_assert_cmpuint(image->kernel_size, ==, sizes->kernel);
     g_assert_cmpuint(image->initramfs_size, ==, c->initramfs->len);
     if (c->initramfs->len) {
-        assert_memfd(image->initramfs_fd, c->initramfs->data,
+        assert_memfd(fds->initramfs, c->initramfs->data,
                      c->initramfs->len);
     } else {
-        g_assert_cmpint(image->initramfs_fd, ==, -1);
+        g_assert_cmpint(fds->initramfs, ==, -1);
     }
     g_assert_cmpmem(image->cmdline, image->cmdline_len, c->parts[1].data,
                     sizes->cmdline);
@@ -265,6 +267,7 @@ static void test_sizes(gconstpointer data)
     g_autoptr(GByteArray) f = NULL;
     Content c;
     EifImage image;
+    EifMemfds fds;
     int fd, initrd_fd;
 
     content_init(&c, sizes);
@@ -272,14 +275,16 @@ static void test_sizes(gconstpointer data)
     fd = fd_of(f->data, f->len);
     initrd_fd = sizes->initrd ? fd_of(c.initrd, sizes->initrd) : -1;
 
-    load_watched(fd, f->len, initrd_fd, &image);
-    check_image(&image, &c, sizes);
+    load_watched(fd, f->len, initrd_fd, &image, &fds);
+    check_image(&image, &fds, &c, sizes);
 
     /* The position of the descriptor is the caller's. */
     g_assert_cmpint(lseek(fd, 0, SEEK_CUR), ==, f->len);
     eif_image_clear(&image);
-    g_assert_cmpint(image.kernel_fd, ==, -1);
+    eif_memfds_close(&fds);
+    g_assert_cmpint(fds.kernel, ==, -1);
     eif_image_clear(&image);
+    eif_memfds_close(&fds);
     close(fd);
     if (initrd_fd >= 0) {
         close(initrd_fd);
@@ -295,12 +300,13 @@ static void test_signed_with_initrd(void)
                                                   "signed-p384.eif", NULL);
     uint8_t pcr[EIF_DIGEST_SIZE];
     EifImage image;
+    EifMemfds fds;
     EifError err;
     int fd = open(path, O_RDONLY);
     int initrd_fd = fd_of("MORE", 4);
 
     g_assert_cmpint(fd, >=, 0);
-    if (!eif_load(fd, initrd_fd, -1, &file_rules, &image, &err)) {
+    if (!eif_load_memfds(fd, initrd_fd, -1, &file_rules, &fds, &image, &err)) {
         g_error("%s: %s", eif_rule_name(err.rule), err.text);
     }
     g_assert_true(image.is_signed);
@@ -313,8 +319,9 @@ static void test_signed_with_initrd(void)
     g_assert_cmpmem(image.pcr.pcr1, EIF_DIGEST_SIZE, pcr, EIF_DIGEST_SIZE);
     expect_pcr(pcr, (Part[]) { { 0, "APPLAPPLAPPLMORE", 16 }, { 0 } });
     g_assert_cmpmem(image.pcr.pcr2, EIF_DIGEST_SIZE, pcr, EIF_DIGEST_SIZE);
-    assert_memfd(image.initramfs_fd, "INITINITAPPLAPPLAPPLMORE", 24);
+    assert_memfd(fds.initramfs, "INITINITAPPLAPPLAPPLMORE", 24);
     eif_image_clear(&image);
+    eif_memfds_close(&fds);
     close(fd);
     close(initrd_fd);
 }
@@ -346,15 +353,18 @@ static void test_short_reads(void)
     g_assert_cmpint(judge(f, &file_rules, &m, &err), ==, EIF_OK);
     for (unsigned i = 0; i < G_N_ELEMENTS(most); i++) {
         EifImage image;
+        EifMemfds fds;
 
         watch(fd, f->len);
         feed.most = most[i];
         feed.interrupt = true;
-        g_assert_true(eif_load(fd, -1, -1, &file_rules, &image, &err));
+        g_assert_true(eif_load_memfds(fd, -1, -1, &file_rules, &fds,
+                                      &image, &err));
         g_assert_cmpuint(feed.calls, >, 2 * (f->len / most[i]));
         g_assert_cmpmem(image.pcr.pcr0, EIF_DIGEST_SIZE, m.pcr0,
                         EIF_DIGEST_SIZE);
         eif_image_clear(&image);
+        eif_memfds_close(&fds);
     }
     unwatch();
     close(fd);
@@ -371,17 +381,19 @@ static void test_read_fails(void)
 
     for (unsigned i = 0; i < 2 * G_N_ELEMENTS(ends); i++) {
         EifImage image;
+        EifMemfds fds;
         EifError err;
 
         watch(fd, f->len);
         feed.end = ends[i / 2];
         feed.error = i % 2 ? EIO : 0;
-        g_assert_false(eif_load(fd, -1, -1, &file_rules, &image, &err));
+        g_assert_false(eif_load_memfds(fd, -1, -1, &file_rules, &fds,
+                                       &image, &err));
         g_assert_cmpstr(eif_rule_name(err.rule), ==, "io");
         g_assert_nonnull(strstr(err.text, "at offset "));
         g_assert_nonnull(strstr(err.text, i % 2 ? "Input/output error"
                                                 : "still being written"));
-        g_assert_cmpint(image.kernel_fd, ==, -1);
+        g_assert_cmpint(fds.kernel, ==, -1);
         g_assert_null(image.cmdline);
     }
     unwatch();
@@ -391,12 +403,14 @@ static void test_read_fails(void)
 static void refuse(int fd, int initrd_fd, const char *text)
 {
     EifImage image;
+    EifMemfds fds;
     EifError err;
 
-    g_assert_false(eif_load(fd, initrd_fd, -1, &file_rules, &image, &err));
+    g_assert_false(eif_load_memfds(fd, initrd_fd, -1, &file_rules, &fds,
+                                   &image, &err));
     g_assert_cmpstr(eif_rule_name(err.rule), ==, "io");
     g_assert_nonnull(strstr(err.text, text));
-    g_assert_cmpint(image.kernel_fd, ==, -1);
+    g_assert_cmpint(fds.kernel, ==, -1);
 }
 
 static void test_not_a_file(void)
@@ -433,13 +447,16 @@ static void test_empty_initrd(void)
     int fd = fd_of(f->data, f->len);
     int initrd_fd = fd_of("", 0);
     EifImage image;
+    EifMemfds fds;
     EifError err;
 
-    g_assert_true(eif_load(fd, initrd_fd, -1, &file_rules, &image, &err));
-    assert_memfd(image.initramfs_fd, "INI", 3);
+    g_assert_true(eif_load_memfds(fd, initrd_fd, -1, &file_rules, &fds,
+                                  &image, &err));
+    assert_memfd(fds.initramfs, "INI", 3);
     g_assert_cmpmem(image.pcr.pcr0, EIF_DIGEST_SIZE, image.pcr.pcr1,
                     EIF_DIGEST_SIZE);
     eif_image_clear(&image);
+    eif_memfds_close(&fds);
     close(fd);
     close(initrd_fd);
 }
@@ -534,6 +551,7 @@ static void test_large(gconstpointer data)
     int fd = sparse(c->parts, 3);
     int initrd_fd = -1;
     EifImage image;
+    EifMemfds fds;
     EifError err;
     uint64_t peak;
 
@@ -542,7 +560,8 @@ static void test_large(gconstpointer data)
         g_assert_cmpint(ftruncate(initrd_fd, c->initrd), ==, 0);
     }
     peak = peak_kib();
-    g_assert_false(eif_load(fd, initrd_fd, -1, &opt, &image, &err));
+    g_assert_false(eif_load_memfds(fd, initrd_fd, -1, &opt, &fds,
+                                   &image, &err));
     if (err.rule != c->rule || !strstr(err.text, c->text)) {
         g_error("%s: %s", eif_rule_name(err.rule), err.text);
     }
@@ -567,6 +586,7 @@ static void test_claims(void)
             g_autoptr(GByteArray) f = plain_file();
             uint64_t peak;
             EifImage image;
+            EifMemfds fds;
             EifError err;
             int fd;
 
@@ -577,7 +597,8 @@ static void test_claims(void)
             }
             fd = fd_of(f->data, f->len);
             peak = peak_kib();
-            g_assert_false(eif_load(fd, -1, -1, &file_rules, &image, &err));
+            g_assert_false(eif_load_memfds(fd, -1, -1, &file_rules, &fds,
+                                           &image, &err));
             if (section < 3 && claims[i] == 600 * KIB) {
                 /* So much there is, but the next section is elsewhere. */
                 g_assert_cmpstr(eif_rule_name(err.rule), ==,
@@ -609,22 +630,26 @@ static void test_nothing_left(void)
 {
     g_autoptr(GByteArray) f = plain_file();
     int fd = fd_of(f->data, f->len);
-    unsigned fds = entries("/proc/self/fd");
+    unsigned n_fds = entries("/proc/self/fd");
     unsigned threads = entries("/proc/self/task");
     EifOptions all = { .now = NOW };
     EifImage image;
+    EifMemfds fds;
     EifError err;
 
     for (unsigned i = 0; i < 20; i++) {
-        g_assert_true(eif_load(fd, -1, -1, &file_rules, &image, &err));
+        g_assert_true(eif_load_memfds(fd, -1, -1, &file_rules, &fds,
+                                      &image, &err));
         eif_image_clear(&image);
-        g_assert_false(eif_load(fd, -1, -1, &all, &image, &err));
+        eif_memfds_close(&fds);
+        g_assert_false(eif_load_memfds(fd, -1, -1, &all, &fds, &image, &err));
         watch(fd, f->len);
         feed.end = 400 * KIB;
-        g_assert_false(eif_load(fd, -1, -1, &file_rules, &image, &err));
+        g_assert_false(eif_load_memfds(fd, -1, -1, &file_rules, &fds,
+                                       &image, &err));
         unwatch();
     }
-    g_assert_cmpuint(entries("/proc/self/fd"), ==, fds);
+    g_assert_cmpuint(entries("/proc/self/fd"), ==, n_fds);
     g_assert_cmpuint(entries("/proc/self/task"), ==, threads);
     close(fd);
 }
@@ -634,16 +659,18 @@ static void test_times(void)
     g_autoptr(GByteArray) f = plain_file();
     int fd = fd_of(f->data, f->len);
     EifImage image;
+    EifMemfds fds;
     EifError err;
 
-    g_assert_true(eif_load(fd, -1, -1, &file_rules, &image, &err));
+    g_assert_true(eif_load_memfds(fd, -1, -1, &file_rules, &fds, &image, &err));
     g_assert_cmpuint(image.times.total, >, 0);
     g_assert_cmpuint(image.times.pcr0, >, 0);
     g_assert_cmpuint(image.times.pcr0, <=, image.times.total);
-    g_assert_cmpuint(image.times.read + image.times.crc + image.times.store +
+    g_assert_cmpuint(image.times.read + image.times.crc +
                      image.times.reader_wait + image.times.signature, <=,
                      image.times.total);
     eif_image_clear(&image);
+    eif_memfds_close(&fds);
     close(fd);
 }
 

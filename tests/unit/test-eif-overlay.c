@@ -210,6 +210,7 @@ static void test_load(gconstpointer with_initrd)
     g_autoptr(GByteArray) wanted = g_byte_array_new();
     g_autofree uint8_t *buf = NULL;
     EifImage without, with;
+    EifMemfds without_fds, with_fds;
     EifError err;
     int fd = fd_of(f->data, f->len);
     int initrd = with_initrd ? fd_of(INITRD, 5) : -1;
@@ -223,21 +224,24 @@ static void test_load(gconstpointer with_initrd)
     pad(wanted, 4);
     g_byte_array_append(wanted, a->data, a->len);
 
-    g_assert_true(eif_load(fd, initrd, -1, &rules, &without, &err));
-    if (!eif_load(fd, initrd, overlay, &rules, &with, &err)) {
+    g_assert_true(eif_load_memfds(fd, initrd, -1, &rules, &without_fds,
+                                  &without, &err));
+    if (!eif_load_memfds(fd, initrd, overlay, &rules, &with_fds, &with, &err)) {
         g_error("%s", err.text);
     }
     g_assert_cmpuint(with.initramfs_size, ==, wanted->len);
     buf = g_malloc(wanted->len + 1);
-    g_assert_cmpint(pread(with.initramfs_fd, buf, wanted->len + 1, 0), ==,
+    g_assert_cmpint(pread(with_fds.initramfs, buf, wanted->len + 1, 0), ==,
                     wanted->len);
     g_assert_cmpmem(buf, wanted->len, wanted->data, wanted->len);
-    g_assert_cmpint(pwrite(with.initramfs_fd, "x", 1, 0), ==, -1);
+    g_assert_cmpint(pwrite(with_fds.initramfs, "x", 1, 0), ==, -1);
     g_assert_cmpint(errno, ==, EPERM);
     g_assert_cmpmem(&with.pcr, sizeof(with.pcr), &without.pcr,
                     sizeof(without.pcr));
     eif_image_clear(&with);
+    eif_memfds_close(&with_fds);
     eif_image_clear(&without);
+    eif_memfds_close(&without_fds);
     close(fd);
     if (with_initrd) {
         close(initrd);
@@ -253,16 +257,19 @@ static void test_load_alone(void)
     g_autoptr(GByteArray) f = eif_file_build(3, parts, 2);
     g_autoptr(GByteArray) a = archive();
     EifImage image;
+    EifMemfds fds;
     EifError err;
     int fd = fd_of(f->data, f->len), overlay = fd_of(a->data, a->len);
 
-    g_assert_true(eif_load(fd, -1, overlay, &rules, &image, &err));
+    g_assert_true(eif_load_memfds(fd, -1, overlay, &rules, &fds, &image, &err));
     g_assert_cmpuint(image.initramfs_size, ==, a->len);
     eif_image_clear(&image);
+    eif_memfds_close(&fds);
     close(overlay);
 
     overlay = fd_of("", 0);
-    g_assert_false(eif_load(fd, -1, overlay, &rules, &image, &err));
+    g_assert_false(eif_load_memfds(fd, -1, overlay, &rules, &fds,
+                                   &image, &err));
     g_assert_cmpint(err.rule, ==, EIF_ERR_OVERLAY_NOT_CPIO);
     close(overlay);
     close(fd);
@@ -285,6 +292,7 @@ static void test_too_large(void)
     EifOptions opt = { .now = NOW, .lowmem = (32 << 20) + room };
     int fd = fd_of(f->data, f->len);
     EifImage image;
+    EifMemfds fds;
     EifError err;
 
     for (int over = 0; over < 2; over++) {
@@ -296,15 +304,17 @@ static void test_too_large(void)
         memset(a->data + before, 0, size - before);
         overlay = fd_of(a->data, size);
         if (over) {
-            g_assert_false(eif_load(fd, -1, overlay, &opt, &image, &err));
+            g_assert_false(eif_load_memfds(fd, -1, overlay, &opt, &fds,
+                                           &image, &err));
             g_assert_cmpstr(eif_rule_name(err.rule), ==, "overlay-too-large");
             g_assert_nonnull(strstr(err.text, "it has 1048572 bytes"));
             g_assert_nonnull(strstr(err.text, "give the guest more memory"));
         } else {
-            if (!eif_load(fd, -1, overlay, &opt, &image, &err)) {
+            if (!eif_load_memfds(fd, -1, overlay, &opt, &fds, &image, &err)) {
                 g_error("%s", err.text);
             }
             eif_image_clear(&image);
+            eif_memfds_close(&fds);
         }
         close(overlay);
     }
@@ -314,7 +324,8 @@ static void test_too_large(void)
 
         g_assert_cmpint(ftruncate(overlay, i ? 1LL << 40 : 1LL << 32), ==, 0);
         opt.lowmem = i ? 1 << 30 : 0;
-        g_assert_false(eif_load(fd, -1, overlay, &opt, &image, &err));
+        g_assert_false(eif_load_memfds(fd, -1, overlay, &opt, &fds,
+                                       &image, &err));
         g_assert_cmpstr(eif_rule_name(err.rule), ==, "overlay-too-large");
         g_assert_nonnull(strstr(err.text, i ? "guest's memory below 4 GiB" :
                                 "boot protocol's limit"));

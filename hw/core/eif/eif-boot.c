@@ -203,6 +203,19 @@ static uint64_t kernel_end(const EifKernel *k)
     return MAX(loaded, end);
 }
 
+/* As QEMU does: at the top of what there is, on a page border. */
+static uint64_t initramfs_top(const EifKernel *k, uint64_t lowmem)
+{
+    return MIN((uint64_t)k->initrd_max, lowmem - 1);
+}
+
+void eif_x86_places(const EifKernel *k, uint64_t initramfs_size,
+                    uint64_t lowmem, EifX86Places *out)
+{
+    out->kernel = LOAD_ADDRESS;
+    out->initramfs = (initramfs_top(k, lowmem) - initramfs_size) & ~(PAGE - 1);
+}
+
 bool eif_check_cmdline_size(const EifKernel *k, uint64_t cmdline_len,
                             EifError *err)
 {
@@ -241,8 +254,7 @@ bool eif_check_placement(const EifKernel *k, uint64_t cmdline_len,
     if (!initramfs_size) {
         return true;
     }
-    /* As QEMU places it: at the top, on a page border. */
-    top = MIN((uint64_t)k->initrd_max, lowmem - 1);
+    top = initramfs_top(k, lowmem);
     room = top > end ? (top - end) & ~(PAGE - 1) : 0;
     if (initramfs_size >= top ||
         ((top - initramfs_size) & ~(PAGE - 1)) < end) {

@@ -2,7 +2,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * EIF core: the loader's lanes.  A lane is a thread that follows the reader and
- * hashes what lies in the memfds already: one makes PCR0 and PCR1, one PCR2.
+ * hashes what lies in its place already: one makes PCR0 and PCR1, one PCR2.
  * Why they are two is in eif-load.c.
  */
 
@@ -26,29 +26,23 @@ static uint64_t wait_ready(EifLoader *ld, const EifPiece *p, uint64_t pos)
     return n;
 }
 
-static bool lane_piece(EifLane *lane, const EifPiece *p, uint8_t *buf,
-                       EifBootMeasure *boot, gnutls_hash_hd_t app)
+static bool lane_piece(EifLane *lane, const EifPiece *p, EifBootMeasure *boot,
+                       gnutls_hash_hd_t app)
 {
     uint64_t pos = 0;
 
     while (pos < p->size) {
         size_t n = MIN(wait_ready(lane->loader, p, pos), EIF_LOAD_CHUNK);
         int64_t t = g_get_monotonic_time();
-        const uint8_t *data = buf;
-        bool ok = true;
+        const uint8_t *data = p->data + pos;
+        bool ok;
 
         if (!n) {
             return eif_fail(&lane->err, EIF_ERR_IO, "stopped");
         }
-        if (p->memfd >= 0) {
-            ok = eif_read_all(p->memfd, buf, n, p->offset + pos, &lane->err);
-        } else {
-            data = p->data + pos;
-        }
-        ok = ok && (lane->app_only
-                    ? eif_hash_update(app, data, n, &lane->err)
-                    : eif_boot_measure_update(boot, p->part, data, n,
-                                              &lane->err));
+        ok = lane->app_only
+            ? eif_hash_update(app, data, n, &lane->err)
+            : eif_boot_measure_update(boot, p->part, data, n, &lane->err);
         eif_lap(&t, &lane->busy);
         if (!ok) {
             return false;
@@ -64,7 +58,6 @@ static void *lane_main(void *arg)
     EifLoader *ld = lane->loader;
     EifBootMeasure boot = { NULL, NULL };
     gnutls_hash_hd_t app = NULL;
-    g_autofree uint8_t *buf = g_malloc(EIF_LOAD_CHUNK);
     bool have_file_pcr0 = lane->app_only;
     bool ok;
 
@@ -81,7 +74,7 @@ static void *lane_main(void *arg)
             ok = eif_hash_pcr(boot.pcr0, lane->file_pcr0, &lane->err);
             have_file_pcr0 = true;
         }
-        ok = ok && lane_piece(lane, p, buf, &boot, app);
+        ok = ok && lane_piece(lane, p, &boot, app);
     }
     if (ok && !have_file_pcr0) {
         ok = eif_hash_pcr(boot.pcr0, lane->file_pcr0, &lane->err);

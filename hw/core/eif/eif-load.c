@@ -1,33 +1,32 @@
 /*
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * EIF core: the loader.  One pass over a file; kernel and initramfs end in
- * memfds, digests come from there.  The rules themselves are in the other
- * files; this one has the I/O, and eif-lane.c the threads.
+ * EIF core: the loader.  One pass over a file, each byte copied once, to where
+ * the caller wants kernel and initramfs; digests come from what lies there.
+ * The rules themselves are in the other files; this one has the I/O, and
+ * eif-lane.c the threads.
  *
  * Why it is built this way.  For an image of 400 MB, PCR0 alone is one SHA-384
  * over all of it, and that cannot be divided.  So the goal is to keep one core
  * on PCR0 from the first byte to the last, and to fit all the rest on another:
  *
- *   reader (the caller)   file -> buffer -> CRC-32 -> memfd
- *   PCR0 lane (thread)    memfd -> buffer -> SHA-384
+ *   reader (the caller)   file -> the caller's memory, CRC-32 there
+ *   PCR0 lane (thread)    SHA-384 there
  *   PCR2 lane (thread)    the same, ramdisks after the first
  *
  * The reader publishes how far each piece has come, the lanes follow.  There
  * is no ring between them and so nobody waits for room: what is read lies in
- * the memfd already, and the reader runs ahead, which gives the PCR2 lane its
+ * its place already, and the reader runs ahead, which gives the PCR2 lane its
  * work early and the reader's core free for it.
  *
- * The buffers stay in the second-level cache, where CRC and copying cost
- * little, and nothing is mapped: write() fills fresh memfd pages without a page
- * fault or the clearing of a page.  docs/eif.md has what that is worth.
+ * The reader works in pieces that stay in the second-level cache, where the
+ * CRC costs little.  docs/performance.md has what all this is worth.
  */
 
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
-#include <sys/mman.h>        /* memfd_create() */
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
@@ -35,11 +34,6 @@
 #include "eif-load.h"
 
 /* ---- Files ---- */
-
-static bool io_error(EifError *err, const char *doing)
-{
-    return eif_fail(err, EIF_ERR_IO, "cannot %s: %s", doing, strerror(errno));
-}
 
 static bool regular_size(int fd, const char *what, uint64_t *size,
                          EifError *err)
@@ -67,6 +61,11 @@ bool eif_read_all(int fd, uint8_t *buf, size_t len, uint64_t offset,
         if (n < 0 && errno == EINTR) {
             continue;
         }
+        if (n < 0 && errno == EFAULT) {
+            return eif_fail(err, EIF_ERR_IO, "there is no memory for what is"
+                            " at offset %" PRIu64 " (%zu bytes): is the host's"
+                            " full?", offset, len);
+        }
         if (n < 0) {
             return eif_fail(err, EIF_ERR_IO, "cannot read at offset %" PRIu64
                             ": %s", offset, strerror(errno));
@@ -79,45 +78,6 @@ bool eif_read_all(int fd, uint8_t *buf, size_t len, uint64_t offset,
         buf += n;
         len -= (size_t)n;
         offset += (uint64_t)n;
-    }
-    return true;
-}
-
-static bool write_all(int fd, const uint8_t *buf, size_t len, uint64_t offset,
-                      EifError *err)
-{
-    while (len) {
-        ssize_t n = pwrite(fd, buf, len, (off_t)offset);
-
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n < 0) {
-            return io_error(err, "keep the image in memory");
-        }
-        buf += n;
-        len -= (size_t)n;
-        offset += (uint64_t)n;
-    }
-    return true;
-}
-
-/* A memfd of @size bytes, none of them there yet. */
-static bool new_memfd(const char *name, uint64_t size, int *fd, EifError *err)
-{
-    *fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
-    if (*fd < 0 || ftruncate(*fd, (off_t)size) < 0) {
-        return io_error(err, "make room for the image in memory");
-    }
-    return true;
-}
-
-/* What was measured is what is there, for ever. */
-static bool seal(int fd, EifError *err)
-{
-    if (fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE |
-              F_SEAL_SEAL) < 0) {
-        return io_error(err, "seal the image in memory");
     }
     return true;
 }
@@ -152,8 +112,8 @@ static uint64_t measured_initramfs(const EifLoader *ld)
     return eif_initramfs_append(ld->layout->ramdisk_bytes, ld->initrd_size);
 }
 
-/* Everything that what is read will need, sized by the checked layout. */
-static bool allocate(EifLoader *ld, EifError *err)
+/* What the loader itself keeps, sized by the checked layout. */
+static void allocate(EifLoader *ld)
 {
     EifImage *image = ld->image;
     const EifLayout *l = ld->layout;
@@ -164,24 +124,97 @@ static bool allocate(EifLoader *ld, EifError *err)
         eif_initramfs_append(measured_initramfs(ld), ld->overlay_size);
     image->is_signed = l->signature >= 0;
 
-    if (!new_memfd("eif-kernel", image->kernel_size, &image->kernel_fd,
-                   err)) {
-        return false;
-    }
-    if (image->initramfs_size &&
-        !new_memfd("eif-initramfs", image->initramfs_size,
-                   &image->initramfs_fd, err)) {
-        return false;
-    }
     image->cmdline = g_malloc0(image->cmdline_len + 1);
     if (image->is_signed) {
         ld->signature = g_malloc(l->section[l->signature].size);
     }
     ld->chunk = g_malloc(EIF_LOAD_CHUNK);
+}
+
+/*
+ * Steps 6 and 7, for a verdict that has to wait until the data were judged.
+ * They come first since the places follow from the kernel's header, which is
+ * kept: what was judged is what is measured.
+ */
+static bool check_boot(EifLoader *ld, EifError *err)
+{
+    EifImage *image = ld->image;
+    const EifOptions *opt = ld->opt;
+    uint64_t cmdline = image->cmdline_len + opt->cmdline_extra;
+    EifError without;
+
+    if (!eif_check_kernel(image->layout.arch, ld->kernel_head,
+                          ld->kernel_head_len, image->kernel_size,
+                          &image->kernel, err) ||
+        !eif_check_placement(&image->kernel, cmdline, measured_initramfs(ld),
+                             opt->lowmem, err)) {
+        return false;
+    }
+    if (!eif_check_placement(&image->kernel, cmdline, image->initramfs_size,
+                             opt->lowmem, &without)) {
+        return eif_fail(err, EIF_ERR_OVERLAY_TOO_LARGE, "it has %" PRIu64
+                        " bytes, and with it %s", ld->overlay_size,
+                        without.text);
+    }
     return true;
 }
 
-/* After allocate(): the sections in file order, then what is added. */
+/* The kernel's header, ahead of all else. */
+static bool read_kernel_head(EifLoader *ld, EifError *err)
+{
+    const EifSection *s = &ld->layout->section[ld->layout->kernel];
+
+    ld->kernel_head_len = MIN(s->size, sizeof(ld->kernel_head));
+    return eif_read_all(ld->fd, ld->kernel_head, ld->kernel_head_len,
+                        s->offset + EIF_SECTION_HEADER_SIZE, err);
+}
+
+/* Between what is appended at a multiple of EIF_INITRD_ALIGN. */
+static void clear_padding(EifLoader *ld)
+{
+    uint64_t before = measured_initramfs(ld);
+    uint64_t initrd = before - ld->initrd_size;
+    uint64_t overlay = ld->image->initramfs_size - ld->overlay_size;
+
+    if (ld->initrd_size) {
+        memset(ld->places.initramfs + ld->layout->ramdisk_bytes, 0,
+               initrd - ld->layout->ramdisk_bytes);
+    }
+    if (ld->overlay_size) {
+        memset(ld->places.initramfs + before, 0, overlay - before);
+    }
+}
+
+static uint8_t *in_initramfs(const EifLoader *ld, uint64_t offset)
+{
+    return ld->places.initramfs ? ld->places.initramfs + offset : NULL;
+}
+
+/* The kernel, in two where its setup code goes elsewhere. */
+static void plan_kernel(EifLoader *ld, EifPiece p)
+{
+    uint32_t setup = ld->image->kernel.setup_bytes;
+
+    p.head = ld->kernel_head;
+    p.head_len = ld->kernel_head_len;
+    if (setup) {
+        EifPiece first = p;
+
+        first.size = setup;
+        first.data = ld->places.setup;
+        ld->pieces[ld->n_pieces++] = first;
+        p.src_offset += setup;
+        p.size -= setup;
+        p.head_len = 0;         /* shorter than the shortest setup code */
+    }
+    p.data = ld->places.kernel;
+    ld->pieces[ld->n_pieces++] = p;
+}
+
+/*
+ * After allocate() and with ld->places, zero if nothing is to be kept: the
+ * sections in file order, then what is added.
+ */
 static void plan(EifLoader *ld)
 {
     const EifImage *image = ld->image;
@@ -190,38 +223,39 @@ static void plan(EifLoader *ld)
 
     for (unsigned i = 0; i < l->n_sections; i++) {
         const EifSection *s = &l->section[i];
-        EifPiece *p = &ld->pieces[ld->n_pieces++];
+        EifPiece p = {
+            .section = i,
+            .src_fd = ld->fd,
+            .src_offset = s->offset + EIF_SECTION_HEADER_SIZE,
+            .size = s->size,
+        };
 
-        p->src_fd = ld->fd;
-        p->src_offset = s->offset + EIF_SECTION_HEADER_SIZE;
-        p->size = s->size;
-        p->memfd = -1;
-        p->measured = eif_section_part(l, i, &p->part);
+        p.measured = eif_section_part(l, i, &p.part);
         switch (s->type) {
         case EIF_SECTION_KERNEL:
-            p->memfd = image->kernel_fd;
-            break;
+            plan_kernel(ld, p);
+            continue;
         case EIF_SECTION_RAMDISK:
-            p->memfd = image->initramfs_fd;
-            p->offset = ramdisk;
+            p.data = in_initramfs(ld, ramdisk);
             ramdisk += s->size;
             break;
         case EIF_SECTION_CMDLINE:
-            p->data = (uint8_t *)image->cmdline;
+            p.data = (uint8_t *)image->cmdline;
             break;
         case EIF_SECTION_SIGNATURE:
-            p->data = ld->signature;
+            p.data = ld->signature;
             break;
         default:
             break;
         }
+        ld->pieces[ld->n_pieces++] = p;
     }
     if (ld->initrd_size) {
         ld->pieces[ld->n_pieces++] = (EifPiece) {
             .src_fd = ld->initrd_fd,
             .size = ld->initrd_size,
-            .memfd = image->initramfs_fd,
-            .offset = measured_initramfs(ld) - ld->initrd_size,
+            .data = in_initramfs(ld, measured_initramfs(ld) -
+                                 ld->initrd_size),
             .measured = true,
             .part = EIF_PART_RAMDISK_APP,
             .extra = true,
@@ -231,8 +265,8 @@ static void plan(EifLoader *ld)
         ld->pieces[ld->n_pieces++] = (EifPiece) {
             .src_fd = ld->overlay_fd,
             .size = ld->overlay_size,
-            .memfd = image->initramfs_fd,
-            .offset = image->initramfs_size - ld->overlay_size,
+            .data = in_initramfs(ld, image->initramfs_size -
+                                 ld->overlay_size),
             .extra = true,
             .overlay = true,
         };
@@ -255,53 +289,25 @@ static bool stream(EifLoader *ld, EifPiece *p, EifError *err)
 
     while (done < p->size) {
         size_t n = MIN(p->size - done, EIF_LOAD_CHUNK);
+        uint8_t *to = p->data ? p->data + done : ld->chunk;
 
-        if (!eif_read_all(p->src_fd, ld->chunk, n, p->src_offset + done, err)) {
+        if (done < p->head_len) {
+            n = MIN(n, p->head_len - done);
+            memcpy(to, p->head + done, n);
+        } else if (!eif_read_all(p->src_fd, to, n, p->src_offset + done,
+                                 err)) {
             return false;
         }
         eif_lap(&t, &times->read);
         if (!p->extra) {
-            ld->crc = crc32_z(ld->crc, ld->chunk, n);
-            eif_lap(&t, &times->crc);
+            ld->crc = crc32_z(ld->crc, to, n);
         }
-        if (p->overlay && !eif_overlay_feed(&ld->overlay, ld->chunk, n, err)) {
+        if (p->overlay && !eif_overlay_feed(&ld->overlay, to, n, err)) {
             return false;
         }
-        if (p->memfd >= 0) {
-            if (!write_all(p->memfd, ld->chunk, n, p->offset + done, err)) {
-                return false;
-            }
-        } else if (p->data) {
-            memcpy(p->data + done, ld->chunk, n);
-        }
         publish(ld, p, n);
-        eif_lap(&t, &times->store);
+        eif_lap(&t, &times->crc);
         done += n;
-    }
-    return true;
-}
-
-static bool check_boot(EifLoader *ld, EifError *err)
-{
-    EifImage *image = ld->image;
-    const EifOptions *opt = ld->opt;
-    uint8_t header[EIF_KERNEL_HEADER_SIZE];
-    size_t len = MIN(image->kernel_size, sizeof(header));
-    uint64_t cmdline = image->cmdline_len + opt->cmdline_extra;
-    EifError without;
-
-    if (!eif_read_all(image->kernel_fd, header, len, 0, err) ||
-        !eif_check_kernel(image->layout.arch, header, len, image->kernel_size,
-                          &image->kernel, err) ||
-        !eif_check_placement(&image->kernel, cmdline, measured_initramfs(ld),
-                             opt->lowmem, err)) {
-        return false;
-    }
-    if (!eif_check_placement(&image->kernel, cmdline, image->initramfs_size,
-                             opt->lowmem, &without)) {
-        return eif_fail(err, EIF_ERR_OVERLAY_TOO_LARGE, "it has %" PRIu64
-                        " bytes, and with it %s", ld->overlay_size,
-                        without.text);
     }
     return true;
 }
@@ -321,12 +327,13 @@ static bool sum_gap(EifLoader *ld, uint64_t from, uint64_t to, EifError *err)
     return true;
 }
 
-/* Steps 5 to 7, what is added in between. */
+/* Step 5, and what is added. */
 static bool read_and_check(EifLoader *ld, EifError *err)
 {
     EifImage *image = ld->image;
     const EifLayout *l = ld->layout;
     uint64_t end = EIF_HEADER_SIZE;
+    unsigned piece = 0;
 
     ld->crc = eif_crc_header(ld->header);
     for (unsigned i = 0; i < l->n_sections; i++) {
@@ -338,8 +345,11 @@ static bool read_and_check(EifLoader *ld, EifError *err)
         end = s->offset + EIF_SECTION_HEADER_SIZE + s->size;
         ld->crc = crc32(ld->crc, ld->section_header[i],
                         EIF_SECTION_HEADER_SIZE);
-        if (!stream(ld, &ld->pieces[i], err)) {
-            return false;
+        for (; piece < ld->n_pieces && !ld->pieces[piece].extra &&
+               ld->pieces[piece].section == i; piece++) {
+            if (!stream(ld, &ld->pieces[piece], err)) {
+                return false;
+            }
         }
     }
     if (!eif_check_crc(l, ld->crc, err) ||
@@ -347,31 +357,24 @@ static bool read_and_check(EifLoader *ld, EifError *err)
                            image->cmdline_len, err)) {
         return false;
     }
-    for (unsigned i = l->n_sections; i < ld->n_pieces; i++) {
-        if (!stream(ld, &ld->pieces[i], err)) {
+    for (; piece < ld->n_pieces; piece++) {
+        if (!stream(ld, &ld->pieces[piece], err)) {
             return false;
         }
     }
-    if (ld->overlay_fd >= 0 && !eif_overlay_end(&ld->overlay, err)) {
-        return false;
-    }
-    return ld->opt->file_rules_only || check_boot(ld, err);
+    return ld->overlay_fd < 0 || eif_overlay_end(&ld->overlay, err);
 }
 
-/* From the checked layout to the verdict. */
-static bool load(EifLoader *ld, EifError *err)
+/* To the caller's memory, measured on the way. */
+static bool read_and_measure(EifLoader *ld, EifError *err)
 {
     EifImage *image = ld->image;
-    EifTimes *times = &image->times;
     EifLane pcr0 = { .loader = ld };
     EifLane pcr2 = { .loader = ld, .app_only = true };
     int64_t t;
     bool ok;
 
-    if (!allocate(ld, err)) {
-        return false;
-    }
-    plan(ld);
+    clear_padding(ld);
     ok = eif_lane_start(&pcr0, err) && eif_lane_start(&pcr2, err) &&
          read_and_check(ld, err);
     if (!ok) {
@@ -381,13 +384,13 @@ static bool load(EifLoader *ld, EifError *err)
     /* Both must be gone, and a first error stands. */
     ok = eif_lane_join(&pcr0, ok ? err : NULL) && ok;
     ok = eif_lane_join(&pcr2, ok ? err : NULL) && ok;
-    eif_lap(&t, &times->reader_wait);
+    eif_lap(&t, &image->times.reader_wait);
     if (!ok) {
         return false;
     }
 
-    times->pcr0 = pcr0.busy;
-    times->pcr2 = pcr2.busy;
+    image->times.pcr0 = pcr0.busy;
+    image->times.pcr2 = pcr2.busy;
     memcpy(image->pcr.pcr0, pcr0.pcr, EIF_DIGEST_SIZE);
     memcpy(image->pcr.pcr1, pcr0.pcr1, EIF_DIGEST_SIZE);
     memcpy(image->pcr.pcr2, pcr2.pcr, EIF_DIGEST_SIZE);
@@ -397,13 +400,37 @@ static bool load(EifLoader *ld, EifError *err)
                                  .size, ld->opt, pcr0.file_pcr0, &image->pcr,
                                  &image->signature_warning, err);
     }
-    eif_lap(&t, &times->signature);
-    return ok && seal(image->kernel_fd, err) &&
-           (image->initramfs_fd < 0 || seal(image->initramfs_fd, err));
+    eif_lap(&t, &image->times.signature);
+    return ok;
+}
+
+/* From the checked layout to the verdict. */
+static bool load(EifLoader *ld, const EifMemory *memory, EifError *err)
+{
+    EifError boot;
+
+    allocate(ld);
+    if (!read_kernel_head(ld, err)) {
+        return false;
+    }
+    if (!ld->opt->file_rules_only && !check_boot(ld, &boot)) {
+        /* It will not start, but may have broken an earlier rule: no place. */
+        ld->image->kernel.setup_bytes = 0;
+        plan(ld);
+        if (read_and_check(ld, err)) {
+            *err = boot;
+        }
+        return false;
+    }
+    if (!memory->place(memory->opaque, ld->image, &ld->places, err)) {
+        return false;
+    }
+    plan(ld);
+    return read_and_measure(ld, err);
 }
 
 bool eif_load(int fd, int initrd_fd, int overlay_fd, const EifOptions *opt,
-              EifImage *out, EifError *err)
+              const EifMemory *memory, EifImage *out, EifError *err)
 {
     g_autofree EifLoader *ld = g_new0(EifLoader, 1);
     int64_t t = g_get_monotonic_time();
@@ -411,7 +438,6 @@ bool eif_load(int fd, int initrd_fd, int overlay_fd, const EifOptions *opt,
     bool ok;
 
     memset(out, 0, sizeof(*out));
-    out->kernel_fd = out->initramfs_fd = -1;
     ld->fd = fd;
     ld->initrd_fd = initrd_fd;
     ld->overlay_fd = overlay_fd;
@@ -431,7 +457,7 @@ bool eif_load(int fd, int initrd_fd, int overlay_fd, const EifOptions *opt,
         ok = parse(ld, file_size, err) &&
              eif_check_sizes(ld->layout, ld->initrd_size, ld->overlay_size,
                              opt->lowmem, err) &&
-             load(ld, err);
+             load(ld, memory, err);
     }
 
     g_free(ld->signature);
@@ -447,16 +473,6 @@ bool eif_load(int fd, int initrd_fd, int overlay_fd, const EifOptions *opt,
 
 void eif_image_clear(EifImage *image)
 {
-    /* The fds of a zeroed image are not descriptor 0. */
-    if (image->layout.n_sections) {
-        if (image->kernel_fd >= 0) {
-            close(image->kernel_fd);
-        }
-        if (image->initramfs_fd >= 0) {
-            close(image->initramfs_fd);
-        }
-    }
     g_free(image->cmdline);
     memset(image, 0, sizeof(*image));
-    image->kernel_fd = image->initramfs_fd = -1;
 }

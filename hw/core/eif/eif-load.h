@@ -11,17 +11,19 @@
 #include "eif-internal.h"
 #include "eif-overlay.h"
 
-#define EIF_LOAD_CHUNK  (256 * 1024)    /* of each thread's buffer */
-#define EIF_MAX_PIECES  (EIF_MAX_SECTIONS + 2)
+#define EIF_LOAD_CHUNK  (256 * 1024)    /* at once, by each thread */
+/* The kernel may be two; an initrd, an overlay. */
+#define EIF_MAX_PIECES  (EIF_MAX_SECTIONS + 3)
 
 /* A section's data, or what is added: from where, to where, for what. */
 typedef struct EifPiece {
+    unsigned section;
     int src_fd;
     uint64_t src_offset;
     uint64_t size;
-    int memfd;                  /* where it goes, from @offset on; -1: ... */
-    uint64_t offset;
-    uint8_t *data;              /* ... here; NULL: nowhere (metadata) */
+    const uint8_t *head;        /* so much of it has been read already */
+    size_t head_len;
+    uint8_t *data;              /* where it goes; NULL: nowhere */
     bool measured;
     EifPart part;               /* if measured */
     bool extra;                 /* from another file */
@@ -41,7 +43,10 @@ typedef struct EifLoader {
 
     uint8_t header[EIF_HEADER_SIZE];
     uint8_t section_header[EIF_MAX_SECTIONS][EIF_SECTION_HEADER_SIZE];
-    uint8_t *chunk;
+    uint8_t kernel_head[EIF_KERNEL_HEADER_SIZE];
+    size_t kernel_head_len;
+    EifPlaces places;
+    uint8_t *chunk;             /* for what goes nowhere */
     uint8_t *signature;
     uint32_t crc;
     EifOverlay overlay;

@@ -130,11 +130,11 @@ char *nitro_enclave_append(NitroEnclaveMachineState *nems, const char *board);
  * False unless the image is valid and, as far as is asked for, its signature
  * is.  Nothing else of the machine has to exist yet: no vCPU, no NSM.
  * @options: what the board knows, arch, lowmem and cmdline_extra; the rest is
- * filled in here.
+ * filled in here.  @memory: where kernel and initramfs go; NULL: to @files.
  */
 bool nitro_enclave_load_eif(NitroEnclaveMachineState *nems,
-                            EifOptions *options, EifImage *image,
-                            Error **errp);
+                            EifOptions *options, const EifMemory *memory,
+                            EifMemfds *files, EifImage *image, Error **errp);
 
 /* ---- nitro_enclave_devices.c: after the board's transports ---- */
 

@@ -129,14 +129,14 @@ static void nitro_enclave_tell(NitroEnclaveMachineState *nems,
     trace_nitro_enclave_loaded(image->kernel_size, image->initramfs_size,
                                image->cmdline);
     trace_nitro_enclave_load_time(image->times.total, image->times.read,
-                                  image->times.crc, image->times.store,
-                                  image->times.reader_wait, image->times.pcr0,
-                                  image->times.pcr2, image->times.signature);
+                                  image->times.crc, image->times.reader_wait,
+                                  image->times.pcr0, image->times.pcr2,
+                                  image->times.signature);
 }
 
 bool nitro_enclave_load_eif(NitroEnclaveMachineState *nems,
-                            EifOptions *options, EifImage *image,
-                            Error **errp)
+                            EifOptions *options, const EifMemory *memory,
+                            EifMemfds *files, EifImage *image, Error **errp)
 {
     MachineState *machine = MACHINE(nems);
     const char *const names[] = {
@@ -158,7 +158,9 @@ bool nitro_enclave_load_eif(NitroEnclaveMachineState *nems,
             }
         }
     }
-    loaded = eif_load(fds[0], fds[1], fds[2], options, image, &err);
+    loaded = memory
+        ? eif_load(fds[0], fds[1], fds[2], options, memory, image, &err)
+        : eif_load_memfds(fds[0], fds[1], fds[2], options, files, image, &err);
     if (loaded) {
         nems->times.loaded = g_get_real_time();
         nems->times.eif = image->times;

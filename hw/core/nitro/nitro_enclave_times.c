@@ -18,10 +18,10 @@ static char *get_boot_times(Object *obj, Error **errp)
 
     return g_strdup_printf(
         "begun=%" PRId64 ",loaded=%" PRId64 ",ready=%" PRId64 ",runs=%" PRId64
-        ",read=%" PRIu64 ",crc=%" PRIu64 ",store=%" PRIu64 ",wait=%" PRIu64
+        ",read=%" PRIu64 ",crc=%" PRIu64 ",wait=%" PRIu64
         ",pcr0=%" PRIu64 ",pcr2=%" PRIu64 ",signature=%" PRIu64,
         t->begun, t->loaded, t->ready, t->runs, eif->read, eif->crc,
-        eif->store, eif->reader_wait, eif->pcr0, eif->pcr2, eif->signature);
+        eif->reader_wait, eif->pcr0, eif->pcr2, eif->signature);
 }
 
 static void vm_changed(void *opaque, bool running, RunState state)

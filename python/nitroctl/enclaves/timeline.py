@@ -32,9 +32,8 @@ MILESTONES = {
 
 # Of the loading: what the times in microseconds are, which QEMU's threads spend side by side.
 LOADING = {
-    "read": "reading the file",
+    "read": "reading the file to its place",
     "crc": "CRC-32",
-    "store": "storing kernel and ramdisks",
     "wait": "waiting for the digests",
     "pcr0": "PCR0 and PCR1",
     "pcr2": "PCR2",
