@@ -59,7 +59,8 @@ def _state(record: Record) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """One unit, the largest that is there."""
+    """One unit, the largest that is there; of a clock that was set back, none."""
+    seconds = max(0.0, seconds)
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{int(seconds / size)} {unit}"

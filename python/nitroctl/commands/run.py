@@ -113,7 +113,8 @@ def _tell(record: Record) -> None:
         accel = f"{record.accel.upper()} ({record.accel_reason})"
         text = f"CID {record.cid}, {record.memory_mib} MiB, {cpus}, {accel}, vsock {record.uds}"
     elif record.state is State.RUNNING and record.booted:
-        text = f"heartbeat after {record.booted - record.started:.1f} s"
+        # Of a clock that was set back meanwhile nothing can be told.
+        text = f"heartbeat after {max(0.0, record.booted - record.started):.1f} s"
     else:
         return
     shown.say(f"Enclave {record.name}: {text}")
