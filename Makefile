@@ -18,7 +18,7 @@ help:
 	@echo 'make check-js  the local KMS with AWS'"'"'s SDK for JavaScript (needs Node.js)'
 	@echo 'make bench   how fast EIFs are loaded, the NSM and KMS answer, vsock carries'
 	@echo 'make soak    the vsock backend for ten minutes, clocks for five, all of check-kvm, then fuzz the C cores (SECONDS=N for each)'
-	@echo 'make dist    the wheels, and the source of all that is in them, in dist/ (on Debian 12)'
+	@echo 'make dist    the wheels, and the source of all that is in them, in dist/ (on Debian 12); ARM64=1 also nitroctl-arm64'
 	@echo 'make dist-check  install these in fresh systems, without rights and network (as root)'
 	@echo 'make clean   remove the virtual environment; `nitroctl cache clean` removes what was built'
 
@@ -79,7 +79,7 @@ soak: packages
 
 dist: packages
 	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
-	@$(VENV)/bin/python tools/dist
+	@$(VENV)/bin/python tools/dist $(if $(ARM64),--arm64)
 
 dist-check: packages
 	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)

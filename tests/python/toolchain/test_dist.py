@@ -6,17 +6,21 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from nitroctl.base.arch import ARCHES
 from nitroctl.base.errors import NitroError
+from nitroctl.toolchain import guest
 
 ROOT = Path(__file__).resolve().parents[3]
 HARD = ["-O2", "-fPIE", "-pie", "-fstack-protector-all", "-D_FORTIFY_SOURCE=2", "-Wl,-z,relro,-z,now"]
@@ -128,6 +132,32 @@ def test_the_same_files_give_the_same_wheel(dist: ModuleType, tmp_path: Path) ->
         assert wheel.name.endswith("-py3-none-manylinux_2_34_x86_64.whl")
         made.append(wheel.read_bytes())
     assert made[0] == made[1]
+
+
+def test_the_wheel_for_arm64_guests(dist: ModuleType, tmp_path: Path) -> None:
+    """For any host: nothing in it runs there. What is found of it is in test_bundle.py."""
+    project = tmp_path / "arm64"
+    shutil.copytree(ROOT / "packaging/arm64", project)
+    shutil.copy(ROOT / "packaging/hatch_build.py", project)
+    stage = dist.Stage(project / "bundle")
+    stage.put(Path("/bin/true"), "guest/init", mode=0o755)
+    stage.made_of("guest/*", "glibc", "2.36-1")
+    dist.describe(stage, {"nitroctl": dist.__version__, "commit": "abc"}, 0)
+    wheel = dist.build_wheel(project, f"{stage.root}=nitroctl_arm64", 0, "1700000000", project)
+    assert wheel.name == f"nitroctl_arm64-{dist.__version__}-py3-none-any.whl"
+    dist.judge(wheel)
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        record = json.loads(archive.read("nitroctl_arm64/bundle.json"))
+        metadata = next(name for name in names if name.endswith("/METADATA"))
+        assert "Name: nitroctl-arm64" in archive.read(metadata).decode()
+    assert {f"nitroctl_arm64/{name}" for name in ("__init__.py", "guest/init", "SOURCES.md")} <= names
+    assert record["nitroctl"] == dist.__version__ and "glibc" not in record
+
+
+def test_a_program_for_guests_is_static(dist: ModuleType) -> None:
+    assert not dist.is_static(Path("/bin/true"))
+    assert all(dist.is_static(guest.build_init(arch) / "init") for arch in ARCHES)
 
 
 TRACE = """\
