@@ -7,7 +7,7 @@ VENV ?= .venv
 # YES=1 lets the set-up use sudo without asking.
 SETUP_FLAGS = --venv $(VENV) $(if $(YES),--yes)
 
-.PHONY: help setup packages demo check check-js check-aws check-kvm bench soak dist dist-check clean
+.PHONY: help setup packages demo check check-js check-parents check-aws check-kvm bench soak dist dist-check clean
 
 help:
 	@echo 'make demo    set up, build, and run a hello enclave'
@@ -16,6 +16,7 @@ help:
 	@echo 'make check-aws BLOBS=DIR  the boot tests with AWS'"'"'s own kernel and init (its folder, or its RPM)'
 	@echo 'make check-kvm [TESTS="..."]  enclaves under KVM and on the kernel'"'"'s own vsock; emulates a host that has them'
 	@echo 'make check-js  the local KMS with AWS'"'"'s SDK for JavaScript (needs Node.js)'
+	@echo 'make check-parents  the parent programs of docs/parent in Go and Rust (needs both)'
 	@echo 'make bench   how fast EIFs are loaded, the NSM and KMS answer, vsock carries'
 	@echo 'make soak    the vsock backend for ten minutes, clocks for five, all of check-kvm, then fuzz the C cores (SECONDS=N for each)'
 	@echo 'make dist    the wheels, and the source of all that is in them, in dist/ (on Debian 12); ARM64=1 also nitroctl-arm64'
@@ -53,6 +54,11 @@ check-kvm: packages
 	@$(VENV)/bin/python -m nitroctl guest kernel --prebuilt
 	@$(VENV)/bin/python -m nitroctl guest kernel
 	@$(VENV)/bin/python tools/check-kvm $(TESTS)
+
+# Parent programs in Go and Rust; needs their compilers.
+check-parents:
+	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
+	@CHECK_PARENTS=1 $(VENV)/bin/python -m pytest -q tests/python/vsock/test_static_parents.py
 
 # AWS's SDK for JavaScript as a client of the local KMS; needs Node.js and npm.
 check-js:
