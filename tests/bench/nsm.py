@@ -74,7 +74,7 @@ def main() -> None:
         image = lab.image("agent")
         contenders = {}
         for who, binary in binaries.items():
-            other = Lab(binary, lab.backend, accel=lab.accel)
+            other = Lab(binary, lab.backend)
             other.folder, other.runtime = lab.folder, lab.runtime
             other._images[("agent", "own", None, 0)] = image
             contenders[who] = measure(who, other)

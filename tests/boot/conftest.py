@@ -7,9 +7,11 @@ the consoles' last lines and the backends' logs; at most two guests at once, wha
     pytest tests/boot -k rebinding             by name
     pytest tests/boot --qemu Q --vsock-backend V --kernel BZIMAGE
     pytest tests/boot --blobs DIR              with AWS's kernel and init: `make check-aws`
+    pytest tests/boot/test_boot.py --qemu .../qemu-system-aarch64     arm64 guests, as its name says
 
-With --blobs, tests of what our init does beyond AWS's, marked `ours`, are left out, each with a reason. Else
-nothing is skipped: a missing piece fails with the command that provides it.
+With an arm64 QEMU, checks of what only x86 has are left out; with --blobs, tests of what our init does beyond
+AWS's, marked `ours`; each with a reason. Else nothing is skipped: a missing piece fails with the command that
+provides it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from pathlib import Path
 import pytest
 
 from nitroctl.eif.compose import Kernel, from_blobs
-from nitroctl.testing.lab import Lab
+from nitroctl.testing.lab import Lab, arch_of
 from nitroctl.toolchain import tree
 
 # What needs a host with KVM or with vsock_loopback is run by tools/check-kvm, which sees to it.
@@ -43,13 +45,18 @@ _LEFT_OUT = pytest.StashKey[dict[str, str]]()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--blobs"):
+    qemu = config.getoption("--qemu")
+    arm = qemu is not None and arch_of(qemu) == "aarch64"
+    if not config.getoption("--blobs") and not arm:
         return
     reasons = {}
     for item in items:
         check = item.callspec.params.get("check") if hasattr(item, "callspec") else None
         mark = item.get_closest_marker("ours")
-        if why := check.ours if check else mark.args[0] if mark else "":
+        why = ""
+        if config.getoption("--blobs"):
+            why = check.ours if check else mark.args[0] if mark else ""
+        if why or (why := check.x86 if arm and check else ""):
             reasons[item.nodeid] = why
     config.stash[_LEFT_OUT] = reasons
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid in reasons])
@@ -58,7 +65,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     if reasons := config.stash.get(_LEFT_OUT, {}):
-        terminalreporter.section("not asked of AWS's kernel and init")
+        terminalreporter.section("not asked here")
         for name, why in reasons.items():
             terminalreporter.line(f"{name}: {why}")
 

@@ -20,9 +20,11 @@ from typing import Any
 
 import click
 
+from nitroctl.base import arch as arches
 from nitroctl.base import output, shown
+from nitroctl.base.arch import Arch
 from nitroctl.base.errors import EXIT_FAILURE, NitroError, UsageError
-from nitroctl.commands import PATH, json_option
+from nitroctl.commands import PATH, arch_option, json_option
 
 PARTS = ("qtest", "boot")
 
@@ -48,6 +50,7 @@ class Line:
 
 @click.command()
 @click.argument("part", type=click.Choice(PARTS), required=False)
+@arch_option
 @click.option("--qemu", type=PATH, help="The QEMU to check (boot checks only).")
 @click.option("--vsock-backend", type=PATH, help="The vhost-user-vsock to check with.")
 @click.option("--eif", type=PATH, help="Check this image instead of ours; only what "
@@ -58,6 +61,7 @@ class Line:
 @json_option()
 def test(
     part: str | None,
+    arch: Arch | None,
     qemu: Path | None,
     vsock_backend: Path | None,
     eif: Path | None,
@@ -76,9 +80,11 @@ def test(
         )
     if series and part != "qtest":
         raise UsageError("--series is for the qtests: nitroctl test qtest --series X.Y")
+    if arch and (qemu or part == "qtest"):
+        raise UsageError("--arch chooses the QEMU of the boot checks: give neither --qemu nor qtest with it")
     if qemu and sanitize:
         raise UsageError("--sanitize chooses a QEMU, and so does --qemu")
-    parts = [part] if part else (["boot"] if qemu or eif else list(PARTS))
+    parts = [part] if part else (["boot"] if qemu or eif or arch else list(PARTS))
     lines: list[Line] = []
     show = _shower(as_json)
     results: Iterator[Line]
@@ -86,7 +92,7 @@ def test(
         if each == "qtest":
             results = _qtests(only, sanitize, series)
         else:
-            results = _boot_checks(qemu, vsock_backend, eif, only, sanitize)
+            results = _boot_checks(qemu, vsock_backend, eif, only, sanitize, arch or arches.default())
         for line in results:
             lines.append(line)
             show(line)
@@ -140,10 +146,15 @@ def _shower(as_json: bool) -> Any:
 
 
 def _boot_checks(
-    qemu: Path | None, backend: Path | None, eif: Path | None, only: str | None, sanitize: bool
+    qemu: Path | None,
+    backend: Path | None,
+    eif: Path | None,
+    only: str | None,
+    sanitize: bool,
+    arch: Arch,
 ) -> Iterator[Line]:
     from nitroctl.testing import checks
-    from nitroctl.testing.lab import Lab
+    from nitroctl.testing.lab import Lab, arch_of
     from nitroctl.toolchain import plugin, tree
 
     if eif is not None:
@@ -152,13 +163,14 @@ def _boot_checks(
         with open_eif(eif) as (fd, size):  # a broken file is the user's error, not a failed check
             read_layout(fd, size, eif)
         eif = eif.resolve()
-    chosen = [c for c in checks.selected(user_eif=eif is not None) if not only or only in c.name]
-    if not chosen:
-        return
     if qemu:
         program = _program(qemu)
     else:
-        program = tree.locate("qemu", sanitize=True) if sanitize else plugin.choose()
+        program = tree.locate("qemu", sanitize=True, arch=arch) if sanitize else plugin.choose(arch=arch)
+    named = checks.selected(user_eif=eif is not None, arch=arch_of(program))
+    chosen = [c for c in named if not only or only in c.name]
+    if not chosen:
+        return
     with Lab(program, _program(backend) if backend else tree.locate("vsock"), eif) as lab:
         for check in chosen:
             outcome = checks.perform(check, lab)

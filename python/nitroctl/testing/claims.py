@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from nitroctl.base.arch import Arch
 from nitroctl.base.errors import NitroError
 from nitroctl.testing.agent import Agent
 from nitroctl.testing.lab import Lab, check, check_equal
@@ -33,6 +34,7 @@ class Check:
     generic: bool
     guests: int = 1  # at once
     ours: str = ""  # why it cannot hold with AWS's kernel and init, if it is about ours
+    x86: str = ""  # why it is asked of x86_64's machine alone, if it is
 
     @property
     def claim(self) -> str:
@@ -50,9 +52,9 @@ def boot_check(run: Callable[[Lab], None], **more: Any) -> Callable[[Lab], None]
 generic_check = functools.partial(boot_check, generic=True)
 
 
-def selected(*, user_eif: bool) -> list[Check]:
-    """The checks that make sense: all, or those for an EIF of which we know nothing."""
-    return [c for c in CHECKS if c.generic or not user_eif]
+def selected(*, user_eif: bool, arch: Arch = "x86_64") -> list[Check]:
+    """The checks that make sense for that machine: all, or those for an EIF of which we know nothing."""
+    return [c for c in CHECKS if (c.generic or not user_eif) and (arch == "x86_64" or not c.x86)]
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nitroctl.base import accelerator, proc
-from nitroctl.base.accelerator import Accelerator
+from nitroctl.base.arch import Arch
+from nitroctl.base.arch import qemu as emulator
 from nitroctl.base.errors import NitroError
 from nitroctl.enclaves.qemu import escape
 from nitroctl.testing import agent
@@ -43,6 +44,11 @@ CID = 4
 
 class CheckFailed(NitroError):
     """A claim does not hold, or what it needs did not happen."""
+
+
+def arch_of(qemu: Path) -> Arch:
+    """What enclaves a QEMU runs, by the name of its program."""
+    return "aarch64" if qemu.name == emulator("aarch64") else "x86_64"
 
 
 def check(fact: object, message: str) -> None:
@@ -262,17 +268,23 @@ class Run:
 
 @dataclass
 class Lab:
-    """What is checked: a QEMU, a backend, optionally a user's EIF. With `blobs` the images that would have
-    our kernel have AWS's kernel, command line and init. A context manager: owns a folder."""
+    """What is checked: a QEMU, whose name says for which architecture, a backend, optionally a user's EIF.
+    With `blobs` the images that would have our kernel have AWS's kernel, command line and init; for aarch64
+    they have Debian's where ours was not built. A context manager: owns a folder."""
 
     qemu: Path
     backend: Path
     eif: Path | None = None
     kernels: dict[str, str | Kernel] = field(default_factory=lambda: {"own": "own", "prebuilt": "prebuilt"})
-    accel: Accelerator = field(default_factory=accelerator.choose)
     blobs: Bootstrap | None = None
 
     def __post_init__(self) -> None:
+        self.arch: Arch = arch_of(self.qemu)
+        self.accel = accelerator.choose(self.arch)
+        if self.arch == "aarch64":
+            from nitroctl.toolchain import guest
+
+            self.kernels["own"] = guest.default_kernel(self.arch)
         if self.blobs:
             self.kernels["own"] = self.blobs.kernel
         self.consoles: list[Console] = []
@@ -310,11 +322,11 @@ class Lab:
             path = self.folder / f"{kind}-{hashlib.sha256(repr(key).encode()).hexdigest()[:8]}.eif"
             more: dict[str, Any] = {"cmdline": self.cmdline if cmdline is None else cmdline}
             if self.blobs and kernel == "own":
-                programs = testimage.locate_programs()
+                programs = testimage.locate_programs(self.arch)
                 more["programs"] = replace(programs, init=self.blobs.init)
             if size:
                 more["size"] = size
-            testimage.make(kind, path, kernel=self.kernels[kernel], **more)
+            testimage.make(kind, path, kernel=self.kernels[kernel], arch=self.arch, **more)
             self._images[key] = path
         return self._images[key]
 
@@ -324,8 +336,18 @@ class Lab:
         from nitroctl.eif import testimage
 
         if self.blobs is None:
-            return testimage.CMDLINE
+            return testimage.CMDLINES[self.arch]
         return re.sub(r"\bpanic=\d+", "panic=1", self.blobs.cmdline)
+
+    @property
+    def acpi(self) -> str:
+        """What the machine of a guest with Debian's kernel needs."""
+        return ",acpi=on" if self.arch == "x86_64" else ""
+
+    @property
+    def patience(self) -> int:
+        """Seconds in which a guest that would send a heartbeat surely has: an emulated arm64 takes longer."""
+        return 6 if self.arch == "x86_64" else 60
 
     # -- guests
 

@@ -46,7 +46,7 @@ def test_the_page_has_one_case_for_keys_and_types_that_it_explains() -> None:
 
 
 def test_a_wrong_answer_is_seen() -> None:
-    good = {"path": "a.eif", "signed": False, "pcrs": {"0": "00ff"}}
+    good = {"path": "a.eif", "signed": False, "pcrs": {"0": "00ff"}, "warnings": []}
     jsonpage.answer("nitroctl eif verify", json.dumps({"schema": 1, **good}))
     for change in ({"signed": None}, {"pcrs": {"0": "FF"}}, {"path": ""}, {"more": 1}, {"schema": 2}):
         with pytest.raises(AssertionError):
