@@ -15,6 +15,7 @@ import signal
 from dataclasses import dataclass, field
 from typing import Any
 
+from nitroctl.base.arch import Arch
 from nitroctl.enclaves.console import STAMP, printable
 from nitroctl.vsock.sockets import HEARTBEAT_PORT, PARENT_CID
 
@@ -91,6 +92,7 @@ class Evidence:
     booted: bool
     cmdline: str = ""
     acpi: bool = False  # the kernel is told of virtio devices that way
+    arch: Arch = "x86_64"
     statistics: dict[str, Any] | None = None
     panic: str | None = None
 
@@ -116,7 +118,9 @@ def not_started(clues: Clues) -> Cause | None:
         return Cause(
             "application-not-started",
             f"the application {program} could not be started ({error})".replace("  ", " "),
-            missing if "No such file" in error else "it must be an executable file for x86-64",
+            missing
+            if "No such file" in error
+            else "it must be an executable file for the enclave's architecture",
         )
     for name, what in (("folder", "working directory"), ("user", "user")):
         if last(name):
@@ -153,7 +157,10 @@ def _ramdisk(e: Evidence) -> Cause | None:
 # Kernel error numbers of execve(2): ENOENT, ENOEXEC, EACCES.
 _EXECVE = {
     "-2": ("its interpreter or dynamic loader is not in the first ramdisk", "link init statically"),
-    "-8": ("it is no program for this machine", "init is an ELF program for x86-64, or begins with #!"),
+    "-8": (
+        "it is no program for this machine",
+        "init is an ELF program for the enclave's architecture, or begins with #!",
+    ),
     "-13": ("it is not executable", "its mode in the first ramdisk should be 0755"),
 }
 
@@ -249,7 +256,7 @@ def _no_driver(e: Evidence) -> Cause:
             "the guest's kernel has no driver for its vsock device",
             "it needs CONFIG_VIRTIO_VSOCKETS, or the module inserted before the heartbeat",
         )
-    if e.acpi:
+    if e.acpi or e.arch == "aarch64":  # by tables of the machine's: ACPI's, or a device tree
         return Cause(
             "no-virtio-driver",
             "the guest's kernel has no driver for virtio-mmio, or none for the vsock device on it",
@@ -303,6 +310,13 @@ def _no_heartbeat(e: Evidence) -> Cause | None:
     return None  # still on its way: too short a time, perhaps
 
 
+_KERNELS_NEED: dict[Arch, str] = {
+    "x86_64": "it must be a bzImage for x86-64 with a serial driver (CONFIG_SERIAL_8250_CONSOLE)",
+    "aarch64": "it must be an arm64 Image with a driver for the serial port (CONFIG_SERIAL_8250_CONSOLE and "
+    "CONFIG_SERIAL_OF_PLATFORM), GICv3 and pages that the CPU has (CONFIG_ARM64_4K_PAGES)",
+}
+
+
 def _silence(e: Evidence) -> Cause | None:
     consoles = re.findall(r"(?:^|\s)console=(\S+)", e.cmdline)
     if consoles and not any(name.startswith("ttyS0") for name in consoles):
@@ -315,6 +329,6 @@ def _silence(e: Evidence) -> Cause | None:
         return Cause(
             "kernel",
             "the kernel gave no sign of life",
-            "it must be a bzImage for x86-64 with a driver for the serial port (CONFIG_SERIAL_8250_CONSOLE)",
+            _KERNELS_NEED[e.arch],
         )
     return None

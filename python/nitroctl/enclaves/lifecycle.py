@@ -380,6 +380,7 @@ class EnclaveRun:
                     booted=self._booted is not None,
                     cmdline=self.plan.cmdline,
                     acpi=self.plan.acpi,
+                    arch=self.plan.accel.arch,
                     statistics=statistics,
                     panic=self.console.panic,
                 )

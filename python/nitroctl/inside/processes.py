@@ -13,7 +13,7 @@ from nitroctl.base.errors import EnclaveError
 from nitroctl.enclaves.records import Record
 from nitroctl.inside import agent
 
-PAGE = 4096  # of x86-64
+PAGE = 4096  # of x86-64, and of AWS's arm64 kernels
 PROCESSES_MAX = 10_000
 _NUMBER_MAX = 1 << 63
 _SPAN_MIN = 0.1  # s, for what has just started: the kernel counts in hundredths

@@ -25,6 +25,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from nitroctl.base.arch import host
 from nitroctl.base.errors import UsageError
 from nitroctl.base.instants import UTC
 from nitroctl.kms import callers, names
@@ -83,7 +84,7 @@ class Metadata:
         """What is at a path; None for nothing."""
         instance = self._instance
         document = {
-            "accountId": instance.account, "architecture": "x86_64",
+            "accountId": instance.account, "architecture": "arm64" if host() == "aarch64" else "x86_64",
             "availabilityZone": f"{instance.region}a",
             "instanceId": instance.instance_id, "region": instance.region, "version": "2017-09-30",
         }  # fmt: skip

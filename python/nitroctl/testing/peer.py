@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from nitroctl.base.arch import triplet
 from nitroctl.toolchain import cache
 from nitroctl.toolchain.apt import AptRoot
 
@@ -33,7 +34,8 @@ def vhost_device_vsock() -> Peer:
 
     key = f"{PACKAGES[0]}_" + "_".join(versions)
     folder = cache.build_entry("bench", key.replace(":", "-"), fill)
-    libraries = folder / "usr/lib/x86_64-linux-gnu"
-    loader, program = libraries / "ld-linux-x86-64.so.2", folder / "usr/bin/vhost-device-vsock"
+    libraries = folder / "usr/lib" / triplet(root.arch)
+    (loader,) = libraries.glob("ld-linux-*.so.*")
+    program = folder / "usr/bin/vhost-device-vsock"
     argv = (os.fspath(loader), "--library-path", os.fspath(libraries), os.fspath(program))
     return Peer(versions[0], argv)

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enclave_fakes import HEARTBEAT, RESET, Bench, steps
+from nitroctl.base.arch import ARCHES
 from nitroctl.enclaves.diagnosis import Clues, Evidence, diagnose, not_started
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -135,6 +136,18 @@ def test_any_bytes_are_only_bytes(lines: list[bytes]) -> None:
     diagnose(Evidence(found, 1, False, statistics={}))
     cause = not_started(found)
     assert cause is None or cause.text.isprintable()
+
+
+def test_what_only_an_arm64_guest_is_told() -> None:
+    """Its devices are in a tree, and no words on a command line; its kernel is another file."""
+    silent = diagnose(Evidence(clues(), 0, False, statistics={}, arch="aarch64"))
+    assert (
+        silent and silent.name == "kernel" and "arm64 Image" in silent.hint and "bzImage" not in silent.hint
+    )
+    lines = ("init: socket: No such device",)
+    here, there = (diagnose(Evidence(clues(*lines), 1, False, arch=arch)) for arch in ARCHES)
+    assert here and there and here.name == there.name == "no-virtio-driver"
+    assert "CMDLINE" in here.hint and "CMDLINE" not in there.hint and "CONFIG_VIRTIO_MMIO" in there.hint
 
 
 def test_run_says_it(bench: Bench) -> None:
