@@ -22,12 +22,17 @@
 #include "qemu-version.h"
 #include "chardev/char.h"
 #include "chardev/char-socket.h"
-#include "hw/i386/microvm.h"
-#include "hw/i386/x86.h"
+#include "hw/boards.h"
 #include "hw/sysbus.h"
 #include "hw/virtio/vhost-user-vsock.h"
 #include "hw/virtio/virtio-mmio.h"
+#ifdef TARGET_I386
+#include "hw/i386/microvm.h"
+#include "hw/i386/x86.h"
 #include "target/i386/cpu.h"
+#else
+#include "target/arm/cpu.h"
+#endif
 #include "nitro/qemu-compat.h"
 #include "../core/nitro/nitro_enclave.h"
 
@@ -71,11 +76,15 @@ static const struct {
     SIZES(TYPE_CHARDEV, Chardev, ChardevClass),
     SIZES(TYPE_CHARDEV_SOCKET, SocketChardev, ChardevClass),
     SIZES(TYPE_CPU, CPUState, CPUClass),
-    SIZES(TYPE_X86_CPU, X86CPU, X86CPUClass),
     SIZES(TYPE_MACHINE, MachineState, MachineClass),
+#ifdef TARGET_I386
+    SIZES(TYPE_X86_CPU, X86CPU, X86CPUClass),
     SIZES(TYPE_X86_MACHINE, X86MachineState, X86MachineClass),
     SIZES(TYPE_MICROVM_MACHINE, MicrovmMachineState, MicrovmMachineClass),
     SIZES(TYPE_MC146818_RTC, NitroRtcState, DeviceClass),
+#else
+    SIZES(TYPE_ARM_CPU, ARMCPU, ARMCPUClass),
+#endif
     SIZES(TYPE_VIRTIO_BUS, VirtioBusState, VirtioBusClass),
     SIZES(TYPE_VIRTIO_MMIO, VirtIOMMIOProxy, SysBusDeviceClass),
     SIZES(TYPE_VIRTIO_DEVICE, VirtIODevice, VirtioDeviceClass),

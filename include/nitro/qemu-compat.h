@@ -183,6 +183,47 @@ static inline void address_space_cache_init_empty(MemoryRegionCache *cache)
 }
 #endif
 
+/* ---- the board for aarch64: its files say so before they include this ---- */
+#ifdef NITRO_ARM_BOARD
+
+#if NITRO_QEMU_SERIES < 1000
+#include "hw/char/serial.h"
+#include "sysemu/device_tree.h"
+#include "sysemu/kvm.h"
+#include "sysemu/sysemu.h"
+#else
+#include "hw/char/serial-mm.h"
+#include "qapi/qmp/qlist.h"
+#include "system/device_tree.h"
+#include "system/kvm.h"
+#include "system/system.h"
+#endif
+
+/* The GIC's redistributors: one region, of @cpus. Arrays changed in 8.2. */
+static inline void nitro_gic_set_redistributors(DeviceState *gic,
+                                                unsigned int cpus)
+{
+#if NITRO_QEMU_SERIES < 1000
+    qdev_prop_set_uint32(gic, "len-redist-region-count", 1);
+    qdev_prop_set_uint32(gic, "redist-region-count[0]", cpus);
+#else
+    QList *counts = qlist_new();
+
+    qlist_append_int(counts, cpus);
+    qdev_prop_set_array(gic, "redist-region-count", counts);
+#endif
+}
+
+/* What 10.1 and later ask of a machine that this target offers. */
+#if NITRO_QEMU_SERIES >= 1001
+#include "hw/arm/machines-qom.h"
+#define NITRO_ARM_MACHINE { TYPE_TARGET_AARCH64_MACHINE }, { }
+#else
+#define NITRO_ARM_MACHINE { }
+#endif
+
+#endif /* NITRO_ARM_BOARD */
+
 #ifdef NITRO_PLUGIN
 #include "nitro/plugin.h"
 #endif

@@ -13,6 +13,7 @@
 #include "qemu/units.h"
 #include "qom/object_interfaces.h"
 #include "hw/boards.h"
+#include "hw/sysbus.h"
 #include "hw/virtio/virtio-mmio.h"
 #include "nitro/eif.h"
 #include "nitro/qemu-compat.h"
