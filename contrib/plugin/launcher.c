@@ -1,7 +1,7 @@
 /*
  * SPDX-License-Identifier: MIT
  *
- * qemu-system-x86_64 with the nitro-enclave plugin: checks, then exec
+ * qemu-system-x86_64 or -aarch64 with the nitro-enclave plugin: checks, then exec
  *
  * Starts the QEMU that the plugin was built for with the plugin preloaded,
  * and with the very arguments given here. Before that it makes sure that the
@@ -46,7 +46,7 @@ static void __attribute__((noreturn, format(printf, 1, 2))) die(
 {
     va_list ap;
 
-    fputs("qemu-system-x86_64 (nitro-enclave): ", stderr);
+    fprintf(stderr, "%s (nitro-enclave): ", program_invocation_short_name);
     va_start(ap, format);
     vfprintf(stderr, format, ap);
     va_end(ap);

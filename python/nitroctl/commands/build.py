@@ -3,11 +3,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import click
 
 from nitroctl.base import output, shown
+from nitroctl.base.arch import ARCHES, Arch
 from nitroctl.commands import PATH, json_option
 
 
@@ -31,6 +33,13 @@ from nitroctl.commands import PATH, json_option
 @click.option(
     "--sanitize", is_flag=True, help="Also build QEMU with ASan and UBSan, for tests; it is not linked."
 )
+@click.option(
+    "--arch",
+    type=click.Choice((*ARCHES, "all")),
+    default="x86_64",
+    show_default=True,
+    help="What enclaves it runs, on any host.",
+)
 @click.option("--plugin", is_flag=True, help="Build for the QEMU that is installed, and not a QEMU.")
 @click.option(
     "--qemu",
@@ -46,6 +55,7 @@ def build(
     jobs: int | None,
     prefix: Path | None,
     sanitize: bool,
+    arch: str,
     plugin: bool,
     qemu: Path | None,
     update: bool,
@@ -54,26 +64,43 @@ def build(
     """Build QEMU with the nitro-enclave machine, and the vsock backend.
 
     With --plugin, build the machine for the distribution's QEMU, from the source of exactly its version, and
-    link a qemu-system-x86_64 that starts it with the machine in it.
+    link a qemu-system-x86_64, or -aarch64, that starts it with the machine in it.
 
     What is built already is found again at once; a change of nitroctl's C sources rebuilds only these.
     """
-    from nitroctl.base.config import default_prefix
-    from nitroctl.toolchain.tree import BuildOptions, build_backend, build_qemu, link_programs
-
+    # --json tells of one; with "all", which is one after the other, of each.
+    wanted = ARCHES if arch == "all" else tuple(a for a in ARCHES if a == arch)
     if plugin:
+        if qemu and arch == "all":
+            raise click.UsageError("--qemu names one QEMU: leave --arch out")
         if series or sanitize or update:
             raise click.UsageError("--plugin takes neither --series, --sanitize nor --update")
-        _build_plugin(source, qemu, jobs, prefix, as_json)
+        for one in wanted:
+            _build_plugin(source, qemu, one, jobs, prefix, as_json)
         return
     if qemu:
         raise click.UsageError("--qemu goes with --plugin")
-    options = BuildOptions(source=source, series=series, jobs=jobs, update=update)
+    for one in wanted:
+        _build_tree(source, series, one, jobs, prefix, sanitize, update, as_json)
+
+
+def _build_tree(
+    source: Path | None,
+    series: str | None,
+    arch: Arch,
+    jobs: int | None,
+    prefix: Path | None,
+    sanitize: bool,
+    update: bool,
+    as_json: bool,
+) -> None:
+    from nitroctl.base.config import default_prefix
+    from nitroctl.toolchain.tree import BuildOptions, build_backend, build_qemu, link_programs
+
+    options = BuildOptions(source=source, series=series, jobs=jobs, update=update, arch=arch)
     manifest = build_qemu(options)
     backend = build_backend(jobs=jobs)
-    sanitized = None
-    if sanitize:
-        sanitized = build_qemu(BuildOptions(source=source, series=series, jobs=jobs, sanitize=True))
+    sanitized = build_qemu(dataclasses.replace(options, sanitize=True, update=False)) if sanitize else None
     links = link_programs([manifest.qemu, backend], (prefix or default_prefix()).absolute())
     if as_json:
         output.document({
@@ -91,13 +118,18 @@ def build(
 
 
 def _build_plugin(
-    source: Path | None, qemu: Path | None, jobs: int | None, prefix: Path | None, as_json: bool
+    source: Path | None,
+    qemu: Path | None,
+    arch: Arch,
+    jobs: int | None,
+    prefix: Path | None,
+    as_json: bool,
 ) -> None:
     from nitroctl.base.config import default_prefix
     from nitroctl.toolchain.plugin import build_plugin
     from nitroctl.toolchain.tree import build_backend, link_programs
 
-    manifest = build_plugin(qemu, source=source, jobs=jobs)
+    manifest = build_plugin(qemu, arch=arch, source=source, jobs=jobs)
     backend = build_backend(jobs=jobs)
     links = link_programs([manifest.launcher, backend], (prefix or default_prefix()).absolute())
     if as_json:

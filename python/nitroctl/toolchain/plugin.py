@@ -6,7 +6,7 @@
     configure   with those of Debian's options that decide how QEMU's structures look
     ninja       QEMU's generated headers and our files: nitro-enclave.so, nothing of QEMU itself
     launcher    contrib/plugin/launcher.c, which compares the build-id and preloads the plugin
-    product     cache entry plugin/KEY: bin/qemu-system-x86_64, lib/nitro-enclave.so, manifest.json
+    product     cache entry plugin/KEY: bin/qemu-system-ARCH, lib/nitro-enclave.so, manifest.json
 
 The plugin itself refuses a QEMU that it does not fit (hw/plugin). Here is also what chooses between plugin
 and tree build, and notices that the distribution has updated its QEMU.
@@ -34,7 +34,6 @@ from nitroctl.toolchain import bundle, cache, packages, tree
 from nitroctl.toolchain.guest import named
 from nitroctl.toolchain.source import LINK, NO_DEVICES, Source, find_source, package_source, plain_name
 from nitroctl.toolchain.steps import BuildFailed, ninja, toolchain
-from nitroctl.toolchain.tree import QEMU
 
 Kind = Literal["plugin", "bundled", "tree"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -43,11 +42,17 @@ PLUGIN = "nitro-enclave.so"
 TARGET = f"{LINK}/hw/plugin/{PLUGIN}"
 LAUNCHER = "contrib/plugin/launcher.c"
 POINTER = "plugin"
-PACKAGE = "qemu-system-x86"  # Debian's name of what has it
+# Debian's names of what has it.
+PACKAGES: dict[Arch, str] = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}
 
 SPACE_BUILD = 60 * 10**6  # bytes; headers, objects
 
 TREE_HINT = "use the tree build: nitroctl build"
+
+
+def _tree_hint(arch: Arch) -> str:
+    return TREE_HINT if arch == "x86_64" else f"{TREE_HINT} --arch {arch}"
+
 
 # configure's options that structures of QEMU depend on, as they are where nobody says otherwise. Debian's own
 # replace them; its other options ask for libraries, which need not be here to read headers.
@@ -117,21 +122,23 @@ def _owner(path: Path) -> str | None:
     return None
 
 
-def _in_path() -> list[Path]:
+def _in_path(program: str) -> list[Path]:
     folders = os.environ.get("PATH", os.defpath).split(os.pathsep)
-    paths = [(Path(folder) / QEMU).absolute() for folder in (*folders, "/usr/bin") if folder]
+    paths = [(Path(folder) / program).absolute() for folder in (*folders, "/usr/bin") if folder]
     # A folder that may not be looked into is no error, as for a shell.
     return [path for path in dict.fromkeys(paths) if os.path.isfile(path) and os.access(path, os.X_OK)]
 
 
-def installed(qemu: Path | None = None) -> Installed:
-    """What the QEMU `qemu` is, or the first one in PATH; raises NitroError if no package owns it."""
-    paths = [qemu.absolute()] if qemu else _in_path()
-    install = packages.install_line([packages.DISTRIBUTION_QEMU])
+def installed(qemu: Path | None = None, arch: Arch = "x86_64") -> Installed:
+    """What the QEMU `qemu` is, or the first one for that architecture in PATH; raises NitroError if no
+    package owns it."""
+    program = arches.qemu(arch)
+    paths = [qemu.absolute()] if qemu else _in_path(program)
+    install = packages.install_line([packages.emulator(arch)])
     if not paths or not paths[0].is_file():
         raise NitroError(
-            f"{qemu}: no such file" if qemu else f"no {QEMU} is installed",
-            hint=f"install the distribution's ({install}), or {TREE_HINT}",
+            f"{qemu}: no such file" if qemu else f"no {program} is installed",
+            hint=f"install the distribution's ({install}), or {_tree_hint(arch)}",
         )
     # PATH may have links of ours, or QEMUs that somebody built, before the distribution's.
     owners = ((path, _owner(path)) for path in paths)
@@ -139,7 +146,7 @@ def installed(qemu: Path | None = None) -> Installed:
     if package is None:
         raise NitroError(
             f"{path} belongs to no package: its exact source is not known",
-            hint=f"install the distribution's ({install}), or {TREE_HINT}",
+            hint=f"install the distribution's ({install}), or {_tree_hint(arch)}",
         )
     form = "${source:Package}\\t${source:Version}\\t${Version}\\n"
     source, source_version, version = _dpkg_query("--show", f"--showformat={form}", package).split()
@@ -189,8 +196,12 @@ class Manifest:
     seconds: float
 
     @property
+    def arch(self) -> Arch:
+        return "aarch64" if self.package == PACKAGES["aarch64"] else "x86_64"
+
+    @property
     def launcher(self) -> Path:
-        return cache.entry("plugin", self.key) / "bin" / QEMU
+        return cache.entry("plugin", self.key) / "bin" / arches.qemu(self.arch)
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "launcher": os.fspath(self.launcher)}
@@ -227,34 +238,45 @@ def layout_options(rules: str, control: str) -> list[str]:
     return list(options.values())
 
 
-def _configure_options(source: Source, package_string: str) -> list[str]:
+def _configure_options(source: Source, package_string: str, arch: Arch) -> list[str]:
     debian = source.root / "debian"
     try:
         layout = layout_options((debian / "rules").read_text(), (debian / "control").read_text())
     except OSError as e:
         raise NitroError(f"{source.root} is no source package of Debian's: {e.strerror}: {e.filename}") from e
-    named = {re.sub(r"=.*$", "", option) for option in layout}
+    # Debian's build is for all targets, of which KVM serves the host's.
+    layout = [o for o in layout if o != "--enable-kvm" or arch == arches.host()]
+    said = {re.sub(r"=.*$", "", option) for option in layout}
     common = [
         o
-        for o in tree.configure_options(source.series, source.root, False)
-        if o not in (*NO_DEVICES, "--enable-seccomp") and re.sub(r"=.*$", "", o) not in named
+        for o in tree.configure_options(source.series, source.root, False, arch)
+        if o not in (*tree.for_arch(NO_DEVICES, arch), "--enable-seccomp")
+        and re.sub(r"=.*$", "", o) not in said
     ]
     return [*common, *layout, f"--with-pkgversion={package_string}"]
 
 
 def build_plugin(
-    qemu: Path | None = None, *, source: Path | None = None, jobs: int | None = None
+    qemu: Path | None = None,
+    *,
+    arch: Arch | None = None,
+    source: Path | None = None,
+    jobs: int | None = None,
 ) -> Manifest:
-    """Build the plugin for a QEMU, or find it built. `source` is a .dsc, where Debian's mirror is not asked.
+    """Build the plugin for a QEMU, or find it built. `arch`: where no `qemu` is named, which one; else the
+    name of its program tells. `source` is a .dsc, where Debian's mirror is not asked.
 
     Raises NitroError; nothing half-made is left where others look.
     """
-    found = installed(qemu)
+    if qemu and qemu.name == arches.qemu("aarch64"):
+        arch = "aarch64"
+    found = installed(qemu, arch or "x86_64")
     package_string = _package_string(found)
     if source is not None and source.suffix != ".dsc":
         raise NitroError(f"--source {source}: the plugin is built from a source package's .dsc")
     sources = find_source(source, None) if source else package_source(found.source_version)
-    return build_for(found, package_string, sources, jobs=jobs)
+    name = named(POINTER, arch or "x86_64")
+    return build_for(found, package_string, sources, jobs=jobs, name=name)
 
 
 def build_for(
@@ -273,7 +295,8 @@ def build_for(
     """
     started = time.monotonic()
     tools = toolchain(packages.BUILD + sources.series.needs)
-    configure = _configure_options(sources, package_string)
+    arch: Arch = "aarch64" if found.package == PACKAGES["aarch64"] else "x86_64"
+    configure = _configure_options(sources, package_string, arch)
     configured = cache.digest_text(sources.key, *configure, json.dumps(tools, sort_keys=True))
     build_key = f"{plain_name(sources.version)}-{configured[:12]}-plugin"
     build_dir = cache.entry("qemu-build", build_key)
@@ -301,7 +324,7 @@ def build_for(
             cache.need_space(SPACE_BUILD, what="building the plugin")
         tree.sync_copy(tree.OVERLAY, source_root(), sources.root / LINK)
         overlay = tree.overlay_digest(sources.root / LINK)
-        log = cache.log_path(f"plugin-{sources.series.name}")
+        log = cache.log_path(f"{named('plugin', arch)}-{sources.series.name}")
         log.unlink(missing_ok=True)
         tree.configure_tree(sources, build_dir, configure, log, (a, b))
         cache.set_current(f"qemu-build-{name}", "qemu-build", build_key)
@@ -320,10 +343,11 @@ def build_for(
             (folder / "bin").mkdir()
             (folder / "lib").mkdir()
             shutil.copy(build_dir / TARGET, folder / "lib" / PLUGIN)
-            compile_launcher(launcher, found, folder / "bin" / QEMU)
+            program = folder / "bin" / arches.qemu(arch)
+            compile_launcher(launcher, found, program)
             # All symbols at once: a missing one is found here and not in the middle of a run.
             if runs_here:
-                tree.check_machine(folder / "bin" / QEMU, env={"LD_BIND_NOW": "1"})
+                tree.check_machine(program, env={"LD_BIND_NOW": "1"})
             made = Manifest(
                 key=key,
                 qemu=os.fspath(found.path),

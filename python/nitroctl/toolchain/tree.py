@@ -82,6 +82,7 @@ class BuildOptions:
     jobs: int | None = None
     sanitize: bool = False
     update: bool = False  # look for a newer source package than the one that is there
+    arch: Arch = "x86_64"  # of the enclaves
 
 
 @dataclass(frozen=True)
@@ -110,8 +111,16 @@ class Manifest:
         return cache.entry("qemu", self.key)
 
     @property
+    def arch(self) -> Arch:
+        return (
+            "aarch64"
+            if for_arch(("--target-list=x86_64-softmmu",), "aarch64")[0] in self.configure
+            else "x86_64"
+        )
+
+    @property
     def qemu(self) -> Path:
-        return self.root / "bin" / QEMU
+        return self.root / "bin" / arches.qemu(self.arch)
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "qemu": os.fspath(self.qemu)}
@@ -178,9 +187,14 @@ def _link_overlay(tree: Path) -> None:
 # --- QEMU ------------------------------------------------------------------------------------------------
 
 
-def configure_options(series: Series, tree: Path, sanitize: bool) -> list[str]:
+def for_arch(options: Iterable[str], arch: Arch) -> list[str]:
+    """The options of a series, which name x86_64, for enclaves of that architecture."""
+    return [o.replace("x86_64", arch) for o in options if o != "--enable-kvm" or arch == arches.host()]
+
+
+def configure_options(series: Series, tree: Path, sanitize: bool, arch: Arch = "x86_64") -> list[str]:
     """configure's options for a source tree, without those that only this run needs (--python)."""
-    options = list(series.options)
+    options = for_arch(series.options, arch)
     # Release tarballs carry libfdt's source; Debian's source package does not.
     if "--enable-fdt=system" not in options and not (tree / "subprojects/dtc/meson.build").is_file():
         options.append("--enable-fdt=system")
@@ -198,10 +212,13 @@ def build_qemu(options: BuildOptions) -> Manifest:
     source = find_source(options.source, options.series, update=options.update)
     series = source.series
     tools = toolchain(packages.BUILD + series.needs + series.tree_needs)
-    configure = configure_options(series, source.root, options.sanitize)
+    configure = configure_options(series, source.root, options.sanitize, options.arch)
     graft = graft_digest(series)
     configured = cache.digest_text(source.key, *configure, json.dumps(tools, sort_keys=True))
     suffix = "-sanitize" if options.sanitize else ""
+    if options.arch != "x86_64":
+        suffix = f"-{options.arch}{suffix}"
+    program = arches.qemu(options.arch)
     build_key = f"{plain_name(source.version)}-{configured[:12]}{suffix}"
     build_dir = cache.entry("qemu-build", build_key)
     pointer = f"qemu{suffix}"
@@ -229,14 +246,15 @@ def build_qemu(options: BuildOptions) -> Manifest:
             apply_graft(series.graft, source.root)
             _link_overlay(source.root)
         overlay = overlay_digest(source.root / LINK)
-        firmware = firmware_of(source.root)
+        # The board for aarch64 boots without any.
+        firmware = firmware_of(source.root) if options.arch == "x86_64" else {}
         log = cache.log_path(f"qemu{suffix}-{series.name}")
         log.unlink(missing_ok=True)
         configure_tree(source, build_dir, configure, log, (a, b))
         cache.set_current(f"qemu-build{suffix}-{series.name}", "qemu-build", build_key)
         _link_firmware(build_dir, firmware)
         qtests = _ninja_qemu(source, build_dir, options, log, (a, b))
-        binary = build_dir / QEMU
+        binary = build_dir / program
         if source.managed:
             key = product_key(overlay)
         else:
@@ -265,10 +283,10 @@ def build_qemu(options: BuildOptions) -> Manifest:
             assert manifest is not None
             (folder / "bin").mkdir()
             (folder / "share/qemu").mkdir(parents=True)
-            shutil.copy(binary, folder / "bin" / QEMU)
+            shutil.copy(binary, folder / "bin" / program)
             for name, path in firmware.items():
                 shutil.copy(path, folder / "share/qemu" / name)
-            check_machine(folder / "bin" / QEMU)
+            check_machine(folder / "bin" / program)
             cache.write_json(folder / "manifest.json", dataclasses.asdict(manifest))
 
         root = cache.build_entry("qemu", key, fill, name=pointer)
@@ -338,8 +356,10 @@ def _ninja_qemu(
         if target["type"] == "executable"
         and any(Path(target["defined_in"]).is_relative_to(folder) for folder in overlay)
     )
-    title = f"Building QEMU {source.version}{' with sanitizers' if options.sanitize else ''}"
-    ninja(build_dir, [QEMU, *qtests], title, options.jobs, log, locks, originals(LINK))
+    what = " for aarch64" if options.arch == "aarch64" else ""
+    title = f"Building QEMU {source.version}{what}{' with sanitizers' if options.sanitize else ''}"
+    program = arches.qemu(options.arch)
+    ninja(build_dir, [program, *qtests], title, options.jobs, log, locks, originals(LINK))
     return qtests
 
 

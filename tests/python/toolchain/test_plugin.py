@@ -232,7 +232,7 @@ def test_a_folder_on_path_that_may_not_be_looked_into(
     program.touch(0o755)
     monkeypatch.setattr(os, "stat", refusing)  # root may look everywhere
     monkeypatch.setenv("PATH", f"/locked{os.pathsep}{tmp_path}")
-    assert program in plugin._in_path()
+    assert program in plugin._in_path(tree.QEMU)
 
 
 def test_no_qemu_at_all(tmp_path: Path) -> None:
