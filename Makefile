@@ -7,7 +7,7 @@ VENV ?= .venv
 # YES=1 lets the set-up use sudo without asking.
 SETUP_FLAGS = --venv $(VENV) $(if $(YES),--yes)
 
-.PHONY: help setup packages demo check check-js check-parents check-aws check-kvm bench soak dist dist-check clean
+.PHONY: help setup packages demo check check-js check-parents check-aws check-kvm bench soak fuzz dist dist-check clean
 
 help:
 	@echo 'make demo    set up, build, and run a hello enclave'
@@ -19,6 +19,7 @@ help:
 	@echo 'make check-parents  the parent programs of docs/parent in Go and Rust (needs both)'
 	@echo 'make bench   how fast EIFs are loaded, the NSM and KMS answer, vsock carries'
 	@echo 'make soak    the vsock backend for ten minutes, clocks for five, all of check-kvm, then fuzz the C cores (SECONDS=N for each)'
+	@echo 'make fuzz [TIME=600]  all that reads hostile bytes, on all CPUs, and its figures (needs clang, and atheris for Python)'
 	@echo 'make dist    the wheels, and the source of all that is in them, in dist/ (on Debian 12); ARM64=1 also nitroctl-arm64'
 	@echo 'make dist-check  install these in fresh systems, without rights and network (as root)'
 	@echo 'make clean   remove the virtual environment; `nitroctl cache clean` removes what was built'
@@ -82,6 +83,12 @@ soak: packages
 	@$(VENV)/bin/python -m nitroctl build
 	@$(VENV)/bin/python -m nitroctl guest kernel
 	@$(VENV)/bin/python tools/soak $(if $(SECONDS),--seconds $(SECONDS))
+
+# CPU seconds for all targets together: 600, or TIME.
+fuzz: packages
+	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
+	@$(VENV)/bin/pip install -q 'atheris>=2.3' || echo 'no atheris for this Python: the C targets alone'
+	@$(VENV)/bin/python tools/fuzz $(if $(TIME),--seconds $(TIME))
 
 dist: packages
 	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)

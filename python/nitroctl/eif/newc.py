@@ -8,6 +8,7 @@ Archives come from anywhere: names and their number are bounded, a size makes no
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,8 +70,9 @@ def read(stream: BinaryIO) -> Iterator[tuple[Header, Iterator[bytes]]]:
         if text[:6] not in (b"070701", b"070702"):
             raise NotReadable("not a cpio archive of the kind newc")
         try:
-            fields = [int(text[i : i + 8], 16) for i in range(6, _HEADER, 8)]
-        except ValueError:
+            # Not int(), for which signs, blanks and underscores are of a number as well.
+            fields = struct.unpack(">13I", bytes.fromhex(text[6:].decode("ascii")))
+        except (ValueError, struct.error):
             raise NotReadable("an entry's header has a number that is none") from None
         ino, mode, uid, gid, links, mtime, size, *numbers, name_size, _ = fields
         if not 1 <= name_size <= NAME_BYTES_MAX:

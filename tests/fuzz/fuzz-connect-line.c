@@ -1,0 +1,56 @@
+/*
+ * SPDX-License-Identifier: MIT
+ *
+ * Fuzz target: what a client of the host says first, CONNECT and OPEN
+ *
+ * The line comes in pieces, so it is parsed again with each byte more: once
+ * there is a verdict it must stay, and a line must end with its newline.
+ */
+#include <stdlib.h>
+#include <string.h>
+
+#include "agreed.h"
+#include "connect-line.h"
+#include "target.h"
+
+#define CHECK(claim)                                                    \
+    do {                                                                \
+        if (!(claim)) {                                                 \
+            abort();                                                    \
+        }                                                               \
+    } while (0)
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    int verdict = 0;
+    uint32_t port = 0, ms = 0;
+    int64_t from = -2;
+
+    for (size_t len = 0; len <= size && len <= 2 * VSOCK_MAX_LINE; len++) {
+        /* Of its own size, so that a read behind it is seen. */
+        char *buf = malloc(len ? len : 1);
+        uint32_t p = 0, m = 0;
+        int64_t f = -2;
+        int r;
+
+        CHECK(buf);
+        memcpy(buf, data, len);
+        r = vsock_parse_line(buf, len, &p, &f, &m);
+        free(buf);
+        CHECK(r >= -1 && r <= (int)len);
+        if (verdict > 0) {
+            CHECK(r == verdict && p == port && f == from && m == ms);
+        } else if (verdict < 0) {
+            CHECK(r < 0);
+        } else if (r) {
+            verdict = r;
+            port = p;
+            from = f;
+            ms = m;
+            CHECK(r < 0 || (data[r - 1] == '\n' && r <= (int)VSOCK_MAX_LINE &&
+                            f >= -1 && f <= UINT32_MAX));
+        }
+        CHECK(r || len <= VSOCK_MAX_LINE);
+    }
+    return 0;
+}
