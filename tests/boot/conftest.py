@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         why = ""
         if config.getoption("--blobs"):
             why = check.ours if check else mark.args[0] if mark else ""
-        if why or (why := check.x86 if arm and check else ""):
+        if why or (why := check.left_out("aarch64") if arm and check else ""):
             reasons[item.nodeid] = why
     config.stash[_LEFT_OUT] = reasons
     config.hook.pytest_deselected(items=[item for item in items if item.nodeid in reasons])

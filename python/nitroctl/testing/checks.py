@@ -275,7 +275,7 @@ def halt(lab: Lab) -> None:
 # ---- the heartbeat -----------------------------------------------------------------------------------
 
 
-@boot_check
+@functools.partial(boot_check, built_in=True)
 def no_heartbeat(lab: Lab) -> None:
     """A guest that runs but sends no heartbeat ends with status 3 and an error that says so, when
     --boot-timeout is over."""

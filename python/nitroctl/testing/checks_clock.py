@@ -65,7 +65,7 @@ def busy_host() -> Iterator[None]:
         yield
 
 
-@boot_check
+@functools.partial(boot_check, built_in=True)
 def clock_at_boot(lab: Lab) -> None:
     """With any init, here one that does nothing about it, the guest's clock starts from the host's to half a
     second, and is within 1.5 s of it where the host lets the kernel start; it counts time with the TSC, with

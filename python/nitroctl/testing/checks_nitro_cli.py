@@ -25,7 +25,7 @@ grep -F '"State": "RUNNING"' list.json
 grep -F '"Flags": "DEBUG_MODE"' list.json
 
 nitro-cli console --enclave-id "$id" --disconnect-timeout 3 > console.log
-grep -F 'Unpacking initramfs' console.log
+grep -E 'Unpacking initramfs|rootfs image as initramfs' console.log
 
 nitro-cli terminate-enclave --enclave-id "$id"
 test "$(nitro-cli describe-enclaves)" = '[]'
@@ -58,5 +58,5 @@ def run_script(lab: Lab, text: str, *arguments: str) -> None:
 @boot_check
 def nitro_cli_script(lab: Lab) -> None:
     """A shell script written for AWS's nitro-cli runs unchanged: run-enclave, describe-enclaves, console with
-    "Unpacking initramfs" in it, terminate-enclave."""
+    "Unpacking initramfs" in it (or as kernels with ramdisks say it), terminate-enclave."""
     run_script(lab, CYCLE, os.fspath(lab.image("agent")))

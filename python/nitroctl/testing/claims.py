@@ -35,6 +35,17 @@ class Check:
     guests: int = 1  # at once
     ours: str = ""  # why it cannot hold with AWS's kernel and init, if it is about ours
     x86: str = ""  # why it is asked of x86_64's machine alone, if it is
+    built_in: bool = False  # whether its image's init loads no modules: the kernel must have the drivers
+
+    def left_out(self, arch: Arch) -> str:
+        """Why it is not asked of a machine for that architecture; empty: it is."""
+        if arch == "x86_64":
+            return ""
+        from nitroctl.toolchain import guest
+
+        if self.built_in and guest.default_kernel(arch) != "own":
+            return f"it takes a kernel of ours: nitroctl guest kernel --arch {arch}"
+        return self.x86
 
     @property
     def claim(self) -> str:
@@ -54,7 +65,7 @@ generic_check = functools.partial(boot_check, generic=True)
 
 def selected(*, user_eif: bool, arch: Arch = "x86_64") -> list[Check]:
     """The checks that make sense for that machine: all, or those for an EIF of which we know nothing."""
-    return [c for c in CHECKS if (c.generic or not user_eif) and (arch == "x86_64" or not c.x86)]
+    return [c for c in CHECKS if (c.generic or not user_eif) and not c.left_out(arch)]
 
 
 @dataclass(frozen=True)
