@@ -46,7 +46,7 @@ static void beat(void)
          "connect");
     must(write(fd, &byte, 1), "write heartbeat");
     must(read(fd, &byte, 1), "read heartbeat");
-    must(byte == 0xb7 ? 0 : -1, "heartbeat");
+    must(byte == 0xb7 ? 0 : -1, "received wrong heartbeat");
     close(fd);
 }
 
