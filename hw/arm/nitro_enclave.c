@@ -236,49 +236,44 @@ static bool nitro_arm_create_devices(NitroEnclaveMachineState *nems,
 
 /* ---- Guest memory ---- */
 
-/* The @size bytes of a file to @offset in guest memory, which has the room. */
-static bool nitro_arm_read(MachineState *machine, int fd, uint64_t size,
-                           uint64_t offset, Error **errp)
+/* Where eif_load() puts the image, and where that is for the guest. */
+typedef struct NitroArmMemory {
+    uint8_t *ram;
+    uint64_t lowmem;
+    EifArm64Places at;
+} NitroArmMemory;
+
+static bool nitro_arm_place(void *opaque, const EifImage *image,
+                            EifPlaces *places, EifError *err)
 {
-    uint8_t *to = memory_region_get_ram_ptr(machine->ram);
-    uint64_t done = 0;
+    NitroArmMemory *memory = opaque;
 
-    while (done < size) {
-        ssize_t n = pread(fd, to + offset + done, size - done, done);
-
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n <= 0) {
-            error_setg_errno(errp, n < 0 ? errno : EIO,
-                             "cannot put the image into guest memory");
-            return false;
-        }
-        done += n;
-    }
+    eif_arm64_places(&image->kernel, image->initramfs_size, memory->lowmem,
+                     &memory->at);
+    places->kernel = memory->ram + memory->at.kernel;
+    places->initramfs = memory->ram + memory->at.initramfs;
     return true;
 }
 
-static bool nitro_arm_fill_memory(MachineState *machine, ARMCPU **cpus,
-                                  const EifImage *image, const char *append,
-                                  uint64_t lowmem, Error **errp)
+/* The image is there: add the device tree, and start at the kernel. */
+static void nitro_arm_finish_memory(MachineState *machine, ARMCPU **cpus,
+                                    const NitroArmMemory *memory,
+                                    const EifImage *image, const char *append)
 {
     g_autofree char *cmdline = g_strconcat(image->cmdline, append, NULL);
     g_autofree uint64_t *mpidr = g_new(uint64_t, machine->smp.cpus);
     NitroArmBoot *boot = g_new0(NitroArmBoot, 1);
-    NitroArmTree tree = {
+    const NitroArmTree tree = {
         .n_cpus = machine->smp.cpus,
         .mpidr = mpidr,
         .ram_size = machine->ram_size,
         .cmdline = cmdline,
+        .initramfs = NITRO_ARM_RAM + memory->at.initramfs,
         .initramfs_size = image->initramfs_size,
     };
-    EifArm64Places at;
     void *fdt;
     int i, size;
 
-    eif_arm64_places(&image->kernel, image->initramfs_size, lowmem, &at);
-    tree.initramfs = NITRO_ARM_RAM + at.initramfs;
     for (i = 0; i < machine->smp.cpus; i++) {
         mpidr[i] = object_property_get_uint(OBJECT(cpus[i]), "mp-affinity",
                                             &error_abort);
@@ -286,22 +281,15 @@ static bool nitro_arm_fill_memory(MachineState *machine, ARMCPU **cpus,
     fdt = nitro_arm_device_tree(&tree, &size);
     machine->fdt = fdt;         /* for the monitor's dumpdtb; freed with it */
     assert(size > 0 && size <= EIF_ARM64_DTB_SIZE);
-    memcpy((uint8_t *)memory_region_get_ram_ptr(machine->ram) + at.dtb, fdt,
-           size);
+    memcpy(memory->ram + memory->at.dtb, fdt, size);
 
     boot->cpu = cpus[0];
-    boot->entry = NITRO_ARM_RAM + at.kernel;
-    boot->dtb = NITRO_ARM_RAM + at.dtb;
+    boot->entry = NITRO_ARM_RAM + memory->at.kernel;
+    boot->dtb = NITRO_ARM_RAM + memory->at.dtb;
     qemu_register_reset(nitro_arm_reset_boot_cpu, boot);
 
     g_free(machine->kernel_cmdline);
     machine->kernel_cmdline = g_steal_pointer(&cmdline);
-
-    return nitro_arm_read(machine, image->kernel_fd, image->kernel_size,
-                          at.kernel, errp) &&
-           (!image->initramfs_size ||
-            nitro_arm_read(machine, image->initramfs_fd,
-                           image->initramfs_size, at.initramfs, errp));
 }
 
 /* ---- The machine ---- */
@@ -316,6 +304,8 @@ static bool nitro_enclave_build(MachineState *machine, Error **errp)
         .arch = EIF_ARCH_AARCH64,
         .lowmem = MIN(machine->ram_size, EIF_ARM64_WINDOW),
     };
+    NitroArmMemory memory = { .lowmem = options.lowmem };
+    const EifMemory places = { nitro_arm_place, &memory };
     EifImage image = { 0 };
     DeviceState *gic;
     bool built;
@@ -325,8 +315,11 @@ static bool nitro_enclave_build(MachineState *machine, Error **errp)
     }
     append = nitro_enclave_append(nems, "");
     options.cmdline_extra = strlen(append);
-    if (!nitro_enclave_check_ram(machine, errp) ||
-        !nitro_enclave_load_eif(nems, &options, &image, errp)) {
+    if (!nitro_enclave_check_ram(machine, errp)) {
+        return false;
+    }
+    memory.ram = memory_region_get_ram_ptr(machine->ram);
+    if (!nitro_enclave_load_eif(nems, &options, &places, NULL, &image, errp)) {
         return false;
     }
     if (!image.kernel.text_offset) {
@@ -338,9 +331,10 @@ static bool nitro_enclave_build(MachineState *machine, Error **errp)
                                 machine->ram);
     built = nitro_arm_create_cpus(machine, cpus, errp) &&
             nitro_arm_create_gic(machine, cpus, &gic, errp) &&
-            nitro_arm_create_devices(nems, gic, chr, &image.pcr, errp) &&
-            nitro_arm_fill_memory(machine, cpus, &image, append,
-                                  options.lowmem, errp);
+            nitro_arm_create_devices(nems, gic, chr, &image.pcr, errp);
+    if (built) {
+        nitro_arm_finish_memory(machine, cpus, &memory, &image, append);
+    }
     nitro_enclave_finish(nems);
     eif_image_clear(&image);
     return built;
@@ -368,8 +362,6 @@ static void nitro_enclave_class_init(ObjectClass *oc, NitroClassData *data)
     mc->no_cdrom = 1;
     nitro_enclave_class_init_common(mc);
 }
-
-static InterfaceInfo nitro_arm_interfaces[] = { NITRO_ARM_MACHINE };
 
 static const TypeInfo nitro_enclave_types[] = {
     {

@@ -193,7 +193,7 @@ static inline void address_space_cache_init_empty(MemoryRegionCache *cache)
 #include "sysemu/sysemu.h"
 #else
 #include "hw/char/serial-mm.h"
-#include "qapi/qmp/qlist.h"
+#include "qobject/qlist.h"
 #include "system/device_tree.h"
 #include "system/kvm.h"
 #include "system/system.h"
@@ -217,10 +217,13 @@ static inline void nitro_gic_set_redistributors(DeviceState *gic,
 /* What 10.1 and later ask of a machine that this target offers. */
 #if NITRO_QEMU_SERIES >= 1001
 #include "hw/arm/machines-qom.h"
-#define NITRO_ARM_MACHINE { TYPE_TARGET_AARCH64_MACHINE }, { }
-#else
-#define NITRO_ARM_MACHINE { }
 #endif
+static G_GNUC_UNUSED InterfaceInfo nitro_arm_interfaces[] = {
+#if NITRO_QEMU_SERIES >= 1001
+    { TYPE_TARGET_AARCH64_MACHINE },
+#endif
+    { }
+};
 
 #endif /* NITRO_ARM_BOARD */
 
