@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "python" / "nitroctl"
 SCRIPTS = (
     "tools/check", "tools/check-kvm", "tools/dist", "tools/dist-check", "tools/generate", "tools/setup",
-    "tools/fuzz",
+    "tools/coverage", "tools/fuzz",
     "tools/soak",
 )  # fmt: skip
 
