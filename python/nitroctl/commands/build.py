@@ -68,7 +68,8 @@ def build(
 
     What is built already is found again at once; a change of nitroctl's C sources rebuilds only these.
     """
-    # --json tells of one; with "all", which is one after the other, of each.
+    if as_json and arch == "all":
+        raise click.UsageError("--json tells of one build: name one --arch")
     wanted = ARCHES if arch == "all" else tuple(a for a in ARCHES if a == arch)
     if plugin:
         if qemu and arch == "all":

@@ -80,17 +80,17 @@ def test(
         )
     if series and part != "qtest":
         raise UsageError("--series is for the qtests: nitroctl test qtest --series X.Y")
-    if arch and (qemu or part == "qtest"):
-        raise UsageError("--arch chooses the QEMU of the boot checks: give neither --qemu nor qtest with it")
+    if arch and qemu:
+        raise UsageError("--arch chooses a QEMU, and so does --qemu")
     if qemu and sanitize:
         raise UsageError("--sanitize chooses a QEMU, and so does --qemu")
-    parts = [part] if part else (["boot"] if qemu or eif or arch else list(PARTS))
+    parts = [part] if part else (["boot"] if qemu or eif else list(PARTS))
     lines: list[Line] = []
     show = _shower(as_json)
     results: Iterator[Line]
     for each in parts:
         if each == "qtest":
-            results = _qtests(only, sanitize, series)
+            results = _qtests(only, sanitize, series, arch or arches.default())
         else:
             results = _boot_checks(qemu, vsock_backend, eif, only, sanitize, arch or arches.default())
         for line in results:
@@ -186,14 +186,17 @@ def _program(path: Path) -> Path:
     return Path(found).absolute()
 
 
-def _qtests(only: str | None, sanitize: bool, series: str | None = None) -> Iterator[Line]:
+def _qtests(
+    only: str | None, sanitize: bool, series: str | None = None, arch: Arch = "x86_64"
+) -> Iterator[Line]:
     """Each qtest program through `meson test`, and of its report the single tests."""
     from nitroctl.base import progress
     from nitroctl.toolchain import tree
     from nitroctl.toolchain.steps import tool
 
-    manifest = tree.manifest(sanitize=sanitize, series=series)
+    manifest = tree.manifest(sanitize=sanitize, series=series, arch=arch)
     hint = f"nitroctl build{' --sanitize' if sanitize else ''}{f' --series {series}' if series else ''}"
+    hint += f" --arch {arch}" if arch != "x86_64" else ""
     if manifest is None or not Path(manifest.build_dir).is_dir():
         raise NitroError("no QEMU tree has been built whose qtests could run", hint=hint)
     if not manifest.qtests:

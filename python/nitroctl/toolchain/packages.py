@@ -195,6 +195,12 @@ def distribution_qemu(os_release: Path = Path("/etc/os-release")) -> tuple[Need,
     return (DISTRIBUTION_QEMU,) if _release(os_release) in PLUGIN_RELEASES else ()
 
 
+def emulators(os_release: Path = Path("/etc/os-release")) -> tuple[Need, ...]:
+    """The distribution's QEMUs for enclaves of either architecture, where the plugin supports them."""
+    here = distribution_qemu(os_release)
+    return (*here, DISTRIBUTION_QEMU_ARM) if here else ()
+
+
 def demonstration(os_release: Path = Path("/etc/os-release")) -> tuple[Need, ...]:
     """What `nitroctl demo` builds with on this host: the plugin where it is supported, else a QEMU."""
     release = _release(os_release)

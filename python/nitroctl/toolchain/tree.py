@@ -455,9 +455,10 @@ def link_programs(programs: Iterable[Path], prefix: Path) -> list[tuple[Path, Pa
     return links
 
 
-def manifest(*, sanitize: bool = False, series: str | None = None) -> Manifest | None:
-    """The manifest of the QEMU that was built last, or last of that series, if any."""
-    root = cache.current(f"qemu{'-sanitize' if sanitize else ''}{f'-{series}' if series else ''}")
+def manifest(*, sanitize: bool = False, series: str | None = None, arch: Arch = "x86_64") -> Manifest | None:
+    """The manifest of the QEMU for that architecture that was built last, or last of that series, if any."""
+    name = f"{named('qemu', arch)}{'-sanitize' if sanitize else ''}{f'-{series}' if series else ''}"
+    root = cache.current(name)
     return Manifest.load(root) if root else None
 
 
