@@ -36,7 +36,7 @@ def _instrumented() -> contextlib.AbstractContextManager[object]:
 
 with _instrumented():
     from nitroctl.attestation import certificate, document, nsm, text
-    from nitroctl.attestation.verify import Policy, load_root, verify
+    from nitroctl.attestation.verification import Policy, load_root, verify
     from nitroctl.base import arch, cbor, elf
     from nitroctl.base.errors import EifError, NitroError
     from nitroctl.base.instants import UTC

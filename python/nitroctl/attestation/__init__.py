@@ -13,19 +13,23 @@ proves isolation: there is no Nitro hardware behind it.
 
 from __future__ import annotations
 
-from nitroctl.attestation.document import Document, decode
-from nitroctl.attestation.errors import (
-    AttestationError,
-    DebugEnclave,
-    NonceMismatch,
-    PcrMismatch,
-    PublicKeyMismatch,
-    SignatureMismatch,
-    StaleDocument,
-    UnmeasuredEnclave,
-    UserDataMismatch,
-)
-from nitroctl.attestation.verify import Policy, load_root, verify
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nitroctl.attestation.document import Document, decode
+    from nitroctl.attestation.errors import (
+        AttestationError,
+        DebugEnclave,
+        NonceMismatch,
+        PcrMismatch,
+        PublicKeyMismatch,
+        SignatureMismatch,
+        StaleDocument,
+        UnmeasuredEnclave,
+        UserDataMismatch,
+    )
+    from nitroctl.attestation.verification import Policy, load_root, verify
 
 __all__ = [
     "AttestationError",
@@ -43,3 +47,18 @@ __all__ = [
     "load_root",
     "verify",
 ]
+
+# Where they are; all others are errors.
+_HOMES = {
+    "Document": "document",
+    "Policy": "verification",
+    "decode": "document",
+    "load_root": "verification",
+    "verify": "verification",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)

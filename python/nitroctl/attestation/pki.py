@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import secrets
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -126,7 +125,7 @@ def _issue(
 
     key = ec.generate_private_key(ec.SECP384R1())
     # A positive serial that fills its bytes (RFC 5280, section 4.1.2.2).
-    serial = int.from_bytes(secrets.token_bytes(serial_bytes), "big") >> 1 | 1 << (8 * serial_bytes - 2)
+    serial = int.from_bytes(os.urandom(serial_bytes), "big") >> 1 | 1 << (8 * serial_bytes - 2)
     usage = x509.KeyUsage(
         digital_signature=signs_documents,
         key_cert_sign=True,
@@ -196,9 +195,9 @@ def mint(
             hint="make a new one with `nitroctl attest ca init --force`",
         )
     place = (("ST", "Local"), ("L", "Local"))
-    name = _name(_COUNTRY, *_ORGANISATION, ("CN", f"{secrets.token_hex(8)}.{AREA}"))
+    name = _name(_COUNTRY, *_ORGANISATION, ("CN", f"{os.urandom(8).hex()}.{AREA}"))
     regional = _issue(name, root, begin=begin, end=end, path_length=2)
-    name = _name(("CN", f"{secrets.token_hex(8)}.zonal.{AREA}"), *reversed(_ORGANISATION), _COUNTRY, *place)
+    name = _name(("CN", f"{os.urandom(8).hex()}.zonal.{AREA}"), *reversed(_ORGANISATION), _COUNTRY, *place)
     zonal = _issue(name, regional, begin=begin, end=end, path_length=1)
     organisation = (_ORGANISATION[0], ("OU", UNMEASURED)) if unmeasured else _ORGANISATION
     name = _name(_COUNTRY, *place, *organisation, ("CN", f"{instance_id}.{AREA}"))

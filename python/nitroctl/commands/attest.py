@@ -296,7 +296,7 @@ def verify(
     as_json: bool,
 ) -> None:
     """Verify an attestation document (a file, or - for stdin; raw, base64 or hex) and show what it says."""
-    from nitroctl.attestation.verify import Policy, load_root, verify_chain
+    from nitroctl.attestation.verification import Policy, load_root, verify_chain
 
     if at == "document" and max_age is not None:
         raise UsageError("--at document and --max-age contradict each other: at its own time it has no age")

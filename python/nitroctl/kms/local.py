@@ -66,7 +66,7 @@ def place(region: str | None, account: str) -> Place:
 def root_of(source: StrPath | bytes | None) -> x509.Certificate:
     """The root under which documents are verified: the user's own CA, unless another is named."""
     from nitroctl.attestation import pki
-    from nitroctl.attestation.verify import load_root
+    from nitroctl.attestation.verification import load_root
 
     if source is None:
         return pki.load_or_init().certificate

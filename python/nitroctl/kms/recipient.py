@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from nitroctl.attestation.chain import Remembering
 from nitroctl.attestation.document import Document
 from nitroctl.attestation.errors import AttestationError, UnmeasuredEnclave
-from nitroctl.attestation.verify import Policy, verify_chain
+from nitroctl.attestation.verification import Policy, verify_chain
 from nitroctl.base.instants import UTC
 from nitroctl.kms import envelope
 from nitroctl.kms.errors import KmsError, invalid
