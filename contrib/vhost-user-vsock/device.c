@@ -113,11 +113,7 @@ static bool device_tx(struct device *d, unsigned budget)
             break;
         case RING_EMPTY:
             publish(d, QUEUE_TX);
-            if (!ring_arm(r)) {
-                return false;
-            }
-            ring_disarm(r);
-            break;
+            return false;
         case RING_BAD:
             tx_chain(d, &c);
             bad_ring(d, QUEUE_TX, got);
@@ -220,6 +216,18 @@ bool device_run(struct device *d)
 
     more |= device_rx(d, DEVICE_RX_BUDGET);
     return more || (stopped && vsock_tx_ready(d->vsock));
+}
+
+bool device_waits(const struct device *d)
+{
+    return device_usable(d, QUEUE_TX) && vsock_tx_ready(d->vsock) &&
+           ring_waits(&d->queue[QUEUE_TX].ring);
+}
+
+bool device_arm(struct device *d)
+{
+    return device_usable(d, QUEUE_TX) && vsock_tx_ready(d->vsock) &&
+           ring_arm(&d->queue[QUEUE_TX].ring);
 }
 
 /* Life. */

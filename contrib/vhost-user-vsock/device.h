@@ -68,6 +68,10 @@ void device_init(struct device *d, struct vsock *v,
                  const struct device_ops *ops, void *opaque);
 /* Works off both queues, for a while; true: there is more to do at once. */
 bool device_run(struct device *d);
+/* Whether the guest has sent something since; to be asked without arming. */
+bool device_waits(const struct device *d);
+/* Asks for a kick when it does; true: it has already. Before falling asleep. */
+bool device_arm(struct device *d);
 /* Started, enabled, mapped and not broken. */
 bool device_usable(const struct device *d, unsigned queue);
 

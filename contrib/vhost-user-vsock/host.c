@@ -399,33 +399,36 @@ static int loop_timeout(const struct host *h)
  * epoll_wait(), at first awake for a moment where the last wait was that
  * short: where messages go to and fro. A moment in vain is paid for by waits
  * asleep, twice as many each time, and half as many after one that was not.
+ * The guest is asked for a kick only before we fall asleep.
  */
 static int wait_events(struct host *h, struct epoll_event *events, int timeout)
 {
     bool awake = h->brisk && !h->sleeps;
     int64_t begin;
     int n = 0;
+    bool found = false;
 
-    if (!timeout || !h->can_wait_awake) {
-        return epoll_wait(h->epoll, events, HOST_EVENTS, timeout);
+    if (!timeout) {
+        return epoll_wait(h->epoll, events, HOST_EVENTS, 0);
     }
     begin = now_us();
-    while (awake && !n && now_us() - begin < HOST_US_AWAKE) {
+    while (awake && !found && now_us() - begin < HOST_US_AWAKE) {
         n = epoll_wait(h->epoll, events, HOST_EVENTS, 0);
+        found = n || device_waits(&h->device);
     }
     if (awake) {
-        h->penalty = n ? h->penalty / 2 : 2 * h->penalty + 1;
+        h->penalty = found ? h->penalty / 2 : 2 * h->penalty + 1;
         if (h->penalty > HOST_MAX_SLEEPS) {
             h->penalty = HOST_MAX_SLEEPS;
         }
-        h->sleeps = n ? 0 : h->penalty;
+        h->sleeps = found ? 0 : h->penalty;
     } else if (h->sleeps) {
         h->sleeps--;
     }
-    if (!n) {
+    if (!found && !device_arm(&h->device)) {
         n = epoll_wait(h->epoll, events, HOST_EVENTS, timeout);
     }
-    h->brisk = now_us() - begin < HOST_US_AWAKE;
+    h->brisk = h->can_wait_awake && now_us() - begin < HOST_US_AWAKE;
     return n;
 }
 

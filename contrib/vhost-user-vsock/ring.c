@@ -288,6 +288,11 @@ bool ring_publish(struct ring *r)
            (uint16_t)(r->used_idx - event - 1) < (uint16_t)(r->used_idx - old);
 }
 
+bool ring_waits(const struct ring *r)
+{
+    return LOAD(r->avail->idx) != r->next;
+}
+
 bool ring_arm(struct ring *r)
 {
     if (r->event_idx) {
@@ -297,7 +302,7 @@ bool ring_arm(struct ring *r)
     }
     /* The guest must see it before we look at what it has added. */
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    return LOAD(r->avail->idx) != r->next;
+    return ring_waits(r);
 }
 
 void ring_disarm(struct ring *r)

@@ -115,6 +115,8 @@ void ring_unpop(struct ring *r, unsigned n);
 void ring_push(struct ring *r, uint16_t head, uint32_t written);
 /* Shows the guest what was pushed; true: interrupt it. */
 bool ring_publish(struct ring *r);
+/* Whether there is an entry. */
+bool ring_waits(const struct ring *r);
 /* Asks for a kick at the next entry; true: there is one already. */
 bool ring_arm(struct ring *r);
 /* Asks for no kicks. */

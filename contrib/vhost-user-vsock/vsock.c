@@ -239,9 +239,16 @@ int64_t vsock_deadline(const struct vsock *v)
 {
     int64_t when = v->next_deadline;
 
-    /* In steps, so that many deadlines do not mean many walks. */
-    return when ? (when + VSOCK_MS_TICK - 1) / VSOCK_MS_TICK * VSOCK_MS_TICK :
-                  -1;
+    if (!when) {
+        return -1;
+    }
+    /*
+     * What the last turn has left is due now; all else in steps, so that many
+     * deadlines do not mean many walks.
+     */
+    return when <= v->now ?
+               v->now :
+               (when + VSOCK_MS_TICK - 1) / VSOCK_MS_TICK * VSOCK_MS_TICK;
 }
 
 static void conn_expired(struct vsock *v, struct vsock_conn *c)
@@ -296,6 +303,8 @@ static void conn_expired(struct vsock *v, struct vsock_conn *c)
 
 void vsock_tick(struct vsock *v)
 {
+    unsigned ended = 0;
+
     if (!v->next_deadline || v->now < v->next_deadline) {
         return;
     }
@@ -309,8 +318,13 @@ void vsock_tick(struct vsock *v)
         if (c->state == VSOCK_FREE || !c->deadline) {
             continue;
         }
-        if (c->deadline <= v->now) {
+        /*
+         * Thousands may end at once, each with words for the host and a packet
+         * for the guest, and all others would wait for that.
+         */
+        if (c->deadline <= v->now && ended < VSOCK_MAX_ENDED) {
             conn_expired(v, c);
+            ended += c->state == VSOCK_RESET || c->state == VSOCK_FREE;
         } else {
             conn_deadline(v, c, c->deadline);
         }

@@ -67,6 +67,9 @@
 /* Ports that are counted each for itself. */
 #define VSOCK_MAX_PORTS 256u
 
+/* Connections that time ends in one turn. */
+#define VSOCK_MAX_ENDED 64u
+
 /* Times, in milliseconds. */
 #define VSOCK_MS_LINE 5000    /* a client completes its CONNECT line */
 #define VSOCK_MS_REQUEST 2000 /* the guest answers our REQUEST */

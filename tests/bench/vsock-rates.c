@@ -15,6 +15,9 @@
  *     streams COUNT SECONDS [N]  guest to host, on so many connections
  *     pull COUNT SECONDS [N]     host to guest, on so many connections
  *                                ... and on until (each) N bytes have passed
+ *     crowd COUNT                round trips while so many connects wait for a
+ *                                listener whose backlog is full, until they
+ *                                have been refused
  *     host COUNT                 no guest (DEVICE is not used): says "ready",
  *                                echoes on so many connections, one by one
  *
@@ -139,13 +142,18 @@ static struct conn *new_conn(uint64_t cid, uint32_t port, uint32_t peer)
     return c;
 }
 
-static struct conn *open_conn(uint32_t port)
+static struct conn *open_to(uint32_t port, uint32_t peer)
 {
-    struct conn *c = new_conn(parent_cid, port, PORT);
+    struct conn *c = new_conn(parent_cid, port, peer);
 
     c->state = CONNECTING;
     must_send(c, VSOCK_OP_REQUEST, 0);
     return c;
+}
+
+static struct conn *open_conn(uint32_t port)
+{
+    return open_to(port, PORT);
 }
 
 static void handle(const struct header *h)
@@ -296,18 +304,38 @@ static int unix_socket(struct sockaddr_un *a, const char *path)
     return fd;
 }
 
+static int host_bind(struct sockaddr_un *a, int port, int backlog)
+{
+    char path[200];
+    int fd;
+
+    snprintf(path, sizeof(path), "%s_%d", uds, port);
+    unlink(path);
+    fd = unix_socket(a, path);
+    if (bind(fd, (struct sockaddr *)a, sizeof(*a)) < 0 ||
+        listen(fd, backlog) < 0) {
+        err(1, "%s", path);
+    }
+    return fd;
+}
+
 static void host_listen(void)
 {
     struct sockaddr_un a;
-    char path[200];
 
-    snprintf(path, sizeof(path), "%s_%d", uds, PORT);
-    unlink(path);
-    listener = unix_socket(&a, path);
-    if (bind(listener, (struct sockaddr *)&a, sizeof(a)) < 0 ||
-        listen(listener, 4096) < 0) {
-        err(1, "%s", path);
-    }
+    listener = host_bind(&a, PORT, 4096);
+}
+
+/* One that accepts nobody, and has no place for more. */
+static void host_full(int port)
+{
+    struct sockaddr_un a;
+    int fd = host_bind(&a, port, 0);
+
+    do {
+        fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    } while (connect(fd, (struct sockaddr *)&a, sizeof(a)) == 0);
+    close(fd);
 }
 
 static int host_connect(void)
@@ -559,6 +587,18 @@ static bool echoed(void *c)
     return ((struct conn *)c)->received == ((struct conn *)c)->sent;
 }
 
+static double round_trip(struct conn *c)
+{
+    double begin = now();
+
+    send_data(c, 1, false);
+    front_kick(&front);
+    if (!pump_until(echoed, c)) {
+        errx(1, "no echo");
+    }
+    return now() - begin;
+}
+
 static void echo_time(unsigned count)
 {
     double *took = calloc(count, sizeof(*took));
@@ -568,18 +608,40 @@ static void echo_time(unsigned count)
     start(host_echo, NULL);
     c = connected(1024);
     for (unsigned i = 0; i < count; i++) {
-        double begin = now();
-
-        send_data(c, 1, false);
-        front_kick(&front);
-        if (!pump_until(echoed, c)) {
-            errx(1, "no echo");
-        }
-        took[i] = now() - begin;
+        took[i] = round_trip(c);
     }
     qsort(took, count, sizeof(*took), compare);
     say("median", took[count / 2]);
     say("p99", took[count * 99ul / 100]);
+}
+
+static void crowd(unsigned count)
+{
+    double worst = 0, before = 0, begin;
+    struct conn *c;
+    unsigned trips = 0;
+
+    host_listen();
+    start(host_echo, NULL);
+    c = connected(1024);
+    host_full(PORT + 1);
+    for (begin = now(); now() < begin + 2; trips++) {
+        double took = round_trip(c);
+
+        before = took > before ? took : before;
+    }
+    for (unsigned i = 0; i < count; i++) {
+        open_to(2000 + i, PORT + 1);
+        pump();
+    }
+    for (trips = 0; refused < count; trips++) {
+        double took = round_trip(c);
+
+        worst = took > worst ? took : worst;
+    }
+    say("trips", trips);
+    say("alone", before);
+    say("worst", worst);
 }
 
 static bool is_free(void *c)
@@ -765,6 +827,8 @@ int main(int argc, char **argv)
         echo_time(atoi(argv[6]));
     } else if (!strcmp(what, "connect")) {
         connect_rate(atoi(argv[6]));
+    } else if (!strcmp(what, "crowd")) {
+        crowd(atoi(argv[6]));
     } else if (!strcmp(what, "open")) {
         open_many(atoi(argv[6]));
     } else if (!strcmp(what, "streams") && argc > 7) {

@@ -34,7 +34,7 @@ static ssize_t recv_result;
 
 static int op_open(void *opaque, struct vsock_conn *c)
 {
-    c->fd = c->guest_port;
+    c->fd = c->guest_port % G_N_ELEMENTS(ends);
     ends[c->fd].c = c;
     return open_result;
 }
@@ -81,11 +81,11 @@ static const struct vsock_ops ops = {
     .note = op_note,
 };
 
-static void begin(void)
+static void begin_with(uint32_t max_conns)
 {
     const struct vsock_config config = {
         .guest_cid = CID,
-        .max_conns = MAX_CONNS,
+        .max_conns = max_conns,
         .hash_key = { 1, 2, 3 },
     };
 
@@ -95,6 +95,11 @@ static void begin(void)
     recv_result = -EAGAIN;
     v = vsock_new(&config, &ops, NULL);
     vsock_set_now(v, NOW);
+}
+
+static void begin(void)
+{
+    begin_with(MAX_CONNS);
 }
 
 static void pass(int64_t now)
@@ -126,17 +131,27 @@ static void packet(uint32_t port, enum vsock_op op, uint32_t flags,
     packet_to(PORT, port, op, flags, len);
 }
 
-/* The op of what the guest gets next. */
-static unsigned answer(void)
+/* The op of what the guest gets next, or 0. */
+static unsigned next_op(void)
 {
     uint8_t memory[4096];
     struct iovec iov = { memory, sizeof(memory) };
     struct vsock_buf b = { &iov, 1, sizeof(memory), 0 };
     struct vsock_hdr h;
 
-    g_assert_cmpuint(vsock_rx(v, &b, 1), ==, 1);
+    if (!vsock_rx(v, &b, 1)) {
+        return 0;
+    }
     vsock_hdr_decode(&h, memory);
     return h.op;
+}
+
+static unsigned answer(void)
+{
+    unsigned op = next_op();
+
+    g_assert_cmpuint(op, !=, 0);
+    return op;
 }
 
 /* A stream that the guest has closed, with so much left for the host. */
@@ -268,6 +283,47 @@ static void test_the_end_of_all_is_a_cut(void)
     g_assert_cmpuint(notes[VSOCK_NOTE_EVICTED], ==, 1);
 }
 
+#define CROWD 1000
+
+/* Who has nothing to do with a crowd does not wait for its end. */
+static void test_a_crowd_ends_in_turns(void)
+{
+    unsigned left = CROWD, turns = 0;
+
+    begin_with(CROWD + 1);
+    packet_to(PORT + 1, 15, VSOCK_OP_REQUEST, 0, 0);
+    g_assert_cmpuint(answer(), ==, VSOCK_OP_RESPONSE);
+    open_result = -EAGAIN;      /* a full backlog */
+    for (uint32_t port = 16; port < 16 + CROWD; port++) {
+        packet(port, VSOCK_OP_REQUEST, 0, 0);
+    }
+    pass(NOW + VSOCK_MS_BACKLOG - 1);
+    g_assert_false(vsock_rx_ready(v));
+    for (pass(NOW + VSOCK_MS_BACKLOG + VSOCK_MS_RETRY); left; vsock_tick(v)) {
+        unsigned before = 0;
+
+        recv_result = 1;
+        vsock_event(v, vsock_get(v, 0, 0), VSOCK_EV_IN);
+        while (answer() == VSOCK_OP_RST) {
+            before++;
+        }
+        recv_result = -EAGAIN;
+        g_assert_true(vsock_rx_again(v));
+        g_assert_cmpuint(next_op(), ==, 0);
+        g_assert_cmpuint(before, >, 0);
+        g_assert_cmpuint(before, <=, VSOCK_MAX_ENDED);
+        left -= before;
+        turns++;
+        if (left) {
+            g_assert_cmpint(vsock_deadline(v), ==,
+                            NOW + VSOCK_MS_BACKLOG + VSOCK_MS_RETRY);
+        }
+    }
+    g_assert_cmpuint(turns, <=, CROWD / VSOCK_MAX_ENDED + 1);
+    g_assert_cmpuint(notes[VSOCK_NOTE_BACKLOG], ==, CROWD);
+    vsock_free(v);
+}
+
 /* Connections in each state that the guest can send to. */
 
 static struct vsock_conn *opening(void)
@@ -382,6 +438,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vsock/clients-get-room", test_clients_get_room_too);
     g_test_add_func("/vsock/finish", test_at_our_end_progress_gives_time);
     g_test_add_func("/vsock/end", test_the_end_of_all_is_a_cut);
+    g_test_add_func("/vsock/crowd", test_a_crowd_ends_in_turns);
     g_test_add_func("/vsock/packets-by-state", test_each_packet_in_each_state);
     return g_test_run();
 }
