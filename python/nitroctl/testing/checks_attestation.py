@@ -26,7 +26,7 @@ from nitroctl.testing import agent
 from nitroctl.testing.claims import INSTANCE, ROLE, ZERO, Nsm, boot_check
 from nitroctl.testing.lab import CheckFailed, Lab, check, check_equal, openssl
 
-HAMMER_SECONDS = 60  # AWS's nsm-multithread runs until it is stopped
+HAMMER_SECONDS = float(os.environ.get("SOAK_SECONDS", "15"))  # AWS's nsm-multithread runs until stopped
 HAMMER_THREADS = 90
 FIELD = 1024  # bytes in each of user_data, nonce and public_key: what nsm-check asks for
 
@@ -190,7 +190,7 @@ def attestation_conformance(lab: Lab) -> None:
 
 @boot_check
 def attestation_hammered(lab: Lab) -> None:
-    """Ninety threads of one process get documents from one descriptor for a minute, and every one answers."""
+    """Ninety threads of one process get documents from one descriptor for a while, and every one answers."""
     import cbor2
 
     encoded = cbor2.dumps({"Attestation": request(user_data=b"\x80" * FIELD)}).hex()

@@ -22,7 +22,7 @@ from nitroctl.base.errors import EifError
 from nitroctl.eif.measure import scan_fd
 from nitroctl.eif.verify import judge
 
-COUNT = 3000  # mutants of each kind
+COUNT = 750 * int(os.environ.get("NITROCTL_FUZZ_ROUNDS", "1"))  # mutants of each kind
 
 
 @pytest.fixture(scope="module")

@@ -1000,10 +1000,16 @@ def sparse_layer(path: Path, size: int) -> None:
 
 
 def test_many_files_are_cheap(tmp_path: Path, start: compose.Bootstrap) -> None:
-    """A hundred thousand files, as an image of some gigabytes has them."""
-    names = (f"usr/lib/python3/dist-packages/package{i // 100}/module_{i}.py" for i in range(100_000))
-    image = im.oci(tmp_path / "app.tar", [im.layer(*(im.entry(name, b"pass\n") for name in names))])
-    assert child(tmp_path, image, tmp_path / "o.eif") < 150 << 10
+    """A hundred thousand files, as an image of some gigabytes has them, in `make soak`; else some of them.
+    One more costs less than a kibibyte."""
+    count = 100_000 if "NITROCTL_FUZZ_ROUNDS" in os.environ else 20_000
+
+    def memory(count: int) -> int:
+        names = (f"usr/lib/python3/dist-packages/package{i // 100}/module_{i}.py" for i in range(count))
+        image = im.oci(tmp_path / "app.tar", [im.layer(*(im.entry(name, b"pass\n") for name in names))])
+        return child(tmp_path, image, tmp_path / "o.eif")
+
+    assert memory(count) < memory(1) + count and memory(count) < 150 << 10
 
 
 @pytest.mark.parametrize("packer", [bytes, lambda data: gzip.compress(data, 1)], ids=["plain", "gzip"])
