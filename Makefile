@@ -18,7 +18,7 @@ help:
 	@echo 'make check-kvm [TESTS="..."]  enclaves under KVM and on the kernel'"'"'s own vsock; emulates a host that has them'
 	@echo 'make check-js  the local KMS with AWS'"'"'s SDK for JavaScript (needs Node.js)'
 	@echo 'make check-parents  the parent programs of docs/parent in Go and Rust (needs both)'
-	@echo 'make bench   how fast EIFs are loaded, the NSM and KMS answer, vsock carries'
+	@echo 'make bench   what a start costs, how fast EIFs are loaded, the NSM and KMS answer, vsock carries'
 	@echo 'make soak    the vsock backend for ten minutes, clocks for five, fifty enclaves in turns for twenty, 10^5 documents,'
 	@echo '             10^6 connections, all of check-kvm, then fuzz the C cores (SECONDS=N for each)'
 	@echo 'make coverage  which lines no test reaches, in HTML'
@@ -78,6 +78,7 @@ bench: packages
 	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
 	@$(VENV)/bin/python -m nitroctl build
 	@$(VENV)/bin/python -m nitroctl guest kernel
+	@$(VENV)/bin/python tests/bench/start.py
 	@$(VENV)/bin/python tests/bench/load.py
 	@$(VENV)/bin/python tests/bench/eif.py
 	@$(VENV)/bin/python tests/bench/nsm.py

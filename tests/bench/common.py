@@ -16,6 +16,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import machine
+
 from nitroctl.eif import format as eif_format
 
 
@@ -36,11 +38,12 @@ class Series:
 
 
 def alternate(contenders: dict[str, Callable[[], float]], runs: int) -> dict[str, Series]:
-    """Call each contender in turn, `runs` times over, and return their samples."""
+    """Call each contender in turn, `runs` times over, and return their samples; a run that others disturbed
+    is done again (`machine`)."""
     series = {name: Series(name) for name in contenders}
     for i in range(runs):
         for name, measure in contenders.items():
-            series[name].samples.append(measure())
+            series[name].samples.append(machine.undisturbed(measure, name))
             print(f"  run {i + 1}/{runs}  {name}: {series[name].samples[-1]:.3f}", file=sys.stderr)
     return series
 

@@ -24,6 +24,7 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import machine
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
@@ -182,6 +183,8 @@ def main() -> None:
             rows.append(("moto, plain", "not installed: pip install moto flask flask-cors"))
         table("Decrypt, one client", rows)
     table("Where the time of a Decrypt with a Recipient goes", stages(enclave, given.requests))
+
+    table("The machine meanwhile", machine.rows())
 
 
 if __name__ == "__main__":

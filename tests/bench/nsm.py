@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import cbor2
+import machine
 from common import Series, alternate, table
 
 from nitroctl.base import accelerator
@@ -93,6 +94,8 @@ def main() -> None:
     ratio = host["signatures/s"] / host["documents/s"]
     rows.append(("bare P-384 signature", f"{host['signatures/s']:8.0f}/s   a document costs {ratio:.2f}"))
     table(f"NSM requests from one guest thread ({accelerator.choose().name})", rows)
+
+    table("The machine meanwhile", machine.rows())
 
 
 if __name__ == "__main__":
