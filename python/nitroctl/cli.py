@@ -13,6 +13,7 @@ import importlib
 import itertools
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
@@ -20,6 +21,9 @@ from nitroctl import __version__
 from nitroctl.base import shown, stdio
 from nitroctl.base.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_USAGE, NitroError, UsageError
 from nitroctl.commands import Session
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # name -> (module of nitroctl.commands, attribute, one line for --help). The lines stand here and not in
 # the modules, or --help would have to import all of them.
@@ -71,6 +75,14 @@ class LazyGroup(click.Group):
         command = getattr(importlib.import_module(f"nitroctl.commands.{module}"), attribute)
         assert isinstance(command, click.Command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """As click does it, but no command is imported for its one line."""
+        from click.shell_completion import CompletionItem
+
+        names = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        commands = [CompletionItem(name, help=self.table[name][2]) for name in names]
+        return [*commands, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""Where the installed programs begin: Ctrl-C while the rest is still being imported shows no traceback.
+"""Where the installed programs begin: Ctrl-C while the rest is still being imported shows no traceback, and
+`nitroctl --help` is there before the rest would be.
 
 Imports nothing that takes time. What comes after the imports is each program's own.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import NoReturn
@@ -21,7 +23,27 @@ def _start(module: str) -> NoReturn:
 
 
 def nitroctl() -> NoReturn:
+    if sys.argv[1:] in (["--help"], ["-h"]) and _help():
+        sys.exit(0)
     _start("nitroctl.cli")
+
+
+# What `nitroctl --help` prints, written by tools/generate, and the width that it is written for.
+HELP = os.path.join(os.path.dirname(__file__), "help.txt")
+HELP_COLUMNS = 80
+
+
+def _help() -> bool:
+    """Print it, if it is what the command line would print here; whatever is in the way is the command line's
+    to say."""
+    try:
+        if "COLUMNS" in os.environ or (os.isatty(1) and os.get_terminal_size(1).columns < HELP_COLUMNS):
+            return False
+        with open(HELP, "rb") as f:
+            text = f.read().partition(b"\n")[2]  # the first line is its licence
+        return os.write(1, text) == len(text)
+    except OSError:
+        return False
 
 
 def nitro_cli() -> NoReturn:

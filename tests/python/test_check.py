@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
@@ -12,10 +13,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def program(name: str) -> Any:
-    loader = SourceFileLoader(name, str(ROOT / "tools" / name))
-    spec = spec_from_loader(name, loader)
+    loader = SourceFileLoader(f"tools_{name}", str(ROOT / "tools" / name))
+    spec = spec_from_loader(loader.name, loader)
     assert spec
-    module = module_from_spec(spec)
+    module = sys.modules[loader.name] = module_from_spec(spec)
     loader.exec_module(module)
     return module
 

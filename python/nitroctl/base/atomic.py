@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 def aside(path: Path) -> Path:
     """A new name beside `path`."""
     name = os.fsdecode(os.fsencode(path.name)[:200])
-    return path.with_name(f".{name}.{secrets.token_hex(6)}")
+    return path.with_name(f".{name}.{os.urandom(6).hex()}")
 
 
 @contextlib.contextmanager

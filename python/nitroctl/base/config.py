@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import stat
 import sys
-import tempfile
 from pathlib import Path
 
 import platformdirs
@@ -47,6 +46,8 @@ def runtime_dir() -> Path:
     value = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(value) and os.path.isdir(value) and os.access(value, os.W_OK | os.X_OK):
         return private_dir(Path(value) / APP)
+    import tempfile
+
     return private_dir(Path(tempfile.gettempdir()) / f"{APP}-{os.getuid()}")
 
 

@@ -23,13 +23,14 @@ the way from an enclave's supervisor to whoever started it.
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nitroctl.base import shown
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 EXIT_FAILURE = 1
 EXIT_USAGE = 2
@@ -114,6 +115,8 @@ class CommandFailed(NitroError):
         log: Path | None = None,
         hint: str | None = None,
     ) -> None:
+        import shlex
+
         how = "could not be started" if status is None else f"failed with status {status}"
         lines = output.rstrip().splitlines()[-15:]
         if log is not None:

@@ -21,7 +21,6 @@ a serial line.
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 
@@ -97,6 +96,8 @@ def command(argv: Sequence[str | os.PathLike[str]]) -> str:
 
 def _word(word: str) -> str:
     if word.isprintable():
+        import shlex
+
         return shlex.quote(word)
     # $'...' as bash, zsh and POSIX.1-2024 have it.
     text = "".join(

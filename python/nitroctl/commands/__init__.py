@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import click
@@ -12,12 +11,24 @@ import click
 from nitroctl.base.arch import ARCHES, Arch, named
 
 if TYPE_CHECKING:
+    import os
+    from pathlib import Path
+
     from click.shell_completion import CompletionItem
 
 
 # A path of the user's. What is wrong with it is said where it is opened, with the reason and always the same
 # status, be it missing, unreadable or a folder; click would judge some of that as wrong usage.
-class _File(click.Path):
+class _NewFile(click.Path):
+    """A pathlib.Path, which is imported when there is one."""
+
+    def coerce_path_result(self, value: str | os.PathLike[str]) -> Path:
+        from pathlib import Path
+
+        return Path(value)
+
+
+class _File(_NewFile):
     """A path; where it is an image's, a shell is offered those first."""
 
     def shell_complete(
@@ -30,8 +41,8 @@ class _File(click.Path):
         return super().shell_complete(ctx, param, incomplete)
 
 
-PATH = _File(path_type=Path, readable=False)
-NEW_FILE = click.Path(path_type=Path, readable=False, dir_okay=False)
+PATH = _File(readable=False)
+NEW_FILE = _NewFile(readable=False, dir_okay=False)
 
 
 def enclave_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from nitroctl.base import output, shown
+from nitroctl.base import shown
 from nitroctl.commands import json_option
 from nitroctl.commands.options import asked, requested
 from nitroctl.enclaves.request import RunRequest
@@ -43,11 +43,9 @@ def run(app_status: bool, detach: bool, as_json: bool, dry_run: bool, **given: A
     a panic of the guest's kernel, 5 if the application failed, 130 after Ctrl-C, 143 after SIGTERM, 1 for
     everything else that went wrong.
     """
-    from nitroctl.enclaves import foreground, supervisor
     from nitroctl.enclaves.plan import by_hand, make_plan
     from nitroctl.enclaves.ready import ready
     from nitroctl.enclaves.records import State
-    from nitroctl.enclaves.sink import FdSink
 
     if as_json and not detach:
         raise click.UsageError("--json goes with --detach; in the foreground, standard output is the console")
@@ -78,12 +76,19 @@ def run(app_status: bool, detach: bool, as_json: bool, dry_run: bool, **given: A
             shown.say(f"debugger: {shown.command(['gdb', '-ex', socket])}")
 
     if detach:
+        from nitroctl.enclaves import supervisor
+
         record = supervisor.start(request, tell)
         if as_json:
+            from nitroctl.base import output
+
             output.document(record.to_json())
         else:
             shown.data(record.id)
         return 0
+    from nitroctl.enclaves import foreground
+    from nitroctl.enclaves.sink import FdSink
+
     with contextlib.ExitStack() as stack:
         sinks = []
         if sys.stdout is not None:  # None where it was closed: `>&-`

@@ -157,6 +157,11 @@ def check_cmdline(length: int, kernel: KernelInfo, path: Path | None = None) -> 
         raise EifError("cmdline-too-long", message, path=path)
 
 
+def cmdline_nul(offset: int, path: Path | None) -> EifError:
+    message = "the command line has a NUL byte, where the kernel would end it"
+    return EifError("cmdline-nul", message, path=path, offset=offset)
+
+
 def read_kernel(path: Path, arch: Arch = "x86_64") -> KernelInfo:
     """Judge a kernel in a file of its own; raises EifError with the rules of `parse_kernel`."""
     try:

@@ -69,7 +69,7 @@ class Kernel:
 
     @property
     def marks(self) -> dict[str, Any]:
-        """What custom metadata say of it under "nitroctl", for `describe.wants_acpi` and `lacking`."""
+        """What custom metadata say of it under "nitroctl", for `about.wants_acpi` and `lacking`."""
         marks: dict[str, Any] = {"acpi": True} if self.acpi else {}
         if self.lacks:
             marks["lacks"] = list(self.lacks)

@@ -20,18 +20,14 @@ from nitroctl.base.instants import UTC
 from nitroctl.base.output import Cell
 from nitroctl.eif import measure as measuring
 from nitroctl.eif import verify
+from nitroctl.eif.about import custom, metadata_json, parse_metadata, wants_acpi
 from nitroctl.eif.certificate import holds_private_key
 from nitroctl.eif.format import Layout
-from nitroctl.eif.measure import METADATA_KEPT
-from nitroctl.eif.metadata import parse as json_of
 from nitroctl.eif.pcr import Measurements
 
 if TYPE_CHECKING:
     from nitroctl.eif.certificate import Signer
     from nitroctl.eif.signature import Signature
-
-# Keys of the metadata section's BuildMetadata, in AWS's order.
-BUILD_KEYS = ("BuildTime", "BuildTool", "BuildToolVersion", "OperatingSystem", "KernelVersion")
 
 # OpenSSL's names, which nitro-cli prints: months regardless of locale.
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -140,71 +136,6 @@ def describe(path: Path, *, file_rules_only: bool = False) -> Description:
     )
 
 
-# ---- metadata ----
-
-
-def _custom(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The custom metadata's keys, which nitro-cli mixes with those of the build; what has no keys has that of
-    its own."""
-    value = metadata["CustomMetadata"]
-    return {} if value is None else value if isinstance(value, dict) else {"CustomMetadata": value}
-
-
-def metadata_json(metadata: dict[str, Any]) -> dict[str, Any]:
-    """What nitro-cli prints of a metadata section."""
-    return {
-        "ImageName": metadata["ImageName"],
-        "ImageVersion": metadata["ImageVersion"],
-        "Metadata": {
-            **{key: metadata["BuildMetadata"][key] for key in BUILD_KEYS},
-            "DockerInfo": metadata["DockerInfo"],
-            **_custom(metadata),
-        },
-    }
-
-
-def parse_metadata(data: bytes) -> tuple[dict[str, Any] | None, str | None]:
-    """(metadata, None), or (None, why not). All keys must be there, as nitro-cli wants it; null may stand for
-    DockerInfo and CustomMetadata."""
-    if len(data) >= METADATA_KEPT:
-        return None, f"more than {METADATA_KEPT} bytes"
-    try:
-        value = json_of(data)
-    except ValueError as e:
-        return None, f"not JSON: {e}"
-    if not isinstance(value, dict):
-        return None, "not a JSON object"
-    build = value.get("BuildMetadata")
-    if not isinstance(build, dict):
-        return None, "no BuildMetadata"
-    for where, keys in ((value, ("ImageName", "ImageVersion")), (build, BUILD_KEYS)):
-        for key in keys:
-            if not isinstance(where.get(key), str):
-                return None, f"no text {key}"
-    for key in ("DockerInfo", "CustomMetadata"):
-        if key not in value:
-            return None, f"no {key}"
-    return value, None
-
-
-def wants_acpi(metadata: dict[str, Any] | None) -> bool:
-    """Does the image say that its kernel finds devices only through ACPI? (Our own mark: AWS's machine has no
-    ACPI, and an image without the mark gets none.)"""
-    return _marks(metadata).get("acpi") is True
-
-
-def lacking(metadata: dict[str, Any] | None) -> list[str]:
-    """What programs can miss of AWS's kernel in this image's, as it says itself."""
-    lacks = _marks(metadata).get("lacks")
-    return [item for item in lacks[:64] if isinstance(item, str)] if isinstance(lacks, list) else []
-
-
-def _marks(metadata: dict[str, Any] | None) -> dict[str, Any]:
-    custom = (metadata or {}).get("CustomMetadata")
-    ours = custom.get("nitroctl") if isinstance(custom, dict) else None
-    return ours if isinstance(ours, dict) else {}
-
-
 # ---- for people ----
 
 
@@ -225,7 +156,7 @@ def rows(d: Description) -> list[tuple[Cell, Cell]]:
         row("Image", f"{d.metadata['ImageName']} {d.metadata['ImageVersion']}")
         row("Built", f"{build['BuildTime']} by {build['BuildTool']} {build['BuildToolVersion']}")
         row("System", f"{build['OperatingSystem']} {build['KernelVersion']}")
-        for key, value in _custom(d.metadata).items():
+        for key, value in custom(d.metadata).items():
             row("Metadata", f"{key}: {json.dumps(value, ensure_ascii=False)}")
     elif d.metadata_error:
         row("Metadata", f"not readable: {d.metadata_error}", "yellow")

@@ -18,10 +18,9 @@ from typing import Any
 
 from nitroctl.base.errors import EifError
 from nitroctl.eif import kernel_parts, linuxkit, newc
-from nitroctl.eif.describe import parse_metadata
+from nitroctl.eif.about import METADATA_KEPT, parse_metadata
 from nitroctl.eif.format import FLAG_AARCH64, Layout, SectionType, open_eif, read_layout
 from nitroctl.eif.layers import LINKS_MAX, path_parts
-from nitroctl.eif.measure import METADATA_KEPT
 
 # Where AWS's init looks for a program, whatever PATH the image has.
 AWS_PATH = ("/sbin", "/usr/sbin", "/bin", "/usr/bin")

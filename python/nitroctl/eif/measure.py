@@ -31,7 +31,8 @@ from isal.isal_zlib import crc32  # several times as fast as zlib's
 from nitroctl.base import files, progress
 from nitroctl.base.errors import EifError, NitroError
 from nitroctl.eif import signature
-from nitroctl.eif.boot import KERNEL_HEADER_SIZE
+from nitroctl.eif.about import METADATA_KEPT
+from nitroctl.eif.boot import KERNEL_HEADER_SIZE, cmdline_nul
 from nitroctl.eif.format import CRC_OFFSET, SIGNATURE_MAX, Layout, SectionType, open_eif, read_layout
 from nitroctl.eif.pcr import Measurements, pcr_of
 
@@ -39,8 +40,7 @@ CHUNK = 1 << 20  # bytes handed on at a time: large against a thread's wake-up, 
 DEPTH = 8  # chunks under way at once
 
 # What is kept of a section besides its digest. nitro-cli limits custom metadata to 4 KiB, `docker inspect`
-# output is some ten KiB; a kernel takes 2047 bytes of command line.
-METADATA_KEPT = 1 << 20
+# output is some ten KiB (`about.METADATA_KEPT`); a kernel takes 2047 bytes of command line.
 CMDLINE_KEPT = 1 << 16
 
 # A file this large takes long enough for a progress bar.
@@ -140,11 +140,6 @@ class Digests:
 def crc_mismatch(found: int, expected: int, path: Path | None) -> EifError:
     message = f"the file's CRC is {found:08x}, its header says {expected:08x}: it was damaged or changed"
     return EifError("crc-mismatch", message, path=path, offset=CRC_OFFSET)
-
-
-def cmdline_nul(offset: int, path: Path | None) -> EifError:
-    message = "the command line has a NUL byte, where the kernel would end it"
-    return EifError("cmdline-nul", message, path=path, offset=offset)
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ from typing import Any
 
 from nitroctl.base.arch import Arch
 from nitroctl.eif import boot
-from nitroctl.eif.describe import lacking, parse_metadata, wants_acpi
+from nitroctl.eif.about import METADATA_KEPT, lacking, parse_metadata, wants_acpi
 from nitroctl.eif.format import Layout, SectionType, open_eif, read_layout
-from nitroctl.eif.measure import METADATA_KEPT, cmdline_nul
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ def peek(path: Path, *, only: Arch | None = None) -> Peek:
         metadata = read(SectionType.METADATA, METADATA_KEPT)
         signature = read(SectionType.SIGNATURE, size)  # the layout's rules bound it
     if 0 in cmdline:
-        raise cmdline_nul(layout.of_type(SectionType.CMDLINE)[0].data_offset + cmdline.index(0), path)
+        raise boot.cmdline_nul(layout.of_type(SectionType.CMDLINE)[0].data_offset + cmdline.index(0), path)
     section = layout.of_type(SectionType.KERNEL)[0]
     kernel = boot.parse_kernel(header, section.size, layout.arch, path, section.data_offset)
     known = parse_metadata(metadata)[0] if metadata is not None else None

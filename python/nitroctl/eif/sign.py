@@ -23,6 +23,7 @@ from nitroctl.base.errors import EifError, NitroError
 from nitroctl.base.instants import UTC
 from nitroctl.eif import certificate as certificates
 from nitroctl.eif import signature
+from nitroctl.eif.boot import cmdline_nul
 from nitroctl.eif.build import Built, Writer, crc32_combine
 from nitroctl.eif.certificate import Signer, holds_private_key
 from nitroctl.eif.format import (
@@ -36,7 +37,7 @@ from nitroctl.eif.format import (
     open_eif,
     read_layout,
 )
-from nitroctl.eif.measure import CHUNK, Digests, cmdline_nul, crc_mismatch, crc_of_gap, shown
+from nitroctl.eif.measure import CHUNK, Digests, crc_mismatch, crc_of_gap, shown
 from nitroctl.eif.output import replacing
 from nitroctl.eif.pcr import Measurements
 from nitroctl.eif.signature import Signature

@@ -34,16 +34,16 @@ class Outcome:
 
 UNTOLD = Outcome(None, "the application failed; with what status, this image's init does not tell")
 
-_TOLD = re.compile(rb"(exited|killed) ([0-9]{1,3})")
-_FAILED = re.compile(rb"child exited (?:with error|by signal)(?:: [^\r\n]*)?[\r\0 ]*$")
-_KERNEL = re.compile(rb"^(?:" + STAMP + rb"|reboot: )")
+_TOLD = rb"(exited|killed) ([0-9]{1,3})"
+_FAILED = rb"child exited (?:with error|by signal)(?:: [^\r\n]*)?[\r\0 ]*$"
+_KERNEL = rb"^(?:" + STAMP + rb"|reboot: )"
 # Init's own line has less; what precedes it may be an unfinished line of the application's, of any length.
 _END_MAX = 160
 
 
 def told(line: bytes) -> Outcome | None:
     """Of a line from the vsock backend, None if it is another one."""
-    match = _TOLD.fullmatch(line)
+    match = re.fullmatch(_TOLD, line)
     if not match:
         return None
     number = int(match[2])
@@ -88,6 +88,6 @@ class Watch:
 
     def _judge(self) -> bool:
         """With this line, be it finished or not."""
-        if not self._end.strip(b"\r\0 ") or _KERNEL.match(self._start):
+        if not self._end.strip(b"\r\0 ") or re.match(_KERNEL, self._start):
             return self._said
-        return _FAILED.search(self._end) is not None
+        return b"child exited" in self._end and re.search(_FAILED, self._end) is not None

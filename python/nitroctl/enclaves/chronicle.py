@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nitroctl.base import shown
 from nitroctl.base.errors import EnclaveError, NitroError, UsageError
@@ -19,13 +19,14 @@ from nitroctl.enclaves import tools
 from nitroctl.enclaves.backend import Backend
 from nitroctl.enclaves.control import Control
 from nitroctl.enclaves.events import Events
-from nitroctl.enclaves.faults import ClockFault, Death, NsmFault
 from nitroctl.enclaves.moments import Moments
 from nitroctl.enclaves.monitor import MACHINE, Qmp
 from nitroctl.enclaves.nsm import Nsm
 from nitroctl.enclaves.records import Record, State
-from nitroctl.enclaves.timeline import boot_times
 from nitroctl.vsock import sockets
+
+if TYPE_CHECKING:
+    from nitroctl.enclaves.faults import Death
 
 # Ports that are init's or those of our tools, and no application's.
 _OURS = {("parent", sockets.HEARTBEAT_PORT), ("parent", sockets.APP_STATUS_PORT), ("enclave", tools.PORT)}
@@ -101,6 +102,8 @@ class Chronicle:
 
     async def up(self, qmp: Qmp) -> None:
         """QEMU can be asked."""
+        from nitroctl.enclaves.timeline import boot_times
+
         self._nsm = Nsm(qmp, self._home, self._events.tell_request)
         with contextlib.suppress(EnclaveError):  # another QEMU's machine does not know
             found, self.moments.loading = boot_times(str(await qmp.get(MACHINE, "boot-times")))
@@ -147,6 +150,8 @@ class Chronicle:
         return {}
 
     async def _ask_fault(self, request: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        from nitroctl.enclaves.faults import ClockFault, Death, NsmFault
+
         kind, options = request.get("fault"), request.get("options", {})
         try:
             if kind in ("nsm", "clock", "die"):

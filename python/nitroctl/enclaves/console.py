@@ -22,11 +22,11 @@ TAIL_LINES = 60  # lines kept
 # "[    1.234567] ", with CONFIG_PRINTK_CALLER "[    1.234567][    T1] "; nothing without printk.time.
 STAMP = rb"\[ *[0-9]+\.[0-9]{6}\](?:\[ *[TC][0-9]+\])? "
 _START = rb"(?:^|" + STAMP + rb")"
-_KERNEL_LINE = re.compile(rb"^\[ *[0-9]+\.[0-9]{6}\]")
-_PANIC = re.compile(_START + rb"Kernel panic - not syncing: ?(.*)")
+_KERNEL_LINE = rb"^\[ *[0-9]+\.[0-9]{6}\]"
+_PANIC = _START + rb"Kernel panic - not syncing: ?(.*)"
 # After one of these the kernel only waits: nothing more will come.
-_PANIC_OVER = re.compile(_START + rb"(?:Rebooting in [0-9]+ seconds|---\[ end Kernel panic)")
-_HALT = re.compile(_START + rb"reboot: (System halted|Power down)")
+_PANIC_OVER = _START + rb"(?:Rebooting in [0-9]+ seconds|---\[ end Kernel panic)"
+_HALT = _START + rb"reboot: (System halted|Power down)"
 
 
 class ConsoleWatch:
@@ -71,13 +71,13 @@ class ConsoleWatch:
         text = printable(line)
         self._lines.append(text)
         if self.panic is not None:
-            if _PANIC_OVER.search(line):
+            if re.search(_PANIC_OVER, line):
                 self.panic_over = True
-        elif match := _PANIC.search(line):
+        elif b"Kernel panic" in line and (match := re.search(_PANIC, line)):
             self.panic = printable(match[1]) or "no reason given"
-        elif match := _HALT.search(line):
+        elif b"reboot: " in line and (match := re.search(_HALT, line)):
             self.halted = printable(match[1])
-        elif text and not _KERNEL_LINE.match(line):
+        elif text and not re.match(_KERNEL_LINE, line):
             self.last_word = text
 
 

@@ -31,29 +31,35 @@ class Cause:
 
 # ---- what the console says ---------------------------------------------------------------------------
 
-# An error's text as strerror(3) has it, at the end of a line.
-_CLUES = {
-    "mmio": rb"virtio-mmio: Registering device",
-    "run-init": rb"Run (/\S*) as init process",
-    "unpacking": rb"Initramfs unpacking failed: (.*)",
-    "bad-init": rb"(?:Failed to execute|Starting init:) (/\S+) (?:exists .*)?\(error (-\d+)\)",
-    "no-root": rb"VFS: (?:Unable to mount root fs|Cannot open root device)",
-    "oom": rb"Out of memory: |System is deadlocked on memory|invoked oom-killer",
-    "kill-init": rb"Attempted to kill init! exitcode=0x([0-9a-f]{8})",
-    "socket": rb"^(?:init: )?socket: ([A-Z].*)",
-    "connect": rb"^(?:init: )?connect: ([A-Z].*)",
-    "heartbeat": rb"^(?:init: )?(?:read heartbeat|write heartbeat|received wrong heartbeat)\b",
-    "module": rb"^(?:init: )?failed to insert (nsm driver|module: .+): ([A-Z].*)",
-    "no-command": rb"^init: the application's ramdisk lacks a file it must have: (\S+): ",
-    "rootfs": rb"^(?:init: )?(?:mount --bind /rootfs /rootfs|chdir /rootfs|chroot \.): ",
-    "mount": rb"^init: (?:mount|mkdir|symlink): (/\S*): ([A-Z].*)",
-    "exec": rb"^(?:init: )?execvpe: (?:(.+): )?([A-Z][^:]*)$",
-    "folder": rb"^init: working directory: (.*): ([A-Z][^:]*)$",
-    "user": rb"^init: user: (.*): ([A-Z][^:]*)$",
+# Of each clue what its line must hold, and then the line's form: most lines hold none of it. An error's text
+# as strerror(3) has it, at the end of a line.
+_CLUES: dict[str, tuple[tuple[bytes, ...], bytes]] = {
+    "mmio": ((b"virtio-mmio: ",), rb"virtio-mmio: Registering device"),
+    "run-init": ((b" as init process",), rb"Run (/\S*) as init process"),
+    "unpacking": ((b"Initramfs unpacking",), rb"Initramfs unpacking failed: (.*)"),
+    "bad-init": ((b"(error -",),
+                 rb"(?:Failed to execute|Starting init:) (/\S+) (?:exists .*)?\(error (-\d+)\)"),
+    "no-root": ((b"VFS: ",), rb"VFS: (?:Unable to mount root fs|Cannot open root device)"),
+    "oom": ((b"Out of memory: ", b"deadlocked on memory", b"oom-killer"),
+            rb"Out of memory: |System is deadlocked on memory|invoked oom-killer"),
+    "kill-init": ((b"kill init!",), rb"Attempted to kill init! exitcode=0x([0-9a-f]{8})"),
+    "socket": ((b"socket: ",), rb"^(?:init: )?socket: ([A-Z].*)"),
+    "connect": ((b"connect: ",), rb"^(?:init: )?connect: ([A-Z].*)"),
+    "heartbeat": ((b"heartbeat",),
+                  rb"^(?:init: )?(?:read heartbeat|write heartbeat|received wrong heartbeat)\b"),
+    "module": ((b"failed to insert ",),
+               rb"^(?:init: )?failed to insert (nsm driver|module: .+): ([A-Z].*)"),
+    "no-command": ((b"init: the application's ",),
+                   rb"^init: the application's ramdisk lacks a file it must have: (\S+): "),
+    "rootfs": ((b"rootfs: ", b"chroot .: "),
+               rb"^(?:init: )?(?:mount --bind /rootfs /rootfs|chdir /rootfs|chroot \.): "),
+    "mount": ((b"init: mount: ", b"init: mkdir: ", b"init: symlink: "),
+              rb"^init: (?:mount|mkdir|symlink): (/\S*): ([A-Z].*)"),
+    "exec": ((b"execvpe: ",), rb"^(?:init: )?execvpe: (?:(.+): )?([A-Z][^:]*)$"),
+    "folder": ((b"init: working directory: ",), rb"^init: working directory: (.*): ([A-Z][^:]*)$"),
+    "user": ((b"init: user: ",), rb"^init: user: (.*): ([A-Z][^:]*)$"),
 }  # fmt: skip
-_EXPRESSIONS = {name: re.compile(pattern) for name, pattern in _CLUES.items()}
-_ANY = re.compile(b"|".join(_CLUES.values()))  # one look at most lines
-_STAMP = re.compile(rb"^" + STAMP)
+_STAMP = rb"^" + STAMP
 
 # What init says about an application that it cannot start is among so many last lines.
 _LAST_LINES = 8
@@ -70,11 +76,10 @@ class Clues:
 
     def line(self, line: bytes) -> None:
         self.count += 1
-        line = _STAMP.sub(b"", line)
-        if not _ANY.search(line):
-            return
-        for name, expression in _EXPRESSIONS.items():
-            if match := expression.search(line):
+        for name, (words, form) in _CLUES.items():
+            if not any(word in line for word in words):
+                continue
+            if match := re.search(form, re.sub(_STAMP, b"", line)):
                 self.last[name] = self.count
                 if name not in self.found:
                     self.found[name] = tuple(printable(group or b"") for group in match.groups())

@@ -16,13 +16,15 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nitroctl.attestation.nsm import SUCCESS, Entry
 from nitroctl.base import config
 from nitroctl.base.errors import NitroError
 from nitroctl.enclaves import logs, records
 from nitroctl.enclaves.records import Record
+
+if TYPE_CHECKING:
+    from nitroctl.attestation.nsm import Entry
 
 Event = dict[str, Any]
 
@@ -49,6 +51,8 @@ class Events:
 
     def tell_request(self, entry: Entry) -> None:
         """What a request to the NSM has changed or given out."""
+        from nitroctl.attestation.nsm import SUCCESS
+
         if entry.result != SUCCESS:
             return
         if entry.kind == "ExtendPCR":

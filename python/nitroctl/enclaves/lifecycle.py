@@ -29,18 +29,15 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nitroctl.base import shown
 from nitroctl.base.errors import NitroError
 from nitroctl.enclaves import (
     application,
     backend,
-    capture,
     chain,
-    cores,
     diagnosis,
-    kms,
     logs,
     monitor,
     overlay,
@@ -60,6 +57,9 @@ from nitroctl.enclaves.records import Ending, Home, Party, Record, State
 from nitroctl.enclaves.result import Result
 from nitroctl.enclaves.sink import Sink
 from nitroctl.enclaves.waiting import readable, resolve
+
+if TYPE_CHECKING:
+    from nitroctl.enclaves.cores import CoreServer
 
 CONSOLE_BUFFER = 1 << 20  # bytes; what an ordinary user's pipe can have (/proc/sys/fs/pipe-max-size)
 PANIC_SECONDS = 1.0  # for the rest of a panic's text
@@ -98,7 +98,7 @@ class EnclaveRun:
         self._qemu: Child | None = None
         self._backend: Backend | None = None
         self._kms: Child | None = None
-        self._cores: cores.CoreServer | None = None
+        self._cores: CoreServer | None = None
         self._fds = contextlib.ExitStack()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -184,12 +184,16 @@ class EnclaveRun:
         self._set_state(State.STARTING)
         chain.write(self.plan.request, folder)
         if self.plan.request.kms:
+            from nitroctl.enclaves import kms
+
             self._kms = kms.start(folder, self.plan.request)
             self._spawn(self._watch_server(self._kms, Party.KMS))
         if self.plan.request.tools:
+            from nitroctl.enclaves.cores import CoreServer
+
             home, memory = self._home, self.plan.memory_mib
             assert home
-            self._cores = cores.CoreServer(folder.uds, home.path, memory, self._write_record)
+            self._cores = CoreServer(folder.uds, home.path, memory, self._write_record)
             await self._cores.start()
         await self._start_backend(folder)
         self._open_control(folder)
@@ -220,6 +224,8 @@ class EnclaveRun:
     async def _capture(self) -> None:
         request = self.plan.request
         if request.pcap and self._backend and not self._end.done():
+            from nitroctl.enclaves import capture
+
             limit = request.pcap_limit
             await capture.begin(self._backend.ask, request.pcap, snaplen=request.snaplen, limit_mib=limit)
 
@@ -279,8 +285,11 @@ class EnclaveRun:
 
     def _on_event(self, event: dict[str, Any]) -> None:
         """Something happened that a user may want to see: `nitroctl events`."""
-        if text := capture.ended(event):
-            shown.say(f"warning: {text}")
+        if event.get("event") == "dump-ended":
+            from nitroctl.enclaves import capture
+
+            if text := capture.ended(event):
+                shown.say(f"warning: {text}")
         if self._chronicle:
             self._chronicle.vsock(event)
 

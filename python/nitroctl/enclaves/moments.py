@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import re
 import time
+from typing import TYPE_CHECKING
 
-from nitroctl.enclaves.faults import Death
+if TYPE_CHECKING:
+    from nitroctl.enclaves.faults import Death
 
 # The kernel's own word for it, where its console level lets it through.
-_INIT = re.compile(rb"Run \S+ as init process")
+_INIT = rb"Run \S+ as init process"
 
 PORTS_MAX = 4096  # ports of which the first connection is remembered
 
@@ -33,7 +35,7 @@ class Moments:
 
     def console_line(self, line: bytes) -> bool:
         """True if it tells a milestone."""
-        return "init" not in self.milestones and bool(_INIT.search(line)) and self.reach("init")
+        return "init" not in self.milestones and bool(re.search(_INIT, line)) and self.reach("init")
 
     def first_connection(self, direction: str, port: int) -> bool:
         """Whether this is the first one of the port, as far as is remembered."""

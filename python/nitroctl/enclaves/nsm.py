@@ -16,14 +16,15 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from nitroctl.attestation import nsm as words
-from nitroctl.attestation.nsm import Entry
 from nitroctl.base.errors import EnclaveError, UsageError
-from nitroctl.enclaves import capture, logs
-from nitroctl.enclaves.faults import ALWAYS, ClockFault, NsmFault
+from nitroctl.enclaves import logs
 from nitroctl.enclaves.monitor import NSM, Qmp
+
+if TYPE_CHECKING:
+    from nitroctl.attestation.nsm import Entry
+    from nitroctl.enclaves.faults import ClockFault, NsmFault
 
 _CHARDEV = "nsm-log"
 _PIECE = 1 << 16
@@ -57,6 +58,8 @@ class Nsm:
     async def log(self, file: Path | None = None) -> None:
         """See to it that there is one from now on, also in `file`, which is emptied. Raises NitroError."""
         if file is not None:
+            from nitroctl.enclaves import capture
+
             os.close(capture.open_file(file))
             self._sinks.append(logs.LogSink.at(file))
         async with self._attaching:
@@ -76,6 +79,8 @@ class Nsm:
 
     def _read(self) -> None:
         """A piece; the loop has its turn between two."""
+        from nitroctl.attestation import nsm as words
+
         assert self._ours
         try:
             data = self._ours.recv(_PIECE)
@@ -123,6 +128,8 @@ class Nsm:
 
     async def fault(self, fault: NsmFault) -> None:
         """From now on, in the place of the fault of this kind that there was."""
+        from nitroctl.enclaves.faults import ALWAYS
+
         # What decides whom it befalls comes first, what arms it last.
         await self._set("fault-kind", fault.kind or "")
         await self._set("fault-rate", round(fault.rate * 1000))

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nitroctl.eif import overlay
-from nitroctl.eif.cpio import Entry
-from nitroctl.eif.overlay import Image, Source
-from nitroctl.enclaves import kms
 from nitroctl.enclaves.request import RunRequest
+
+if TYPE_CHECKING:
+    from nitroctl.eif.cpio import Entry
+    from nitroctl.eif.overlay import Image, Source
 
 
 def sources(request: RunRequest) -> tuple[Source, ...]:
@@ -25,6 +26,9 @@ def sources(request: RunRequest) -> tuple[Source, ...]:
 
 
 def _trusting_kms(image: Image) -> Iterator[Entry]:
+    from nitroctl.eif import overlay
+    from nitroctl.enclaves import kms
+
     return overlay.trusting(kms.ca(), image)
 
 
@@ -35,11 +39,17 @@ def reasons(request: RunRequest) -> list[str]:
         found.append("an overlay")
     if request.trust_kms_ca:
         found.append("the local KMS's CA among its roots")
-    if request.append and overlay.names_init(request.append):
+    if request.append and _names_init(request.append):
         found.append("another init on the kernel's command line")
     if request.tools:
         found.append("our tools")
     return found
+
+
+def _names_init(text: str) -> bool:
+    from nitroctl.eif import overlay
+
+    return overlay.names_init(text)
 
 
 def whole(found: Sequence[Source]) -> Path | None:
@@ -58,5 +68,7 @@ def prepare(found: Sequence[Source], eif: Path, place: Path) -> Path | None:
         return ready
     with contextlib.suppress(FileNotFoundError):
         place.unlink()
+    from nitroctl.eif import overlay
+
     overlay.compose(found, eif, place)
     return place

@@ -7,16 +7,14 @@ Decided before anything starts, but for the context ID; whether it can work at a
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nitroctl.base import accelerator
 from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.memory import MIB
-from nitroctl.eif.overlay import Source
 from nitroctl.enclaves import containment, overlay, preflight, tools
 from nitroctl.enclaves import qemu as qemu_options
 from nitroctl.enclaves.folder import Folder, release, reserve
@@ -24,6 +22,9 @@ from nitroctl.enclaves.qemu import QemuConfig
 from nitroctl.enclaves.records import Record, State
 from nitroctl.enclaves.request import NAME_MAX, RunRequest
 from nitroctl.vsock import sockets
+
+if TYPE_CHECKING:
+    from nitroctl.eif.overlay import Source
 
 GIB = 1 << 30
 
@@ -109,7 +110,7 @@ def default_boot_timeout(eif_size: int, memory: int) -> float:
 def new_module_id(instance_id: str) -> str:
     """An id of AWS's shape: the parent's, "-enc", and a 64-bit number in 16 hex digits, whose upper 48 bits
     are the time in milliseconds."""
-    number = (time.time_ns() // 1_000_000) << 16 | secrets.randbits(16)
+    number = (time.time_ns() // 1_000_000) << 16 | int.from_bytes(os.urandom(2), "big")
     return f"{instance_id}-enc{number:016x}"
 
 

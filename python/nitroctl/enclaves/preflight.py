@@ -19,11 +19,10 @@ from nitroctl.base.arch import host as host_arch
 from nitroctl.base.errors import EifError, EnclaveError, UsageError
 from nitroctl.base.instants import UTC
 from nitroctl.base.memory import MEMORY_PER_EIF, MIB, default_memory
-from nitroctl.eif import overlay
 from nitroctl.eif.boot import NOT_ON_AWS
 from nitroctl.eif.peek import Peek, peek
-from nitroctl.enclaves import capture, tools
 from nitroctl.enclaves import overlay as overlay_of
+from nitroctl.enclaves import tools
 from nitroctl.enclaves.folder import KMS_PORT
 from nitroctl.enclaves.request import RunRequest
 from nitroctl.vsock import forwards
@@ -70,15 +69,21 @@ def check(request: RunRequest, *, now: datetime | None = None, host: Host | None
     broken."""
     host = host or Host.here()
     forwards.check(request.forwards)
-    if request.pcap:
-        capture.check(request.pcap)
-    if request.nsm_log:
-        capture.check(request.nsm_log, "`nitroctl nsm NAME -f --json` writes into a pipe")
+    if request.pcap or request.nsm_log:
+        from nitroctl.enclaves import capture
+
+        if request.pcap:
+            capture.check(request.pcap)
+        if request.nsm_log:
+            capture.check(request.nsm_log, "`nitroctl nsm NAME -f --json` writes into a pipe")
     for kind in forwards.PARENT if request.kms else ():
         if any(text.startswith(f"{kind}={KMS_PORT}=") for text in request.forwards):
             raise UsageError(f"the parent's port {KMS_PORT} is served by --{kind} and by --kms")
-    for path in request.overlay:
-        overlay.check(path)
+    if request.overlay:
+        from nitroctl.eif import overlay
+
+        for path in request.overlay:
+            overlay.check(path)
     if request.overlay_keep_pcrs and not overlay_of.reasons(request):
         raise UsageError(
             "--overlay-keep-pcrs is for an enclave that is not measured: give an overlay, or leave it out"

@@ -9,7 +9,7 @@ After a change, `tools/generate` writes the keywords' types and the tables. Rule
 those about the file and this host are `preflight`'s, and what becomes of it all is a `plan`.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: types that are texts would be compiled at each start.
 
 import math
 from dataclasses import dataclass

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from xml.sax.saxutils import escape
 
 from nitroctl.base.errors import EnclaveError
 from nitroctl.enclaves.records import Record
@@ -209,4 +208,6 @@ def _step(whole: float) -> float:
 
 
 def _text(text: str) -> str:
+    from xml.sax.saxutils import escape
+
     return escape("".join(c if c.isprintable() else "?" for c in text))

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from nitroctl.base.arch import Arch
 from nitroctl.base.errors import NotBuilt
-from nitroctl.eif import cpio
-from nitroctl.eif.overlay import Source
 from nitroctl.enclaves.request import RunRequest
-from nitroctl.toolchain import busybox, guest
+
+if TYPE_CHECKING:
+    from nitroctl.eif.cpio import Entry
+    from nitroctl.eif.overlay import Source
 
 # guest/tools-protocol.h
 PORT = 4294958296
@@ -39,6 +41,8 @@ _KERNELS = frozenset(
 
 def locate(arch: Arch = "x86_64") -> tuple[Path, Path]:
     """The agent and busybox. Raises NotBuilt with the command that makes them."""
+    from nitroctl.toolchain import busybox, guest
+
     try:
         return guest.locate("tools", arch), busybox.locate(arch)
     except NotBuilt as e:
@@ -74,8 +78,10 @@ def sources(request: RunRequest, cmdline: str, arch: Arch = "x86_64") -> tuple[S
     return (lambda image: entries(cmdline, arch),) if request.tools else ()
 
 
-def entries(cmdline: str, arch: Arch = "x86_64") -> list[cpio.Entry]:
+def entries(cmdline: str, arch: Arch = "x86_64") -> list[Entry]:
     """The ramdisk for an image with this command line. Raises NotBuilt."""
+    from nitroctl.eif import cpio
+
     agent, box = locate(arch)
     words = b"".join(os.fsencode(word) + b"\0" for word in init_words(cmdline))
     return [

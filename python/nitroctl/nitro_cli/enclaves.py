@@ -169,7 +169,7 @@ def _measurements(record: Record) -> dict[str, Any]:
 
 
 def _metadata(eif: Path, name: str) -> dict[str, Any]:
-    from nitroctl.eif.describe import metadata_json
+    from nitroctl.eif.about import metadata_json
     from nitroctl.eif.peek import peek
 
     try:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 import re
@@ -36,12 +35,12 @@ if TYPE_CHECKING:
 
 Record = TypeVar("Record", bound="DataclassInstance")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~:@=-]*")
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._+~:@=-]*"
 
 
 def _checked(name: str) -> str:
     """A kind or key is one plain path component; anything else is a bug of the caller's."""
-    if not _NAME.fullmatch(name) or len(name) > 200:
+    if not re.fullmatch(_NAME, name) or len(name) > 200:
         raise ValueError(f"not a cache name: {name!r}")
     return name
 
@@ -151,6 +150,8 @@ def digest_files(paths: Iterable[Path], *, root: Path | None = None) -> str:
 
     Names are taken relative to `root` where it is given, so that two checkouts with one content agree.
     """
+    import hashlib
+
     digest = hashlib.sha256()
     for path in paths:
         for file in _files_of(path):
@@ -170,6 +171,8 @@ def digest_file(path: Path) -> str:
 
 def digest_text(*parts: str) -> str:
     """SHA-256 (hex) of a list of strings; no two different lists have the same text."""
+    import hashlib
+
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

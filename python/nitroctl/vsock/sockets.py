@@ -9,7 +9,6 @@ backend's command line. The backend's life is `enclave`'s business.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
@@ -18,10 +17,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from nitroctl.base import config, locks
 from nitroctl.base.config import UNIX_PATH_MAX
 from nitroctl.base.errors import EnclaveError, EnclaveTimeout, NitroError, UsageError
+
+if TYPE_CHECKING:
+    import asyncio
 
 PARENT_CID = 3
 HEARTBEAT_PORT = 9000
@@ -182,6 +185,8 @@ async def open_connection(
     uds: str | os.PathLike[str], port: int
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """As `connect`, for asyncio."""
+    import asyncio
+
     check_port(port)
     path = check_path(uds)
     try:

@@ -22,6 +22,7 @@ import eifmodel as model
 import nitroctl
 from nitroctl.base.errors import EifError, NitroError, UsageError
 from nitroctl.eif import measure
+from nitroctl.eif.about import parse_metadata
 from nitroctl.eif.boot import read_kernel
 from nitroctl.eif.build import (
     Generated,
@@ -32,7 +33,6 @@ from nitroctl.eif.build import (
     parse_build_time,
     read_custom_metadata,
 )
-from nitroctl.eif.describe import parse_metadata
 from nitroctl.eif.output import replacing
 from nitroctl.eif.verify import verify
 

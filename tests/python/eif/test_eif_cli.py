@@ -23,7 +23,8 @@ from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.cli import main
 from nitroctl.commands import eif as commands
 from nitroctl.eif import compose, cpio, testimage
-from nitroctl.eif.describe import describe, parse_metadata
+from nitroctl.eif.about import parse_metadata
+from nitroctl.eif.describe import describe
 from nitroctl.eif.format import SectionType, open_eif, read_layout
 
 
