@@ -4,7 +4,8 @@
  * Fuzz target: what a client of the host says first, CONNECT and OPEN
  *
  * The line comes in pieces, so it is parsed again with each byte more: once
- * there is a verdict it must stay, and a line must end with its newline.
+ * there is a verdict it must stay, and a line must end with its newline. Its
+ * caller (client.c) looks at VSOCK_MAX_LINE bytes and no more.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -26,7 +27,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint32_t port = 0, ms = 0;
     int64_t from = -2;
 
-    for (size_t len = 0; len <= size && len <= 2 * VSOCK_MAX_LINE; len++) {
+    for (size_t len = 0; len <= size && len <= VSOCK_MAX_LINE; len++) {
         /* Of its own size, so that a read behind it is seen. */
         char *buf = malloc(len ? len : 1);
         uint32_t p = 0, m = 0;
@@ -47,10 +48,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             port = p;
             from = f;
             ms = m;
-            CHECK(r < 0 || (data[r - 1] == '\n' && r <= (int)VSOCK_MAX_LINE &&
-                            f >= -1 && f <= UINT32_MAX));
+            CHECK(r < 0 || (data[r - 1] == '\n' && f >= -1 &&
+                            f <= UINT32_MAX));
         }
-        CHECK(r || len <= VSOCK_MAX_LINE);
     }
     return 0;
 }

@@ -45,7 +45,7 @@ SAME = frozenset(
     {
         "eif", "memory", "cid", "name", "role", "instance_id", "boot_timeout", "debug_mode", "ca_days",
         "proxy", "listen_port", "connect_port", "kms", "kms_allow_unmeasured", "accel", "qemu",
-        "qemu_build", "vsock_backend", "snaplen", "pcap_limit", "nsm_log",
+        "qemu_build", "vsock_backend", "sandbox", "snaplen", "pcap_limit", "nsm_log",
     }
 )  # fmt: skip
 
