@@ -218,7 +218,9 @@ static int probe_mem(const Args *args, Answer *a)
             sscanf(line, "%" SCNx64 "-%" SCNx64 " : %n", &start, &end, &name) ==
                 2 &&
             name && !strncmp(line + name, "System RAM", 10) &&
-            start >= 1ULL << 32) {
+            end >= 1ULL << 32) {
+            /* On arm64 one range begins below 4 GiB and ends above. */
+            start = start < 1ULL << 32 ? 1ULL << 32 : start;
             high += (end + 1 - start) / 1024;
         }
     }
