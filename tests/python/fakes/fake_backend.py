@@ -126,7 +126,8 @@ def main() -> None:
             elif key.data == "signal" and wake.recv(1)[0] == signal.SIGUSR1:
                 print(os.environ.get("FAKE_STATISTICS", NOTHING_ODD), file=sys.stderr, flush=True)
             elif key.data == "lifeline" and (request := lifeline.recv(4096)):
-                lifeline.send(json.dumps(answer(json.loads(request), faults)).encode())
+                with contextlib.suppress(OSError):  # who asked may have been killed
+                    lifeline.send(json.dumps(answer(json.loads(request), faults)).encode())
             else:
                 end = key.data
     for path in sockets:
