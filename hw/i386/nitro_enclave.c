@@ -6,10 +6,11 @@
  * A microvm that boots an Enclave Image File (EIF) and has exactly the two
  * devices of an enclave: vsock, served by a vhost-user process, and the Nitro
  * Secure Module. The board works around microvm's own initialisation: before
- * it, the EIF is checked, measured and taken apart, so that microvm finds an
- * ordinary kernel, initramfs and command line; after it, the devices are put
- * on the first two virtio-mmio transports. Options, image and devices are
- * those of every architecture, in hw/core/nitro.
+ * it, the EIF is checked, measured and put into guest RAM; after it, the
+ * devices are put on the first two virtio-mmio transports. How the kernel is
+ * entered is in nitro_enclave_boot.c; with ACPI, for which a firmware is
+ * needed, microvm loads kernel and initramfs itself, from memfds. Options,
+ * image and devices are those of every architecture, in hw/core/nitro.
  *
  * What the guest finds, ACPI off:
  *
@@ -45,6 +46,7 @@
 #include "nitro/qemu-compat.h"
 #include "nitro/tsc.h"
 #include "../core/nitro/nitro_enclave.h"
+#include "nitro_enclave_boot.h"
 #include "../virtio/nsm/trace.h"
 
 #define MICROVM_LOWMEM (3 * GiB)    /* microvm's RAM below 4 GiB, at most */
@@ -94,6 +96,11 @@ static char *nitro_enclave_clocks(void)
 
 bool nitro_enclave_check_board(NitroEnclaveMachineState *nems, Error **errp)
 {
+    if (MACHINE(nems)->firmware) {
+        error_setg(errp, "-bios is not supported by nitro-enclave: it would "
+                   "run before the image, and nobody measures it");
+        return false;
+    }
     if (x86_machine_is_acpi_enabled(X86_MACHINE(nems)) &&
         MICROVM_MACHINE(nems)->ioapic2 != ON_OFF_AUTO_OFF) {
         error_setg(errp, "ioapic2=%s is not supported by "
@@ -104,7 +111,7 @@ bool nitro_enclave_check_board(NitroEnclaveMachineState *nems, Error **errp)
     return true;
 }
 
-/* Bytes that microvm will append to the command line for our two devices. */
+/* Bytes that will be appended to the command line for our two devices. */
 static size_t nitro_enclave_cmdline_extra(NitroEnclaveMachineState *nems)
 {
     char entry[VIRTIO_CMDLINE_MAXLEN];
@@ -127,13 +134,10 @@ static size_t nitro_enclave_cmdline_extra(NitroEnclaveMachineState *nems)
 /*
  * Let microvm load what is in the memfds. It opens and maps them by name, so
  * they can be closed afterwards; the user's own names come back, for
- * whoever asks the machine what it runs. The command line stays, as microvm
- * builds the final one on it.
+ * whoever asks the machine what it runs.
  */
-static void nitro_enclave_parent_init(MachineState *machine,
-                                      const EifMemfds *files,
-                                      const EifImage *image,
-                                      const char *append)
+static void nitro_enclave_load_files(MachineState *machine,
+                                     const EifMemfds *files)
 {
     NitroEnclaveMachineClass *nemc = NITRO_ENCLAVE_MACHINE_GET_CLASS(machine);
     g_autofree char *kernel = g_strdup_printf("/proc/self/fd/%d",
@@ -145,8 +149,6 @@ static void nitro_enclave_parent_init(MachineState *machine,
 
     machine->kernel_filename = kernel;
     machine->initrd_filename = files->initramfs >= 0 ? initramfs : NULL;
-    g_free(machine->kernel_cmdline);
-    machine->kernel_cmdline = g_strconcat(image->cmdline, append, NULL);
 
     nemc->parent_init(machine);
 
@@ -247,6 +249,37 @@ static bool nitro_enclave_create_devices(NitroEnclaveMachineState *nems,
     return true;
 }
 
+/*
+ * The image, and the parent's part of the machine. What the machine tells of
+ * its command line is the image's and all that is added, but for the devices.
+ */
+static bool nitro_enclave_load(NitroEnclaveMachineState *nems,
+                               EifOptions *options, const char *append,
+                               EifImage *image, Error **errp)
+{
+    MachineState *machine = MACHINE(nems);
+    bool direct = !x86_machine_is_acpi_enabled(X86_MACHINE(nems));
+    NitroEnclaveBoot *boot = NULL;
+    EifMemfds files = { -1, -1 };
+
+    if (direct) {
+        boot = nitro_enclave_boot_new(nems, options->lowmem);
+    }
+    if (!nitro_enclave_load_eif(nems, options, boot ? &boot->memory : NULL,
+                                &files, image, errp)) {
+        nitro_enclave_boot_free(boot);
+        return false;
+    }
+    g_free(machine->kernel_cmdline);
+    machine->kernel_cmdline = g_strconcat(image->cmdline, append, NULL);
+    if (direct) {
+        return nitro_enclave_boot_init(boot, errp);
+    }
+    nitro_enclave_load_files(machine, &files);
+    eif_memfds_close(&files);
+    return true;
+}
+
 static bool nitro_enclave_build(MachineState *machine, Error **errp)
 {
     NitroEnclaveMachineState *nems = NITRO_ENCLAVE_MACHINE(machine);
@@ -257,7 +290,6 @@ static bool nitro_enclave_build(MachineState *machine, Error **errp)
     };
     g_autofree char *clocks = NULL, *append = NULL;
     EifImage image = { 0 };
-    EifMemfds files;
     bool built;
 
     if (!chr) {
@@ -267,17 +299,13 @@ static bool nitro_enclave_build(MachineState *machine, Error **errp)
     append = nitro_enclave_append(nems, clocks);
     options.cmdline_extra = strlen(append) + nitro_enclave_cmdline_extra(nems);
     if (!nitro_enclave_check_ram(machine, errp) ||
-        !nitro_enclave_load_eif(nems, &options, NULL, &files, &image,
-                                errp)) {
+        !nitro_enclave_load(nems, &options, append, &image, errp)) {
         return false;
     }
-
-    nitro_enclave_parent_init(machine, &files, &image, append);
     nitro_enclave_set_cmos_clock();
     built = nitro_enclave_create_devices(nems, chr, &image.pcr, errp);
     nitro_enclave_finish(nems);
     eif_image_clear(&image);
-    eif_memfds_close(&files);
     return built;
 }
 

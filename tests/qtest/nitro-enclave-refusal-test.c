@@ -139,6 +139,10 @@ static void test_kernel(void)
     refuse_arguments(true, "-initrd /nonexistent",
                      "'/nonexistent': No such file or directory");
     refuse_arguments(true, "-dtb /dev/null", "-dtb is not supported");
+    refuse_arguments(true, "-bios /dev/null", "-bios is not supported");
+    refuse_arguments(true, "-M acpi=on -bios /dev/null",
+                     "-bios is not supported");
+    refuse_arguments(true, "-smp 255", "at most 254 CPUs");
     refuse_arguments(false, "-kernel /dev/null", "(io)");
 }
 

@@ -3,12 +3,13 @@
  *
  * QTest for the nitro-enclave board
  *
- * What the board makes of its options and of an EIF, seen from outside: fw_cfg,
- * RAM, transports, the NSM's registers, how it ends. No guest runs. Digests are
- * computed with GLib, which the code under test does not use for them.
+ * What the board makes of its options and of an EIF, seen from outside: RAM,
+ * fw_cfg, transports, the NSM's registers, how it ends. No guest runs. Digests
+ * are computed with GLib, which the code under test does not use for them.
  */
 
 #include "qemu/osdep.h"
+#include "qemu/bswap.h"
 #include "qemu/units.h"
 #include "tests/qtest/libqos/fw_cfg.h"
 #include "standard-headers/linux/qemu_fw_cfg.h"
@@ -79,6 +80,12 @@ static void test_ram_above_4g(void)
 
     enclave_init(&e);
     qts = enclave_start(&e, "", "-m 4G");
+    /* RAM from 1 MiB and from 4 GiB on. */
+    g_assert_cmpuint(qtest_readb(qts, BOOT_PARAMS + 0x1e8), ==, 6);
+    g_assert_cmphex(qtest_readq(qts, BOOT_PARAMS + 0x2d0 + 68), ==,
+                    3 * GiB - 1 * MiB);
+    g_assert_cmphex(qtest_readq(qts, BOOT_PARAMS + 0x2d0 + 100), ==, 4 * GiB);
+    g_assert_cmphex(qtest_readq(qts, BOOT_PARAMS + 0x2d0 + 108), ==, 1 * GiB);
     qtest_writeq(qts, 3 * GiB - 8, 0x1122334455667788);
     qtest_writeq(qts, 5 * GiB - 8, 0x99aabbccddeeff00);
     g_assert_cmphex(qtest_readq(qts, 3 * GiB - 8), ==, 0x1122334455667788);
@@ -116,7 +123,40 @@ static uint32_t fw_cfg_u32(QFWCFG *fw_cfg, uint16_t key)
     return qfw_cfg_get_u32(fw_cfg, key);
 }
 
-/* What the firmware will find: the parts of the image, and the additions. */
+static void check_memory(QTestState *qts, uint64_t address,
+                         const void *expected, size_t size)
+{
+    g_autofree uint8_t *data = g_malloc(size);
+
+    qtest_memread(qts, address, data, size);
+    g_assert_cmpmem(data, size, expected, size);
+}
+
+/* The ROM: at the reset vector, and below 1 MiB with the MP table in it. */
+static void check_rom(QTestState *qts, unsigned int cpus)
+{
+    uint8_t low[0x10000], high[sizeof(low)];
+    unsigned int i, sum = 0;
+
+    qtest_memread(qts, 0xf0000, low, sizeof(low));
+    qtest_memread(qts, 4 * GiB - sizeof(high), high, sizeof(high));
+    g_assert_cmpmem(low, sizeof(low), high, sizeof(high));
+    g_assert_cmphex(high[0xfff0], !=, 0);
+    g_assert_cmpmem(low, 4, "_MP_", 4);
+    g_assert_cmphex(ldl_le_p(low + 4), ==, 0xf0010);
+    g_assert_cmpmem(low + 16, 4, "PCMP", 4);
+    for (i = 0; i < lduw_le_p(low + 20); i++) {
+        sum += low[16 + i];
+    }
+    g_assert_cmpuint(sum % 256, ==, 0);
+    /* CPUs come first, and this many of them. */
+    for (i = 0; i < cpus; i++) {
+        g_assert_cmpmem(low + 60 + 20 * i, 2, ((uint8_t[]) { 0, i }), 2);
+    }
+    g_assert_cmpuint(low[60 + 20 * cpus], ==, 1);
+}
+
+/* What the kernel will find: the parts of the image, and the additions. */
 static void test_boot_data(void)
 {
     static const char extra[] = "EXTRA";
@@ -127,42 +167,75 @@ static void test_boot_data(void)
     g_autofree char *initrd = write_temporary(extra, strlen(extra));
     g_autofree char *args = g_strdup_printf("-append quiet -initrd %s",
                                             initrd);
-    uint8_t data[KERNEL_BYTES];
-    uint32_t size;
-    QFWCFG *fw_cfg;
+    uint8_t page[4096];
+    char cmdline[512];
     QTestState *qts;
     Enclave e;
-    char *p;
+    int reset;
 
     enclave_init(&e);
     qts = enclave_start(&e, "", args);
-    fw_cfg = pc_fw_cfg_init(qts);
+    /* The same after a reset, where that is no end. */
+    for (reset = 0; reset < 2; reset++) {
+        qtest_memread(qts, BOOT_PARAMS, page, sizeof(page));
+        g_assert_cmphex(ldl_le_p(page + 0x214), ==, 1 * MiB);
+        check_memory(qts, 1 * MiB, e.kernel + SETUP_BYTES,
+                     KERNEL_BYTES - SETUP_BYTES);
 
-    size = fw_cfg_u32(fw_cfg, FW_CFG_KERNEL_SIZE);
-    g_assert_cmpuint(size, ==, KERNEL_BYTES - SETUP_BYTES);
-    qfw_cfg_get(fw_cfg, FW_CFG_KERNEL_DATA, data, size);
-    g_assert_cmpmem(data, size, e.kernel + SETUP_BYTES, size);
+        /* At the top of 512 MiB less a byte, on a page border. */
+        g_assert_cmphex(ldl_le_p(page + 0x218), ==, 512 * MiB - 4096);
+        g_assert_cmpuint(ldl_le_p(page + 0x21c), ==, sizeof(initramfs) - 1);
+        check_memory(qts, 512 * MiB - 4096, initramfs, sizeof(initramfs) - 1);
 
-    size = fw_cfg_u32(fw_cfg, FW_CFG_INITRD_SIZE);
-    g_assert_cmpuint(size, ==, sizeof(initramfs) - 1);
-    qfw_cfg_get(fw_cfg, FW_CFG_INITRD_DATA, data, size);
-    g_assert_cmpmem(data, size, initramfs, size);
+        qtest_memread(qts, ldl_le_p(page + 0x228), cmdline, sizeof(cmdline));
+        g_assert_cmpuint(strnlen(cmdline, sizeof(cmdline)), ==,
+                         strlen(CMDLINE " quiet") + strlen(first) +
+                         strlen(second));
+        g_assert_true(g_str_has_prefix(cmdline,
+                                       CMDLINE " quiet virtio_mmio"));
+        g_assert_nonnull(strstr(cmdline, first));
+        g_assert_nonnull(strstr(cmdline, second));
 
-    size = fw_cfg_u32(fw_cfg, FW_CFG_CMDLINE_SIZE);
-    g_assert_cmpuint(size, <, sizeof(data));
-    qfw_cfg_get(fw_cfg, FW_CFG_CMDLINE_DATA, data, size);
-    g_assert_cmpuint(size, ==, strlen(CMDLINE " quiet") + strlen(first) +
-                     strlen(second) + 1);
-    g_assert_cmpuint(data[size - 1], ==, 0);
-    p = (char *)data;
-    g_assert_true(g_str_has_prefix(p, CMDLINE " quiet virtio_mmio"));
-    g_assert_nonnull(strstr(p, first));
-    g_assert_nonnull(strstr(p, second));
+        /* The header's fields are the kernel's own; then e820. */
+        g_assert_cmpmem(page + 0x1f1, 0x1f, e.kernel + 0x1f1, 0x1f);
+        g_assert_cmphex(ldq_le_p(page + 0x258), ==, 16 * MiB);
+        g_assert_cmpuint(page[0x1e8], ==, 5);
+        g_assert_cmphex(ldq_le_p(page + 0x2d0 + 3 * 20), ==, 1 * MiB);
+        g_assert_cmphex(ldq_le_p(page + 0x2d0 + 3 * 20 + 8), ==, 511 * MiB);
+        g_assert_cmpuint(ldl_le_p(page + 0x2d0 + 3 * 20 + 16), ==, 1);
+        check_rom(qts, 1);
 
-    pc_fw_cfg_uninit(fw_cfg);
+        qtest_qmp_assert_success(qts, "{ 'execute': 'set-action',"
+                                 " 'arguments': { 'reboot': 'reset' } }");
+        qtest_qmp_assert_success(qts, "{ 'execute': 'system_reset' }");
+        qtest_qmp_eventwait(qts, "RESET");
+    }
     qtest_quit(qts);
     enclave_clear(&e);
     unlink(initrd);
+}
+
+/* Devices of the user's are announced as well, unless nothing is to be. */
+static void test_boot_cmdline(void)
+{
+    static const char third[] = " virtio_mmio.device=512@0xfeb00e00:12";
+    char cmdline[512];
+    QTestState *qts;
+    Enclave e;
+
+    enclave_init(&e);
+    qts = enclave_start(&e, "", "-device nitro-nsm-device");
+    qtest_memread(qts, 0x20000, cmdline, sizeof(cmdline));
+    g_assert_cmpuint(strnlen(cmdline, sizeof(cmdline)), <, sizeof(cmdline));
+    g_assert_nonnull(strstr(cmdline, third));
+    qtest_quit(qts);
+    enclave_clear(&e);
+
+    enclave_init(&e);
+    qts = enclave_start(&e, ",auto-kernel-cmdline=off", "");
+    check_memory(qts, 0x20000, CMDLINE, strlen(CMDLINE) + 1);
+    qtest_quit(qts);
+    enclave_clear(&e);
 }
 
 /* With ACPI the devices are in its tables, not on the command line. */
@@ -331,6 +404,7 @@ static void test_cpus(void)
     resp = qtest_qmp(qts, "{ 'execute': 'query-cpus-fast' }");
     g_assert_cmpuint(qlist_size(qdict_get_qlist(resp, "return")), ==, 2);
     qobject_unref(resp);
+    check_rom(qts, 2);
     type = qom_get_str(qts, "/machine/unattached/device[0]", "type");
     g_assert_cmpstr(type, ==, "max-x86_64-cpu");
     qtest_quit(qts);
@@ -426,6 +500,7 @@ int main(int argc, char **argv)
     qtest_add_data_func("/nitro-enclave/devices/acpi", ",acpi=on",
                         test_devices);
     qtest_add_func("/nitro-enclave/boot-data", test_boot_data);
+    qtest_add_func("/nitro-enclave/boot-data/cmdline", test_boot_cmdline);
     qtest_add_func("/nitro-enclave/boot-data/acpi", test_boot_data_acpi);
     qtest_add_data_func("/nitro-enclave/irq", "", test_irq);
     qtest_add_data_func("/nitro-enclave/irq/acpi", ",acpi=on", test_irq);

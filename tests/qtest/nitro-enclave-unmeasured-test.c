@@ -9,8 +9,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "tests/qtest/libqos/fw_cfg.h"
-#include "standard-headers/linux/qemu_fw_cfg.h"
 #include "nitro-qtest-enclave.h"
 
 static bool is_unmeasured(QTestState *qts)
@@ -36,7 +34,6 @@ static void test_overlay(void)
     static const char before[] = RAMDISK_1 RAMDISK_2 "\0\0";
     uint8_t data[512];
     uint32_t size;
-    QFWCFG *fw_cfg;
     QTestState *qts;
     NsmQueue q;
     Enclave e;
@@ -44,14 +41,12 @@ static void test_overlay(void)
 
     enclave_init(&e);
     qts = enclave_start(&e, with_parent, "");
-    fw_cfg = pc_fw_cfg_init(qts);
-    size = qfw_cfg_get_u32(fw_cfg, FW_CFG_INITRD_SIZE);
+    size = qtest_readl(qts, BOOT_PARAMS + 0x21c);
     g_assert_cmpuint(size, ==, sizeof(before) + sizeof(overlay));
-    qfw_cfg_get(fw_cfg, FW_CFG_INITRD_DATA, data, size);
+    qtest_memread(qts, qtest_readl(qts, BOOT_PARAMS + 0x218), data, size);
     g_assert_cmpmem(data, sizeof(before), before, sizeof(before));
     g_assert_cmpmem(data + sizeof(before), sizeof(overlay), overlay,
                     sizeof(overlay));
-    pc_fw_cfg_uninit(fw_cfg);
     g_assert_true(is_unmeasured(qts));
     nsm_queue_start(&q, qts, TRANSPORT_NSM);
     for (i = 0; i < 16; i++) {

@@ -74,6 +74,9 @@ void enclave_init(Enclave *e);
 QTestState *enclave_start(Enclave *e, const char *machine, const char *args);
 void enclave_clear(Enclave *e);
 
+/* Where a kernel finds its boot parameters; fields as in zero-page.rst. */
+#define BOOT_PARAMS 0x10000
+
 /* ---- its registers, as GLib computes them ---- */
 
 #define TRANSPORT_NSM 1
