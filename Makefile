@@ -7,13 +7,14 @@ VENV ?= .venv
 # YES=1 lets the set-up use sudo without asking.
 SETUP_FLAGS = --venv $(VENV) $(if $(YES),--yes)
 
-.PHONY: help setup packages demo check check-js check-arm64 check-parents check-aws check-kvm bench soak fuzz coverage dist dist-check clean
+.PHONY: help setup packages demo check check-js check-arm64 check-series check-parents check-aws check-kvm bench soak fuzz coverage dist dist-check clean
 
 help:
 	@echo 'make demo    set up, build, and run a hello enclave'
 	@echo 'make setup   the virtual environment alone'
 	@echo 'make check   build what the tests need, run every test and linter'
 	@echo 'make check-arm64  everything of arm64 enclaves, emulated, in a QEMU that is built and in the distribution'"'"'s'
+	@echo 'make check-series SERIES=10.2  qtests and boot checks in a QEMU of that series (its source may be gone from Debian)'
 	@echo 'make check-aws BLOBS=DIR  the boot tests with AWS'"'"'s own kernel and init (its folder, or its RPM)'
 	@echo 'make check-kvm [TESTS="..."]  enclaves under KVM and on the kernel'"'"'s own vsock; emulates a host that has them'
 	@echo 'make check-js  the local KMS with AWS'"'"'s SDK for JavaScript (needs Node.js)'
@@ -45,6 +46,11 @@ check: packages
 check-arm64: packages
 	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
 	@$(VENV)/bin/python tools/check all-arm64
+
+check-series: packages
+	@test -n "$(SERIES)" || { echo "make check-series SERIES=10.2"; exit 2; }
+	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
+	@$(VENV)/bin/python tools/check guests series-$(SERIES)
 
 check-aws: packages
 	@test -n "$(BLOBS)" || { echo "make check-aws BLOBS=/usr/share/nitro_enclaves/blobs, or an RPM"; exit 2; }

@@ -13,7 +13,8 @@
 
 #define NITRO_QEMU_SERIES (QEMU_VERSION_MAJOR * 100 + QEMU_VERSION_MINOR)
 
-#if NITRO_QEMU_SERIES != 702 && NITRO_QEMU_SERIES != 1000
+#if NITRO_QEMU_SERIES != 702 && NITRO_QEMU_SERIES != 1000 && \
+    NITRO_QEMU_SERIES != 1002
 #error "this series of QEMU has no entry in nitro/qemu-compat.h yet"
 #endif
 
@@ -91,10 +92,10 @@ qtest_qmp_assert_failure_ref(QTestState *qts, const char *fmt, ...)
 #include "qapi/error.h"
 #include "hw/boards.h"
 #include "hw/qdev-properties.h"
-#include "exec/memory.h"
-#include "exec/address-spaces.h"
 #include "hw/rtc/mc146818rtc.h"
 #if NITRO_QEMU_SERIES < 1000
+#include "exec/address-spaces.h"
+#include "exec/memory.h"
 #include "sysemu/cpu-timers.h"
 #include "sysemu/hostmem.h"
 #include "sysemu/reset.h"
@@ -102,6 +103,14 @@ qtest_qmp_assert_failure_ref(QTestState *qts, const char *fmt, ...)
 #include "sysemu/runstate-action.h"
 #include "sysemu/tcg.h"
 #else
+#if NITRO_QEMU_SERIES < 1002
+#include "exec/address-spaces.h"
+#include "exec/memory.h"
+#else
+#include "exec/icount.h"
+#include "system/address-spaces.h"
+#include "system/memory.h"
+#endif
 #include "system/cpu-timers.h"
 #include "system/hostmem.h"
 #include "system/reset.h"
@@ -117,8 +126,22 @@ typedef RTCState NitroRtcState;
 typedef MC146818RtcState NitroRtcState;
 #endif
 
-/* What class_init takes: it became const in 10.1. */
+/* What a device has of a chardev: 10.2 renamed it. */
+#include "chardev/char-fe.h"
+#if NITRO_QEMU_SERIES < 1002
+typedef CharBackend NitroCharFrontend;
+#else
+typedef CharFrontend NitroCharFrontend;
+#endif
+
+/* What class_init takes, and interfaces: they became const in 10.1. */
+#if NITRO_QEMU_SERIES < 1001
 typedef void NitroClassData;
+typedef InterfaceInfo NitroInterfaceInfo;
+#else
+typedef const void NitroClassData;
+typedef const InterfaceInfo NitroInterfaceInfo;
+#endif
 
 #ifndef TYPE_MEMORY_BACKEND_MEMFD
 #define TYPE_MEMORY_BACKEND_MEMFD "memory-backend-memfd"
@@ -218,7 +241,7 @@ static inline void nitro_gic_set_redistributors(DeviceState *gic,
 #if NITRO_QEMU_SERIES >= 1001
 #include "hw/arm/machines-qom.h"
 #endif
-static G_GNUC_UNUSED InterfaceInfo nitro_arm_interfaces[] = {
+static G_GNUC_UNUSED NitroInterfaceInfo nitro_arm_interfaces[] = {
 #if NITRO_QEMU_SERIES >= 1001
     { TYPE_TARGET_AARCH64_MACHINE },
 #endif

@@ -14,7 +14,7 @@
 #ifndef NITRO_VIRTIO_NSM_H
 #define NITRO_VIRTIO_NSM_H
 
-#include "chardev/char-fe.h"
+#include "nitro/qemu-compat.h"
 #include "hw/virtio/virtio.h"
 #include "qapi/util.h"
 #include "qom/object.h"
@@ -42,7 +42,7 @@ typedef struct NitroNsmChain {
 
 /* Where each request and its answer are written, if that is wanted. */
 typedef struct NsmLog {
-    CharBackend chr;
+    NitroCharFrontend chr;
     char *chardev;              /* its id; NULL: nobody wants them */
     GString *pending;           /* what the chardev has not taken yet */
     guint watch;                /* of a chardev that takes no more now; or 0 */
