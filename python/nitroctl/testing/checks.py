@@ -172,7 +172,8 @@ def dry_run(lab: Lab) -> None:
     """The two lines that `nitroctl run --dry-run` prints, pasted into two shells, boot the enclave."""
     with lab.run(lab.image("hello"), "--dry-run") as run:
         run.check_ends(0)
-        lines = [line for line in run.console.seen.decode().replace("\r", "").split("\n") if line]
+        said = run.console.seen.decode().replace("\r", "").split("\n")
+        lines = [line for line in said if line and not line.startswith("note: ")]
     check_equal(len(lines), 2, "number of lines")
     with Backend(lab, ["sh", "-c", f"exec {lines[0]}"]) as backend:
         backend.expect("ready")
