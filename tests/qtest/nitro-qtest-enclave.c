@@ -175,6 +175,21 @@ static uint32_t crc32_update(uint32_t crc, const uint8_t *p, size_t len)
     return crc;
 }
 
+#ifdef NITRO_QTEST_ARM
+#define EIF_FLAGS 1
+
+/* An Image as far as its header goes: Documentation/arch/arm64/booting.rst. */
+void make_kernel(uint8_t kernel[KERNEL_BYTES])
+{
+    memset(kernel, 0x4b, KERNEL_BYTES);
+    stq_le_p(kernel + 8, 2 * MiB);              /* text_offset */
+    stq_le_p(kernel + 16, 4 * MiB);             /* image_size */
+    stq_le_p(kernel + 24, 0xa);                 /* flags */
+    memcpy(kernel + 56, "ARM\x64", 4);
+}
+#else
+#define EIF_FLAGS 0
+
 /* A bzImage as far as its header goes: Documentation/arch/x86/boot.rst. */
 void make_kernel(uint8_t kernel[KERNEL_BYTES])
 {
@@ -193,6 +208,7 @@ void make_kernel(uint8_t kernel[KERNEL_BYTES])
     stq_le_p(kernel + 0x258, 16 * MiB);         /* pref_address */
     stl_le_p(kernel + 0x260, 4 * MiB);          /* init_size */
 }
+#endif
 
 static void eif_add(GByteArray *eif, uint16_t type, const void *data,
                     size_t len)
@@ -219,7 +235,9 @@ static void eif_finish(GByteArray *eif)
 
 GByteArray *make_eif(const uint8_t *kernel, const char *cmdline)
 {
-    static const uint8_t header[EIF_HEADER] = { '.', 'e', 'i', 'f', 0, 4 };
+    static const uint8_t header[EIF_HEADER] = {
+        '.', 'e', 'i', 'f', 0, 4, 0, EIF_FLAGS
+    };
     GByteArray *eif = g_byte_array_new();
 
     g_byte_array_append(eif, header, sizeof(header));

@@ -50,7 +50,7 @@ void backend_stop(Backend *b);
 #define SETUP_BYTES 1024
 #define KERNEL_BYTES 8192
 
-/* A bzImage as far as its header goes. */
+/* A bzImage, or an arm64 Image, as far as its header goes. */
 void make_kernel(uint8_t kernel[KERNEL_BYTES]);
 /* That kernel, @cmdline, metadata and both ramdisks. */
 GByteArray *make_eif(const uint8_t *kernel, const char *cmdline);

@@ -162,7 +162,7 @@ void nsm_queue_start(NsmQueue *q, QTestState *qts, int n)
 
 void nsm_queue_restart(NsmQueue *q)
 {
-    int n = (q->dev.addr - NITRO_TRANSPORT(0)) / 0x200;
+    int n = (q->dev.addr - NITRO_TRANSPORT(0)) / NITRO_TRANSPORT_SIZE;
 
     nsm_queue_start(q, q->qts, n);
 }

@@ -16,9 +16,18 @@
 #define NITRO_QTEST
 #include "nitro/qemu-compat.h"
 
-/* microvm's transports: 512 bytes each. */
-#define NITRO_TRANSPORT(n) (0xfeb00000 + (n) * 0x200)
+/* Where guest memory begins, and the transports are: docs/machine.md. */
+#ifdef NITRO_QTEST_ARM
+#define NITRO_RAM 0x80000000ULL
+#define NITRO_TRANSPORT(n) (0x40003000 + (n) * NITRO_TRANSPORT_SIZE)
+#define NITRO_TRANSPORT_SIZE 0x1000
+#define NITRO_TRANSPORTS 2
+#else
+#define NITRO_RAM 0
+#define NITRO_TRANSPORT(n) (0xfeb00000 + (n) * NITRO_TRANSPORT_SIZE)
+#define NITRO_TRANSPORT_SIZE 0x200
 #define NITRO_TRANSPORTS 8
+#endif
 
 /*
  * "-L FOLDER " for QEMU's firmware, which even a machine whose CPUs never run
@@ -77,9 +86,9 @@ typedef struct NsmQueue {
 } NsmQueue;
 
 /* Guest-physical: the rings, and a buffer per descriptor. */
-#define NSM_RING_BASE 0x200000
+#define NSM_RING_BASE (NITRO_RAM + 0x200000)
 #define NSM_BUF_SIZE 0x4000
-#define NSM_BUF(i) (0x210000 + (uint64_t)(i) * NSM_BUF_SIZE)
+#define NSM_BUF(i) (NITRO_RAM + 0x210000 + (uint64_t)(i) * NSM_BUF_SIZE)
 
 /* Transport @n up to, but without, DRIVER_OK; queue 0 is set up. */
 void nsm_queue_init(NsmQueue *q, QTestState *qts, int n);
