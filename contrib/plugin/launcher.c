@@ -1,7 +1,7 @@
 /*
  * SPDX-License-Identifier: MIT
  *
- * qemu-system-x86_64 or -aarch64 with the nitro-enclave plugin: checks, then exec
+ * qemu-system-x86_64 or -aarch64 with the nitro-enclave plugin: checks, exec
  *
  * Starts the QEMU that the plugin was built for with the plugin preloaded,
  * and with the very arguments given here. Before that it makes sure that the

@@ -164,11 +164,16 @@ def test_checkpatch() -> None:
         )  # fmt: skip
         lines = (result.stdout + result.stderr).splitlines()
         assert result.returncode == 0 or lines, name
-        # QEMU would like its own licence; ours outside of it is MIT.
+        # QEMU would like its own licence, and ours outside of it is MIT; and no code for one architecture,
+        # which a guest's program has that tries instructions.
+        borne = (
+            "Saw acceptable license 'MIT",
+            *(["architecture specific"] if name.startswith("guest/") else []),
+        )
         return [
             line
             for line in lines
-            if "Saw acceptable license 'MIT" not in line and not line.startswith("total: ")
+            if not line.startswith("total: ") and not any(words in line for words in borne)
         ]
 
     names = [name for name in tracked() if name.endswith((".c", ".h")) and not NOT_OURS.fullmatch(name)]

@@ -13,9 +13,9 @@
  *   ok PCR0 PCR1 PCR2 PCR8      in hex; PCR8 is "-" if there is none
  *   RULE text
  *
- * --structure leaves out the boot rules (kernel, placement); --arch takes images
- * for x86_64 or aarch64 alone; --load judges by the loader instead of the
- * checker.  Ends at the end of its input.
+ * --structure leaves out the boot rules (kernel, placement); --arch takes
+ * images for x86_64 or aarch64 alone; --load judges by the loader instead of
+ * the checker.  Ends at the end of its input.
  */
 
 #include <stdio.h>
