@@ -120,7 +120,7 @@ def meson_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     built = tmp_path / "build"
     subprocess.run([tool("meson"), "setup", built, source], check=True, capture_output=True)
     manifest = SimpleNamespace(build_dir=str(built), qtests=[f"some/folder/{name}" for name in scripts])
-    monkeypatch.setattr(tree, "manifest", lambda *, sanitize, series: manifest)
+    monkeypatch.setattr(tree, "manifest", lambda *, sanitize, series, arch: manifest)
     return built
 
 
@@ -139,7 +139,7 @@ def test_qtests_run_through_meson(meson_tree: Path) -> None:
 
 def test_a_qtest_that_meson_does_not_know(meson_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = SimpleNamespace(build_dir=str(meson_tree), qtests=["absent-test"])
-    monkeypatch.setattr(tree, "manifest", lambda *, sanitize, series: manifest)
+    monkeypatch.setattr(tree, "manifest", lambda *, sanitize, series, arch: manifest)
     done = CliRunner().invoke(command.test, ["qtest", "--json"])
     (result,) = answer("nitroctl test", done.stdout)["items"]
     assert result["result"] == "fail"
@@ -150,7 +150,7 @@ def test_a_qtest_that_meson_does_not_know(meson_tree: Path, monkeypatch: pytest.
 def test_without_a_built_tree_the_command_to_build_it_is_named(
     monkeypatch: pytest.MonkeyPatch, sanitize: bool
 ) -> None:
-    monkeypatch.setattr(tree, "manifest", lambda *, sanitize, series: None)
+    monkeypatch.setattr(tree, "manifest", lambda *, sanitize, series, arch: None)
     done = CliRunner().invoke(command.test, ["qtest", *(["--sanitize"] if sanitize else [])])
     assert isinstance(done.exception, NitroError)
     assert done.exception.hint == ("nitroctl build --sanitize" if sanitize else "nitroctl build")
