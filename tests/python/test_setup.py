@@ -43,8 +43,10 @@ def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "calls"
 
 
-def setup(*arguments: str, uid: int = 1000, stdin: int | None = subprocess.DEVNULL) -> tuple[int, str]:
-    argv = [sys.executable, "-c", AS_USER, str(uid), str(SETUP), *arguments]
+def setup(
+    *arguments: str, uid: int = 1000, stdin: int | None = subprocess.DEVNULL, script: Path = SETUP
+) -> tuple[int, str]:
+    argv = [sys.executable, "-c", AS_USER, str(uid), str(script), *arguments]
     result = subprocess.run(argv, stdin=stdin, capture_output=True, text=True, check=False)
     return result.returncode, result.stdout + result.stderr
 
@@ -143,26 +145,33 @@ def test_a_folder_that_is_no_environment_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "precious").read_text() == "data"
 
 
+def checkout(folder: Path, *wheels: str) -> Path:
+    """One that has these wheels in dist/ and no others, as far as `tools/setup` looks at it."""
+    (folder / "tools").mkdir(parents=True)
+    (folder / "dist").mkdir()
+    for name in ("python", "pyproject.toml"):
+        (folder / name).symlink_to(ROOT / name)
+    (folder / "tools/setup").write_bytes(SETUP.read_bytes())
+    for name in wheels:
+        (folder / "dist" / name).write_bytes(b"a wheel")
+    return folder / "tools/setup"
+
+
 def test_the_demonstration_asks_for_what_it_uses(host: Path, tmp_path: Path) -> None:
-    status, output = setup("demo", "--venv", str(tmp_path / "venv"))
+    script = checkout(tmp_path / "checkout")
+    status, output = setup("demo", "--venv", str(tmp_path / "venv"), script=script)
     assert status == 1 and "libcbor-dev" in output
     for kernels in ("flex", "bison", "libelf-dev", "kmod", "mmdebstrap"):
         assert kernels not in output
 
 
 def test_with_wheels_the_demonstration_needs_only_python(host: Path, tmp_path: Path) -> None:
-    checkout = tmp_path / "checkout"
-    (checkout / "tools").mkdir(parents=True)
-    (checkout / "dist").mkdir()
-    for name in ("python", "pyproject.toml"):
-        (checkout / name).symlink_to(ROOT / name)
-    (checkout / "tools/setup").write_bytes(SETUP.read_bytes())
-    wheels = [checkout / "dist" / f"{name}-0.1.0-py3-none-any.whl" for name in ("nitroctl", "nitroctl_qemu")]
-    for wheel in wheels:
-        wheel.write_bytes(b"a wheel")
+    names = [f"{name}-0.1.0-py3-none-any.whl" for name in ("nitroctl", "nitroctl_qemu")]
+    script = checkout(tmp_path / "checkout", *names)
+    wheels = [tmp_path / "checkout/dist" / name for name in names]
     argv = [
         sys.executable,
-        str(checkout / "tools/setup"),
+        str(script),
         "demo",
         "--dry-run",
         "--venv",
