@@ -6,6 +6,7 @@ Decided before anything starts, but for the context ID; whether it can work at a
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from dataclasses import dataclass
@@ -94,7 +95,7 @@ class Plan:
             **fds,
         )
 
-    @property
+    @functools.cached_property  # looking reads QEMU's file
     def confined(self) -> bool:
         """Whether QEMU has no more of this host than it needs."""
         assert self.request.qemu
