@@ -24,7 +24,7 @@ from typing import Any, Protocol
 from isal.isal_zlib import crc32
 
 from nitroctl import __version__
-from nitroctl.base import instants
+from nitroctl.base import files, instants
 from nitroctl.base.arch import Arch, facts
 from nitroctl.base.errors import EifError, NitroError, UsageError
 from nitroctl.base.instants import UTC
@@ -191,13 +191,8 @@ def parse_build_time(text: str) -> str:
 
 def read_custom_metadata(path: Path) -> Any:
     """The JSON value in a file of at most 4096 bytes; nitro-cli has the same limit."""
-    try:
-        with open(path, "rb") as f:
-            data = f.read(CUSTOM_METADATA_MAX + 1)
-    except OSError as e:
-        raise NitroError(f"cannot read the metadata file {path}: {e.strerror}") from e
-    if len(data) > CUSTOM_METADATA_MAX:
-        raise NitroError(f"{path}: custom metadata may have {CUSTOM_METADATA_MAX} bytes, the file has more")
+    over = f"{path}: custom metadata may have {CUSTOM_METADATA_MAX} bytes, the file has more"
+    data = files.read_at_most(path, CUSTOM_METADATA_MAX, over=over, name=f"the metadata file {path}")
     try:
         return metadata.parse_custom(data)
     except ValueError as e:

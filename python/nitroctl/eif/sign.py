@@ -18,7 +18,7 @@ from pathlib import Path
 
 from isal.isal_zlib import crc32
 
-from nitroctl.base import proc
+from nitroctl.base import files, proc
 from nitroctl.base.errors import EifError, NitroError
 from nitroctl.base.instants import UTC
 from nitroctl.eif import certificate as certificates
@@ -140,14 +140,7 @@ def _run(argv: list[str], message: bytes) -> bytes:
 
 
 def _read(path: Path) -> bytes:
-    try:
-        with open(path, "rb") as f:
-            data = f.read(PEM_MAX + 1)
-    except OSError as e:
-        raise NitroError(f"cannot read {path}: {e.strerror}") from e
-    if len(data) > PEM_MAX:
-        raise NitroError(f"{path} is too large for a PEM file")
-    return data
+    return files.read_at_most(path, PEM_MAX, over=f"{path} is too large for a PEM file")
 
 
 def _with_key(path: Path, certificate: Path, signer: Signer) -> Callable[[bytes], bytes]:

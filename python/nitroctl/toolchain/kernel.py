@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nitroctl.base import arch as arches
-from nitroctl.base import proc, progress
+from nitroctl.base import files, proc, progress
 from nitroctl.base.arch import Arch
 from nitroctl.base.config import source_root
 from nitroctl.base.errors import CommandFailed, NitroError
@@ -232,13 +232,8 @@ def _make(source: Path, arch: Arch) -> list[str]:
 
 def read_options(path: Path) -> str:
     """A user's file of options, in the form of the kernel's own .config. Raises NitroError."""
-    try:
-        with open(path, "rb") as f:
-            data = f.read(OPTIONS_MAX + 1)
-    except OSError as e:
-        raise NitroError(f"cannot read {path}: {e.strerror}") from e
-    if len(data) > OPTIONS_MAX:
-        raise NitroError(f"{path} has more than {OPTIONS_MAX} bytes: this is no file of kernel options")
+    over = f"{path} has more than {OPTIONS_MAX} bytes: this is no file of kernel options"
+    data = files.read_at_most(path, OPTIONS_MAX, over=over)
     lines = [line.strip() for line in data.decode("utf-8", "replace").splitlines()]
     for number, line in enumerate(lines, 1):
         if line and not _OPTION.fullmatch(line) and not line.startswith("#"):
