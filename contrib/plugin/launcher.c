@@ -13,6 +13,7 @@
  *   NITRO_QEMU      path of the QEMU
  *   NITRO_BUILD_ID  its GNU build-id, in small hex
  *   NITRO_VERSION   its package and version, for people
+ *   NITRO_TREE      what else to do, for people
  * The plugin is ../lib/nitro-enclave.so, as seen from this program.
  *
  * Formats: elf(5); the note of the build-id is described in "ELF Note
@@ -35,7 +36,6 @@
 
 #define PLUGIN "/lib/nitro-enclave.so"
 #define REBUILD "nitroctl build --plugin --qemu " NITRO_QEMU
-#define TREE "use the tree build: nitroctl build"
 
 /* More than any linker writes; a file that has more is not looked at. */
 #define PROGRAM_HEADERS_MAX 64
@@ -126,7 +126,7 @@ static void check_qemu(void)
 
     if (fd < 0 || fstat(fd, &st)) {
         die("%s: %s. The plugin is for %s there; install it again, or %s",
-            NITRO_QEMU, strerror(errno), NITRO_VERSION, TREE);
+            NITRO_QEMU, strerror(errno), NITRO_VERSION, NITRO_TREE);
     }
     if (!read_build_id(fd, id, sizeof(id)) || strcmp(id, NITRO_BUILD_ID)) {
         die("%s has changed: the plugin was built for %s, build-id %s; found "
@@ -137,18 +137,18 @@ static void check_qemu(void)
     if (st.st_mode & (S_ISUID | S_ISGID)) {
         die("%s is set%s: the dynamic linker preloads nothing into such a "
             "program. Take that off, or %s",
-            NITRO_QEMU, st.st_mode & S_ISUID ? "uid" : "gid", TREE);
+            NITRO_QEMU, st.st_mode & S_ISUID ? "uid" : "gid", NITRO_TREE);
     }
     if (fgetxattr(fd, "security.capability", NULL, 0) > 0) {
         die("%s has file capabilities: the dynamic linker preloads nothing "
             "into such a program. Take them off (setcap -r), or %s",
-            NITRO_QEMU, TREE);
+            NITRO_QEMU, NITRO_TREE);
     }
     if (getauxval(AT_SECURE) || getuid() != geteuid() ||
         getgid() != getegid()) {
         die("user %u runs with the rights of %u: the dynamic linker preloads "
             "nothing then. Start it as one user, or %s",
-            (unsigned)getuid(), (unsigned)geteuid(), TREE);
+            (unsigned)getuid(), (unsigned)geteuid(), NITRO_TREE);
     }
     close(fd);
 }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Container images, made here without Docker, built into EIFs by the command and run: the application finds
-itself with the image's command, environment, working directory and user."""
+itself with the image's command, environment, working directory and user. Those of one static program are run
+with an arm64 QEMU, too."""
 
 from __future__ import annotations
 
@@ -17,6 +18,7 @@ from typing import Any
 import pytest
 
 import imagemodel as im
+from nitroctl.base.arch import facts
 from nitroctl.eif import testimage
 from nitroctl.eif.measure import measure
 from nitroctl.testing.lab import Lab
@@ -31,7 +33,7 @@ def built(lab: Lab, image: Path, *options: str, kernel: bool = True, source: str
     if that is another one, unless `kernel` is false."""
     eif = image.with_suffix(".eif")
     own = lab.kernels["own"]
-    argv = [source, str(image)]
+    argv = ["--arch", lab.arch, source, str(image)]
     if kernel and not isinstance(own, str):
         argv += ["--kernel", str(own.image)]
     argv = [sys.executable, "-m", "nitroctl", "eif", "build", *argv, "-o", str(eif), *options]
@@ -51,12 +53,13 @@ OURS = pytest.mark.ours("AWS's init knows neither USER, WORKDIR nor line breaks"
 @pytest.mark.parametrize("options", [[], ["--compress"]], ids=["plain", "compressed"])
 def test_scratch_image(lab: Lab, tmp_path: Path, options: list[str]) -> None:
     """One static program and nothing else."""
-    agent = guest.locate("agent").read_bytes()
+    agent = guest.locate("agent", lab.arch).read_bytes()
     run: dict[str, Any] = {
         "Entrypoint": ["/agent"], "Cmd": ["7000", "two\nlines"], "Env": ["GREETING=hello world", PEM],
         "WorkingDir": "/srv/app", "User": "1000:1001",
     }  # fmt: skip
-    image = im.docker(tmp_path / "scratch.tar", [im.layer(im.entry("agent", agent, mode=0o755))], run=run)
+    layers = [im.layer(im.entry("agent", agent, mode=0o755))]
+    image = im.docker(tmp_path / "scratch.tar", layers, run=run, architecture=facts(lab.arch).debian)
     with lab.run(built(lab, image, *options)) as enclave:
         uds = enclave.uds()
         with enclave.agent(uds) as client:
@@ -65,8 +68,8 @@ def test_scratch_image(lab: Lab, tmp_path: Path, options: list[str]) -> None:
             )
             assert PEM in client.probe("cat", "/proc/self/environ").split("\0")
             assert client.probe("cwd").strip() == "/srv/app"
-            facts = client.facts("id")
-            assert (facts["uid"], facts["gid"]) == ("1000", "1001")
+            ids = client.facts("id")
+            assert (ids["uid"], ids["gid"]) == ("1000", "1001")
             environment = client.probe("env").splitlines()
             assert "GREETING=hello world" in environment
             assert "HOME=/" in environment
@@ -80,7 +83,7 @@ def test_directory(lab: Lab, tmp_path: Path) -> None:
     root = im.folder(
         tmp_path / "root",
         {
-            "bin/agent": guest.locate("agent").read_bytes(),
+            "bin/agent": guest.locate("agent", lab.arch).read_bytes(),
             "etc/passwd": b"web:x:33:34::/srv/web:/bin/sh\n",
             "etc/group": b"data:x:50:web\n",
         },
@@ -92,8 +95,8 @@ def test_directory(lab: Lab, tmp_path: Path) -> None:
         with enclave.agent(uds) as client:
             assert client.probe("args").splitlines() == ["agent", "7000"]
             assert client.probe("cwd").strip() == "/srv/web"
-            facts = client.facts("id")
-            assert (facts["uid"], facts["gid"]) == ("33", "34")
+            ids = client.facts("id")
+            assert (ids["uid"], ids["gid"]) == ("33", "34")
             assert {"A=b c", "HOME=/srv/web"} < set(client.probe("env").splitlines())
             client.exit(0)
         enclave.check_ends(0)
@@ -101,14 +104,15 @@ def test_directory(lab: Lab, tmp_path: Path) -> None:
 
 def stand_in(lab: Lab, folder: Path) -> Path:
     """A folder as nitro-cli has it, with our kernel and init."""
-    kernel = lab.kernels["own"]
+    kernel, file = lab.kernels["own"], facts(lab.arch).image
+    image = guest.locate("kernel", lab.arch) if isinstance(kernel, str) else kernel.image
     return im.folder(
         folder,
         {
-            "bzImage": (guest.locate("kernel") if isinstance(kernel, str) else kernel.image).read_bytes(),
-            "bzImage.config": b"# Linux/x86 6.12 Kernel Configuration\n",
-            "init": guest.locate("init").read_bytes(),
-            "cmdline": f"{testimage.CMDLINE}\n".encode(),
+            file: image.read_bytes(),
+            f"{file}.config": f"# Linux/{facts(lab.arch).kernel} 6.12 Kernel Configuration\n".encode(),
+            "init": guest.locate("init", lab.arch).read_bytes(),
+            "cmdline": f"{testimage.CMDLINES[lab.arch]}\n".encode(),
         },
     )
 
@@ -116,12 +120,13 @@ def stand_in(lab: Lab, folder: Path) -> Path:
 def test_blobs(lab: Lab, tmp_path: Path) -> None:
     """A folder as nitro-cli has it, here with our kernel and init: it boots, with CMD alone, as AWS's init
     would start it, and PCR1 is the same for every application."""
-    agent = guest.locate("agent").read_bytes()
+    agent = guest.locate("agent", lab.arch).read_bytes()
     blobs = lab.blobs.init.parent if lab.blobs else stand_in(lab, tmp_path / "blobs")
     layer = im.layer(im.entry("agent", agent, mode=0o755))
     pcr1 = set()
     for name, cmd in (("one", ["/agent", "7000", "one"]), ("two", ["/agent", "7000", "two"])):
-        image = im.docker(tmp_path / f"{name}.tar", [layer], run={"Entrypoint": ["/none"], "Cmd": cmd})
+        run = {"Entrypoint": ["/none"], "Cmd": cmd}
+        image = im.docker(tmp_path / f"{name}.tar", [layer], run=run, architecture=facts(lab.arch).debian)
         eif = built(lab, image, "--blobs", str(blobs), "--aws-cmd", kernel=False)
         pcr1.add(measure(eif).pcr1)
         with lab.guest(eif) as started, started.agent() as client:

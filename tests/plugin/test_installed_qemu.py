@@ -2,6 +2,9 @@
 """The real plugin in the distribution's real QEMU, without a guest: what is there, what does not leak, and
 that wrong builds of it are refused by name. With guests: tests/boot --qemu $(nitroctl which plugin).
 
+    pytest tests/plugin -k x86_64       the plugin for qemu-system-x86_64
+    pytest tests/plugin -k "not x86_64" that for qemu-system-aarch64, and each in the other's QEMU
+
 A wrong build is made as an error would make it: nitro-plugin.c compiled with another header than QEMU's.
 """
 
@@ -17,21 +20,36 @@ from pathlib import Path
 
 import pytest
 
+from nitroctl.base import arch as arches
+from nitroctl.base.arch import Arch
 from nitroctl.base.errors import NitroError
 from nitroctl.toolchain import hardening, plugin
 from nitroctl.toolchain.plugin import Manifest
 from nitroctl.toolchain.steps import tool
 
 
-@pytest.fixture(scope="module")
-def manifest() -> Manifest:
-    plugin.locate()  # raises with the command that provides it
-    built = plugin.manifest()
+def built_for(arch: Arch) -> Manifest:
+    plugin.locate(arch)  # raises with the command that provides it
+    built = plugin.manifest(arch)
     assert built is not None
+    return built
+
+
+@pytest.fixture(scope="module", params=arches.ARCHES)
+def manifest(request: pytest.FixtureRequest) -> Manifest:
+    built = built_for(request.param)
     if not (Path(built.build_dir) / plugin.TARGET).is_file():
         hint = "nitroctl cache clean, then nitroctl build --plugin"
         raise NitroError(f"{built.build_dir} is gone", hint=hint)
     return built
+
+
+# What does not depend on the architecture is tried with one.
+x86_64_alone = pytest.mark.parametrize("manifest", ["x86_64"], indirect=True)
+
+
+def library(manifest: Manifest) -> Path:
+    return manifest.launcher.resolve().parents[1] / "lib" / plugin.PLUGIN
 
 
 def environment(preload: str | None = None) -> dict[str, str]:
@@ -65,6 +83,7 @@ def test_other_machines_are_as_before(manifest: Manifest) -> None:
     assert [line for line in with_plugin if not line.startswith("nitro-enclave ")] == without
 
 
+@x86_64_alone
 @pytest.mark.parametrize("own", [False, True], ids=["no-preload", "users-own-preload"])
 def test_nothing_leaks_into_qemus_children(manifest: Manifest, tmp_path: Path, own: bool) -> None:
     preload = None
@@ -87,7 +106,7 @@ def test_nothing_leaks_into_qemus_children(manifest: Manifest, tmp_path: Path, o
 
 
 def test_a_second_machine_of_that_name_is_refused(manifest: Manifest, tmp_path: Path) -> None:
-    first = manifest.launcher.parents[1] / "lib" / plugin.PLUGIN
+    first = library(manifest)
     shutil.copy(first, tmp_path / "second.so")
     done = run(manifest.qemu, "-M", "help", preload=f"{first}:{tmp_path / 'second.so'}")
     assert done.returncode == 1 and done.stderr.count("\n") == 1
@@ -138,17 +157,30 @@ def test_another_version_is_refused(manifest: Manifest, tmp_path: Path) -> None:
     assert "1:0.0+other" in said and manifest.version in said
 
 
+def test_a_qemu_of_the_other_architecture_is_refused() -> None:
+    """What the plugin for x86_64 needs is not all there: it is the dynamic linker that names the plugin."""
+    ours = {arch: built_for(arch) for arch in arches.ARCHES}
+    assert "it has no type arm-cpu" in refused(ours["x86_64"], library(ours["aarch64"]))
+    wrong = library(ours["x86_64"])
+    done = run(ours["aarch64"].qemu, "-M", "help", preload=str(wrong))
+    assert done.returncode != 0 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and f"{wrong}: undefined symbol: " in done.stderr
+
+
 @pytest.mark.parametrize(
-    "header, struct, name",
+    "manifest, header, struct, name",
     [
-        ("qom/object.h", "Object", "object"),
-        ("hw/boards.h", "MachineState", "machine"),
-        ("hw/i386/microvm.h", "MicrovmMachineState", "microvm-machine"),
-        ("hw/i386/microvm.h", "MicrovmMachineClass", "microvm-machine"),
-        ("hw/virtio/virtio.h", "VirtIODevice", "virtio-device"),
-        ("target/i386/cpu.h", "ArchCPU", "x86_64-cpu"),
-        ("exec/memory.h", "MemoryRegion", "memory-region"),
+        ("x86_64", "qom/object.h", "Object", "object"),
+        ("x86_64", "hw/boards.h", "MachineState", "machine"),
+        ("x86_64", "hw/i386/microvm.h", "MicrovmMachineState", "microvm-machine"),
+        ("x86_64", "hw/i386/microvm.h", "MicrovmMachineClass", "microvm-machine"),
+        ("x86_64", "hw/virtio/virtio.h", "VirtIODevice", "virtio-device"),
+        ("x86_64", "target/i386/cpu.h", "ArchCPU", "x86_64-cpu"),
+        ("x86_64", "exec/memory.h", "MemoryRegion", "memory-region"),
+        ("aarch64", "hw/boards.h", "MachineState", "machine"),
+        ("aarch64", "target/arm/cpu.h", "ArchCPU", "arm-cpu"),
     ],
+    indirect=["manifest"],
 )  # fmt: skip
 def test_a_padded_struct_is_refused_by_name(
     manifest: Manifest, tmp_path: Path, header: str, struct: str, name: str
@@ -164,5 +196,4 @@ def test_a_padded_struct_is_refused_by_name(
 def test_the_plugin_is_hardened(manifest: Manifest) -> None:
     """It shows no symbol: QEMU's linker takes nothing of it for its own."""
     assert hardening.lacks(manifest.launcher.resolve()) == []
-    library = manifest.launcher.resolve().parents[1] / "lib" / plugin.PLUGIN
-    assert hardening.lacks(library, program=False) == []
+    assert hardening.lacks(library(manifest), program=False) == []

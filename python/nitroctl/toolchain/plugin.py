@@ -50,6 +50,10 @@ SPACE_BUILD = 60 * 10**6  # bytes; headers, objects
 TREE_HINT = "use the tree build: nitroctl build"
 
 
+def _arch_of(package: str) -> Arch:
+    return "aarch64" if package == PACKAGES["aarch64"] else "x86_64"
+
+
 def _tree_hint(arch: Arch) -> str:
     return TREE_HINT if arch == "x86_64" else f"{TREE_HINT} --arch {arch}"
 
@@ -86,6 +90,10 @@ class Installed:
     version: str
     source_version: str  # a +bN of `version` is a rebuild of the same source
     build_id: str
+
+    @property
+    def arch(self) -> Arch:
+        return _arch_of(self.package)
 
 
 def build_id(path: Path) -> str | None:
@@ -197,7 +205,7 @@ class Manifest:
 
     @property
     def arch(self) -> Arch:
-        return "aarch64" if self.package == PACKAGES["aarch64"] else "x86_64"
+        return _arch_of(self.package)
 
     @property
     def launcher(self) -> Path:
@@ -295,7 +303,7 @@ def build_for(
     """
     started = time.monotonic()
     tools = toolchain(packages.BUILD + sources.series.needs)
-    arch: Arch = "aarch64" if found.package == PACKAGES["aarch64"] else "x86_64"
+    arch = found.arch
     configure = _configure_options(sources, package_string, arch)
     configured = cache.digest_text(sources.key, *configure, json.dumps(tools, sort_keys=True))
     build_key = f"{plain_name(sources.version)}-{configured[:12]}-plugin"
@@ -380,6 +388,7 @@ def compile_launcher(source: Path, qemu: Installed, output: Path) -> None:
         "NITRO_QEMU": os.fspath(qemu.path),
         "NITRO_BUILD_ID": qemu.build_id,
         "NITRO_VERSION": f"{qemu.package} {qemu.version}",
+        "NITRO_TREE": _tree_hint(qemu.arch),
     }
     # JSON's strings are C's as well, as far as such values go.
     macros = [f"-D{name}={json.dumps(value)}" for name, value in defines.items()]

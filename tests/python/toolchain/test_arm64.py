@@ -50,7 +50,8 @@ def test_the_library_for_parent_programs(tmp_path: Path) -> None:
 
 
 def test_the_launcher(tmp_path: Path) -> None:
-    names = {"NITRO_QEMU": "/usr/bin/qemu-system-aarch64", "NITRO_BUILD_ID": "ab", "NITRO_VERSION": "1"}
+    names = {"NITRO_QEMU": "/usr/bin/qemu-system-aarch64", "NITRO_BUILD_ID": "ab", "NITRO_VERSION": "1",
+             "NITRO_TREE": "2"}  # fmt: skip
     macros = ["-U_GNU_SOURCE", *(f'-D{name}="{value}"' for name, value in names.items())]
     compiled(tmp_path, *macros, "-o", "launcher", CONTRIB / "plugin/launcher.c")
     assert is_arm64(tmp_path / "launcher")

@@ -52,7 +52,7 @@ def cc(*arguments: str | Path) -> None:
 class Stage:
     """A stand-in for QEMU, a plugin of hw/plugin/preload.c alone, and a launcher for both."""
 
-    def __init__(self, tmp: Path) -> None:
+    def __init__(self, tmp: Path, package: str = "qemu-system-x86") -> None:
         self.tmp = tmp
         self.qemu = tmp / "qemu"
         (tmp / "qemu.c").write_text(QEMU_C)
@@ -62,7 +62,7 @@ class Stage:
         self.plugin = tmp / "lib" / "nitro-enclave.so"
         cc("-shared", "-fPIC", "-o", self.plugin, ROOT / "hw/plugin/preload.c")
         self.launcher = tmp / "bin" / "qemu-system-x86_64"
-        self.installed = Installed(self.qemu, "qemu-system-x86", "1:7.2+x+b3", "1:7.2+x", ID)
+        self.installed = Installed(self.qemu, package, "1:7.2+x+b3", "1:7.2+x", ID)
         plugin.compile_launcher(ROOT / plugin.LAUNCHER, self.installed, self.launcher)
 
     def run(self, *arguments: str, preload: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -117,6 +117,15 @@ def test_a_changed_qemu_is_refused(stage: Stage) -> None:
         f"nitroctl build --plugin --qemu {stage.qemu}",
     ):
         assert part in done.stderr
+
+
+def test_the_one_for_arm64_names_the_commands_for_arm64(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "qemu-system-arm")
+    stage.qemu.unlink()
+    done = stage.run()
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "qemu-system-arm 1:7.2+x+b3" in done.stderr
+    assert done.stderr.endswith("use the tree build: nitroctl build --arch aarch64\n")
 
 
 @pytest.mark.parametrize("how", ["none", "gone", "no ELF", "empty", "cut"])
