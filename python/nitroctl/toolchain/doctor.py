@@ -205,7 +205,9 @@ def _foreign() -> list[Finding]:
             other = bundle.installed_qemu(arch)
             if qemu.state == "lacks" and other and other.misfit:
                 qemu = replace(qemu, text=other.misfit, mend="pip install --upgrade 'nitroctl[qemu]'")
-        kernel = _located(f"guest kernel, {arch}", partial(guest.locate, "kernel", arch), needed=False)
+        # The one that its images get: ours where it was built, else Debian's.
+        which = "kernel" if guest.default_kernel(arch) == "own" else "prebuilt"
+        kernel = _located(f"guest kernel, {arch}", partial(guest.locate, which, arch), needed=False)
         init = _located(f"guest init, {arch}", partial(guest.locate, "init", arch), needed=False)
         found += [qemu, kernel, init]
     return [replace(one, state="slow") if one.state == "lacks" else one for one in found]

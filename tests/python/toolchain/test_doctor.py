@@ -15,8 +15,9 @@ from click.testing import CliRunner
 
 from jsonpage import answer
 from nitroctl.base import accelerator, config
+from nitroctl.base import arch as arches
 from nitroctl.commands.doctor import doctor as command
-from nitroctl.toolchain import aws_blobs, cache, doctor, packages, plugin, source
+from nitroctl.toolchain import aws_blobs, cache, doctor, guest, packages, plugin, source
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +62,15 @@ def test_nothing_built() -> None:
         "QEMU tree", "firmware", "vsock backend"
     }  # fmt: skip
     assert found["QEMU plugin"].state == "slow" and "nitroctl build --plugin" in found["QEMU plugin"].mend
+
+
+def test_the_other_architectures_kernel_is_the_one_that_its_images_get() -> None:
+    for arch in (one for one in arches.ARCHES if one != arches.host()):
+        topic, image = f"guest kernel, {arch}", arches.facts(arch).image
+        assert findings()[topic].mend.startswith("nitroctl guest kernel --prebuilt")
+        for kind in (guest.named("kernel-prebuilt", arch), guest.named("kernel", arch)):
+            make(kind, image)
+            assert (findings()[topic].state, Path(findings()[topic].text).parts[-3]) == ("ok", kind)
 
 
 def test_status_is_about_running() -> None:
