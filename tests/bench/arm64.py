@@ -6,8 +6,8 @@
 Two figures. What the EIF costs to load, check and measure, in SHA-384 digests of the file by openssl: QEMU is
 started with its CPUs stopped and told to quit, so that only its own work is counted; `virt` is given the same
 kernel and initramfs as files. And from QEMU's start to the heartbeat of a small image, with the same backend.
-The distribution's QEMU with the plugin is both, since the tree build has no `virt`; Debian's kernel, which both
-can run.
+The distribution's QEMU with the plugin is both, since the tree build has no `virt`; Debian's kernel, which
+both can run.
 """
 
 from __future__ import annotations

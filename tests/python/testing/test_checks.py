@@ -164,3 +164,18 @@ def test_claims_are_sentences() -> None:
 def test_names_are_unique() -> None:
     names = [c.name for c in checks.CHECKS]
     assert len(set(names)) == len(names)
+
+
+def test_what_is_asked_of_arm64_guests() -> None:
+    """Whichever kernel they get. What is left out is x86's, or wants a kernel that was built."""
+    asked = {check.name for check in checks.selected(user_eif=False, arch="aarch64")}
+    assert asked >= {
+        "boots", "run-hello", "own-heartbeat-listener", "nsm-conformance", "attestation-conformance",
+        "vsock-both-ways", "reset-by-keyboard-controller", "panic", "halt", "two-cpus", "signed-image",
+        "big-image",
+    }  # fmt: skip
+    every = {check.name for check in checks.CHECKS}
+    assert every - asked <= {
+        "clock-at-boot", "no-heartbeat",
+        "debian-kernel", "kernel-features", "triple-fault", "x86-64-v2",
+    }  # fmt: skip
