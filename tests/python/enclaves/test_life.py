@@ -208,9 +208,9 @@ def test_json_belongs_to_detach(bench: Bench) -> None:
 
 
 def test_no_heartbeat(bench: Bench, life: Life) -> None:
-    done = bench.run("--detach", "--boot-timeout", "0.3", **steps(["print", "one\r\n"]))
+    done = bench.run("--detach", "--boot-timeout", "2", **steps(["print", "one\r\n"]))
     assert done.returncode == 3
-    assert done.stdout == "" and "no heartbeat within 0.3 s" in done.stderr
+    assert done.stdout == "" and "no heartbeat within 2 s" in done.stderr
     record = life.ended()
     assert (record["ending"], record["ended_by"], record["status"]) == ("no heartbeat", "boot timeout", 3)
     assert record["tail"] == ["one"] and life.ok("console", "hello") == "one\n"
