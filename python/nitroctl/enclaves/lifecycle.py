@@ -454,12 +454,18 @@ class EnclaveRun:
             )
         elif self._shutdown is None and self.state is State.STARTING:
             self._finish(Ending.FAILED, Party.QEMU, process.ended_how() + " before the guest ran")
-        elif self._shutdown is not None and not self._shutdown.get("guest"):
-            why = self._shutdown.get("reason", "no reason given")
+        elif why := self._told_to_end(process):
             message = f"QEMU was told to end by somebody else ({why})"
             self._finish(Ending.FAILED, Party.QEMU, message)
         else:
             self._finish_by_guest("the guest ended")
+
+    def _told_to_end(self, process: Child) -> str | None:
+        """The reason, if QEMU's orderly end was not the guest's doing."""
+        if self._shutdown is None:
+            return qemu_process.said_why(process.tail)
+        reason: str = self._shutdown.get("reason", "no reason given")
+        return None if self._shutdown.get("guest") else reason
 
     # -- end
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,12 @@ def start(plan: Plan, folder: Folder, overlay: Path | None, qmp: socket.socket, 
             death_signal=signal.SIGKILL,
             confinement=confinement,
         )
+
+
+def said_why(lines: Iterable[str]) -> str | None:
+    """The QAPI ShutdownCause by which QEMU ended, as far as its standard error tells: a signal is named there
+    also when QMP was not spoken yet, or its event got lost with the connection."""
+    return "host-signal" if any("terminating on signal " in line for line in lines) else None
 
 
 def _connected(path: Path) -> socket.socket:

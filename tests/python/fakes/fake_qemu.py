@@ -8,6 +8,7 @@ FAKE_QEMU holds the guest's life, a JSON list of steps:
     ["tell", LINE]          what the backend is to tell of the application, as if init had told it
     ["stderr", TEXT]        on standard error
     ["exit", STATUS]        ends at once, without a word on QMP
+    ["terminated"]          ends as by SIGTERM before QMP was spoken
     ["reset"]               QMP event SHUTDOWN as for a guest's reset, then ends with 0
     ["fail-run"]            QMP event STOP; the status is internal-error from then on
     ["file", PATH]          writes its process ID there
@@ -139,7 +140,8 @@ def main() -> None:
         device.connect(next(c["path"] for c in chardevs.values() if "path" in c))
     qmp = Qmp(int(chardevs["qmp"]["fd"])) if "qmp" in chardevs else None
 
-    def terminated(*_: object) -> None:
+    def terminated(number: int, _: object) -> None:
+        os.write(2, b"qemu: terminating on signal %d from pid 1 (init)\n" % number)
         if qmp and qmp.negotiated.is_set():
             qmp.event("SHUTDOWN", guest=False, reason="host-signal")
         os._exit(0)
@@ -151,6 +153,8 @@ def main() -> None:
         if name == "print":
             os.write(1, arguments[0].encode())
         elif name == "heartbeat":
+            if qmp:
+                qmp.negotiated.wait()  # a guest takes longer to its init
             device.sendall(b"heartbeat\n")
             device.recv(1)
         elif name == "tell":
@@ -160,6 +164,9 @@ def main() -> None:
             print(arguments[0], file=sys.stderr, flush=True)
         elif name == "exit":
             os._exit(arguments[0])
+        elif name == "terminated":
+            os.write(2, b"qemu: terminating on signal 15\n")
+            os._exit(0)
         elif name == "reset":
             if qmp:
                 qmp.event("SHUTDOWN", guest=True, reason="guest-reset")
