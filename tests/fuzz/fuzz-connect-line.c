@@ -26,18 +26,23 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     int verdict = 0;
     uint32_t port = 0, ms = 0;
     int64_t from = -2;
+    static char *end;
 
+    if (!end) {
+        char *memory = malloc(VSOCK_MAX_LINE);
+
+        CHECK(memory);
+        end = memory + VSOCK_MAX_LINE;
+    }
     for (size_t len = 0; len <= size && len <= VSOCK_MAX_LINE; len++) {
-        /* Of its own size, so that a read behind it is seen. */
-        char *buf = malloc(len ? len : 1);
+        /* Its end is that of the memory, so that a read behind it is seen. */
+        char *buf = end - len;
         uint32_t p = 0, m = 0;
         int64_t f = -2;
         int r;
 
-        CHECK(buf);
         memcpy(buf, data, len);
         r = vsock_parse_line(buf, len, &p, &f, &m);
-        free(buf);
         CHECK(r >= -1 && r <= (int)len);
         if (verdict > 0) {
             CHECK(r == verdict && p == port && f == from && m == ms);

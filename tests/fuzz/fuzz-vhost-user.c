@@ -101,6 +101,38 @@ static const struct vsock_ops ops = {
     .open = op_open, .note = op_note, .close = op_close,
 };
 
+/* Descriptors to send; what they hold is the same for each input. */
+static struct {
+    int memory;
+    int small;                  /* memory, too */
+    int event;
+    bool used;                  /* since they were made, or made as new */
+} stock = { -1, -1, -1, true };
+
+static int memory_of(int fd, off_t size)
+{
+    fd = fd < 0 ? memfd_create("memory", MFD_CLOEXEC) : fd;
+    CHECK(fd >= 0 && ftruncate(fd, 0) == 0 && ftruncate(fd, size) == 0);
+    return fd;
+}
+
+static void fill_stock(void)
+{
+    uint64_t count;
+
+    if (!stock.used) {
+        return;
+    }
+    stock.used = false;
+    stock.memory = memory_of(stock.memory, MEMORY);
+    stock.small = memory_of(stock.small, 4096);
+    if (stock.event < 0) {
+        stock.event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    }
+    CHECK(stock.event >= 0);
+    CHECK(read(stock.event, &count, sizeof(count)) > 0 || errno == EAGAIN);
+}
+
 static void send_record(int to, uint8_t how, const uint8_t *data, size_t size)
 {
     union {
@@ -113,16 +145,14 @@ static void send_record(int to, uint8_t how, const uint8_t *data, size_t size)
     int fds[3];
 
     for (unsigned i = 0; i < n; i++) {
-        fds[i] = how & 4 << i ? memfd_create("memory", MFD_CLOEXEC)
-                              : eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-        CHECK(fds[i] >= 0);
-        if (how & 4 << i) {
-            CHECK(ftruncate(fds[i], how & 0x20 ? 4096 : MEMORY) == 0);
-        }
+        fds[i] = !(how & 4 << i) ? stock.event
+                 : how & 0x20    ? stock.small
+                                 : stock.memory;
     }
     if (n) {
         struct cmsghdr *c = &control.align;
 
+        stock.used = true;
         msg.msg_control = control.buf;
         msg.msg_controllen = CMSG_SPACE(n * sizeof(int));
         c->cmsg_level = SOL_SOCKET;
@@ -131,9 +161,6 @@ static void send_record(int to, uint8_t how, const uint8_t *data, size_t size)
         memcpy(CMSG_DATA(c), fds, n * sizeof(int));
     }
     sendmsg(to, &msg, MSG_NOSIGNAL | MSG_DONTWAIT);
-    while (n) {
-        close(fds[--n]);
-    }
 }
 
 /* The lowest that is free: it is the same again when nothing is left open. */
@@ -150,12 +177,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct vsock_config config = {
         .guest_cid = 4, .max_conns = 8, .driver_ms = VSOCK_MS_DRIVER,
     };
-    int before = next_descriptor();
+    static struct device *d;    /* large, and device_init() leaves nothing */
     struct vsock *v = vsock_new(&config, &ops, NULL);
-    struct device *d = malloc(sizeof(*d));
     bool alive = true;
-    int pair[2];
+    int before, pair[2];
 
+    fill_stock();
+    before = next_descriptor();
+    d = d ? d : malloc(sizeof(*d));
     log_threshold = VLOG_ERROR;
     CHECK(v && d);
     CHECK(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0,
@@ -191,7 +220,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     close(pair[1]);
     device_set_mem(d, &(struct guest_mem){ 0 });
     vsock_free(v);
-    free(d);
     CHECK(next_descriptor() == before);
     return 0;
 }
