@@ -7,12 +7,13 @@ VENV ?= .venv
 # YES=1 lets the set-up use sudo without asking.
 SETUP_FLAGS = --venv $(VENV) $(if $(YES),--yes)
 
-.PHONY: help setup packages demo check check-js check-arm64 check-series check-parents check-aws check-kvm bench soak fuzz coverage dist dist-check clean
+.PHONY: help setup packages demo check check-docs check-js check-arm64 check-series check-parents check-aws check-kvm bench soak fuzz coverage dist dist-check clean
 
 help:
 	@echo 'make demo    set up, build, and run a hello enclave'
 	@echo 'make setup   the virtual environment alone'
 	@echo 'make check   build what the tests need, run every test and linter'
+	@echo 'make check-docs  all command blocks of README and docs, as they are written, with their guests'
 	@echo 'make check-arm64  everything of arm64 enclaves, emulated, in a QEMU that is built and in the distribution'"'"'s'
 	@echo 'make check-series SERIES=10.2  qtests and boot checks in a QEMU of that series (its source may be gone from Debian)'
 	@echo 'make check-aws BLOBS=DIR  the boot tests with AWS'"'"'s own kernel and init (its folder, or its RPM)'
@@ -42,6 +43,11 @@ demo:
 check: packages
 	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
 	@$(VENV)/bin/python tools/check
+
+check-docs: packages
+	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)
+	@$(VENV)/bin/python -m nitroctl build
+	@$(VENV)/bin/python tools/check guests docs
 
 check-arm64: packages
 	@$(PYTHON) tools/setup venv $(SETUP_FLAGS)

@@ -22,7 +22,7 @@ STORY = "A program that crashes on its second connection"
 
 
 def blocks(section: str, kind: str) -> list[str]:
-    """The page's blocks of one section: "sh" what is typed, "" what is seen."""
+    """The page's blocks of one section: "sh" what is typed, "text" what is seen."""
     (text,) = re.findall(
         rf"^## {re.escape(section)}\n(.*?)(?=^## )", PAGE.read_text(), re.MULTILINE | re.DOTALL
     )
@@ -57,6 +57,6 @@ def test_the_page(lab: Lab, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
     said = {general(line) for line in done.stdout.splitlines()}
-    shown = [line for block in blocks(STORY, "") for line in block.splitlines()]
+    shown = [line for block in blocks(STORY, "text") for line in block.splitlines()]
     assert [line for line in shown if general(line) not in said] == [], done.stdout
     lab.check_nothing_left()

@@ -22,7 +22,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "machine.md"
 def by_hand() -> tuple[str, str, str]:
     """The backend's command line, QEMU's, and QEMU's option -M for Debian's kernel."""
     section = PAGE.read_text().partition("\n## By hand\n")[2].partition("\n## ")[0]
-    backend, qemu = re.findall(r"^```\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)[:2]
+    backend, qemu = re.findall(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)[:2]
     (debian,) = re.findall(r"`(-M [^`]*acpi=on[^`]*)`", section)
     assert "Without KVM leave `--enable-kvm -cpu host` out" in section
     return backend, qemu, debian

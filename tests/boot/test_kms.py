@@ -11,7 +11,6 @@ import base64
 import hmac
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+import docpage
 import nitroctl
 from nitroctl.testing.lab import LIMIT, Lab
 from nitroctl.toolchain.apt import AptRoot
@@ -31,7 +31,7 @@ DOCS = HERE.parents[1] / "docs"
 
 
 def test_the_page(lab: Lab, tmp_path: Path) -> None:
-    scripts = re.findall(r"^```sh\n(.*?)^```$", (DOCS / "kms.md").read_text(), re.MULTILINE | re.DOTALL)
+    scripts = [one.body for one in docpage.blocks(DOCS / "kms.md") if one.kind() == "elsewhere"]
     assert len(scripts) == 2, "the second is of the same image, as it would be built for production"
     shutil.copy(DOCS / "examples/greeter/app/keeper.c", tmp_path)
     programs = Path(sys.executable).parent

@@ -1,26 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""Every command line of ours in README and docs is one that the program takes, and the blocks that need
-neither a guest nor what the reader has are run, as they are written, in a fresh home.
-
-A command line is parsed by the command itself, which is not invoked. Blocks with guests are run where the
-guests are: docs/debugging.md by tests/boot/test_inside.py and test_debugging.py, docs/kms.md by test_kms.py,
-docs/machine.md by test_documentation.py, docs/parent by tests/python/vsock/test_static_parents.py.
-"""
+"""Every command line of ours in README and docs is one that the program takes: it is parsed by the command
+itself, which is not invoked. Which are run besides is in test_docs_run.py."""
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import pytest
 
-from enclave_fakes import write_eif
 from nitroctl import cli
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,7 +46,7 @@ def commands(text: str) -> Iterator[list[str]]:
 def ours() -> Iterator[tuple[Path, list[str]]]:
     for page in PAGES:
         for language, text in BLOCK.findall(page.read_text()):
-            for words in commands(text) if language in ("", "sh") else ():
+            for words in commands(text) if language in ("sh", "console") else ():
                 if words[:1] == ["nitroctl"] and "..." not in words and "/" not in words[1]:
                     cut = next((i for i, word in enumerate(words) if word in REDIRECTIONS), len(words))
                     yield page, words[1:cut]
@@ -98,33 +89,3 @@ def test_an_option_that_is_gone_would_be_seen() -> None:
         (words,) = commands(line)
         with pytest.raises(click.UsageError):
             parse(words[1:])
-
-
-# Page, what its block begins with, and the statuses that its commands may have together.
-ALONE = [
-    ("attestation.md", "nitroctl attest ca init", {0}),
-    ("lint.md", "nitroctl eif lint app.eif", {0, 1}),  # 1: there are findings
-]
-
-
-@pytest.mark.parametrize(("page", "begin", "statuses"), ALONE)
-def test_blocks_that_stand_alone(page: str, begin: str, statuses: set[int], tmp_path: Path) -> None:
-    (block,) = [
-        text for _, text in BLOCK.findall((ROOT / "docs" / page).read_text()) if text.startswith(begin)
-    ]
-    write_eif(tmp_path / "app.eif")
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/nitroctl").write_text(
-        f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m nitroctl "$@"\n'
-    )
-    (tmp_path / "bin/nitroctl").chmod(0o755)
-    env = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
-    env |= {
-        "HOME": str(tmp_path),
-        "PATH": f"{tmp_path}/bin:{env['PATH']}",
-        "PYTHONPATH": str(ROOT / "python"),
-    }
-    for line in block.splitlines():
-        done = subprocess.run(["sh", "-c", line], cwd=tmp_path, env=env, capture_output=True, text=True)
-        assert done.returncode in statuses, f"{line}: {done.stderr}"
-        assert "Traceback" not in done.stderr
