@@ -26,17 +26,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     int verdict = 0;
     uint32_t port = 0, ms = 0;
     int64_t from = -2;
-    static char *end;
+    static char *memory;
 
-    if (!end) {
-        char *memory = malloc(VSOCK_MAX_LINE);
-
-        CHECK(memory);
-        end = memory + VSOCK_MAX_LINE;
-    }
+    memory = memory ? memory : malloc(VSOCK_MAX_LINE);
+    CHECK(memory);
     for (size_t len = 0; len <= size && len <= VSOCK_MAX_LINE; len++) {
         /* Its end is that of the memory, so that a read behind it is seen. */
-        char *buf = end - len;
+        char *buf = memory + VSOCK_MAX_LINE - len;
         uint32_t p = 0, m = 0;
         int64_t f = -2;
         int r;

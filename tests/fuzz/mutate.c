@@ -3,7 +3,8 @@
  *
  * A driver for a fuzz target where libFuzzer is not: `fuzz-X ROUNDS [SEED...]`
  * feeds it every seed file as it is, cut at places, and then ROUNDS
- * deterministic mutations of seeds (of an empty input, if there is none).
+ * deterministic mutations of seeds (of an empty input, if there is none). Of a
+ * SEED that is a folder, a corpus, every file is fed as it is and no more.
  * Each input ends at an unreadable page, so that a read behind it is caught
  * without a sanitizer, too.
  *
@@ -12,6 +13,7 @@
  */
 
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,11 +110,35 @@ static size_t mutate(uint8_t *buf, size_t size)
     return size;
 }
 
+static bool feed_folder(const char *path)
+{
+    g_autoptr(GError) err = NULL;
+    GDir *dir = g_dir_open(path, 0, &err);
+    const char *name;
+
+    while (dir && !err && (name = g_dir_read_name(dir))) {
+        g_autofree char *file = g_build_filename(path, name, NULL);
+        g_autofree char *data = NULL;
+        gsize size;
+
+        if (g_file_get_contents(file, &data, &size, &err) && size <= ROOM) {
+            feed((uint8_t *)data, size);
+        }
+    }
+    if (dir) {
+        g_dir_close(dir);
+    }
+    if (err) {
+        fprintf(stderr, "%s\n", err->message);
+    }
+    return !err;
+}
+
 int main(int argc, char **argv)
 {
     uint64_t rounds = argc > 1 ? g_ascii_strtoull(argv[1], NULL, 10) : 0;
-    unsigned n_seeds = argc > 2 ? argc - 2 : 0;
-    g_autofree Seed *seeds = g_new0(Seed, n_seeds + 1);
+    unsigned n_seeds = 0;
+    g_autofree Seed *seeds = g_new0(Seed, argc);
     g_autofree uint8_t *buf = g_malloc(ROOM);
     uint8_t *map;
 
@@ -129,18 +155,25 @@ int main(int argc, char **argv)
     }
     page_end = map + ROOM;
 
-    for (unsigned i = 0; i < n_seeds; i++) {
+    for (int i = 2; i < argc; i++) {
         g_autoptr(GError) err = NULL;
-        Seed *s = &seeds[i];
+        Seed *s = &seeds[n_seeds];
 
-        if (!g_file_get_contents(argv[i + 2], &s->data, &s->size, &err)) {
+        if (g_file_test(argv[i], G_FILE_TEST_IS_DIR)) {
+            if (!feed_folder(argv[i])) {
+                return 1;
+            }
+            continue;
+        }
+        if (!g_file_get_contents(argv[i], &s->data, &s->size, &err)) {
             fprintf(stderr, "%s\n", err->message);
             return 1;
         }
         if (s->size > ROOM) {
-            fprintf(stderr, "%s: more than %d bytes\n", argv[i + 2], ROOM);
+            fprintf(stderr, "%s: more than %d bytes\n", argv[i], ROOM);
             return 1;
         }
+        n_seeds++;
         feed((uint8_t *)s->data, s->size);
         for (unsigned c = 0; c < CUTS; c++) {
             feed((uint8_t *)s->data, s->size * c / CUTS);

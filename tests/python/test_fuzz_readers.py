@@ -47,6 +47,15 @@ def test_every_target_takes_anything(readers: ModuleType) -> None:
                 readers.one(name, one)
 
 
+def test_what_was_found_to_matter(readers: ModuleType) -> None:
+    """The corpora that `tools/fuzz --keep` wrote."""
+    folders = [path for path in (ROOT / "tests/fuzz/corpora").iterdir() if path.name.startswith("py-")]
+    for folder in folders:
+        for path in sorted(folder.iterdir()):
+            readers.one(folder.name.removeprefix("py-"), path.read_bytes())
+    assert {folder.name.removeprefix("py-") for folder in folders} <= set(readers.TARGETS)
+
+
 def test_numbers_of_an_archive_are_hexadecimal_digits(readers: ModuleType) -> None:
     from io import BytesIO
 
