@@ -11,7 +11,9 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/param.h>
 
+#include "running.h"
 #include "target.h"
 #include "vsock.h"
 
@@ -22,22 +24,6 @@
 #define RX_BUFS 8
 
 #define CHECK(claim) ((claim) ? (void)0 : abort())
-
-/* Running numbers: bytes from any of the first 256 on, as many as there are. */
-static uint8_t running[256 + VSOCK_MAX_PAYLOAD + 64];
-
-/* Whether p has the n running numbers that begin with first. */
-static bool runs(const uint8_t *p, uint8_t first, size_t n)
-{
-    for (size_t part; n; p += part, n -= part) {
-        part = n < VSOCK_MAX_PAYLOAD ? n : VSOCK_MAX_PAYLOAD;
-        if (memcmp(p, running + first, part)) {
-            return false;
-        }
-        first += part;
-    }
-    return true;
-}
 
 /* A host socket: what it got and gives are running numbers. */
 struct end {
@@ -74,9 +60,7 @@ static struct {
     unsigned next_tuple;
     struct vsock *v;
     int64_t now;
-    uint8_t open_result;
-    uint8_t send_result;
-    uint8_t recv_result;
+    uint8_t open_result, send_result, recv_result;
     uint64_t notes;
 } f;
 
@@ -206,8 +190,7 @@ static ssize_t op_send(void *opaque, struct vsock_conn *c,
     }
     for (unsigned i = 0; i < niov; i++) {
         const uint8_t *p = iov[i].iov_base;
-        size_t n = iov[i].iov_len < most - total ? iov[i].iov_len
-                                                 : most - total;
+        size_t n = MIN(iov[i].iov_len, most - total);
 
         if (n) {
             CHECK(!t || t->wild || runs(p, e->next_in, n));
@@ -252,12 +235,11 @@ static ssize_t op_recv(void *opaque, struct vsock_conn *c,
     }
     for (unsigned i = 0; i < niov; i++) {
         uint8_t *p = iov[i].iov_base;
-        size_t left = iov[i].iov_len < most - total ? iov[i].iov_len
-                                                    : most - total;
+        size_t left = MIN(iov[i].iov_len, most - total);
 
         CHECK(iov[i].iov_len > 0);
         for (size_t n; left; p += n, left -= n, total += n) {
-            n = left < VSOCK_MAX_PAYLOAD ? left : VSOCK_MAX_PAYLOAD;
+            n = MIN(left, VSOCK_MAX_PAYLOAD);
             memcpy(p, running + e->next_out, n);
             e->next_out += n;
         }
@@ -368,8 +350,7 @@ static void guest_packet(void)
     uint8_t op = byte(), ports = byte(), how = byte();
     uint32_t len = byte() << 8;
     struct iovec iov[3];
-    uint8_t raw[VSOCK_HDR_SIZE];
-    uint8_t *payload;
+    uint8_t raw[VSOCK_HDR_SIZE], *payload;
     size_t room, cut;
     struct tuple *t;
     bool good;
@@ -467,8 +448,7 @@ static void guest_takes(void)
     struct iovec iov[RX_BUFS][3];
 
     size = size == 44 ? 4000 : size;
-    for (unsigned i = 0; i < n; i++) {
-        /* In up to three pieces, cut in odd places. */
+    for (unsigned i = 0; i < n; i++) {  /* in pieces, cut in odd places */
         size_t a = how & 8 ? 44 : size / 3, b = how & 16 ? 1 : size - a - 1;
 
         if (size - a < 2) {
@@ -636,11 +616,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         .driver_ms = VSOCK_MS_DRIVER,
     };
 
-    if (!running[1]) {
-        for (size_t i = 0; i < sizeof(running); i++) {
-            running[i] = i;
-        }
-    }
+    running_fill();
     memset(&f, 0, sizeof(f));
     f.data = data;
     f.size = size;
