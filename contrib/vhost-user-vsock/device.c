@@ -41,6 +41,35 @@ static void publish(struct device *d, unsigned queue)
     }
 }
 
+unsigned device_held(const struct device *d)
+{
+    const struct ring *r = &d->queue[QUEUE_TX].ring;
+
+    return r->desc ? (uint16_t)(r->used_idx - r->published) : 0;
+}
+
+void device_settle(struct device *d)
+{
+    if (device_held(d)) {
+        publish(d, QUEUE_TX);
+    }
+}
+
+/*
+ * The guest has sent no more for now. An interrupt that only gives back its
+ * buffers costs it more than an answer, so where messages go to and fro a few
+ * of them wait for the next ones. A stream's are given back at once.
+ */
+static void tx_empty(struct device *d, size_t bytes)
+{
+    unsigned most = d->queue[QUEUE_TX].ring.num / 8;
+
+    most = most < DEVICE_HELD ? most : DEVICE_HELD;
+    if (!d->hold || bytes > DEVICE_HELD_BYTES || device_held(d) >= most) {
+        device_settle(d);
+    }
+}
+
 static void bad_ring(struct device *d, unsigned queue, enum ring_result what)
 {
     d->bad_chains++;
@@ -89,6 +118,7 @@ static bool device_tx(struct device *d, unsigned budget)
         .iov = d->tx_iov,
         .max = sizeof(d->tx_iov) / sizeof(d->tx_iov[0]),
     };
+    size_t bytes = 0;
 
     if (!device_usable(d, QUEUE_TX)) {
         return false;
@@ -108,11 +138,12 @@ static bool device_tx(struct device *d, unsigned budget)
         }
         switch (got) {
         case RING_CHAIN:
+            bytes += c.len;
             tx_chain(d, &c);
             ring_push(r, c.head, 0);
             break;
         case RING_EMPTY:
-            publish(d, QUEUE_TX);
+            tx_empty(d, bytes);
             return false;
         case RING_BAD:
             tx_chain(d, &c);
@@ -239,6 +270,7 @@ bool device_arm(struct device *d)
 static void tx_finish(struct device *d)
 {
     device_tx(d, d->queue[QUEUE_TX].ring.num);
+    device_settle(d);
 }
 
 /* Translates the ring's addresses again. */
@@ -254,6 +286,7 @@ void device_start(struct device *d, unsigned queue)
 {
     struct device_queue *q = &d->queue[queue];
 
+    device_settle(d);
     q->started = true;
     q->ring.broken = false;
     device_map(d, queue);
@@ -301,6 +334,7 @@ uint16_t device_stop(struct device *d, unsigned queue)
 
 void device_set_mem(struct device *d, struct guest_mem *m)
 {
+    device_settle(d);
     hand_drop(d);
     guest_mem_clear(&d->mem);
     d->mem = *m;
@@ -314,6 +348,7 @@ void device_set_size(struct device *d, unsigned queue, unsigned num)
 {
     struct ring *r = &d->queue[queue].ring;
 
+    device_settle(d);
     /* The old addresses were checked against the old size. */
     ring_unmap(r);
     r->num = num;
@@ -325,6 +360,7 @@ bool device_set_addresses(struct device *d, unsigned queue, uint64_t desc,
 {
     struct ring *r = &d->queue[queue].ring;
 
+    device_settle(d);
     r->desc_user = desc;
     r->avail_user = avail;
     r->used_user = used;

@@ -30,6 +30,13 @@ enum {
 #define DEVICE_TX_BUDGET 64
 #define DEVICE_RX_BUDGET 64
 
+/*
+ * Packets from the guest that may be done with and not given back, or an eighth
+ * of its queue; and the bytes in them, of all that came at once.
+ */
+#define DEVICE_HELD 16
+#define DEVICE_HELD_BYTES 2048
+
 struct device_ops {
     void (*interrupt)(void *opaque, unsigned queue);
     /* A chain was given back unread, or the ring is broken. */
@@ -52,6 +59,7 @@ struct device {
     struct guest_mem mem;
     struct device_queue queue[QUEUES];
     uint64_t bad_chains;
+    bool hold; /* see DEVICE_HELD; the caller's, who settles in time */
 
     /* A ring buffer, but bufs has everything twice so that it is straight. */
     unsigned hand_head;
@@ -68,6 +76,9 @@ void device_init(struct device *d, struct vsock *v,
                  const struct device_ops *ops, void *opaque);
 /* Works off both queues, for a while; true: there is more to do at once. */
 bool device_run(struct device *d);
+/* Packets that are not given back yet; and gives them back. */
+unsigned device_held(const struct device *d);
+void device_settle(struct device *d);
 /* Whether the guest has sent something since; to be asked without arming. */
 bool device_waits(const struct device *d);
 /* Asks for a kick when it does; true: it has already. Before falling asleep. */

@@ -18,6 +18,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <sched.h>
 #include <sys/socket.h>
 #include <linux/vm_sockets.h>
 #include <signal.h>
@@ -396,40 +397,55 @@ static int loop_timeout(const struct host *h)
 }
 
 /*
- * epoll_wait(), at first awake for a moment where the last wait was that
- * short: where messages go to and fro. A moment in vain is paid for by waits
- * asleep, twice as many each time, and half as many after one that was not.
- * The guest is asked for a kick only before we fall asleep.
+ * epoll_wait(), at first awake where that is likely to be enough (pace.h).
+ * Whoever else wants the processor has it meanwhile. The guest is asked for a
+ * kick only before we sleep.
  */
 static int wait_events(struct host *h, struct epoll_event *events, int timeout)
 {
-    bool awake = h->brisk && !h->sleeps;
-    int64_t begin;
-    int n = 0;
-    bool found = false;
+    int64_t now, end;
 
     if (!timeout) {
         return epoll_wait(h->epoll, events, HOST_EVENTS, 0);
     }
-    begin = now_us();
-    while (awake && !found && now_us() - begin < HOST_US_AWAKE) {
-        n = epoll_wait(h->epoll, events, HOST_EVENTS, 0);
-        found = n || device_waits(&h->device);
-    }
-    if (awake) {
-        h->penalty = found ? h->penalty / 2 : 2 * h->penalty + 1;
-        if (h->penalty > HOST_MAX_SLEEPS) {
-            h->penalty = HOST_MAX_SLEEPS;
+    now = now_us();
+    end = now + pace_awake(&h->pace, now);
+    for (; now < end; now = now_us()) {
+        int n = epoll_wait(h->epoll, events, HOST_EVENTS, 0);
+
+        if (n || device_waits(&h->device)) {
+            return n;
         }
-        h->sleeps = found ? 0 : h->penalty;
-    } else if (h->sleeps) {
-        h->sleeps--;
+        sched_yield();
     }
-    if (!found && !device_arm(&h->device)) {
-        n = epoll_wait(h->epoll, events, HOST_EVENTS, timeout);
+    if (device_held(&h->device)) {
+        timeout = PACE_US_HELD / 1000;
     }
-    h->brisk = h->can_wait_awake && now_us() - begin < HOST_US_AWAKE;
-    return n;
+    if (device_arm(&h->device)) {
+        return 0;
+    }
+    return epoll_wait(h->epoll, events, HOST_EVENTS, timeout);
+}
+
+/* The queues' turn. True: there is more to do at once. */
+static bool queues_run(struct host *h, int64_t began)
+{
+    const struct vsock_stats *s = vsock_stats(h->vsock);
+    uint64_t from_guest = s->tx_packets, to_guest = s->rx_packets;
+    struct pace_turn turn = { .began = began };
+    bool more;
+
+    h->device.hold = pace_holds(&h->pace, began);
+    more = device_run(&h->device);
+    turn.ended = now_us();
+    turn.spoke = s->tx_packets != from_guest;
+    turn.passed = s->rx_packets != to_guest;
+    turn.bytes = s->bytes_to_host + s->bytes_to_guest;
+    pace_turn(&h->pace, &turn);
+    if (!pace_holds(&h->pace, turn.ended)) {
+        device_settle(&h->device);
+    }
+    return more;
 }
 
 static void loop(struct host *h)
@@ -438,6 +454,7 @@ static void loop(struct host *h)
     bool more = false;
 
     while (!h->end) {
+        int64_t began;
         int n = wait_events(h, events, more ? 0 : loop_timeout(h));
 
         if (n < 0 && errno != EINTR) {
@@ -447,14 +464,15 @@ static void loop(struct host *h)
         }
         h->wakeups++;
         /* One time for all that is done in this turn. */
-        h->now = host_now_ms();
+        began = now_us();
+        h->now = began / 1000 + 1;
         vsock_set_now(h->vsock, h->now);
         for (int i = 0; i < n; i++) {
             on_event(h, &events[i]);
         }
         vsock_tick(h->vsock);
         /* After the events, so that what they give fills the same turn. */
-        more = device_run(&h->device);
+        more = queues_run(h, began);
         dumps_flush(h);
         /* Whatever has ended in it may have made room for clients. */
         for (unsigned i = 0; i < h->options->published; i++) {

@@ -19,15 +19,6 @@
 #define HOST_MS_REST 100
 /* Events, and clients of one listener, taken in one turn of the loop. */
 #define HOST_EVENTS 64
-/*
- * Microseconds that the next event is waited for awake. Falling asleep and
- * being woken costs a third of that, on a virtual host more, and a round trip
- * has two of each; and while we are awake the guest's kicks, which cost it an
- * exit each, are not needed.
- */
-#define HOST_US_AWAKE 50
-/* Waits asleep after a vain one awake, at the most. */
-#define HOST_MAX_SLEEPS 128
 #define HOST_ACCEPTS 16
 /* Captures of packets at a time, and what each keeps for a slow reader. */
 #define HOST_MAX_DUMPS 4

@@ -61,6 +61,7 @@ static const int allowed[] = {
     SYS_epoll_wait,
 #endif
     SYS_epoll_pwait,
+    SYS_sched_yield,
     SYS_read,
     SYS_epoll_ctl,
     SYS_accept4,

@@ -12,6 +12,7 @@
 #include "host.h"
 #include "listener.h"
 #include "log.h"
+#include "pace.h"
 #include "vhost-user.h"
 
 #include <stdio.h>
@@ -71,10 +72,7 @@ struct host {
     bool end;
     int status;
     int64_t now;
-    bool can_wait_awake;
-    bool brisk;       /* the last wait was a short one */
-    unsigned sleeps;  /* waits until one may be awake again ... */
-    unsigned penalty; /* ... after one that was so in vain */
+    struct pace pace;
     uint64_t wakeups;
     uint64_t dials; /* connects tried at the host's listeners */
     uint64_t interrupts;

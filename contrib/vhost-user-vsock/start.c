@@ -198,7 +198,7 @@ static bool start_core(struct host *h)
         log_line(VLOG_ERROR, "no memory");
         return false;
     }
-    h->can_wait_awake = has_cpus();
+    h->pace.can_wait_awake = has_cpus();
     vsock_set_now(h->vsock, host_now_ms());
     device_init(&h->device, h->vsock, &host_device_ops, h);
     return true;

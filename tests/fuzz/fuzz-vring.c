@@ -362,6 +362,7 @@ static void check_fresh(struct device *d)
     put_desc(QUEUE_TX, 0, GUEST + 8192, 44, 0, 0);
     offer(QUEUE_TX, 0);
     run(d);
+    device_settle(d);
     CHECK(get16(RING_AT(QUEUE_TX) + USED + 2) == 1);
     CHECK(get16(RING_AT(QUEUE_RX) + USED + 2) == 1);
     CHECK(memory[BUFFERS + 30] == VSOCK_OP_RST && memory[BUFFERS + 20] == 77);
@@ -376,6 +377,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct vsock *v = vsock_new(&config, &ops, NULL);
     static struct device *d;    /* large, and device_init() leaves nothing */
     struct guest_mem mem = { .count = 2 };
+    uint8_t how;
 
     if (!d) {
         d = malloc(sizeof(*d));
@@ -399,7 +401,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         .size = MEMORY - BORDER, .host = memory + BORDER,
     };
     d->mem = mem;
-    d->queue[0].ring.event_idx = d->queue[1].ring.event_idx = byte() & 1;
+    how = byte();
+    d->queue[0].ring.event_idx = d->queue[1].ring.event_idx = how & 1;
+    d->hold = how & 2;
     start(d, 0);
     while (input_size) {
         act(d);

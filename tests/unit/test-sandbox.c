@@ -13,6 +13,7 @@
 #include <fcntl.h>
 #include <linux/seccomp.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -287,7 +288,7 @@ static bool events(void)
     struct pollfd p = { event, POLLIN, 0 };
 
     return epoll_ctl(queue, EPOLL_CTL_ADD, event, &e) == 0 &&
-           epoll_wait(queue, &e, 1, 0) == 0 &&
+           epoll_wait(queue, &e, 1, 0) == 0 && sched_yield() == 0 &&
            write(event, &one, sizeof(one)) == sizeof(one) &&
            epoll_wait(queue, &e, 1, 1000) == 1 && poll(&p, 1, 0) == 1 &&
            read(event, &got, sizeof(got)) == sizeof(got) && got == 1;
