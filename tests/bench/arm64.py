@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import machine
 from common import Series, alternate, parts, seconds_of, table, warm
 
 from nitroctl.base import accelerator, proc, progress
@@ -140,6 +141,7 @@ def main() -> None:
         ratio = series["heartbeat, nitro-enclave"].median / series["heartbeat, virt"].median
         rows.append(("heartbeat, nitro-enclave / virt", f"{ratio:.2f}"))
         table(f"arm64: an EIF of {options.size} MB, and a small one to its heartbeat", rows)
+        table("The machine meanwhile", machine.rows())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import machine
 from common import Series, alternate, parts, seconds_of, table, warm
 
 from nitroctl.base import accelerator, proc, progress
@@ -194,8 +195,7 @@ def measure(size: int, runs: int, folder: Path) -> None:
     )
     rows.append(("  what the image adds", f"{(held - least) / 2**20:.1f} MiB  (goal 32 MiB)"))
     megabytes = eif.stat().st_size / 1e6
-    busy = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs"
-    table(f"Loading an EIF of {megabytes:.0f} MB in two ramdisks ({accelerator.choose().name}, {busy})", rows)
+    table(f"Loading an EIF of {megabytes:.0f} MB in two ramdisks ({accelerator.choose().name})", rows)
 
 
 SIZES = (20, 100, 200, 400, 800)  # MB
@@ -260,6 +260,7 @@ def main() -> None:
             plot(options.plot, options.runs, folder)
         else:
             measure(options.size, options.runs, folder)
+        table("The machine meanwhile", machine.rows())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -65,20 +65,39 @@ class _Reading:
         )
 
 
+_marks: list[bytes] = []
+
+
+def also(variable: str, value: str) -> None:
+    """Processes that have this in their environment are ours, with all below them: those that detach
+    themselves from what we start."""
+    _marks.append(os.fsencode(f"{variable}={value}"))
+
+
+def _is_marked(pid: str) -> bool:
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/environ", "rb") as f:
+        return not {*_marks}.isdisjoint(f.read().split(b"\0"))
+    return False
+
+
 def _used() -> float:
     below: dict[int, list[int]] = {}
     ticks: dict[int, int] = {}
+    pending = [os.getpid()]
     for name in filter(str.isdecimal, os.listdir("/proc")):
         with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as f:
             fields = f.read().rpartition(b")")[2].split()
             ticks[int(name)] = sum(map(int, fields[11:15]))  # its own, and those of children that were reaped
             below.setdefault(int(fields[1]), []).append(int(name))
-    total, pending = 0, [os.getpid()]
+            if _marks and _is_marked(name):
+                pending.append(int(name))
+    ours: set[int] = set()
     while pending:
         pid = pending.pop()
-        total += ticks.get(pid, 0)
-        pending += below.get(pid, [])
-    return total / _TICKS
+        if pid not in ours:
+            ours.add(pid)
+            pending += below.get(pid, [])
+    return sum(ticks.get(pid, 0) for pid in ours) / _TICKS
 
 
 def _waiting() -> float:
@@ -104,14 +123,16 @@ _kept: list[Busy] = []
 _repeated = 0
 
 
-def undisturbed(measure: Callable[[], T], name: str = "") -> T:
-    """The result of a run in which the machine was ours, or of the best of some tries."""
+def undisturbed(measure: Callable[[], T], name: str = "", after: Callable[[], object] = lambda: None) -> T:
+    """The result of a run in which the machine was ours, or of the best of some tries. `after` each try, what
+    it has left is removed; until then it counts as ours."""
     global _repeated
     tries: list[tuple[Busy, T]] = []
     for attempt in range(1 + AGAIN):
         before = _Reading.now()
         result = measure()
         busy = busy_between(before, _Reading.now())
+        after()
         tries.append((busy, result))
         if not busy.disturbed:
             break

@@ -79,26 +79,31 @@ def by_hand(eif: Path, env: dict[str, str]) -> float:
     return took
 
 
-def eight(eif: Path, env: dict[str, str]) -> tuple[float, float]:
-    """Seconds until one enclave, and until eight that are started at once, have had their heartbeat."""
+def heartbeats(eif: Path, env: dict[str, str], count: int) -> float:
+    """Seconds until so many enclaves that are started at once have all had their heartbeat; they run on."""
+    begin = time.monotonic()
+    argv = [*PROGRAM, "run", "--detach", "--memory", MEMORY, "--no-memory-check", os.fspath(eif)]
+    started = [
+        subprocess.Popen([*argv, "--name", f"bench-{i}"], env=env, stdout=subprocess.DEVNULL,
+                         stderr=subprocess.PIPE)
+        for i in range(count)
+    ]  # fmt: skip
+    said = [process.communicate()[1].decode(errors="replace") for process in started]
+    took = time.monotonic() - begin
+    if any(process.returncode for process in started):
+        sys.exit("".join(said))
+    return took
 
-    def boot(count: int) -> float:
-        begin = time.monotonic()
-        argv = [*PROGRAM, "run", "--detach", "--memory", MEMORY, "--no-memory-check", os.fspath(eif)]
-        started = [
-            subprocess.Popen([*argv, "--name", f"bench-{i}"], env=env, stdout=subprocess.DEVNULL,
-                             stderr=subprocess.PIPE)
-            for i in range(count)
-        ]  # fmt: skip
-        said = [process.communicate()[1].decode(errors="replace") for process in started]
-        took = time.monotonic() - begin
-        if any(process.returncode for process in started):
-            sys.exit("".join(said))
-        subprocess.run([*PROGRAM, "stop", "--all"], env=env, check=True, capture_output=True)
-        subprocess.run([*PROGRAM, "rm", "--all"], env=env, check=False, capture_output=True)
-        return took
 
-    return boot(1), boot(ENCLAVES)
+def remove(env: dict[str, str]) -> None:
+    subprocess.run([*PROGRAM, "stop", "--all"], env=env, check=True, capture_output=True)
+    subprocess.run([*PROGRAM, "rm", "--all"], env=env, check=False, capture_output=True)
+
+
+def boots(eif: Path, env: dict[str, str], count: int) -> float:
+    """The same of a run that nobody disturbed; nothing is left of it."""
+    name = f"{count} enclaves"
+    return machine.undisturbed(lambda: heartbeats(eif, env, count), name, lambda: remove(env))
 
 
 def row(name: str, value: float, unit: str, most: float) -> tuple[str, str]:
@@ -154,7 +159,8 @@ def main() -> None:
             },
             runs,
         )
-        several = [eight(eif, env) for _ in range(max(1, runs // 2))]  # detached: no processes below us
+        machine.also("XDG_RUNTIME_DIR", env["XDG_RUNTIME_DIR"])  # they are no processes below us
+        several = [(boots(eif, env, 1), boots(eif, env, ENCLAVES)) for _ in range(max(1, runs // 2))]
         one, all_of_them = (statistics.median(values) for values in zip(*several, strict=True))
     finally:
         with contextlib.suppress(OSError):
