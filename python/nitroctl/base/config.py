@@ -12,8 +12,6 @@ import stat
 import sys
 from pathlib import Path
 
-import platformdirs
-
 from nitroctl.base.errors import NitroError
 
 APP = "nitroctl"
@@ -24,17 +22,35 @@ UNIX_PATH_MAX = 107
 
 def cache_dir() -> Path:
     """What can be made again: sources, builds, kernels, images."""
-    return platformdirs.user_cache_path(APP)
+    return _xdg("XDG_CACHE_HOME", ".cache")
 
 
 def data_dir() -> Path:
     """What must not be lost: the local CA and its keys."""
-    return platformdirs.user_data_path(APP)
+    return _xdg("XDG_DATA_HOME", ".local/share")
 
 
 def state_dir() -> Path:
     """Logs and records of enclaves."""
-    return platformdirs.user_state_path(APP)
+    return _xdg("XDG_STATE_HOME", ".local/state")
+
+
+def _xdg(variable: str, otherwise: str) -> Path:
+    """A relative path is invalid there, and ignored, as the specification has it."""
+    value = os.environ.get(variable, "")
+    return (Path(value) if os.path.isabs(value) else _home() / otherwise) / APP
+
+
+def _home() -> Path:
+    home = os.environ.get("HOME", "")
+    if not os.path.isabs(home):
+        import pwd
+
+        try:
+            home = pwd.getpwuid(os.getuid()).pw_dir
+        except KeyError:  # a container's user without a name
+            raise NitroError(f"user {os.getuid()} has no home folder", hint="set HOME to one") from None
+    return Path(home)
 
 
 def runtime_dir() -> Path:
