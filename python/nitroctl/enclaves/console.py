@@ -84,4 +84,4 @@ class ConsoleWatch:
 def printable(line: bytes) -> str:
     """A line as text without control characters."""
     text = line.decode(errors="replace").strip()
-    return "".join(c if c.isprintable() else " " for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)

@@ -60,6 +60,7 @@ _CLUES: dict[str, tuple[tuple[bytes, ...], bytes]] = {
     "user": ((b"init: user: ",), rb"^init: user: (.*): ([A-Z][^:]*)$"),
 }  # fmt: skip
 _STAMP = rb"^" + STAMP
+_WORDS = tuple((word, name) for name, (words, _) in _CLUES.items() for word in words)
 
 # What init says about an application that it cannot start is among so many last lines.
 _LAST_LINES = 8
@@ -76,10 +77,8 @@ class Clues:
 
     def line(self, line: bytes) -> None:
         self.count += 1
-        for name, (words, form) in _CLUES.items():
-            if not any(word in line for word in words):
-                continue
-            if match := re.search(form, re.sub(_STAMP, b"", line)):
+        for name in dict.fromkeys([name for word, name in _WORDS if word in line]):
+            if match := re.search(_CLUES[name][1], re.sub(_STAMP, b"", line)):
                 self.last[name] = self.count
                 if name not in self.found:
                     self.found[name] = tuple(printable(group or b"") for group in match.groups())

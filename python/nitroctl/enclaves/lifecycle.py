@@ -56,7 +56,7 @@ from nitroctl.enclaves.plan import Plan, first_record
 from nitroctl.enclaves.records import Ending, Home, Party, Record, State
 from nitroctl.enclaves.result import Result
 from nitroctl.enclaves.sink import Sink
-from nitroctl.enclaves.waiting import readable, resolve
+from nitroctl.enclaves.waiting import Pipe, resolve
 
 if TYPE_CHECKING:
     from nitroctl.enclaves.cores import CoreServer
@@ -323,16 +323,9 @@ class EnclaveRun:
 
     async def _pump_console(self, console: int) -> None:
         """Bytes from the serial port to every sink as they come, and to the watch first."""
-        os.set_blocking(console, False)
+        pipe = Pipe(console)
         try:
-            while True:
-                try:
-                    data = os.read(console, 65536)
-                except BlockingIOError:
-                    await readable(console)
-                    continue
-                if not data:
-                    return
+            while data := await pipe.read():
                 if self._chronicle:
                     self._chronicle.reach("console")
                 self.console.feed(data)
@@ -340,9 +333,8 @@ class EnclaveRun:
                 self._judge_console()
                 for sink in self._sinks:
                     await sink.write(data)
-                await asyncio.sleep(0)  # others have their turn while the guest talks and talks
         finally:
-            os.close(console)
+            pipe.close()
 
     def _judge_console(self) -> None:
         if self.console.panic is not None:

@@ -35,7 +35,8 @@ class Moments:
 
     def console_line(self, line: bytes) -> bool:
         """True if it tells a milestone."""
-        return "init" not in self.milestones and bool(re.search(_INIT, line)) and self.reach("init")
+        told = "init" not in self.milestones and b" as init process" in line and re.search(_INIT, line)
+        return bool(told) and self.reach("init")
 
     def first_connection(self, direction: str, port: int) -> bool:
         """Whether this is the first one of the port, as far as is remembered."""

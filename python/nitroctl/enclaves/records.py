@@ -162,8 +162,11 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, in the order above."""
-        value: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=os.fspath))
+        value: dict[str, Any] = json.loads(self.to_text())
         return value
+
+    def to_text(self) -> str:
+        return json.dumps(vars(self), default=os.fspath)
 
     @classmethod
     def from_json(cls, value: Any) -> Record:
@@ -226,7 +229,7 @@ class Home:
 
 
 def _write(home: Path, record: Record) -> None:
-    atomic.write(home / RECORD, (json.dumps(record.to_json(), indent=2) + "\n").encode())
+    atomic.write(home / RECORD, f"{record.to_text()}\n".encode())
 
 
 def create(record: Record, number: str) -> tuple[Home, Record]:

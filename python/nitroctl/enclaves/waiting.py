@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import threading
 from collections.abc import Callable
 from typing import TypeVar, cast
 
 T = TypeVar("T")
+
+_PIECE = 1 << 16  # bytes
 
 # A loop has this long to let go of a server.
 SERVER_SECONDS = 5.0
@@ -31,6 +34,46 @@ async def readable(fd: int) -> None:
         await ready
     finally:
         loop.remove_reader(fd)
+
+
+class Pipe:
+    """A pipe that is read again and again. The loop is told of its descriptor once, and again only after a
+    time in which there was something to read and nobody who waited for it."""
+
+    def __init__(self, fd: int) -> None:
+        os.set_blocking(fd, False)
+        self._fd = fd
+        self._loop = asyncio.get_running_loop()
+        self._watched = False
+        self._data: asyncio.Future[bytes] | None = None
+
+    async def read(self) -> bytes:
+        """What comes next, nothing at the end. The loop's others have their turn before it."""
+        self._data = self._loop.create_future()
+        if not self._watched:
+            self._loop.add_reader(self._fd, self._read)
+            self._watched = True
+        return await self._data
+
+    def _read(self) -> None:
+        if self._data is None or self._data.done():
+            self._unwatch()
+            return
+        try:
+            self._data.set_result(os.read(self._fd, _PIECE))
+        except BlockingIOError:
+            pass
+        except OSError as e:
+            self._data.set_exception(e)
+
+    def _unwatch(self) -> None:
+        if self._watched:
+            self._loop.remove_reader(self._fd)
+            self._watched = False
+
+    def close(self) -> None:
+        self._unwatch()
+        os.close(self._fd)
 
 
 async def writable(fd: int | socket.socket) -> None:
