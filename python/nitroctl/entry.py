@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Where the installed programs begin: Ctrl-C while the rest is still being imported shows no traceback, and
-`nitroctl --help` is there before the rest would be.
+`nitroctl --help` and what a shell is offered are there before the rest would be.
 
 Imports nothing that takes time. What comes after the imports is each program's own.
 """
@@ -25,6 +25,8 @@ def _start(module: str) -> NoReturn:
 def nitroctl() -> NoReturn:
     if sys.argv[1:] in (["--help"], ["-h"]) and _help():
         sys.exit(0)
+    if "_NITROCTL_COMPLETE" in os.environ and _offer():
+        sys.exit(0)
     _start("nitroctl.cli")
 
 
@@ -42,6 +44,17 @@ def _help() -> bool:
         with open(HELP, "rb") as f:
             text = f.read().partition(b"\n")[2]  # the first line is its licence
         return os.write(1, text) == len(text)
+    except OSError:
+        return False
+
+
+def _offer() -> bool:
+    """The same for the question of a shell that completes a command line."""
+    from nitroctl import offers
+
+    try:
+        text = offers.answer(os.environ)
+        return text is not None and os.write(1, f"{text}\n".encode()) > 0
     except OSError:
         return False
 

@@ -72,8 +72,8 @@ def test_an_option_is_one_line(tmp_path: Path) -> None:
     file.write_text(before + LINE + mark + after)
     changed = [line.removeprefix("wrote ") for line in generate(tmp_path).splitlines()]
     assert changed == [
-        "python/nitroctl/keywords.py", "docs/nitroctl.md", "docs/python.md", "docs/nitro-cli.md",
-        "docs/pytest.md",
+        "python/nitroctl/keywords.py", "python/nitroctl/offers.txt", "docs/nitroctl.md", "docs/python.md",
+        "docs/nitro-cli.md", "docs/pytest.md",
     ]  # fmt: skip
     for name, text in {
         "nitroctl": "| `--loud low\\|high` | How loud it is. | low |",

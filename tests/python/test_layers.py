@@ -29,6 +29,7 @@ FLOORS = (
     ("eif",),
     ("attestation", "torture", "vsock", "toolchain"),
     ("base", "entry"),
+    ("offers",),
 )
 FLOOR = {room: len(FLOORS) - number for number, floor in enumerate(FLOORS) for room in floor}
 

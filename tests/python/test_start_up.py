@@ -75,12 +75,15 @@ def test_help_imports_nothing_and_is_what_click_would_print(monkeypatch: pytest.
     assert imports("--help", COLUMNS="60")[0] != shown
 
 
-def test_the_names_of_commands_are_completed_without_the_commands() -> None:
+def test_names_of_commands_and_options_are_completed_by_a_table() -> None:
     words = {"COMP_WORDS": "nitroctl r", "COMP_CWORD": "1", "_NITROCTL_COMPLETE": "bash_complete"}
     shown, modules = imports(**words)
     assert shown.split() == ["plain,rm", "plain,run"]
-    assert {one for one in modules if one.startswith("nitroctl.commands")} == {"nitroctl.commands"}
-    assert not among((*HEAVY, "json", "pathlib"), modules)
+    assert {one for one in modules if "nitroctl" in one} == {"nitroctl", "nitroctl.entry", "nitroctl.offers"}
+    assert not among((*HEAVY, "click", "dataclasses", "json", "pathlib"), modules)
+    # What the table has not is click's to answer.
+    shown, modules = imports(**{**words, "COMP_WORDS": "nitroctl run --accel t", "COMP_CWORD": "3"})
+    assert shown.split() == ["plain,tcg"] and "click" in modules
 
 
 def test_a_start_imports_what_it_needs(tmp_path: Path) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
+from click.shell_completion import get_completion_class
 
-from nitroctl import cli
+from nitroctl import cli, offers
 from nitroctl.commands import completion
 from nitroctl.enclaves import records
 from nitroctl.enclaves.records import Record, State
@@ -23,6 +26,76 @@ def offered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
         cli.main([])
     found = capsys.readouterr().out.strip("\n").splitlines()  # of none there is an empty line
     return [f"{kind}:{value}" for kind, value in zip(found[::3], found[1::3], strict=True)]
+
+
+def commands(group: click.Group, *path: str) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield path, group
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command
+        if isinstance(command, click.Group):
+            yield from commands(command, *path, name)
+        else:
+            yield (*path, name), command
+
+
+def test_the_table_answers_as_click_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it answers, and it answers what is asked most: names of commands and options, for all commands
+    whose options are no arguments of another program."""
+
+    def both(shell: str, *words: str) -> tuple[str | None, str]:
+        place = words[-1] if shell == "fish" else str(len(words))
+        asked = {offers.VARIABLE: f"{shell}_complete", "COMP_WORDS": " ".join(["nitroctl", *words]),
+                 "COMP_CWORD": place}  # fmt: skip
+        for name, value in asked.items():
+            monkeypatch.setenv(name, value)
+        kind = get_completion_class(shell)
+        assert kind
+        return offers.answer(asked), kind(cli.nitroctl, {}, "nitroctl", offers.VARIABLE).complete()
+
+    silent = set()
+    for path, command in commands(cli.nitroctl):
+        mine, clicks = both("zsh", *path, "-")
+        if mine is None:
+            silent.add(path)
+            continue
+        assert mine == clicks and "--help" in clicks
+        options = [one for one in command.params if isinstance(one, click.Option) and not one.hidden]
+        for one in [*[o for o in options if o.is_flag][:1], *[o for o in options if not o.is_flag][:1]]:
+            given = [*path, one.opts[0], *([] if one.is_flag else ["x"])]
+            for words in ([*given, "--"], [*given, ""], [*given, "x", "--"]):
+                mine, clicks = both("zsh", *words)
+                assert mine in (None, clicks), words
+    assert silent == {("attest", "torture"), ("parent",), ("shell",)}
+    for shell in completion.SHELLS:
+        for line in (
+            "",
+            "r",
+            "eif ",
+            "eif b",
+            "run --me",
+            "run --dry-run --",
+            "nothing ",
+            "nothing -",
+            "run --x",
+        ):
+            mine, clicks = both(shell, *line.split(" "))
+            assert mine in (None, clicks), (shell, line)
+            assert (mine is None) == line.startswith("nothing")
+        for line in (
+            "run --memory ",
+            "run --memory=",
+            "run -- --",
+            "run 'a b' --",
+            "run a\\ b --",
+            "run ü --",
+            "ps x --",
+        ):
+            assert both(shell, *line.split(" "))[0] is None
+    for unknown in ({}, {offers.VARIABLE: "bash_source"}, {offers.VARIABLE: "tcsh_complete"},
+                    {offers.VARIABLE: "bash_complete", "COMP_WORDS": "nitroctl ", "COMP_CWORD": "-1"},
+                    ):  # fmt: skip
+        assert offers.answer(unknown) is None
 
 
 @pytest.mark.parametrize("shell", completion.SHELLS)
