@@ -112,14 +112,14 @@ class _State:
     def programs(self) -> None:
         """QEMU and backend are there, made if they have to be."""
         from nitroctl.base.errors import NitroError
-        from nitroctl.toolchain import plugin, programs, tree
+        from nitroctl.toolchain import choice, places, programs
 
         if "qemu" in self.enclaves and "vsock_backend" in self.enclaves:
             return
         kind = self.enclaves.get("qemu_build")
         try:
-            plugin.choose(kind)
-            tree.locate("vsock")
+            choice.choose(kind)
+            places.locate("vsock")
         except NitroError:
             if kind:
                 raise  # it is not there, and not for us to choose

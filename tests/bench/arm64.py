@@ -29,7 +29,7 @@ from common import Series, alternate, parts, seconds_of, table, warm
 
 from nitroctl.base import accelerator, proc, progress
 from nitroctl.eif import testimage
-from nitroctl.toolchain import plugin, tree
+from nitroctl.toolchain import choice, places
 
 QUIT = b'{"execute":"qmp_capabilities"}{"execute":"quit"}'
 LIMIT = 180  # seconds
@@ -41,7 +41,7 @@ def backend(folder: Path) -> Iterator[tuple[Path, int]]:
     socket = folder / "vhost"
     ready, booted = os.pipe(), os.pipe()
     argv: list[str | Path] = [
-        tree.locate("vsock"), f"--socket-path={socket}", "--guest-cid=16", f"--uds-path={folder}/vsock",
+        places.locate("vsock"), f"--socket-path={socket}", "--guest-cid=16", f"--uds-path={folder}/vsock",
         f"--ready-fd={ready[1]}", f"--booted-fd={booted[1]}",
     ]  # fmt: skip
     process = proc.start(argv, pass_fds=[ready[1], booted[1]], stdout=subprocess.DEVNULL)
@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--size", default=400, type=int, help="size of the large EIF in MB (default 400)")
     parser.add_argument("--runs", default=5, type=int)
     options = parser.parse_args()
-    ours = plugin.choose("plugin", "aarch64")
+    ours = choice.choose("plugin", "aarch64")
     folder = Path(tempfile.mkdtemp(prefix="nitro-bench-"))
     try:
         series: dict[str, Series] = {}

@@ -74,11 +74,11 @@ def life(seconds: float, enclaves: int, at_once: int) -> int:
     from nitroctl.base import config
     from nitroctl.enclaves import records
     from nitroctl.testing.lab import Lab
-    from nitroctl.toolchain import tree
+    from nitroctl.toolchain import places
 
     with (
         tempfile.TemporaryDirectory(prefix="n-") as folder,
-        Lab(tree.locate("qemu"), tree.locate("vsock")) as lab,
+        Lab(places.locate("qemu"), places.locate("vsock")) as lab,
     ):
         for name in ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_DATA_HOME"):
             path = Path(folder, name[4:8])
@@ -120,10 +120,10 @@ def documents(count: int) -> int:
     import cbor2
 
     from nitroctl.testing.lab import Lab
-    from nitroctl.toolchain import tree
+    from nitroctl.toolchain import places
 
     request = cbor2.dumps({"Attestation": {"user_data": bytes(64), "nonce": bytes(32), "public_key": None}})
-    with Lab(tree.locate("qemu"), tree.locate("vsock")) as lab, lab.agent() as (_, agent):
+    with Lab(places.locate("qemu"), places.locate("vsock")) as lab, lab.agent() as (_, agent):
         samples = [Samples("QEMU", lab.process(lab.qemu)), Samples("the backend", lab.process(lab.backend))]
         made, step, spent = 0, max(1, count // 20), 0
         while made < count:

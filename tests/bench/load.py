@@ -34,7 +34,7 @@ from common import Series, alternate, parts, seconds_of, table, warm
 
 from nitroctl.base import accelerator, proc, progress
 from nitroctl.eif import testimage
-from nitroctl.toolchain import tree
+from nitroctl.toolchain import places
 
 BOOT_LIMIT = 180  # seconds without a console byte before a run counts as failed
 
@@ -46,7 +46,7 @@ def backend(folder: Path, cid: int) -> Iterator[Path]:
     read, write = os.pipe()
     process = proc.start(
         [
-            tree.locate("vsock"),
+            places.locate("vsock"),
             f"--socket-path={socket}",
             f"--guest-cid={cid}",
             f"--uds-path={folder}/vsock{cid}",
@@ -152,7 +152,7 @@ def difference(a: Series, b: Series) -> float:
 def contenders(eif: Path, memory: str, folder: Path) -> dict[str, Callable[[], float]]:
     kernel, cmdline, initramfs = parts(eif, folder)
     warm(eif)
-    ours = tree.locate("qemu")
+    ours = places.locate("qemu")
     found: dict[str, Callable[[], float]] = {
         "nitro-enclave": lambda: nitro(ours, eif, memory, folder),
         "microvm": lambda: microvm(ours, kernel, cmdline, initramfs, memory),
@@ -172,7 +172,7 @@ def measure(size: int, runs: int, folder: Path) -> None:
     series = alternate(contenders(eif, memory, folder), runs)
     load = difference(series["nitro-enclave"], series["microvm"])
     digest = series["openssl"].median
-    ours = tree.locate("qemu")
+    ours = places.locate("qemu")
     held, least = (memory_of(ours, path, memory, folder) for path in (eif, small))
     rows = [(name, f"{s} s") for name, s in series.items()]
     rows.append(("load beyond microvm", f"{load:.3f} s"))

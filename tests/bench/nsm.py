@@ -22,7 +22,7 @@ from common import Series, alternate, table
 
 from nitroctl.base import accelerator
 from nitroctl.testing.lab import Lab
-from nitroctl.toolchain import cache, tree
+from nitroctl.toolchain import cache, places
 
 REQUESTS: dict[str, tuple[object, int]] = {
     "DescribePCR": ({"DescribePCR": {"index": 0}}, 20000),
@@ -56,7 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", default=3, type=int)
     runs = parser.parse_args().runs
-    binaries = {"ours": tree.locate("qemu")}
+    binaries = {"ours": places.locate("qemu")}
     upstream = os.environ.get("UPSTREAM_QEMU")
     if upstream:
         binaries["upstream"] = Path(upstream)
@@ -71,7 +71,7 @@ def main() -> None:
 
         return once
 
-    with Lab(binaries["ours"], tree.locate("vsock")) as lab:
+    with Lab(binaries["ours"], places.locate("vsock")) as lab:
         image = lab.image("agent")
         contenders = {}
         for who, binary in binaries.items():

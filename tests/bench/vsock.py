@@ -37,7 +37,7 @@ from nitroctl.base import accelerator, proc, progress
 from nitroctl.eif import testimage
 from nitroctl.testing import agent
 from nitroctl.testing.peer import vhost_device_vsock
-from nitroctl.toolchain import cache, tree
+from nitroctl.toolchain import cache, places
 from nitroctl.toolchain.steps import tool
 from nitroctl.vsock import sockets
 
@@ -94,7 +94,7 @@ def peer() -> Contender:
 
 
 def ours() -> Contender:
-    return Contender("vhost-user-vsock", (os.fspath(tree.locate("vsock")),))
+    return Contender("vhost-user-vsock", (os.fspath(places.locate("vsock")),))
 
 
 # ---- behind a fake front end -----------------------------------------------------------------------------
@@ -136,7 +136,7 @@ def linux(contender: Contender, kernel: Path, initramfs: int) -> Iterator[tuple[
     whose parent the peer does not know."""
     with contender.running() as backend:
         argv = [
-            os.fspath(tree.locate("qemu")), "-M", "microvm,acpi=off,memory-backend=m",
+            os.fspath(places.locate("qemu")), "-M", "microvm,acpi=off,memory-backend=m",
             "-object", "memory-backend-memfd,id=m,size=512M,share=on", "-m", "512M",
             "-accel", accelerator.choose().name, "-cpu", "max", "-kernel", os.fspath(kernel),
             "-initrd", f"/proc/self/fd/{initramfs}", "-append", "console=ttyS0 panic=1 reboot=k quiet",

@@ -25,7 +25,7 @@ import pytest
 
 from nitroctl.eif.compose import Kernel, from_blobs
 from nitroctl.testing.lab import Lab, arch_of
-from nitroctl.toolchain import tree
+from nitroctl.toolchain import places
 
 # What needs a host with KVM or with vsock_loopback is run by tools/check-kvm, which sees to it.
 collect_ignore = [] if os.environ.get("NITRO_CHECK_KVM") else ["kvm"]
@@ -78,8 +78,8 @@ def session_lab(pytestconfig: pytest.Config) -> Iterator[Lab]:
     qemu, backend = pytestconfig.getoption("--qemu"), pytestconfig.getoption("--vsock-backend")
     blobs = pytestconfig.getoption("--blobs")
     lab = Lab(
-        qemu=qemu.absolute() if qemu else tree.locate("qemu"),
-        backend=backend.absolute() if backend else tree.locate("vsock"),
+        qemu=qemu.absolute() if qemu else places.locate("qemu"),
+        backend=backend.absolute() if backend else places.locate("vsock"),
         blobs=from_blobs(blobs.absolute()) if blobs else None,
     )
     if kernel := pytestconfig.getoption("--kernel"):

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from nitroctl.toolchain import hardening, tree
+from nitroctl.toolchain import hardening, places
 
 
 def test_the_trees_qemu() -> None:
-    assert hardening.lacks(tree.locate("qemu").resolve()) == []
+    assert hardening.lacks(places.locate("qemu").resolve()) == []

@@ -23,7 +23,7 @@ import pytest
 from nitroctl.base import arch as arches
 from nitroctl.base.arch import Arch
 from nitroctl.base.errors import NitroError
-from nitroctl.toolchain import hardening, plugin
+from nitroctl.toolchain import hardening, plugin, plugin_build
 from nitroctl.toolchain.plugin import Manifest
 from nitroctl.toolchain.steps import tool
 
@@ -38,7 +38,7 @@ def built_for(arch: Arch) -> Manifest:
 @pytest.fixture(scope="module", params=arches.ARCHES)
 def manifest(request: pytest.FixtureRequest) -> Manifest:
     built = built_for(request.param)
-    if not (Path(built.build_dir) / plugin.TARGET).is_file():
+    if not (Path(built.build_dir) / plugin_build.TARGET).is_file():
         hint = "nitroctl cache clean, then nitroctl build --plugin"
         raise NitroError(f"{built.build_dir} is gone", hint=hint)
     return built
@@ -49,7 +49,7 @@ x86_64_alone = pytest.mark.parametrize("manifest", ["x86_64"], indirect=True)
 
 
 def library(manifest: Manifest) -> Path:
-    return manifest.launcher.resolve().parents[1] / "lib" / plugin.PLUGIN
+    return manifest.launcher.resolve().parents[1] / "lib" / plugin_build.PLUGIN
 
 
 def environment(preload: str | None = None) -> dict[str, str]:
@@ -133,14 +133,14 @@ def wrong_build(manifest: Manifest, folder: Path, header: str, change: tuple[str
     compiler[1:1] = ["-iquote", str(folder / "include")]
     subprocess.run(compiler, cwd=build_dir, check=True)
 
-    listed = subprocess.run([tool("ninja"), "-C", build_dir, "-t", "commands", plugin.TARGET],
+    listed = subprocess.run([tool("ninja"), "-C", build_dir, "-t", "commands", plugin_build.TARGET],
                             capture_output=True, text=True, check=True).stdout  # fmt: skip
     linker = shlex.split(listed.splitlines()[-1])
-    linker[linker.index("-o") + 1] = str(folder / plugin.PLUGIN)
+    linker[linker.index("-o") + 1] = str(folder / plugin_build.PLUGIN)
     linker = [str(folder / "wrong.o") if word == entry["output"] else word for word in linker]
     assert str(folder / "wrong.o") in linker
     subprocess.run(linker, cwd=build_dir, check=True)
-    return folder / plugin.PLUGIN
+    return folder / plugin_build.PLUGIN
 
 
 def refused(manifest: Manifest, wrong: Path) -> str:

@@ -440,8 +440,8 @@ def test_to_make_an_object_touches_nothing(bench: Bench, monkeypatch: pytest.Mon
         raise AssertionError("too early")
 
     with monkeypatch.context() as patch:
-        patch.setattr("nitroctl.toolchain.plugin.choose", never)
-        patch.setattr("nitroctl.toolchain.tree.locate", never)
+        patch.setattr("nitroctl.toolchain.choice.choose", never)
+        patch.setattr("nitroctl.toolchain.places.locate", never)
         patch.setattr(socket, "getaddrinfo", never)
         patch.setattr("nitroctl.base.proc.run", never)
         patch.setattr("builtins.open", never)
@@ -452,7 +452,7 @@ def test_to_make_an_object_touches_nothing(bench: Bench, monkeypatch: pytest.Mon
     with pytest.raises(nitroctl.NitroError, match="absent"):
         enclave.start()
     asked = nitroctl.Enclave(bench.eif, vsock_backend=bench.backend)
-    monkeypatch.setattr("nitroctl.toolchain.plugin.choose", lambda kind, arch: Path("/asked/now"))
+    monkeypatch.setattr("nitroctl.toolchain.choice.choose", lambda kind, arch: Path("/asked/now"))
     with pytest.raises(nitroctl.EnclaveError, match="/asked/now"):
         asked.start()
 

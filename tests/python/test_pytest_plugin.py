@@ -226,7 +226,7 @@ def test_it(nitro_enclave):
 def test_what_is_missing_is_made(session: Any, bench: Bench, pytester: pytest.Pytester) -> None:
     pytester.makeconftest(f"""
 from pathlib import Path
-from nitroctl.toolchain import plugin, programs, tree
+from nitroctl.toolchain import choice, places, programs
 from nitroctl.base import errors
 
 made = []
@@ -240,8 +240,8 @@ def make():
     print("compiling")
     made.append(1)
 
-plugin.choose = lambda kind=None, arch="x86_64": found({os.fspath(bench.qemu)!r})
-tree.locate = lambda what: found({os.fspath(bench.backend)!r})
+choice.choose = lambda kind=None, arch="x86_64": found({os.fspath(bench.qemu)!r})
+places.locate = lambda what: found({os.fspath(bench.backend)!r})
 programs.make = make
 """)
     test = "def test_it(nitro_enclave): nitro_enclave(EIF); nitro_enclave(EIF)"

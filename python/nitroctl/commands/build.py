@@ -127,7 +127,7 @@ def _build_plugin(
     as_json: bool,
 ) -> None:
     from nitroctl.base.config import default_prefix
-    from nitroctl.toolchain.plugin import build_plugin
+    from nitroctl.toolchain.plugin_build import build_plugin
     from nitroctl.toolchain.tree import build_backend, link_programs
 
     manifest = build_plugin(qemu, arch=arch, source=source, jobs=jobs)

@@ -47,11 +47,11 @@ def parent(
     all of them, also where the host has no vsock. It takes the place of this command: signals and the exit
     status are its own. Programs that are statically linked, set-user-ID, or written in Go are refused.
     """
-    from nitroctl.toolchain import tree
+    from nitroctl.toolchain import places
     from nitroctl.vsock import parent as parent_module
     from nitroctl.vsock import sockets
 
-    library = library.absolute() if library else tree.preload()
+    library = library.absolute() if library else places.preload()
     argv = [program, *arguments]
     file = parent_module.check(argv, library)
     environment = parent_module.environment(library, os.environ)

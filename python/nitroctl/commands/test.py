@@ -155,7 +155,7 @@ def _boot_checks(
 ) -> Iterator[Line]:
     from nitroctl.testing import checks
     from nitroctl.testing.lab import Lab, arch_of
-    from nitroctl.toolchain import plugin, tree
+    from nitroctl.toolchain import choice, places
 
     if eif is not None:
         from nitroctl.eif.format import open_eif, read_layout
@@ -166,12 +166,12 @@ def _boot_checks(
     if qemu:
         program = _program(qemu)
     else:
-        program = tree.locate("qemu", sanitize=True, arch=arch) if sanitize else plugin.choose(arch=arch)
+        program = places.locate("qemu", sanitize=True, arch=arch) if sanitize else choice.choose(arch=arch)
     named = checks.selected(user_eif=eif is not None, arch=arch_of(program))
     chosen = [c for c in named if not only or only in c.name]
     if not chosen:
         return
-    with Lab(program, _program(backend) if backend else tree.locate("vsock"), eif) as lab:
+    with Lab(program, _program(backend) if backend else places.locate("vsock"), eif) as lab:
         for check in chosen:
             outcome = checks.perform(check, lab)
             detail = "" if outcome.error is None else f"{outcome.error}\n{outcome.evidence}".rstrip()

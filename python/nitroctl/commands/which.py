@@ -29,17 +29,17 @@ def which(what: str, arch: Arch | None, sanitize: bool) -> None:
         raise click.UsageError(f"{what} is for enclaves of any architecture")
     arch = arch or arches.default()
     if what == "qemu" and not sanitize:
-        from nitroctl.toolchain import plugin
+        from nitroctl.toolchain import choice
 
-        path = plugin.choose(arch=arch)
+        path = choice.choose(arch=arch)
     elif what in ("qemu", "vsock"):
-        from nitroctl.toolchain import tree
+        from nitroctl.toolchain import places
 
-        path = tree.locate(what, sanitize=sanitize, arch=arch)
+        path = places.locate(what, sanitize=sanitize, arch=arch)
     elif what == "preload":
-        from nitroctl.toolchain import tree
+        from nitroctl.toolchain import places
 
-        path = tree.preload()
+        path = places.preload()
     elif what == "plugin":
         from nitroctl.toolchain import plugin
 

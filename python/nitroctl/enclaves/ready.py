@@ -44,12 +44,12 @@ def ready(request: RunRequest, note: Callable[[str], None] = lambda text: None) 
 
 
 def _qemu(request: RunRequest) -> Path:
-    from nitroctl.toolchain import plugin
+    from nitroctl.toolchain import choice
 
-    return plugin.choose(request.qemu_build, image_arch(request.eif))
+    return choice.choose(request.qemu_build, image_arch(request.eif))
 
 
 def _backend() -> Path:
-    from nitroctl.toolchain import tree
+    from nitroctl.toolchain import places
 
-    return tree.locate("vsock")
+    return places.locate("vsock")

@@ -17,7 +17,8 @@ from nitroctl.base import progress
 from nitroctl.base.arch import Arch
 from nitroctl.base.errors import NitroError, NotBuilt
 from nitroctl.toolchain import bundle, cache
-from nitroctl.toolchain.guest import SUITE, named, option
+from nitroctl.toolchain.cache import named
+from nitroctl.toolchain.guest import SUITE, option
 
 PACKAGE = "busybox-static"
 SPACE = 20 * 10**6

@@ -21,11 +21,11 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from nitroctl.base import atomic, files, locks, progress
+from nitroctl.base.arch import Arch
 from nitroctl.base.config import cache_dir, data_dir
 from nitroctl.base.errors import NitroError
 from nitroctl.base.place import place
@@ -43,6 +43,11 @@ def _checked(name: str) -> str:
     if not re.fullmatch(_NAME, name) or len(name) > 200:
         raise ValueError(f"not a cache name: {name!r}")
     return name
+
+
+def named(what: str, arch: Arch) -> str:
+    """The name of a kind of the cache's for this architecture."""
+    return what if arch == "x86_64" else f"{what}-{arch}"
 
 
 def entry(kind: str, key: str) -> Path:
@@ -234,8 +239,7 @@ def need_space(size: int, *, what: str = "this", path: Path | None = None) -> No
 # --- listing and cleaning --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     kind: str
     key: str
     size: int  # bytes on disk

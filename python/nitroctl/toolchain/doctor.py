@@ -151,7 +151,7 @@ def _qemu_bundled() -> list[Finding]:
 
 def _qemu_built() -> list[Finding]:
     """What `nitroctl build` made."""
-    from nitroctl.toolchain import plugin, tree
+    from nitroctl.toolchain import places, plugin
 
     built = plugin.manifest()
     reason = plugin.misfit(built) if built else None
@@ -167,7 +167,7 @@ def _qemu_built() -> list[Finding]:
     else:
         text = f"{built.launcher}, for {built.package} {built.version}"
         findings = [Finding("QEMU plugin", "ok", text)]
-    own = _located("QEMU tree", lambda: tree.locate("qemu"), needed=not usable)
+    own = _located("QEMU tree", lambda: places.locate("qemu"), needed=not usable)
     if usable and own.state == "lacks":
         return [*findings, Finding("QEMU tree", "slow", "not built; the plugin does", own.mend)]
     return [*findings, own, _firmware()]
@@ -175,10 +175,10 @@ def _qemu_built() -> list[Finding]:
 
 def _firmware() -> Finding:
     """Of the tree build; the distribution's QEMU brings its own."""
-    from nitroctl.toolchain import source, tree
+    from nitroctl.toolchain import places, source
 
     try:
-        folder = tree.locate("qemu").resolve().parents[1] / "share/qemu"
+        folder = places.locate("qemu").resolve().parents[1] / "share/qemu"
     except NitroError:
         why = "not built: it comes with the tree"
         return Finding("firmware", "lacks", why, "nitroctl build", needed_to_run=True)
@@ -214,9 +214,9 @@ def _foreign() -> list[Finding]:
 
 
 def _backend() -> Finding:
-    from nitroctl.toolchain import tree
+    from nitroctl.toolchain import places
 
-    return _located("vsock backend", lambda: tree.locate("vsock"), needed=True)
+    return _located("vsock backend", lambda: places.locate("vsock"), needed=True)
 
 
 def _kernels() -> list[Finding]:

@@ -25,6 +25,7 @@ from nitroctl.base.arch import Arch
 from nitroctl.base.config import source_root
 from nitroctl.base.errors import NitroError, NotBuilt
 from nitroctl.toolchain import bundle, cache, packages
+from nitroctl.toolchain.cache import named
 from nitroctl.toolchain.steps import BuildFailed, logged, toolchain
 
 SUITE = "trixie"
@@ -47,11 +48,6 @@ PROGRAMS: dict[str, tuple[str, ...]] = {
 }
 
 _STATIC_LIBC = packages.Need("libc6-dev", "glibc-static", "static programs", header="stdio.h")
-
-
-def named(what: str, arch: Arch) -> str:
-    """The name of a kind of the cache's for this architecture."""
-    return what if arch == "x86_64" else f"{what}-{arch}"
 
 
 def option(arch: Arch) -> str:

@@ -25,7 +25,8 @@ from nitroctl.base.arch import Arch
 from nitroctl.base.config import source_root
 from nitroctl.base.errors import CommandFailed, NitroError
 from nitroctl.toolchain import bundle, cache, packages
-from nitroctl.toolchain.guest import SUITE, named, needed, reasons
+from nitroctl.toolchain.cache import named
+from nitroctl.toolchain.guest import SUITE, needed, reasons
 from nitroctl.toolchain.image import check_image, give_text_offset
 from nitroctl.toolchain.steps import BuildFailed, logged, toolchain
 

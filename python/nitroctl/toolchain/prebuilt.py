@@ -20,7 +20,8 @@ from nitroctl.base import progress
 from nitroctl.base.arch import Arch
 from nitroctl.base.errors import NitroError
 from nitroctl.toolchain import cache, modules
-from nitroctl.toolchain.guest import SUITE, named
+from nitroctl.toolchain.cache import named
+from nitroctl.toolchain.guest import SUITE
 from nitroctl.toolchain.image import check_image
 
 SPACE = 300 * 10**6

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from nitroctl.base import progress
 from nitroctl.base.errors import NitroError
-from nitroctl.toolchain import bundle, packages, plugin, tree
+from nitroctl.toolchain import bundle, packages, plugin, plugin_build, tree
 
 
 def make(jobs: int | None = None) -> tuple[Path, Path]:
@@ -19,7 +19,7 @@ def _qemu(jobs: int | None) -> Path:
     """The distribution's QEMU with the plugin where that is supported; else a QEMU of our own."""
     if packages.distribution_qemu():
         try:
-            return plugin.build_plugin(jobs=jobs).launcher
+            return plugin_build.build_plugin(jobs=jobs).launcher
         except NitroError as e:
             progress.say(f"{e}")
             progress.say("building a QEMU instead")

@@ -25,7 +25,7 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,11 @@ from typing import Any
 from nitroctl.base import arch as arches
 from nitroctl.base import atomic, proc, progress
 from nitroctl.base.arch import Arch
-from nitroctl.base.config import cache_dir, default_prefix, source_root
-from nitroctl.base.errors import NitroError, NotBuilt
+from nitroctl.base.config import cache_dir, source_root
+from nitroctl.base.errors import NitroError
 from nitroctl.toolchain import bundle, cache, packages
-from nitroctl.toolchain.guest import named
+from nitroctl.toolchain.cache import named
+from nitroctl.toolchain.places import BACKEND, PRELOAD
 from nitroctl.toolchain.source import (
     LINK,
     Series,
@@ -56,10 +57,6 @@ from nitroctl.toolchain.steps import (
     tool,
     toolchain,
 )
-
-QEMU = "qemu-system-x86_64"
-BACKEND = "vhost-user-vsock"
-PRELOAD = "vsock-preload"
 
 # What of our sources QEMU's build enters.
 OVERLAY = ("Kconfig", "configs", "graft/Kconfig-7.2", "hw", "include", "tests/qtest")
@@ -460,40 +457,3 @@ def manifest(*, sanitize: bool = False, series: str | None = None, arch: Arch = 
     name = f"{named('qemu', arch)}{'-sanitize' if sanitize else ''}{f'-{series}' if series else ''}"
     root = cache.current(name)
     return Manifest.load(root) if root else None
-
-
-def locate(what: str, *, sanitize: bool = False, arch: Arch = "x86_64") -> Path:
-    """Where "qemu" for enclaves of that architecture or "vsock" is; raises NitroError with the command that
-    provides it."""
-    emulator = named("qemu", arch), arches.qemu(arch)
-    name, program = {"qemu": emulator, "vsock": ("vsock", BACKEND)}[what]
-    if sanitize and what == "qemu":
-        name += "-sanitize"
-    for path in _candidates(name, program, linked=not sanitize):
-        if path.is_file() and os.access(path, os.X_OK):
-            return path
-    flag = " --sanitize" if sanitize else ""
-    flag += f" --arch {arch}" if what == "qemu" and arch != "x86_64" else ""
-    raise NotBuilt(f"there is no {program} built by nitroctl", hint=f"nitroctl build{flag}")
-
-
-def preload() -> Path:
-    """Where the library for parent programs is: beside the backend. Raises NitroError as `locate` does."""
-    path = locate("vsock").parents[1] / "lib" / f"{PRELOAD}.so"
-    if not path.is_file():
-        raise NotBuilt(f"there is no {path.name} beside the vsock backend", hint="nitroctl build")
-    return path
-
-
-def _candidates(name: str, program: str, *, linked: bool) -> Iterator[Path]:
-    """Where a program of ours can be: linked into this environment, or built last."""
-    if linked:
-        link = default_prefix() / "bin" / program
-        # The prefix may have the plugin's launcher under the name of QEMU.
-        if link.is_symlink() and link.resolve().parents[2].name in (name, name.partition("-")[0]):
-            yield link.resolve()
-    if name == "vsock" and (brought := bundle.find(f"bin/{program}")):
-        yield brought
-    root = cache.current(name)
-    if root:
-        yield root / "bin" / program

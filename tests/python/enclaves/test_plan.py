@@ -142,7 +142,7 @@ def test_an_eif_for_arm64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         asked.append(what)
         return TRUE
 
-    monkeypatch.setattr("nitroctl.toolchain.plugin.choose", choose)
+    monkeypatch.setattr("nitroctl.toolchain.choice.choose", choose)
     made = ready(RunRequest(eif, vsock_backend=TRUE))
     assert (asked, made.qemu) == ([(None, "aarch64")], TRUE)
     plan = make_plan(made)

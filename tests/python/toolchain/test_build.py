@@ -25,7 +25,7 @@ from jsonpage import answer
 from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.commands.build import build as build_command
 from nitroctl.commands.which import which as which_command
-from nitroctl.toolchain import cache, packages, source, steps, tree
+from nitroctl.toolchain import cache, packages, places, source, steps, tree
 from nitroctl.toolchain.steps import BuildFailed, NinjaOutput, configure_reasons
 from nitroctl.toolchain.tree import BuildOptions, build_qemu
 
@@ -157,7 +157,7 @@ def use_stage(stage: Stage, setattr: Callable[[object, str, object], None]) -> N
         setattr(module, "source_root", lambda: stage.checkout)
         setattr(module, "toolchain", lambda needs: {"cc": "12.2.0"})
     # What is linked into the environment that runs the tests is none of theirs.
-    setattr(tree, "default_prefix", lambda: stage.checkout.parent / "prefix")
+    setattr(places, "default_prefix", lambda: stage.checkout.parent / "prefix")
 
 
 @pytest.fixture
@@ -192,7 +192,7 @@ def test_a_product_is_complete(stage: Stage) -> None:
     )
     assert "--without-default-devices" in made.configure
     assert json.loads((made.root / "manifest.json").read_text())["key"] == made.key
-    assert tree.locate("qemu") == made.qemu
+    assert places.locate("qemu") == made.qemu
     assert not (Path(made.source_dir) / "roms").exists()
 
 
@@ -272,7 +272,7 @@ def test_sanitized_and_plain_are_two(stage: Stage) -> None:
     assert plain.key != sanitized.key and plain.build_dir != sanitized.build_dir
     assert plain.source_dir == sanitized.source_dir
     assert {"--enable-asan", "--enable-ubsan"} <= set(sanitized.configure) - set(plain.configure)
-    assert tree.locate("qemu") == plain.qemu and tree.locate("qemu", sanitize=True) == sanitized.qemu
+    assert places.locate("qemu") == plain.qemu and places.locate("qemu", sanitize=True) == sanitized.qemu
 
 
 def test_prune_after_builds_keeps_what_is_current(stage: Stage) -> None:
@@ -352,7 +352,7 @@ def test_an_error_of_the_compiler(stage: Stage) -> None:
     assert str(caught.value.log) in str(caught.value)
     assert "FAILED" in caught.value.log.read_text()
     with pytest.raises(NitroError, match="nitroctl"):
-        tree.locate("qemu")
+        places.locate("qemu")
     write(stage.checkout / "hw" / "nitro.c", "nitro-enclave   fixed\n")
     stage.build()
 
@@ -644,9 +644,9 @@ def program(kind: str, key: str, name: str) -> Path:
 
 
 def test_links(stage: Stage) -> None:
-    old, new = program("qemu", "old", tree.QEMU), program("qemu", "new", tree.QEMU)
+    old, new = program("qemu", "old", places.QEMU), program("qemu", "new", places.QEMU)
     prefix = stage.tmp / "prefix"
-    link = prefix / "bin" / tree.QEMU
+    link = prefix / "bin" / places.QEMU
     assert tree.link_programs([old], prefix) == [(link, old, True)]
     assert tree.link_programs([old], prefix) == [(link, old, False)]
     assert tree.link_programs([new], prefix) == [(link, new, True)]
@@ -654,9 +654,9 @@ def test_links(stage: Stage) -> None:
 
 
 def test_a_linked_program_is_not_pruned(stage: Stage) -> None:
-    old = program("qemu", "old", tree.QEMU)
+    old = program("qemu", "old", places.QEMU)
     tree.link_programs([old], stage.tmp / "prefix")
-    program("qemu", "new", tree.QEMU)
+    program("qemu", "new", places.QEMU)
     cache.prune()
     assert old.is_file()
 
@@ -667,13 +667,13 @@ def test_the_backend_is_rebuilt_when_the_environment_that_configured_it_is_gone(
     """A stand-in of one C file, real meson and ninja."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     root = tmp_path / "checkout"
-    code = root / "contrib" / tree.BACKEND / "main.c"
-    folders = "".join(f"subdir('contrib/{name}')\n" for name in (tree.BACKEND, tree.PRELOAD))
+    code = root / "contrib" / places.BACKEND / "main.c"
+    folders = "".join(f"subdir('contrib/{name}')\n" for name in (places.BACKEND, places.PRELOAD))
     write(root / "meson.build", f"project('x', 'c')\n{folders}")
-    write(code.parent / "meson.build", f"executable('{tree.BACKEND}', 'main.c')\n")
-    library = root / "contrib" / tree.PRELOAD
+    write(code.parent / "meson.build", f"executable('{places.BACKEND}', 'main.c')\n")
+    library = root / "contrib" / places.PRELOAD
     write(library / "preload.c", "int preloaded;\n")
-    module = f"shared_module('{tree.PRELOAD}', 'preload.c', name_prefix: '')\n"
+    module = f"shared_module('{places.PRELOAD}', 'preload.c', name_prefix: '')\n"
     write(library / "meson.build", module)
     write(code, "int main(void) { return 3; }\n")
     monkeypatch.setattr(tree, "source_root", lambda: root)
@@ -686,16 +686,16 @@ def test_the_backend_is_rebuilt_when_the_environment_that_configured_it_is_gone(
         patch.setattr(tree, "tool", lambda name: str(gone) if name == "meson" else here(name))
         made = tree.build_backend()
         assert subprocess.run([made]).returncode == 3
-        assert (made.parents[1] / "lib" / f"{tree.PRELOAD}.so").is_file()
+        assert (made.parents[1] / "lib" / f"{places.PRELOAD}.so").is_file()
     gone.unlink()
     write(code, "int main(void) { return 4; }\n")
-    (code.parent / "meson.build").write_text(f"# later\nexecutable('{tree.BACKEND}', 'main.c')\n")
+    (code.parent / "meson.build").write_text(f"# later\nexecutable('{places.BACKEND}', 'main.c')\n")
     assert subprocess.run([tree.build_backend()]).returncode == 4
 
 
 def test_a_file_in_the_way_of_a_link_stays(stage: Stage) -> None:
-    made = program("qemu", "a", tree.QEMU)
-    theirs = stage.tmp / "prefix" / "bin" / tree.QEMU
+    made = program("qemu", "a", places.QEMU)
+    theirs = stage.tmp / "prefix" / "bin" / places.QEMU
     write(theirs, "the distribution's")
     with pytest.raises(NitroError, match="exists and is no link"):
         tree.link_programs([made], stage.tmp / "prefix")
@@ -704,12 +704,12 @@ def test_a_file_in_the_way_of_a_link_stays(stage: Stage) -> None:
 
 def test_the_commands(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     prefix = stage.tmp / "prefix"
-    backend = program("vsock", "key", tree.BACKEND)
+    backend = program("vsock", "key", places.BACKEND)
     monkeypatch.setattr(tree, "build_backend", lambda **options: backend)
     arguments = ["--source", str(stage.tarball), "--prefix", str(prefix)]
     result = CliRunner().invoke(build_command, arguments, catch_exceptions=False)
     assert result.exit_code == 0
-    for name in (tree.QEMU, tree.BACKEND):
+    for name in (places.QEMU, places.BACKEND):
         assert f"linked {prefix}/bin/{name} -> " in result.output
         assert (prefix / "bin" / name).is_file()
     result = CliRunner().invoke(build_command, [*arguments, "--json"], catch_exceptions=False)
@@ -720,7 +720,7 @@ def test_the_commands(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     # The library that an older nitroctl has not built is said to be absent.
     result = CliRunner().invoke(which_command, ["preload"])
     assert isinstance(result.exception, NitroError) and result.exception.hint == "nitroctl build"
-    library = backend.parents[1] / "lib" / f"{tree.PRELOAD}.so"
+    library = backend.parents[1] / "lib" / f"{places.PRELOAD}.so"
     write(library, "")
     assert CliRunner().invoke(which_command, ["preload"]).output == f"{library}\n"
 

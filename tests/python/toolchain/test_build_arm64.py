@@ -13,7 +13,7 @@ from test_build import Stage, stage
 from nitroctl.base import arch as arches
 from nitroctl.base.errors import NitroError
 from nitroctl.commands.build import build as build_command
-from nitroctl.toolchain import packages, plugin, source, tree
+from nitroctl.toolchain import packages, places, plugin_build, source, tree
 
 __all__ = ["stage"]  # pytest finds fixtures among a module's names
 
@@ -32,7 +32,7 @@ case "$*" in *aarch64-softmmu*) NAME=qemu-system-aarch64;; *) NAME=qemu-system-x
     assert (arm.arch, arm.qemu.name) == ("aarch64", "qemu-system-aarch64")
     assert first.build_dir != arm.build_dir and first.key != arm.key
     assert arm.firmware == {}  # its board boots without any
-    assert tree.locate("qemu") == first.qemu and tree.locate("qemu", arch="aarch64") == arm.qemu
+    assert places.locate("qemu") == first.qemu and places.locate("qemu", arch="aarch64") == arm.qemu
     found = tree.manifest(arch="aarch64")
     assert found is not None and found.key == arm.key
     asked = [o for o in arm.configure if "x86_64" in o or "aarch64" in o]
@@ -57,9 +57,9 @@ def test_kvm_is_asked_for_on_its_own_host_alone(monkeypatch: pytest.MonkeyPatch)
 
 def test_the_distributions_qemu_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(plugin, "_in_path", lambda program: [])
+    monkeypatch.setattr(plugin_build, "_in_path", lambda program: [])
     with pytest.raises(NitroError, match="no qemu-system-aarch64 is installed") as caught:
-        plugin.installed(arch="aarch64")
+        plugin_build.installed(arch="aarch64")
     assert "qemu-system-arm" in str(caught.value.hint)
     assert "nitroctl build --arch aarch64" in str(caught.value.hint)
     assert packages.emulator("aarch64").program == "/usr/bin/qemu-system-aarch64"

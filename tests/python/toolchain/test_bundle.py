@@ -15,7 +15,21 @@ import pytest
 from nitroctl import __version__
 from nitroctl.base.errors import NitroError, NotBuilt
 from nitroctl.cli import nitroctl as cli
-from nitroctl.toolchain import bundle, busybox, cache, doctor, guest, kernel, packages, plugin, programs, tree
+from nitroctl.toolchain import (
+    bundle,
+    busybox,
+    cache,
+    choice,
+    doctor,
+    guest,
+    kernel,
+    packages,
+    places,
+    plugin,
+    plugin_build,
+    programs,
+    tree,
+)
 
 BUILD_ID = "ab" * 20
 
@@ -31,12 +45,12 @@ def put(path: Path, text: str = "") -> Path:
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host without QEMU and cache, on which nothing may be built."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(tree, "default_prefix", lambda: tmp_path / "prefix")
+    monkeypatch.setattr(places, "default_prefix", lambda: tmp_path / "prefix")
     monkeypatch.setattr(bundle, "__file__", str(tmp_path / "site/nitroctl/toolchain/bundle.py"))
     nothing = packages.Need("", "", "", program=str(tmp_path / "usr/bin/qemu-system-x86_64"))
     monkeypatch.setattr(packages, "DISTRIBUTION_QEMU", nothing)
     monkeypatch.setattr(os, "confstr", lambda name: "glibc 2.36")
-    for module in (tree, guest, kernel, plugin):
+    for module in (tree, guest, kernel, plugin_build):
         monkeypatch.setattr(module, "toolchain", lambda needs, **_: pytest.fail("something is built"))
     return tmp_path
 
@@ -79,8 +93,8 @@ def void(_: object) -> None:
 
 def test_parts_are_found_and_nothing_is_built(brought: Path) -> None:
     cache.build_entry("vsock", "key", lambda folder: void(put(folder / "bin/vhost-user-vsock")))
-    assert tree.build_backend() == tree.locate("vsock") == brought / "bin/vhost-user-vsock"
-    assert tree.preload() == brought / "lib/vsock-preload.so"
+    assert tree.build_backend() == places.locate("vsock") == brought / "bin/vhost-user-vsock"
+    assert places.preload() == brought / "lib/vsock-preload.so"
     assert guest.build_init() == brought / "guest"
     assert [guest.locate(name) for name in ("init", "agent", "hello")] == [
         brought / "guest/init", brought / "guest/agent", brought / "guest/hello"
@@ -92,19 +106,19 @@ def test_parts_are_found_and_nothing_is_built(brought: Path) -> None:
 def test_the_order_of_qemus(brought: Path, companion: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = tree_build()
     bundled = companion / "bin/qemu-system-x86_64"
-    assert plugin.choose() == plugin.in_use() == plugin.choose("bundled") == bundled
-    assert plugin.choose("tree") == own
+    assert choice.choose() == plugin.in_use() == choice.choose("bundled") == bundled
+    assert choice.choose("tree") == own
     assert programs.make() == (bundled, brought / "bin/vhost-user-vsock")
     with pytest.raises(NitroError, match="no plugin"):
-        plugin.choose("plugin")
+        choice.choose("plugin")
     the_distributions(brought.parents[2], monkeypatch)
     launcher = brought / f"plugins/{BUILD_ID}/bin/qemu-system-x86_64"
-    assert plugin.choose() == plugin.in_use() == plugin.choose("plugin") == plugin.locate() == launcher
-    assert plugin.choose("bundled") == bundled
+    assert choice.choose() == plugin.in_use() == choice.choose("plugin") == plugin.locate() == launcher
+    assert choice.choose("bundled") == bundled
     assert programs.make()[0] == launcher
     # An update of the distribution's that this nitroctl knows nothing of.
     the_distributions(brought.parents[2], monkeypatch, "cd" * 20)
-    assert plugin.choose() == bundled
+    assert choice.choose() == bundled
 
 
 def test_what_came_for_arm64(
@@ -128,8 +142,8 @@ def test_what_came_for_arm64(
     assert guest.locate("kernel", "aarch64") == kernel.build(arch="aarch64") == folder / "kernel/Image"
     assert busybox.locate("aarch64") == folder / "guest/busybox"
     put(companion / "bin/qemu-system-aarch64")
-    assert plugin.choose(arch="aarch64") == companion / "bin/qemu-system-aarch64"
-    assert plugin.choose() == companion / "bin/qemu-system-x86_64"
+    assert choice.choose(arch="aarch64") == companion / "bin/qemu-system-aarch64"
+    assert choice.choose() == companion / "bin/qemu-system-x86_64"
     cli.main(["which", "qemu", "--arch", "arm64"], standalone_mode=False)
     assert capsys.readouterr().out == f"{companion}/bin/qemu-system-aarch64\n"
     # Its init and agent speak with the nitroctl that they were made with.
@@ -142,7 +156,7 @@ def test_what_came_for_arm64(
 def test_without_any(bare: Path) -> None:
     assert bundle.find("bin/vhost-user-vsock") is None and bundle.qemu() is None
     with pytest.raises(NitroError) as caught:
-        plugin.choose("bundled")
+        choice.choose("bundled")
     assert caught.value.hint == "pip install 'nitroctl[qemu]'"
 
 
@@ -154,7 +168,7 @@ def test_a_folder_that_the_dynamic_linker_does_not_preload_from(
     the_distributions(brought.parents[2], monkeypatch)
     monkeypatch.setattr(bundle, "root", lambda: spaced)
     assert bundle.plugin_for(BUILD_ID) and plugin.prebuilt() is None
-    assert plugin.choose() == companion / "bin/qemu-system-x86_64"
+    assert choice.choose() == companion / "bin/qemu-system-x86_64"
 
 
 def confstr_of_musl(name: str) -> str:
@@ -168,7 +182,7 @@ def test_another_c_library_is_refused_by_name(
     brought: Path, companion: Path, monkeypatch: pytest.MonkeyPatch, confstr: object, said: str
 ) -> None:
     monkeypatch.setattr(os, "confstr", confstr)
-    finders: list[Callable[[], Path]] = [lambda: tree.locate("vsock"), plugin.choose]
+    finders: list[Callable[[], Path]] = [lambda: places.locate("vsock"), choice.choose]
     for find in finders:
         with pytest.raises(NitroError, match=said) as caught:
             find()
@@ -179,9 +193,9 @@ def test_a_qemu_of_another_nitroctl_is_not_used(companion: Path) -> None:
     record = json.loads((companion / "bundle.json").read_text())
     put(companion / "bundle.json", json.dumps({**record, "nitroctl": "0.0.9"}))
     with pytest.raises(NitroError, match=f"nitroctl-qemu 0.0.9 does not belong to nitroctl {__version__}"):
-        plugin.choose("bundled")
+        choice.choose("bundled")
     own = tree_build()
-    assert plugin.choose() == own
+    assert choice.choose() == own
 
 
 def test_doctor_names_the_qemu_in_use_and_its_age(

@@ -17,14 +17,14 @@ from jsonpage import answer
 from nitroctl.base import accelerator, config
 from nitroctl.base import arch as arches
 from nitroctl.commands.doctor import doctor as command
-from nitroctl.toolchain import aws_blobs, cache, doctor, guest, packages, plugin, source
+from nitroctl.toolchain import aws_blobs, cache, doctor, packages, plugin, source
 
 
 @pytest.fixture(autouse=True)
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host on which nitroctl has made nothing yet."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("nitroctl.toolchain.tree.default_prefix", lambda: tmp_path / "prefix")
+    monkeypatch.setattr("nitroctl.toolchain.places.default_prefix", lambda: tmp_path / "prefix")
     monkeypatch.setattr(doctor, "runtime_dir", lambda: Path("/run/user/1000/nitroctl"))
     monkeypatch.setattr(packages, "missing", lambda needs: [])
     monkeypatch.setattr(aws_blobs, "INSTALLED", tmp_path / "blobs")
@@ -68,7 +68,7 @@ def test_the_other_architectures_kernel_is_the_one_that_its_images_get() -> None
     for arch in (one for one in arches.ARCHES if one != arches.host()):
         topic, image = f"guest kernel, {arch}", arches.facts(arch).image
         assert findings()[topic].mend.startswith("nitroctl guest kernel --prebuilt")
-        for kind in (guest.named("kernel-prebuilt", arch), guest.named("kernel", arch)):
+        for kind in (cache.named("kernel-prebuilt", arch), cache.named("kernel", arch)):
             make(kind, image)
             assert (findings()[topic].state, Path(findings()[topic].text).parts[-3]) == ("ok", kind)
 

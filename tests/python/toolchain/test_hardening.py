@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 from nitroctl.base.config import source_root
-from nitroctl.toolchain import hardening, plugin
+from nitroctl.toolchain import hardening, plugin_build
 from preload_host import library
 from vhost_front import find_binary
 
@@ -37,8 +37,8 @@ def test_the_library_of_parent_programs() -> None:
 
 
 def test_the_plugins_launcher(tmp_path: Path) -> None:
-    about = plugin.Installed(Path("/usr/bin/qemu"), "qemu", "1", "1", "00" * 20)
-    plugin.compile_launcher(CONTRIB / "plugin/launcher.c", about, tmp_path / "launcher")
+    about = plugin_build.Installed(Path("/usr/bin/qemu"), "qemu", "1", "1", "00" * 20)
+    plugin_build.compile_launcher(CONTRIB / "plugin/launcher.c", about, tmp_path / "launcher")
     assert hardening.lacks(tmp_path / "launcher") == []
 
 

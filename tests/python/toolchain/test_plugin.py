@@ -23,8 +23,9 @@ from nitroctl.commands.test import test as check_command
 from nitroctl.commands.which import which as which_command
 from nitroctl.enclaves.ready import ready
 from nitroctl.enclaves.request import RunRequest
-from nitroctl.toolchain import cache, packages, plugin, tree
-from nitroctl.toolchain.plugin import Installed, Manifest
+from nitroctl.toolchain import cache, choice, packages, places, plugin, plugin_build, tree
+from nitroctl.toolchain.plugin import Manifest
+from nitroctl.toolchain.plugin_build import Installed
 
 ROOT = Path(__file__).resolve().parents[3]
 ID = "00112233445566778899aabbccddeeff00112233"
@@ -63,7 +64,7 @@ class Stage:
         cc("-shared", "-fPIC", "-o", self.plugin, ROOT / "hw/plugin/preload.c")
         self.launcher = tmp / "bin" / "qemu-system-x86_64"
         self.installed = Installed(self.qemu, package, "1:7.2+x+b3", "1:7.2+x", ID)
-        plugin.compile_launcher(ROOT / plugin.LAUNCHER, self.installed, self.launcher)
+        plugin_build.compile_launcher(ROOT / plugin_build.LAUNCHER, self.installed, self.launcher)
 
     def run(self, *arguments: str, preload: str | None = None) -> subprocess.CompletedProcess[str]:
         env = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
@@ -212,19 +213,19 @@ def dpkg(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 
 def test_a_rebuild_is_of_the_same_source(dpkg: Stage) -> None:
-    assert plugin.installed(dpkg.qemu) == dpkg.installed
+    assert plugin_build.installed(dpkg.qemu) == dpkg.installed
 
 
 def test_a_qemu_of_nobodys(dpkg: Stage) -> None:
     with pytest.raises(NitroError, match="belongs to no package") as caught:
-        plugin.installed(dpkg.launcher)
+        plugin_build.installed(dpkg.launcher)
     assert "nitroctl build" in (caught.value.hint or "")
 
 
 def test_a_package_of_another_source(dpkg: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHOWN", "xen\t4.17\t4.17")
     with pytest.raises(NitroError, match="source package xen"):
-        plugin.installed(dpkg.qemu)
+        plugin_build.installed(dpkg.qemu)
 
 
 def test_a_folder_on_path_that_may_not_be_looked_into(
@@ -237,16 +238,16 @@ def test_a_folder_on_path_that_may_not_be_looked_into(
             raise PermissionError(13, os.strerror(13), path)
         return really_stat(path, *more, **others)
 
-    program = tmp_path / tree.QEMU
+    program = tmp_path / places.QEMU
     program.touch(0o755)
     monkeypatch.setattr(os, "stat", refusing)  # root may look everywhere
     monkeypatch.setenv("PATH", f"/locked{os.pathsep}{tmp_path}")
-    assert program in plugin._in_path(tree.QEMU)
+    assert program in plugin_build._in_path(places.QEMU)
 
 
 def test_no_qemu_at_all(tmp_path: Path) -> None:
     with pytest.raises(NitroError, match="no such file") as caught:
-        plugin.installed(tmp_path / "qemu")
+        plugin_build.installed(tmp_path / "qemu")
     assert "qemu-system-x86" in (caught.value.hint or "")
 
 
@@ -283,7 +284,7 @@ Source: qemu
 
 
 def test_options_of_debians_build() -> None:
-    options = plugin.layout_options(RULES, CONTROL)
+    options = plugin_build.layout_options(RULES, CONTROL)
     assert {"--enable-modules", "--enable-plugins", "--enable-tcg", "--enable-kvm", "--enable-vhost-net",
             "--disable-xen", "--enable-trace-backends=log"} <= set(options)  # fmt: skip
     others = {"--disable-plugins", "--disable-tcg", "--enable-gtk", "--disable-docs", "--enable-xen"}
@@ -293,19 +294,19 @@ def test_options_of_debians_build() -> None:
 
 def test_what_debian_says_replaces_the_defaults() -> None:
     more = "--disable-xen --disable-plugins --enable-trace-backends=log,ftrace"
-    options = plugin.layout_options(RULES.replace("--disable-xen", more), CONTROL)
+    options = plugin_build.layout_options(RULES.replace("--disable-xen", more), CONTROL)
     assert "--disable-plugins" in options and "--enable-plugins" not in options
     assert "--enable-trace-backends=log,ftrace" in options
 
 
 def test_without_modules_there_is_no_plugin() -> None:
     with pytest.raises(NitroError, match="loadable modules"):
-        plugin.layout_options(RULES.replace("--enable-modules", "--disable-modules"), CONTROL)
+        plugin_build.layout_options(RULES.replace("--enable-modules", "--disable-modules"), CONTROL)
 
 
 def test_rules_of_another_shape_are_refused() -> None:
     with pytest.raises(NitroError, match="debian/rules"):
-        plugin.layout_options("%:\n\tdh $@\n", CONTROL)
+        plugin_build.layout_options("%:\n\tdh $@\n", CONTROL)
 
 
 def test_releases(tmp_path: Path) -> None:
@@ -340,7 +341,7 @@ class Built:
 
         def fill(folder: Path) -> None:
             (folder / "bin").mkdir()
-            (folder / "bin" / tree.QEMU).touch()
+            (folder / "bin" / places.QEMU).touch()
             cache.write_json(folder / "manifest.json", dataclasses.asdict(made))
 
         cache.build_entry("plugin", made.key, fill, name=plugin.POINTER)
@@ -349,11 +350,11 @@ class Built:
     def make_tree(self) -> Path:
         def fill(folder: Path) -> None:
             (folder / "bin").mkdir()
-            program = folder / "bin" / tree.QEMU
+            program = folder / "bin" / places.QEMU
             program.touch()
             program.chmod(0o755)
 
-        return cache.build_entry("qemu", "tree", fill) / "bin" / tree.QEMU
+        return cache.build_entry("qemu", "tree", fill) / "bin" / places.QEMU
 
     def build_plugin(self, qemu: Path | None = None) -> Manifest:
         self.rebuilt.append(qemu)
@@ -365,9 +366,9 @@ class Built:
 @pytest.fixture
 def built(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> Built:
     monkeypatch.setenv("XDG_CACHE_HOME", str(stage.tmp / "cache"))
-    monkeypatch.setattr(tree, "default_prefix", lambda: stage.tmp / "prefix")
+    monkeypatch.setattr(places, "default_prefix", lambda: stage.tmp / "prefix")
     made = Built(stage)
-    monkeypatch.setattr(plugin, "build_plugin", made.build_plugin)
+    monkeypatch.setattr(plugin_build, "build_plugin", made.build_plugin)
     return made
 
 
@@ -376,27 +377,27 @@ def test_nothing_is_built(built: Built) -> None:
     for kind, command in ((None, either), ("tree", "nitroctl build"),
                           ("plugin", "nitroctl build --plugin")):  # fmt: skip
         with pytest.raises(NitroError) as caught:
-            plugin.choose(kind)  # type: ignore[arg-type]
+            choice.choose(kind)  # type: ignore[arg-type]
         assert caught.value.hint == command
 
 
 def test_the_plugin_comes_first(built: Built) -> None:
     tree = built.make_tree()
-    assert plugin.choose() == plugin.choose("tree") == tree
+    assert choice.choose() == choice.choose("tree") == tree
     launcher = built.make_plugin().launcher
-    assert plugin.choose() == plugin.choose("plugin") == plugin.locate() == launcher
-    assert plugin.choose("tree") == tree
+    assert choice.choose() == choice.choose("plugin") == plugin.locate() == launcher
+    assert choice.choose("tree") == tree
     assert built.rebuilt == []
 
 
 def test_the_command(built: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = built.stage.tmp / "vhost-user-vsock"
-    monkeypatch.setattr(plugin, "build_plugin", lambda qemu, **others: built.make_plugin())
+    monkeypatch.setattr(plugin_build, "build_plugin", lambda qemu, **others: built.make_plugin())
     monkeypatch.setattr(tree, "build_backend", lambda **others: backend)
     prefix = built.stage.tmp / "prefix"
     shown = CliRunner().invoke(build_command, ["--plugin", "--json", "--prefix", str(prefix)])
     made = answer("nitroctl build --plugin", shown.stdout)
-    links = [str(prefix / "bin" / name) for name in (tree.QEMU, backend.name)]
+    links = [str(prefix / "bin" / name) for name in (places.QEMU, backend.name)]
     assert (made["qemu"], made["vsock"], made["links"]) == (str(built.stage.qemu), str(backend), links)
 
 
@@ -422,21 +423,21 @@ def test_an_updated_qemu_is_noticed_and_the_plugin_built_again(
     with pytest.raises(NitroError, match=r"no longer qemu-system-x86 1:7\.2\+x\+b3"):
         plugin.locate()
     assert plugin.misfit(plugin.manifest()) is not None  # type: ignore[arg-type]
-    launcher = plugin.choose()
+    launcher = choice.choose()
     assert built.rebuilt == [built.stage.qemu]
     assert launcher == plugin.locate()
-    assert plugin.choose() == launcher and len(built.rebuilt) == 1
+    assert choice.choose() == launcher and len(built.rebuilt) == 1
 
 
 def test_when_it_cannot_be_built_again(built: Built) -> None:
     built.make_plugin(build_id="ee" * 20)
     built.failure = NitroError("Debian's mirror no longer has it", hint="upgrade")
     with pytest.raises(NitroError, match="no longer has it"):
-        plugin.choose()
+        choice.choose()
     tree = built.make_tree()
-    assert plugin.choose() == tree
+    assert choice.choose() == tree
     with pytest.raises(NitroError, match="no longer has it"):
-        plugin.choose("plugin")
+        choice.choose("plugin")
 
 
 def test_a_qemu_that_was_removed(built: Built) -> None:
@@ -446,7 +447,7 @@ def test_a_qemu_that_was_removed(built: Built) -> None:
     with pytest.raises(NitroError, match="cannot be read"):
         plugin.locate()
     tree = built.make_tree()
-    assert plugin.choose() == tree
+    assert choice.choose() == tree
 
 
 # --- options ---------------------------------------------------------------------------------------------
