@@ -11,11 +11,10 @@ The root's name says that it is local and not AWS's: nobody shall mistake one fo
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from nitroctl.base import atomic, config
 from nitroctl.base.errors import NitroError
@@ -43,8 +42,7 @@ ROOT_FILE = "root.pem"
 KEY_FILE = "root.key"
 
 
-@dataclasses.dataclass(frozen=True)
-class Authority:
+class Authority(NamedTuple):
     """A root certificate and its key."""
 
     certificate: x509.Certificate
@@ -57,8 +55,7 @@ class Authority:
         return self.certificate.public_bytes(Encoding.PEM)
 
 
-@dataclasses.dataclass(frozen=True)
-class Chain:
+class Chain(NamedTuple):
     """What QEMU needs for one enclave: four certificates, root first, and the last one's key."""
 
     certificates: tuple[x509.Certificate, ...]

@@ -7,9 +7,8 @@ import fcntl
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from nitroctl.base.arch import Arch, facts, host
 
@@ -19,8 +18,7 @@ KVM_CREATE_VM = 0xAE01
 KVM_API_VERSION = 12
 
 
-@dataclass(frozen=True)
-class Accelerator:
+class Accelerator(NamedTuple):
     """How QEMU will run the guest's CPU, and why (a clause for messages)."""
 
     name: Literal["kvm", "tcg"]

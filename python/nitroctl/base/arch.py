@@ -7,8 +7,7 @@ Names and numbers only: which QEMU, kernel or compiler is taken for one is decid
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from nitroctl.base.errors import NitroError
 
@@ -19,8 +18,7 @@ ARCHES: tuple[Arch, ...] = get_args(Arch)
 EIF_FLAG = 1
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """One architecture."""
 
     debian: str  # as Debian and container images call it

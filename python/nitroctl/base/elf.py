@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import BinaryIO
+from types import MappingProxyType
+from typing import BinaryIO, NamedTuple
 
 MAGIC = b"\x7fELF"
 
@@ -21,13 +21,12 @@ _TEXT = 4096  # bytes of one segment that are read
 _NAME = 256  # of a library
 
 
-@dataclass(frozen=True)
-class Elf:
+class Elf(NamedTuple):
     bits: int
     machine: int  # EM_*
     linker: str | None = None  # the dynamic one
     # (name, type): description
-    notes: Mapping[tuple[bytes, int], bytes] = field(default_factory=dict)
+    notes: Mapping[tuple[bytes, int], bytes] = MappingProxyType({})
     needed: tuple[str, ...] = ()
 
 

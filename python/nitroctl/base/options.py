@@ -23,9 +23,8 @@ import os
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union
 
 from nitroctl.base.errors import UsageError
 from nitroctl.base.sequences import texts, variables
@@ -44,8 +43,7 @@ _METAVARS: dict[Any, str] = {int: "N", float: "NUMBER", str: "TEXT", Path: "PATH
 _YES, _NO = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 
 
-@dataclass(frozen=True)
-class Option:
+class Option(NamedTuple):
     """What a field's name, type and default do not say."""
 
     help: str
@@ -70,8 +68,7 @@ class Option:
     nitro_cli: str | Literal[False] | None = None
 
 
-@dataclass(frozen=True)
-class Described:
+class Described(NamedTuple):
     """One field of a request, with all that is known about it."""
 
     name: str

@@ -9,14 +9,13 @@ numbers there are little-endian.
 
 from __future__ import annotations
 
-import dataclasses
 import mmap
 import os
 import re
 import stat
 import struct
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from nitroctl.base.arch import Arch
 from nitroctl.base.errors import EifError, NitroError
@@ -45,8 +44,7 @@ INITRAMFS_LIMIT = (1 << 32) - 1
 CMDLINE_MAX = 1 << 16  # kernels take 2047 bytes; this only bounds what is held
 
 
-@dataclass(frozen=True)
-class KernelInfo:
+class KernelInfo(NamedTuple):
     """What a kernel says of itself. `cmdline_size`: longest command line in bytes, NUL not counted."""
 
     version: str
@@ -172,7 +170,7 @@ def read_kernel(path: Path, arch: Arch = "x86_64") -> KernelInfo:
             header = os.pread(f.fileno(), KERNEL_HEADER_SIZE, 0)
             info = parse_kernel(header, status.st_size, arch, path)
             if arch == "aarch64":
-                return dataclasses.replace(info, version=_banner_version(f.fileno()))
+                return info._replace(version=_banner_version(f.fileno()))
             # kernel_version: where a text begins, less 512; 0 if there is none.
             (pointer,) = struct.unpack_from("<H", header, 0x20E)
             text = os.pread(f.fileno(), 128, 0x200 + pointer) if pointer else b""

@@ -29,8 +29,8 @@ import stat
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from nitroctl.base import arch as arches
 from nitroctl.base.arch import Arch
@@ -63,8 +63,7 @@ class SectionType(enum.IntEnum):
     METADATA = 5
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """One section. `offset` is that of its 12-byte header in the file, `size` counts its data alone."""
 
     type: SectionType
@@ -81,8 +80,7 @@ class Section:
         return self.data_offset + self.size
 
 
-@dataclass(frozen=True)
-class Header:
+class Header(NamedTuple):
     """The file header's fields; `offsets` and `sizes` have one item per section, unused slots left out."""
 
     version: int
@@ -95,8 +93,7 @@ class Header:
     raw: bytes
 
 
-@dataclass(frozen=True)
-class Hints:
+class Hints(NamedTuple):
     """What a header says besides where the sections are; the defaults are what AWS's builder writes."""
 
     version: int = MAX_VERSION
@@ -113,8 +110,7 @@ class Hints:
         )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """A file whose headers keep all rules: sections in file order, the last of which ends the file."""
 
     header: Header

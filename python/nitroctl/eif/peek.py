@@ -9,10 +9,9 @@ and whether kernel and initramfs fit into the guest's memory. `verify` judges ev
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from nitroctl.base.arch import Arch
 from nitroctl.eif import boot
@@ -20,8 +19,7 @@ from nitroctl.eif.about import METADATA_KEPT, lacking, parse_metadata, wants_acp
 from nitroctl.eif.format import Layout, SectionType, open_eif, read_layout
 
 
-@dataclass(frozen=True)
-class Peek:
+class Peek(NamedTuple):
     """`metadata` is None where there is none, or none that AWS's tools could have written; `signature` is the
     section's data."""
 

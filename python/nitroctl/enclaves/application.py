@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import signal
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nitroctl.enclaves.console import STAMP
 
@@ -19,8 +19,7 @@ from nitroctl.enclaves.console import STAMP
 SIGNAL_BASE = 128
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """`status`: its exit status, 128 and the signal if it was killed by one; None: it failed, and its init
     does not tell the number. `text`: a clause."""
 

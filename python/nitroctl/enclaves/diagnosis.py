@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import re
 import signal
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from nitroctl.base.arch import Arch
 from nitroctl.enclaves.console import STAMP, printable
 from nitroctl.vsock.sockets import HEARTBEAT_PORT, PARENT_CID
 
 
-@dataclass(frozen=True)
-class Cause:
+class Cause(NamedTuple):
     """`name` for scripts and the documentation, `text` a clause for people, `hint` what to do about it."""
 
     name: str
@@ -66,14 +64,14 @@ _WORDS = tuple((word, name) for name, (words, _) in _CLUES.items() for word in w
 _LAST_LINES = 8
 
 
-@dataclass
 class Clues:
     """The telling lines of a console, as they come: of each kind the groups of its first line in `found`, the
     number of its last line in `last`."""
 
-    found: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    last: dict[str, int] = field(default_factory=dict)
-    count: int = 0
+    def __init__(self) -> None:
+        self.found: dict[str, tuple[str, ...]] = {}
+        self.last: dict[str, int] = {}
+        self.count = 0
 
     def line(self, line: bytes) -> None:
         self.count += 1
@@ -87,8 +85,7 @@ class Clues:
 # ---- what that means ---------------------------------------------------------------------------------
 
 
-@dataclass
-class Evidence:
+class Evidence(NamedTuple):
     """All that is known. `statistics` are the backend's, None where it gave none."""
 
     clues: Clues

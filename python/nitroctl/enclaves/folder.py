@@ -11,8 +11,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from nitroctl.base import config, locks, shown
 from nitroctl.base.errors import EnclaveError, NitroError
@@ -23,8 +23,7 @@ LAST_AUTOMATIC_CID = FIRST_CID + 4095
 KMS_PORT = 8000  # where AWS's vsock-proxy serves KMS, and its clients look for it
 
 
-@dataclass(frozen=True)
-class Folder:
+class Folder(NamedTuple):
     """Where an enclave's sockets are. `cid` is 0 for one that has none yet, `lock` the locked descriptor of
     the folder; -1: none."""
 

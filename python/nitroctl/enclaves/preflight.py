@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from nitroctl.base.arch import host as host_arch
 from nitroctl.base.errors import EifError, EnclaveError, UsageError
@@ -37,8 +37,7 @@ class MemoryRefused(UsageError):
     """Too little memory for this EIF, or for any."""
 
 
-@dataclass(frozen=True)
-class Host:
+class Host(NamedTuple):
     """What this host has; None where it does not say."""
 
     available_mib: int | None
@@ -57,8 +56,7 @@ class Host:
         return Host(available, len(os.sched_getaffinity(0)))
 
 
-@dataclass(frozen=True)
-class Checked:
+class Checked(NamedTuple):
     eif: Peek
     memory_mib: int
     notes: tuple[str, ...]

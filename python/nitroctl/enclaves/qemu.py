@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from nitroctl.base.accelerator import Accelerator
 
 
-@dataclass(frozen=True)
-class QemuConfig:
+class QemuConfig(NamedTuple):
     """All that the command line depends on. Sockets are paths, or numbers of such that QEMU inherits: `vsock`
     and `qmp` connected ones, None for no monitor; `gdb` one that listens. The guest's serial port is QEMU's
     standard output."""

@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from nitroctl.enclaves import records
 from nitroctl.enclaves.records import Ending, Party
 
 
-@dataclass(frozen=True)
-class Result:
+class Result(NamedTuple):
     """How it ended: `by` whom first, `message` a sentence, `cause` the name of a likely cause (`diagnosis`),
     `hint` what to do about it, `tail` the console's last lines, `signal` the signal that stopped it, if one
     did, `app_status` the application's own status, if it is known."""

@@ -9,8 +9,7 @@ seen on a light ground and on a dark one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from nitroctl.base.errors import EnclaveError
 from nitroctl.enclaves.records import Record
@@ -42,8 +41,7 @@ LOADING = {
 _BAR = 40  # characters
 
 
-@dataclass(frozen=True)
-class Phase:
+class Phase(NamedTuple):
     """It ends with its milestone. Seconds since the start."""
 
     name: str

@@ -25,8 +25,8 @@ import json
 import os
 import re
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from nitroctl import __version__
 from nitroctl.base.arch import Arch
@@ -131,8 +131,7 @@ def plugin_for(build_id: str, arch: Arch = "x86_64") -> Path | None:
     return find(f"plugins/{build_id}/bin/{emulator(arch)}")
 
 
-@dataclass(frozen=True)
-class Qemu:
+class Qemu(NamedTuple):
     """The QEMU of the wheel `nitroctl-qemu`."""
 
     path: Path

@@ -12,12 +12,11 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Need:
+class Need(NamedTuple):
     """Something of the host's. Exactly one of the probes is set."""
 
     debian: str  # package on Debian and Ubuntu

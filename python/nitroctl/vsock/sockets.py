@@ -14,10 +14,9 @@ import os
 import socket
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from nitroctl.base import config, locks
 from nitroctl.base.config import UNIX_PATH_MAX
@@ -40,8 +39,7 @@ class PortRefused(EnclaveError):
     """Nobody listens on that port of the enclave, or the enclave is gone."""
 
 
-@dataclass(frozen=True)
-class BackendConfig:
+class BackendConfig(NamedTuple):
     """The backend's options. Descriptors are numbers that it inherits; None leaves the option out.
     `forwards` are those of `nitroctl.vsock.forwards`.
 

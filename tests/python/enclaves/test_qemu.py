@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from nitroctl.base.accelerator import Accelerator
@@ -39,8 +38,7 @@ def test_the_whole_command_line() -> None:
 
 
 def test_every_option() -> None:
-    config = replace(
-        CONFIG,
+    config = CONFIG._replace(
         accel=KVM,
         memory_mib=4096,
         cpus=2,
@@ -71,8 +69,8 @@ def test_every_option() -> None:
 
 
 def test_commas_are_doubled_where_qemu_splits_at_them() -> None:
-    config = replace(
-        CONFIG, name="a,b", module_id="c,d", parent_role="e,f", vsock=Path("/g,h"), eif=Path("/i,j")
+    config = CONFIG._replace(
+        name="a,b", module_id="c,d", parent_role="e,f", vsock=Path("/g,h"), eif=Path("/i,j")
     )
     args = qemu.argv(config)
     assert "guest=a,,b" in args

@@ -270,8 +270,8 @@ def test_a_debugger_is_let_in(bench: Bench, life: Life) -> None:
     """QEMU is asked for its stub, and nothing of it without the option; the line to type is printed."""
     more = ["-chardev", "socket,id=gdb,path=/run/gdb,server=on,wait=off", "-gdb", "chardev:gdb"]
     config = QemuConfig(Path("q"), Path("e"), Path("v"), "n", "i", Accelerator("tcg", "asked for"), 512)
-    assert argv(replace(config, gdb=Path("/run/gdb"))) == argv(config) + more
-    assert argv(replace(config, gdb=Path("/run/gdb"), gdb_wait=True)) == [*argv(config), *more, "-S"]
+    assert argv(config._replace(gdb=Path("/run/gdb"))) == argv(config) + more
+    assert argv(config._replace(gdb=Path("/run/gdb"), gdb_wait=True)) == [*argv(config), *more, "-S"]
     assert ".gdb,server=on" in bench.run("--dry-run", "--gdb").stdout
     assert bench.run("--wait").returncode == 2
     for path, status, words in ((bench.tmp, 2, "is no file"), (Path("/nowhere/x"), 1, "there is no folder")):
