@@ -37,7 +37,7 @@ from nitroctl.enclaves.handles import LAST_WORDS, Console, EnclaveListener, NsmL
 from nitroctl.enclaves.ready import ready
 from nitroctl.enclaves.records import Record
 from nitroctl.enclaves.request import RunRequest
-from nitroctl.enclaves.supervisor import Supervised
+from nitroctl.enclaves.supervised import Supervised
 from nitroctl.enclaves.waitfor import Pattern, WaitFor
 from nitroctl.enclaves.waiting import aside, close_server
 from nitroctl.inside.handles import Faults

@@ -19,7 +19,7 @@ import inspect, os
 from click.testing import CliRunner
 import nitroctl
 from nitroctl.commands.run import run
-from nitroctl.enclaves import supervisor
+from nitroctl.enclaves import supervised
 from nitroctl.enclaves.request import RunRequest
 from nitroctl.keywords import RunKeywords
 from nitroctl.nitro_cli.request import Request, run_request
@@ -36,7 +36,7 @@ except nitroctl.UsageError as e:
     assert str(e) == "loud=1: loud takes 'low' or 'high'", e
 else:
     assert False
-assert supervisor._decode(supervisor._encode(RunRequest("a.eif", loud="high"))).loud == "high"
+assert supervised.decode(supervised.encode(RunRequest("a.eif", loud="high"))).loud == "high"
 os.environ["NITROCTL_LOUD"] = "high"
 assert run_request(Request("a.eif", 512, 1)).loud == "high"
 assert "loud" in [one.name for one in _session(RunRequest)]

@@ -76,9 +76,9 @@ def run(app_status: bool, detach: bool, as_json: bool, dry_run: bool, **given: A
             shown.say(f"debugger: {shown.command(['gdb', '-ex', socket])}")
 
     if detach:
-        from nitroctl.enclaves import supervisor
+        from nitroctl.enclaves import supervised
 
-        record = supervisor.start(request, tell)
+        record = supervised.start(request, tell)
         if as_json:
             from nitroctl.base import output
 

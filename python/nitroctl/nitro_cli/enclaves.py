@@ -90,7 +90,7 @@ def _check(request: Request) -> tuple[RunRequest, tuple[int, ...]]:
 
 def _start(config: RunRequest, cpu_ids: tuple[int, ...]) -> Record:
     """Start the enclave and wait for its heartbeat."""
-    from nitroctl.enclaves import supervisor
+    from nitroctl.enclaves import supervised
 
     started = False
 
@@ -103,7 +103,7 @@ def _start(config: RunRequest, cpu_ids: tuple[int, ...]) -> Record:
                 f"cpu-ids: {list(cpu_ids)}")  # fmt: skip
 
     try:
-        return supervisor.start(config, on_state=on_state)
+        return supervised.start(config, on_state=on_state)
     except NitroError as e:
         if not started and not isinstance(e, BootTimeout | GuestPanic):
             raise InEnclaveProcess("E27" if "Cannot allocate memory" in str(e) else "E33", *told(e)) from None

@@ -31,7 +31,7 @@ from enclave_life import Life
 from jsonpage import answer
 from nitroctl.attestation import pki
 from nitroctl.base.errors import BootTimeout, EnclaveError, NitroError
-from nitroctl.enclaves import foreground, records, supervisor
+from nitroctl.enclaves import foreground, records, supervised
 from nitroctl.enclaves.records import Ending, Party, Record
 from nitroctl.enclaves.request import RunRequest
 
@@ -413,7 +413,7 @@ class Machine(RuleBasedStateMachine):
         os.mkfifo(self.bench.tmp / name)
         script = steps(*UP, ["await", str(self.bench.tmp / name)], RESET)
         self.patch.setenv("FAKE_QEMU", script["FAKE_QEMU"])
-        record = supervisor.start(self.request(name=name))
+        record = supervised.start(self.request(name=name))
         self.running[record.id] = record
 
     @precondition(lambda self: len(self.running) < 3)
@@ -422,7 +422,7 @@ class Machine(RuleBasedStateMachine):
         self.patch.setenv("FAKE_QEMU", "[]")
         before = {r.id for r in records.every()}
         with pytest.raises(BootTimeout):
-            supervisor.start(self.request(boot_timeout=0.05))
+            supervised.start(self.request(boot_timeout=0.05))
         (new,) = [r for r in records.every() if r.id not in before]
         self.ended[new.id] = Party.TIMEOUT
 
@@ -509,11 +509,11 @@ def test_a_starter_that_waits_sees_the_end(bench: Bench, monkeypatch: pytest.Mon
     for name, value in bench.environment(steps(*UP)).items():
         monkeypatch.setenv(name, value)
     request = RunRequest(bench.eif, qemu=bench.qemu, vsock_backend=bench.backend, ca_days=None)
-    supervised = supervisor.Supervised(request)
-    record = supervised.wait_booted()
+    enclave = supervised.Supervised(request)
+    record = enclave.wait_booted()
     with pytest.raises(TimeoutError):
-        supervised.wait(0.05)
-    supervised.stop()
+        enclave.wait(0.05)
+    enclave.stop()
     last = records.find(record.id)
     assert last.ending is Ending.STOPPED and last.ended_by is Party.REQUEST
     assert bench.processes() == {}
@@ -531,7 +531,7 @@ def test_an_error_is_the_same_on_both_sides(bench: Bench, monkeypatch: pytest.Mo
     for damage in (b"nonsense", good):
         root.write_bytes(damage)
         told = []
-        for start in (foreground_run, supervisor.start):
+        for start in (foreground_run, supervised.start):
             with pytest.raises(NitroError) as caught:
                 start(request)
             told.append(caught.value)
@@ -560,6 +560,6 @@ def test_the_supervisor_gets_the_whole_request(tmp_path: Path, monkeypatch: pyte
         "accel": "tcg", "qemu": "qemu", "vsock_backend": Path("backend"), "forwards": ("proxy=80=a:80",),
     }  # fmt: skip
     request = RunRequest(**given)  # type: ignore[arg-type]
-    decoded = supervisor._decode(supervisor._encode(request))
+    decoded = supervised.decode(supervised.encode(request))
     paths = {name: tmp_path / given[name] for name in ("eif", "qemu", "vsock_backend")}  # type: ignore[operator]
     assert decoded == dataclasses.replace(request, **paths)  # type: ignore[arg-type]
