@@ -73,7 +73,7 @@ def test_help_imports_nothing_and_is_what_click_would_print(monkeypatch: pytest.
     monkeypatch.delenv("COLUMNS", raising=False)
     for word in ("--help", "-h"):
         shown, modules = imports(word)
-        assert not among(("click", "nitroctl.cli", "nitroctl.base", "pathlib"), modules)
+        assert not among(("click", "nitroctl.cli", "nitroctl.base", "pathlib", "typing"), modules)
         # Of a width that is asked for click makes it.
         made, slow = imports(word, COLUMNS="80")
         assert "click" in slow
@@ -86,7 +86,7 @@ def test_names_of_commands_and_options_are_completed_by_a_table() -> None:
     shown, modules = imports(**words)
     assert shown.split() == ["plain,rm", "plain,run"]
     assert {one for one in modules if "nitroctl" in one} == {"nitroctl", "nitroctl.entry", "nitroctl.offers"}
-    assert not among((*HEAVY, "click", "dataclasses", "json", "pathlib"), modules)
+    assert not among((*HEAVY, "click", "dataclasses", "json", "pathlib", "typing"), modules)
     # What the table has not is click's to answer.
     shown, modules = imports(**{**words, "COMP_WORDS": "nitroctl run --accel t", "COMP_CWORD": "3"})
     assert shown.split() == ["plain,tcg"] and "click" in modules
