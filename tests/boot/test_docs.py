@@ -21,7 +21,7 @@ from nitroctl.eif import testimage
 from nitroctl.testing.lab import LIMIT, Lab
 from nitroctl.toolchain import guest
 
-pytestmark = pytest.mark.boot
+pytestmark = [pytest.mark.boot, pytest.mark.ours("pages show what our kernel and init say")]
 
 KINDS = {"images"} | ({"check-docs"} if os.environ.get("NITRO_CHECK_DOCS") else set())
 PAGES = [page for page in docpage.PAGES if any(one.kind() in KINDS for one in docpage.blocks(page))]
