@@ -13,7 +13,8 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SEEDS = ("unit/data", "fuzz/signature-seeds", "fuzz/overlay-seeds", "fuzz/cert-seeds", "fuzz/nsm-seeds")
+SEEDS = ("unit/data", "fuzz/signature-seeds", "fuzz/overlay-seeds", "fuzz/cert-seeds", "fuzz/nsm-seeds",
+         *(f"fuzz/reader-seeds/{name}" for name in ("cbor", "document", "elf", "nsm", "oci")))  # fmt: skip
 # What int() takes for a number and a kernel does not: a size of -1.
 SIGNED_SIZE = b"070701" + b"00000000" * 6 + b"-0000001" + b"00000000" * 4 + b"00000002" + b"00000000" + b"a\0"
 

@@ -245,6 +245,26 @@ def test_wrong_options(binary: Path, args: tuple[str, ...], words: str) -> None:
     assert result.stdout == ""
 
 
+def test_paths_that_no_socket_can_have(binary: Path) -> None:
+    """Each is one line that names it, and nothing is made."""
+    with Folder() as folder:
+        for path, words in (
+            (f"{folder}/none/s", "cannot open the folder"),
+            (f"{folder}/{'x' * 110}", "a unix socket's path allows 107"),
+        ):
+            result = run(binary, "--guest-cid=4", f"--socket-path={path}", f"--uds-path={folder}/u")
+            assert result.returncode in (1, 2) and result.stdout == ""
+            assert result.stderr.count("\n") == 1 and words in result.stderr, result.stderr
+        assert list(folder.iterdir()) == []
+
+
+def test_short_options(binary: Path) -> None:
+    assert run(binary, "-h").stdout == run(binary, "--help").stdout
+    with Folder() as folder:
+        taken = run(binary, "-q", "--guest-cid=4", f"--socket-path={folder}/none/s", f"--uds-path={folder}/u")
+        assert taken.returncode == 1 and "cannot open the folder" in taken.stderr  # quiet, but not about that
+
+
 @pytest.mark.parametrize("option", ["--uds-path", "--socket-path"])
 def test_a_path_stays_text_in_the_log(binary: Path, option: str) -> None:
     """A line break in it begins no line, and nothing of it steers the terminal."""

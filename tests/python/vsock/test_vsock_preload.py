@@ -583,3 +583,29 @@ def test_a_connection_that_is_reset(host: Host) -> None:
         stream.put(3)  # RST
         text = output(guest, process)
     assert re.fullmatch(rf"{errno.ECONNRESET}\n|b''\n", text)
+
+
+def test_calls_of_a_fortified_program(host: Host) -> None:
+    """What -D_FORTIFY_SOURCE makes of recv, recvfrom, read and open where it knows the size of a buffer, or
+    of no mode."""
+    code = (
+        "import ctypes, fcntl, os, socket, struct\n"
+        "c = ctypes.CDLL(None)\n"
+        "b = ctypes.create_string_buffer(8)\n"
+        "s = socket.socket(socket.AF_VSOCK)\n"
+        "n = s.fileno()\n"
+        "s.connect((16, 5000)); s.send(b'onetwosix')\n"
+        "s.recv(9, socket.MSG_PEEK | socket.MSG_WAITALL)\n"
+        "print(c['__recv_chk'](n, b, 3, 8, 0), b.value)\n"
+        "print(c['__recvfrom_chk'](n, b, 3, 8, 0, None, None), b.value)\n"
+        "print(c['__read_chk'](n, b, 3, 8), b.value)\n"
+        "for name in '__open_2', '__open64_2':\n"
+        "    d = c[name](b'/dev/vsock', os.O_RDONLY)\n"
+        "    print(*struct.unpack('I', fcntl.ioctl(d, 0x7b9, bytes(4)))); os.close(d)\n"
+        "d = c.openat64(-100, b'/dev/vsock', os.O_RDONLY)\n"
+        "print(*struct.unpack('I', fcntl.ioctl(d, 0x7b9, bytes(4))))\n"
+    )
+    with host.enclave() as guest:
+        echo = Echo(guest, 5000)
+        said = output(guest, host.python(code), echo)
+    assert said == "3 b'one'\n3 b'two'\n3 b'six'\n3\n3\n3\n"
