@@ -394,6 +394,8 @@ class Enclave:
             if fd is not None:
                 os.close(fd)
         if ended or sock.fileno() < 0:
+            # It may have ended while this waited.
+            record = self._record and (records.again(self._record) or self._record)
             said = f"has ended: {record.message}" if record else "was never started, and is closed"
             raise EnclaveError(f"nobody will connect any more: the enclave {self.name} {said}", record=record)
         return False

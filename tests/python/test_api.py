@@ -534,6 +534,25 @@ def test_listeners_end_with_the_enclave(make: Make, tmp_path: Path) -> None:
                 unstarted.result(HANG)
 
 
+@pytest.mark.parametrize("end, said", [("stop", r"a call of stop\(\)"), ("close", r"or by close\(\)")])
+def test_a_listener_tells_why_the_enclave_ended_while_it_waited(
+    make: Make, monkeypatch: pytest.MonkeyPatch, end: str, said: str
+) -> None:
+    enclave = make()
+    enclave.start()
+    listener = enclave.listen(9001)
+
+    def ends_meanwhile(*_: object) -> None:
+        monkeypatch.undo()
+        getattr(enclave, end)()
+        raise ValueError("file descriptor cannot be a negative integer (-1)")  # as select does then
+
+    monkeypatch.setattr(select, "select", ends_meanwhile)
+    with pytest.raises(nitroctl.EnclaveError, match=f"has ended: stopped .*{said}"):
+        listener.accept()
+    enclave.close()
+
+
 def test_twins_for_asyncio(make: Make, tmp_path: Path) -> None:
     """The loop goes on meanwhile, and who does not wait any more holds nothing up."""
     fifo = tmp_path / "go"
