@@ -32,7 +32,7 @@ sys.exit(status)
 # network, terminals; and of ours, whatever builds, measures or asks.
 HEAVY = (
     "_hashlib", "asyncio", "cryptography", "email", "hashlib", "http", "isal", "pexpect", "qemu", "rich",
-    "platformdirs", "secrets", "ssl", "tarfile", "urllib.request", "xml", "yaml", "zstandard",
+    "secrets", "ssl", "tarfile", "urllib.request", "xml", "yaml", "zstandard",
     "nitroctl.api", "nitroctl.attestation", "nitroctl.eif.certificate", "nitroctl.eif.compose",
     "nitroctl.eif.describe", "nitroctl.eif.image", "nitroctl.eif.layers", "nitroctl.eif.measure",
     "nitroctl.eif.overlay", "nitroctl.eif.signature", "nitroctl.enclaves.capture", "nitroctl.enclaves.cores",

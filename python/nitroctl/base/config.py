@@ -10,7 +10,10 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import platformdirs
 
 from nitroctl.base.errors import NitroError
 
@@ -22,35 +25,24 @@ UNIX_PATH_MAX = 107
 
 def cache_dir() -> Path:
     """What can be made again: sources, builds, kernels, images."""
-    return _xdg("XDG_CACHE_HOME", ".cache")
+    return _own(platformdirs.user_cache_path)
 
 
 def data_dir() -> Path:
     """What must not be lost: the local CA and its keys."""
-    return _xdg("XDG_DATA_HOME", ".local/share")
+    return _own(platformdirs.user_data_path)
 
 
 def state_dir() -> Path:
     """Logs and records of enclaves."""
-    return _xdg("XDG_STATE_HOME", ".local/state")
+    return _own(platformdirs.user_state_path)
 
 
-def _xdg(variable: str, otherwise: str) -> Path:
-    """A relative path is invalid there, and ignored, as the specification has it."""
-    value = os.environ.get(variable, "")
-    return (Path(value) if os.path.isabs(value) else _home() / otherwise) / APP
-
-
-def _home() -> Path:
-    home = os.environ.get("HOME", "")
-    if not os.path.isabs(home):
-        import pwd
-
-        try:
-            home = pwd.getpwuid(os.getuid()).pw_dir
-        except KeyError:  # a container's user without a name
-            raise NitroError(f"user {os.getuid()} has no home folder", hint="set HOME to one") from None
-    return Path(home)
+def _own(folder: Callable[[str], Path]) -> Path:
+    try:
+        return folder(APP)
+    except RuntimeError as e:  # a container's user without a name
+        raise NitroError(f"user {os.getuid()} has no home folder", hint="set HOME to one") from e
 
 
 def runtime_dir() -> Path:
