@@ -11,9 +11,10 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from enclave_fakes import Bench, install, make_bench
 from enclave_life import Life
@@ -24,8 +25,10 @@ for _number, _usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIG
     if signal.getsignal(_number) is signal.SIG_IGN:
         signal.signal(_number, _usual)
 
-settings.register_profile("search", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+# How long something takes is the machine's business: neither a deadline nor a judgement of slow data.
+_any_pace: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("search", **_any_pace)
+settings.register_profile("ci", **_any_pace, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "search")
 
 
