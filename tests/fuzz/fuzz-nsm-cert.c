@@ -10,7 +10,7 @@
 #include <string.h>
 
 #include "../../hw/virtio/nsm/nsm-cert.h"
-#include "fuzz.h"
+#include "target.h"
 
 #define CHECK(claim)                                                    \
     do {                                                                \

@@ -13,7 +13,7 @@
 #include <cbor.h>
 
 #include "nitro/nsm.h"
-#include "fuzz.h"
+#include "target.h"
 
 #define CHECK(claim)                                                    \
     do {                                                                \

@@ -11,7 +11,7 @@
 #include <string.h>
 
 #include "../../hw/core/eif/eif-overlay.h"
-#include "fuzz.h"
+#include "target.h"
 
 #define CHECK(claim)                                                    \
     do {                                                                \

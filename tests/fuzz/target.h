@@ -1,15 +1,15 @@
 /*
  * SPDX-License-Identifier: MIT
  *
- * The one function of a fuzz target, by libFuzzer's name.  Returns 0.
+ * The one function of a fuzz target, which libFuzzer calls, or mutate.c in its place
  */
-
 #ifndef FUZZ_TARGET_H
 #define FUZZ_TARGET_H
 
 #include <stddef.h>
 #include <stdint.h>
 
+/* One input; always returns 0. Aborts when something is wrong. */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 #endif /* FUZZ_TARGET_H */
