@@ -1,7 +1,7 @@
 /*
  * SPDX-License-Identifier: MIT
  *
- * The one function of a fuzz target, which libFuzzer calls, or mutate.c in its place
+ * The one function of a fuzz target: libFuzzer calls it, or mutate.c
  */
 #ifndef FUZZ_TARGET_H
 #define FUZZ_TARGET_H
