@@ -318,10 +318,18 @@ static int reach(const char *state)
     }
     if (!strcmp(state, "full")) {
         static const char zeros[4096];
+        unsigned before, sent = 0;
 
-        while (write(fd, zeros, sizeof(zeros)) > 0) {
-            continue;
-        }
+        /* Until nothing has gone on its way to the peer for a while, either. */
+        do {
+            ssize_t n;
+
+            before = sent;
+            while ((n = write(fd, zeros, sizeof(zeros))) > 0) {
+                sent += n;
+            }
+            poll(NULL, 0, 100);
+        } while (sent != before);
     }
     return fd;
 }
