@@ -60,3 +60,13 @@ def test_the_examples_requirements_are_here() -> None:
     with open(folder / place / "pyproject.toml", "rb") as f:
         project = tomllib.load(f)["project"]
     assert project["name"] == "nitroctl" and extra in project["optional-dependencies"]
+
+
+def test_the_wheel_carries_sources_and_no_program_among_them() -> None:
+    """auditwheel takes what begins as a program for one, and stops at a damaged one, as a fuzzer's are."""
+    tomllib = pytest.importorskip("tomllib")  # Python 3.11
+    with (ROOT / "pyproject.toml").open("rb") as f:
+        included = tomllib.load(f)["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    files = [f for name in included for f in (ROOT / name, *(ROOT / name).rglob("*")) if f.is_file()]
+    assert len(files) > 100
+    assert [f for f in files if f.read_bytes()[:4] == b"\x7fELF"] == []

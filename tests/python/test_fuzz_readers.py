@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = ("unit/data", "fuzz/signature-seeds", "fuzz/overlay-seeds", "fuzz/cert-seeds", "fuzz/nsm-seeds",
-         *(f"fuzz/reader-seeds/{name}" for name in ("cbor", "document", "elf", "nsm", "oci")))  # fmt: skip
+         *(f"reader-seeds/{name}" for name in ("cbor", "document", "elf", "nsm", "oci")))  # fmt: skip
 # What int() takes for a number and a kernel does not: a size of -1.
 SIGNED_SIZE = b"070701" + b"00000000" * 6 + b"-0000001" + b"00000000" * 4 + b"00000002" + b"00000000" + b"a\0"
 
@@ -50,7 +50,7 @@ def test_every_target_takes_anything(readers: ModuleType) -> None:
 
 def test_what_was_found_to_matter(readers: ModuleType) -> None:
     """The corpora that `tools/fuzz --keep` wrote."""
-    folders = [path for path in (ROOT / "tests/fuzz/corpora").iterdir() if path.name.startswith("py-")]
+    folders = [path for path in (ROOT / "tests/corpora").iterdir() if path.name.startswith("py-")]
     for folder in folders:
         for path in sorted(folder.iterdir()):
             readers.one(folder.name.removeprefix("py-"), path.read_bytes())

@@ -32,7 +32,7 @@ SOURCES = re.compile(
     r".*\.(c|h|py|build|toml|mak|patch|config|sh|yml|txt)|(.*/)?(Kconfig|Makefile|trace-events|meson_options\.txt)"
     r"|tools/.*|\.ci/.*|\.gitignore|\.editorconfig"
 )
-NOT_OURS = re.compile(r"LICENSES/.*|tests/.*/data/.*|tests/fuzz/(.*-seeds|corpora)/.*|.*/trace\.h")
+NOT_OURS = re.compile(r"LICENSES/.*|tests/.*/data/.*|tests/(corpora|.*-seeds)/.*|.*/trace\.h")
 SPDX = re.compile(r"SPDX-License-Identifier: ([\w.-]+)")
 SPDX_LINES = 5  # within the opening comment
 
