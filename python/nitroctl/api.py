@@ -51,7 +51,6 @@ if TYPE_CHECKING:
     from nitroctl.eif.build import Built
 
 # Between two tries to reach a port on which nobody listens yet: the guest tells nobody that it does by now.
-RETRY_SECONDS = 0.02
 
 # Whether an enclave that was not started when somebody began to wait for its connections is by now.
 STARTED_SECONDS = 0.2
@@ -297,22 +296,13 @@ class Enclave:
         `retry` is false, a refused connection is tried again for up to `timeout` seconds, as long as the
         enclave runs. Raises vsock.PortRefused.
         """
-        deadline = time.monotonic() + timeout
-        refused: sockets.PortRefused | None = None
-        while True:
-            left = deadline - time.monotonic()
-            try:
-                return sockets.connect(self.uds, port, timeout=max(left, RETRY_SECONDS))
-            except EnclaveTimeout:
-                if refused:
-                    raise refused from None  # this try had next to no time
-                raise
-            except sockets.PortRefused as e:
-                refused = e
-                self._check_runs(e)
-                if not retry or left <= 0:
-                    raise
-            time.sleep(RETRY_SECONDS)
+        if retry:
+            return sockets.connect_soon(self.uds, port, timeout=timeout, refused=self._check_runs)
+        try:
+            return sockets.connect(self.uds, port, timeout=timeout)
+        except sockets.PortRefused as e:
+            self._check_runs(e)
+            raise
 
     async def open_connection(
         self, port: int, *, timeout: float = 30.0, retry: bool = True
@@ -324,7 +314,7 @@ class Enclave:
             left = deadline - time.monotonic()
             try:
                 connecting = sockets.open_connection(self.uds, port)
-                return await asyncio.wait_for(connecting, max(left, RETRY_SECONDS))
+                return await asyncio.wait_for(connecting, max(left, sockets.RETRY_SECONDS))
             except asyncio.TimeoutError as e:
                 if refused:
                     raise refused from None
@@ -337,7 +327,7 @@ class Enclave:
                 self._check_runs(e)
                 if not retry or left <= 0:
                     raise
-            await asyncio.sleep(RETRY_SECONDS)
+            await asyncio.sleep(sockets.RETRY_SECONDS)
 
     def _check_runs(self, error: sockets.PortRefused) -> None:
         record = self._now

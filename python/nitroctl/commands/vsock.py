@@ -36,19 +36,28 @@ def vsock() -> None:
 @click.argument("name", shell_complete=enclave_names)
 @click.argument("port", type=int)
 @click.option("-w", "--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
-              help="How long to wait for the enclave to accept.")  # fmt: skip
-def connect(name: str, port: int, timeout: float | None) -> None:
+              default=10, show_default=True,
+              help="How long to wait for the application to listen, and to accept.")  # fmt: skip
+def connect(name: str, port: int, timeout: float) -> None:
     """Connect standard input and output to PORT of the enclave NAME (or its ID or CID).
 
-    The end of standard input is passed on; what the enclave still has to say is printed. Exit status: 0 when
-    the connection has been closed, 1 if it was refused or reset.
+    An enclave that has booted may not listen yet, so a refused connection is tried again. The end of standard
+    input is passed on; what the enclave still has to say is printed. Exit status: 0 when the connection has
+    been closed, 1 if it was refused or reset.
     """
     from nitroctl.enclaves import records
     from nitroctl.vsock import sockets
 
     found = records.find(name, running=True)
+
+    def refused(e: sockets.PortRefused) -> None:
+        now = records.again(found)
+        if not now or not now.running:
+            why = f": {now.message}" if now and now.message else ""
+            raise EnclaveError(f"enclave {name} has ended{why}", record=now or found) from e
+
     try:
-        connection = sockets.connect(found.uds, port, timeout=timeout)
+        connection = sockets.connect_soon(found.uds, port, timeout=timeout, refused=refused)
     except sockets.PortRefused as e:
         hint = f"what the application has to say: nitroctl console {found.name}"
         raise EnclaveError(f"nobody listens on port {port} of enclave {name}", hint=hint, record=found) from e

@@ -17,7 +17,6 @@ import os
 import select
 import socket
 import struct
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any
@@ -158,19 +157,18 @@ def status_of(payload: bytes) -> int:
 
 
 def _connect(record: Record) -> socket.socket:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            return sockets.connect(record.uds, tools.PORT, timeout=START_SECONDS)
-        except sockets.PortRefused as e:
-            if _ended(record, 0.05):
-                raise _has_ended(record, records.again(record)) from e
-            if time.monotonic() > deadline:
-                raise EnclaveError(
-                    f"enclave {record.name}: its agent does not answer",
-                    hint=f"nitroctl console {record.name}",
-                    record=record,
-                ) from e
+    def refused(e: sockets.PortRefused) -> None:
+        if _ended(record, 0.05):
+            raise _has_ended(record, records.again(record)) from e
+
+    try:
+        return sockets.connect_soon(record.uds, tools.PORT, timeout=START_SECONDS, refused=refused)
+    except sockets.PortRefused as e:
+        raise EnclaveError(
+            f"enclave {record.name}: its agent does not answer",
+            hint=f"nitroctl console {record.name}",
+            record=record,
+        ) from e
 
 
 def _has_ended(record: Record, last: Record | None) -> EnclaveError:

@@ -13,7 +13,8 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
@@ -33,6 +34,8 @@ PORT_MAX = 0xFFFFFFFE  # 0xFFFFFFFF is VMADDR_PORT_ANY
 
 # The answer is "OK ", a decimal u32 and a newline; whatever is longer is no answer.
 _OK_MAX = 32
+
+RETRY_SECONDS = 0.02
 
 
 class PortRefused(EnclaveError):
@@ -177,6 +180,32 @@ def connect(uds: str | os.PathLike[str], port: int, *, timeout: float | None = N
         sock.settimeout(None)
         stack.pop_all()
         return sock
+
+
+def connect_soon(
+    uds: str | os.PathLike[str], port: int, *, timeout: float, refused: Callable[[PortRefused], None]
+) -> socket.socket:
+    """As `connect`, tried again for up to `timeout` seconds while nobody listens: the heartbeat says that the
+    enclave has booted, not that its application listens by now.
+
+    `refused` is called after each try; it raises what its caller wants to say once nobody ever will.
+    """
+    deadline = time.monotonic() + timeout
+    last: PortRefused | None = None
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            return connect(uds, port, timeout=max(left, RETRY_SECONDS))
+        except EnclaveTimeout:
+            if last:
+                raise last from None  # this try had next to no time
+            raise
+        except PortRefused as e:
+            last = e
+            refused(e)
+            if left <= 0:
+                raise
+        time.sleep(RETRY_SECONDS)
 
 
 async def open_connection(

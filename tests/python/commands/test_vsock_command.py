@@ -17,7 +17,7 @@ import pytest
 
 from enclave_fakes import HANG, Bench
 from enclave_world import enclave, served, world
-from vhost_front import Guest, fail_after
+from vhost_front import REQUEST, Guest, fail_after
 
 DATA = os.urandom(1 << 20)
 
@@ -78,14 +78,32 @@ def test_connect_carries_both_directions(bench: Bench) -> None:
 def test_connect_to_nobody(bench: Bench) -> None:
     with enclave(bench) as guest:
         for arguments, words in (
-            (("hello", "7001"), "error: nobody listens on port 7001 of enclave hello\n"),
-            (("16", "7001"), "error: nobody listens on port 7001 of enclave 16\n"),
+            (("hello", "7001", "-w0.2"), "error: nobody listens on port 7001 of enclave hello\n"),
+            (("16", "7001", "-w0.2"), "error: nobody listens on port 7001 of enclave 16\n"),
             (("other", "7000"), "no enclave is called 'other'; running: hello (CID 16)"),
             (("hello", "4294967295"), "4294967295 is no vsock port"),
         ):
             with command(bench, "connect", *arguments) as process:
                 assert pumping(guest, process) == 1
                 assert process.stderr and words in process.stderr.read().decode()
+
+
+def test_connect_waits_for_a_listener(bench: Bench) -> None:
+    """As after `run --detach`: the heartbeat comes before the application listens."""
+    with enclave(bench) as guest, command(bench, "connect", "hello", "7000") as process:
+        guest.wait(lambda: guest.counts.get(REQUEST, 0) > 1, "a second try, after a refusal")
+        guest.listen(7000)
+        guest.accept(7000).close()
+        assert process.wait(HANG) == 0
+
+
+def test_connect_ends_with_the_enclave(bench: Bench) -> None:
+    with contextlib.ExitStack() as stack:
+        with enclave(bench) as guest:
+            process = stack.enter_context(command(bench, "connect", "hello", "7000"))
+            guest.wait(lambda: guest.counts.get(REQUEST), "a try, which is refused")
+        assert process.wait(HANG) == 1
+        assert process.stderr and process.stderr.read() == b"error: enclave hello has ended\n"
 
 
 def test_a_closed_connection_is_no_error(bench: Bench) -> None:
