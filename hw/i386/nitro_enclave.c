@@ -96,11 +96,6 @@ static char *nitro_enclave_clocks(void)
 
 bool nitro_enclave_check_board(NitroEnclaveMachineState *nems, Error **errp)
 {
-    if (MACHINE(nems)->firmware) {
-        error_setg(errp, "-bios is not supported by nitro-enclave: it would "
-                   "run before the image, and nobody measures it");
-        return false;
-    }
     if (x86_machine_is_acpi_enabled(X86_MACHINE(nems)) &&
         MICROVM_MACHINE(nems)->ioapic2 != ON_OFF_AUTO_OFF) {
         error_setg(errp, "ioapic2=%s is not supported by "

@@ -166,6 +166,7 @@ static void test_refused(void)
     refused("-m 1023G", "1022 GiB of memory at most");
     refused("-m 4M", "kernel-too-large");
     refused("-dtb /dev/null", "-dtb is not supported");
+    refused("-bios /dev/null", "-bios is not supported");
 
     /* The flag says x86_64, and that is said first. */
     make_kernel(e.kernel);

@@ -121,6 +121,11 @@ Chardev *nitro_enclave_check_options(NitroEnclaveMachineState *nems,
                    "use -kernel FILE.eif");
         return NULL;
     }
+    if (machine->firmware) {
+        error_setg(errp, "-bios is not supported by nitro-enclave: it would "
+                   "run before the image, and nobody measures it");
+        return NULL;
+    }
     if (!nitro_enclave_check_board(nems, errp)) {
         return NULL;
     }
