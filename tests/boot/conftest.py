@@ -16,8 +16,10 @@ provides it.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
+import signal
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -103,7 +105,13 @@ def lab(
         fcntl.flock(turn, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         session_lab.forget()
         yield session_lab
-        assert not session_lab.processes()
+        # Ended here, what one test left is not found in all that come after it.
+        left = session_lab.processes()
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        session_lab.wait_gone()
+        assert not left, "\n".join(left.values())
 
 
 @pytest.hookimpl(wrapper=True)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import docpage
 from nitroctl.testing.lab import LIMIT, Lab
 
 pytestmark = pytest.mark.boot
@@ -51,12 +51,8 @@ def test_the_page(lab: Lab, tmp_path: Path) -> None:
         **lab.environment(), "PATH": f"{nitroctl.parent}{os.pathsep}{os.environ['PATH']}",
         "XDG_DATA_HOME": str(tmp_path / "data"), "XDG_STATE_HOME": str(tmp_path / "state"),
     }  # fmt: skip
-    done = subprocess.run(
-        ["sh", "-euc", script], cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=4 * LIMIT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    said = {general(line) for line in done.stdout.splitlines()}
+    said = docpage.sh(script, tmp_path, environment, 4 * LIMIT)
+    lines = {general(line) for line in said.splitlines()}
     shown = [line for block in blocks(STORY, "text") for line in block.splitlines()]
-    assert [line for line in shown if general(line) not in said] == [], done.stdout
+    assert [line for line in shown if general(line) not in lines] == [], said
     lab.check_nothing_left()

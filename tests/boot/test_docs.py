@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,7 +17,7 @@ import docpage
 import imagemodel as im
 from nitroctl.base.config import cache_dir
 from nitroctl.eif import testimage
-from nitroctl.testing.lab import LIMIT, Lab
+from nitroctl.testing.lab import Lab
 from nitroctl.toolchain import guest
 
 pytestmark = [pytest.mark.boot, pytest.mark.ours("pages show what our kernel and init say")]
@@ -38,11 +37,7 @@ class Reader:
         self.env |= {"XDG_CACHE_HOME": str(cache_dir().parent), "XDG_RUNTIME_DIR": str(lab.runtime)}
 
     def sh(self, script: str) -> None:
-        done = subprocess.run(
-            ["sh", "-euc", script], cwd=self.home, env=self.env, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=LIMIT,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{script}\n{done.stdout}"
+        docpage.sh(script, self.home, self.env)
 
     def give(self, name: str) -> None:
         special = getattr(self, "give_" + name.replace(".", "_"), None)

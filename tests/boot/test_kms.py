@@ -12,7 +12,6 @@ import hmac
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -40,16 +39,12 @@ def test_the_page(lab: Lab, tmp_path: Path) -> None:
         "AWS_REGION": "eu-central-1",
         "XDG_DATA_HOME": str(tmp_path / "data"),
     }  # fmt: skip
-    done = subprocess.run(
-        ["sh", "-euc", "\n".join(scripts)], cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=4 * LIMIT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    said = docpage.sh("\n".join(scripts), tmp_path, environment, 4 * LIMIT)
     wanted = hmac.new(b"the secret", b"a contract", "sha256").hexdigest() + "\n"
-    assert (tmp_path / "signature").read_text() == wanted, done.stderr
-    assert (tmp_path / "production-signature").read_text() == wanted, done.stderr
-    assert '"unmeasured": true' in done.stdout
-    assert 'allowed by statement 2 ("Enclave") of the key policy: ImageSha384 is' in done.stdout
+    assert (tmp_path / "signature").read_text() == wanted, said
+    assert (tmp_path / "production-signature").read_text() == wanted, said
+    assert '"unmeasured": true' in said
+    assert 'allowed by statement 2 ("Enclave") of the key policy: ImageSha384 is' in said
     lab.check_nothing_left()
 
 

@@ -26,6 +26,7 @@ import dataclasses
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -166,20 +167,39 @@ def environment(home: Path, programs: Path) -> dict[str, str]:
     return env | {"HOME": str(home), "PATH": path, "PYTHONPATH": str(ROOT / "python"), "LC_ALL": "C.UTF-8"}
 
 
+def ended(argv: list[str], folder: Path, env: dict[str, str], limit: float = LIMIT) -> tuple[int, str]:
+    """A program's status and all it said; with its children it is killed if not done in `limit` seconds."""
+    with subprocess.Popen(
+        argv, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, errors="replace", start_new_session=True,
+    ) as process:  # fmt: skip
+        try:
+            said, _ = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            said, _ = process.communicate()
+            said += f"\n(killed, since it was not done after {limit:g} s)"
+    return process.returncode, said
+
+
+def sh(script: str, folder: Path, env: dict[str, str], limit: float = LIMIT) -> str:
+    """What a script says, and before it each command, after "+ "; AssertionError unless all end with 0."""
+    status, said = ended(["sh", "-euxc", script], folder, env, limit)
+    assert status == 0, f"status {status}:\n{said}"
+    return said
+
+
 def run(block: Block, folder: Path, env: dict[str, str], limit: float = LIMIT) -> list[str]:
     """What is wrong with it: nothing, if all ended as the page says and said what it shows."""
     wrong, statuses = [], block.statuses()
     for typed, shown in block.steps():
         argv = [sys.executable, "-c", typed] if block.language == "python" else ["sh", "-euc", typed]
-        done = subprocess.run(
-            argv, cwd=folder, env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True, errors="replace", timeout=limit,
-        )  # fmt: skip
+        status, said = ended(argv, folder, env, limit)
         known = next((one for one in statuses if typed.startswith(one[0])), None)
         if known:
             statuses.remove(known)
-        if done.returncode != (known[1] if known else 0) or "Traceback" in done.stdout:
-            wrong.append(f"{block}: {typed.strip()}: status {done.returncode}:\n{done.stdout}")
-        elif shown is not None and not same(shown, done.stdout):
-            wrong.append(f"{block}: {typed.strip()}:\n--- shown\n{shown}--- said\n{done.stdout}")
+        if status != (known[1] if known else 0) or "Traceback" in said:
+            wrong.append(f"{block}: {typed.strip()}: status {status}:\n{said}")
+        elif shown is not None and not same(shown, said):
+            wrong.append(f"{block}: {typed.strip()}:\n--- shown\n{shown}--- said\n{said}")
     return wrong
