@@ -174,7 +174,7 @@ class Enclave:
             self._end("stopped with its Enclave object's `with` block, or by close()")
         finally:
             if self._record:
-                self._record = records.again(self._record) or self._record
+                self._record = records.latest(self._record)
                 self._last_words = logs.read_tail(self._record.home, logs.CONSOLE, LAST_WORDS)
                 if self.log_dir is not None:
                     _copy_logs(self._record.home, self.log_dir)
@@ -234,7 +234,7 @@ class Enclave:
         if self._record is None:
             raise UsageError("this enclave has not been started", hint="call start(), or use it in a `with`")
         if self._record.running and not self._closed:
-            self._record = records.again(self._record) or self._record
+            self._record = records.latest(self._record)
         return self._record
 
     @property
@@ -385,7 +385,7 @@ class Enclave:
                 os.close(fd)
         if ended or sock.fileno() < 0:
             # It may have ended while this waited.
-            record = self._record and (records.again(self._record) or self._record)
+            record = self._record and records.latest(self._record)
             said = f"has ended: {record.message}" if record else "was never started, and is closed"
             raise EnclaveError(f"nobody will connect any more: the enclave {self.name} {said}", record=record)
         return False

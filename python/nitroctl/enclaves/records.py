@@ -377,6 +377,11 @@ def again(record: Record) -> Record | None:
     return _read(record.home)
 
 
+def latest(record: Record) -> Record:
+    """The same enclave now, or as it was last known if its record has been removed."""
+    return again(record) or record
+
+
 def supervisor_fd(record: Record) -> int | None:
     """A pidfd of the enclave's living supervisor, None if it is gone."""
     try:
