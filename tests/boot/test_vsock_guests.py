@@ -2,7 +2,7 @@
 """The vsock backend with real guests: the enclave, and a plain `-M microvm` as other VMMs' users have it.
 
 Every byte is compared with a pattern, by hash on the host and by the agent in the guest. What needs no guest
-is tests/python/vsock/test_vsock_backend.py; this is about Linux's own driver and QEMU's device.
+is in tests/python/vsock; this is about Linux's own driver and QEMU's device.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """`vsock-proxy`: the real command between a TCP service and the socket where a backend connects.
 
-Messages of the allowlist are AWS's. That an enclave's backend tries that socket is test_vsock_backend's; the
+Messages of the allowlist are AWS's. That an enclave's backend tries that socket is test_vsock_routes'; the
 whole way from a real guest is tests/boot/test_first_steps.py.
 """
 

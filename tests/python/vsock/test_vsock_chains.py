@@ -5,7 +5,6 @@ a stream. Behind a fake front end, as test_vsock_backend.py."""
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import pytest
 
@@ -21,20 +20,12 @@ from vhost_front import (
     Memory,
     Packet,
     Stream,
-    find_binary,
     guest,
     linked,
-    running,
 )
 
 PORT = 5000
 BORDER = Memory.HIGH + (24 << 20)  # in memory that the fake guest does not use otherwise
-
-
-@pytest.fixture
-def backend() -> Iterator[Backend]:
-    with running(find_binary()) as b:
-        yield b
 
 
 def put_at(g: Guest, pieces: list[tuple[int, int]], data: bytes) -> None:

@@ -15,6 +15,11 @@ PORT = 5000
 GUEST_PORT = 7000
 
 
+@pytest.fixture
+def owned() -> bool:
+    return True
+
+
 def test_hello_comes_first(backend: Backend) -> None:
     owner = backend.owner
     assert owner

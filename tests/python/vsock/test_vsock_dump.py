@@ -40,6 +40,11 @@ VSOCKMON = struct.Struct("<QQIIHHHH")
 OPS = {REQUEST: 1, RESPONSE: 1, RST: 2, SHUTDOWN: 2, CREDIT_UPDATE: 3, CREDIT_REQUEST: 3, RW: 4}
 
 
+@pytest.fixture
+def owned() -> bool:
+    return True
+
+
 def read(data: bytes, snaplen: int = 65536) -> list[tuple[float, Packet, int]]:
     """All records: time, packet as far as it is there, and length of the whole one."""
     assert struct.unpack("<IHHIIII", data[:24]) == (0xA1B2C3D4, 2, 4, 0, 0, 76 + snaplen, 271)

@@ -29,6 +29,11 @@ GUEST_PORT = 7000
 M = (1 << 64) - 1
 
 
+@pytest.fixture
+def owned() -> bool:
+    return True
+
+
 def chances(seed: int, count: int) -> list[int]:
     """SplitMix64, by its paper."""
     found = []

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from vhost_front import PATIENCE, Backend, Packet, Stream, fail_after, find_binary, guest, running
+from vhost_front import PATIENCE, Backend, Packet, Stream, fail_after, guest, running
 
 PARENT = 3
 
@@ -30,11 +30,6 @@ def rates(backend: Backend, *workload: str | float) -> dict[str, float]:
         path.unlink()  # its listener
     assert done.returncode == 0, done.stderr
     return {name: float(value) for name, value in (line.split() for line in done.stdout.splitlines())}
-
-
-@pytest.fixture
-def binary() -> Path:
-    return find_binary()
 
 
 @pytest.mark.parametrize("size", [1000, 32404, 32405, 65536])
