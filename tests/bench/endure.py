@@ -140,7 +140,8 @@ def documents(count: int) -> int:
 
 def connections(count: int) -> int:
     """From both sides in turn, with some bytes, ended by either."""
-    from vhost_front import Reset, dial, find_binary, guest, running
+    from vhost_backend import find_binary, running
+    from vhost_guest import Reset, dial, guest
 
     with running(find_binary()) as backend, backend.listen(5000) as listener, guest(backend) as g:
         g.listen(7000)

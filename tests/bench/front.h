@@ -3,7 +3,7 @@
  *
  * front.h: a VMM and the rings of its guest, as cheap as they can be, so that
  * what is measured is the vsock backend. It checks nothing that it gets; the
- * fake front end of the tests (tests/python/vhost_front.py) does that.
+ * fake guest of the tests (tests/python/vhost_guest.py) does that.
  *
  * Facts: virtio 1.2, 2.7 (split virtqueues), 5.10 (socket device); QEMU,
  * docs/interop/vhost-user.rst.

@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from enclave_fakes import Bench, make_bench, steps
-from vhost_front import Front, Guest, fail_after, find_binary
+from vhost_backend import fail_after, find_binary
+from vhost_front import Front
+from vhost_guest import Guest
 
 
 @contextlib.contextmanager

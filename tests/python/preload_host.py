@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A host without vsock whose parent programs have the library, and the guest that they talk to.
 
-The library, the backend and the programs are the real ones; the guest is `vhost_front.Guest`, played by the
+The library, the backend and the programs are the real ones; the guest is `vhost_guest.Guest`, played by the
 test. No test is here.
 """
 
@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from vhost_front import OFF_BOTH, OFF_SEND, PATIENCE, Backend, Guest, Stream, fail_after, find_binary, guest
+from vhost_backend import PATIENCE, Backend, fail_after, find_binary
+from vhost_guest import OFF_BOTH, OFF_SEND, Guest, Stream, guest
 
 PYTHON = Path(__file__).resolve().parents[2] / "python"
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What several test files of the vsock backend do with it and with the fake guest: short exchanges, what they
 read to the end, and the folder for its sockets. No tests, and nothing of the protocol: that is
-vhost_front.py.
+vhost_guest.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import socket
 import subprocess
 from pathlib import Path
 
-from vhost_front import PATIENCE, Backend, Guest, Stream, fail_after
+from vhost_backend import PATIENCE, Backend, fail_after
+from vhost_guest import Guest, Stream
 
 PORT = 5000
 

@@ -17,7 +17,8 @@ import pytest
 
 from enclave_fakes import HANG, Bench
 from enclave_world import enclave, served, world
-from vhost_front import REQUEST, Guest, fail_after
+from vhost_backend import fail_after
+from vhost_guest import REQUEST, Guest
 
 DATA = os.urandom(1 << 20)
 

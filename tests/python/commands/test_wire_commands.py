@@ -22,7 +22,9 @@ import pytest
 import jsonpage
 from enclave_fakes import HANG, Bench, steps
 from enclave_world import enclave, world
-from vhost_front import Front, Guest, Refused, fail_after
+from vhost_backend import fail_after
+from vhost_front import Front
+from vhost_guest import Guest, Refused
 
 PORT = 5000
 

@@ -19,7 +19,7 @@ from enclave_world import enclave, world
 from nitroctl.base.errors import EnclaveError, UsageError
 from nitroctl.enclaves import logs, records, remote
 from nitroctl.enclaves.control import LINE_MAX
-from vhost_front import Refused
+from vhost_guest import Refused
 
 
 @pytest.fixture

@@ -19,7 +19,9 @@ from enclave_fakes import HANG, RESET, Bench, Running, steps
 from enclave_world import world
 from nitroctl.enclaves import drain
 from nitroctl.enclaves.drain import drained
-from vhost_front import Front, Guest, fail_after
+from vhost_backend import fail_after
+from vhost_front import Front
+from vhost_guest import Guest
 
 CID = 16
 PORT = 5000

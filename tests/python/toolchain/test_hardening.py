@@ -14,7 +14,7 @@ from pathlib import Path
 from nitroctl.base.config import source_root
 from nitroctl.toolchain import hardening, plugin_build
 from preload_host import library
-from vhost_front import find_binary
+from vhost_backend import find_binary
 
 CONTRIB = source_root() / "contrib"
 

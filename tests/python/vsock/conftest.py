@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from preload_host import Host
-from vhost_front import Backend, Owner, find_binary, running
+from vhost_backend import Backend, Owner, find_binary, running
 
 
 @pytest.fixture

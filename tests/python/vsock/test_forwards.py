@@ -15,7 +15,7 @@ import pytest
 
 from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.vsock import forwards
-from vhost_front import find_binary, running
+from vhost_backend import find_binary, running
 
 
 @pytest.fixture

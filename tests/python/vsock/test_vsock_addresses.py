@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from vhost_front import PATIENCE, Refused, guest, running
+from vhost_backend import PATIENCE, running
+from vhost_guest import Refused, guest
 
 # Of the block for documentation: no host has it.
 NOBODYS = "192.0.2.77"

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from vhost_front import OFF_SEND, PATIENCE, REQUEST, Front, Guest, Refused, dial, guest, read_line, running
+from vhost_backend import PATIENCE, read_line, running
+from vhost_front import Front
+from vhost_guest import OFF_SEND, REQUEST, Guest, Refused, dial, guest
 from vsock_talk import PORT, Folder, booted, heartbeat, pattern, read_all, read_exactly, run
 
 pytestmark = pytest.mark.usefixtures("no_child_is_left")

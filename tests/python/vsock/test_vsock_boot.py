@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from vhost_front import Backend, Refused, guest, read_line, running
+from vhost_backend import Backend, read_line, running
+from vhost_guest import Refused, guest
 from vsock_talk import booted, heartbeat
 
 pytestmark = pytest.mark.usefixtures("no_child_is_left")

@@ -8,21 +8,9 @@ import itertools
 
 import pytest
 
-from vhost_front import (
-    DESC_INDIRECT,
-    DESC_NEXT,
-    PARENT,
-    PATIENCE,
-    REQUEST,
-    RW,
-    Backend,
-    Guest,
-    Memory,
-    Packet,
-    Stream,
-    guest,
-    linked,
-)
+from vhost_backend import PATIENCE, Backend
+from vhost_front import DESC_INDIRECT, DESC_NEXT, Memory
+from vhost_guest import PARENT, REQUEST, RW, Guest, Packet, Stream, guest, linked
 
 PORT = 5000
 BORDER = Memory.HIGH + (24 << 20)  # in memory that the fake guest does not use otherwise

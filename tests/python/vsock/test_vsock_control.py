@@ -9,7 +9,8 @@ import socket
 
 import pytest
 
-from vhost_front import Backend, Owner, Refused, dial, fail_after, guest
+from vhost_backend import Backend, Owner, fail_after
+from vhost_guest import Refused, dial, guest
 
 PORT = 5000
 GUEST_PORT = 7000

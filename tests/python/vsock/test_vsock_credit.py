@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from vhost_front import (
+from vhost_backend import Backend, fail_after
+from vhost_guest import (
     CREDIT_REQUEST,
     CREDIT_UPDATE,
     LINUX_BUFFER,
@@ -23,9 +24,7 @@ from vhost_front import (
     RST,
     RW,
     SHUTDOWN,
-    Backend,
     Packet,
-    fail_after,
     guest,
     linked,
 )

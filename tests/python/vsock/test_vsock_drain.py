@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from vhost_front import PATIENCE, Guest, Stream, fail_after, find_binary, guest, linked, running
+from vhost_backend import PATIENCE, fail_after, find_binary, running
+from vhost_guest import Guest, Stream, guest, linked
 
 PORT = 5000
 

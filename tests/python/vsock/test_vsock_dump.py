@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from vhost_front import (
+from vhost_backend import Backend, Owner, fail_after
+from vhost_guest import (
     CREDIT_REQUEST,
     CREDIT_UPDATE,
     HEADER,
@@ -24,11 +25,8 @@ from vhost_front import (
     RST,
     RW,
     SHUTDOWN,
-    Backend,
-    Owner,
     Packet,
     Refused,
-    fail_after,
     guest,
     linked,
 )

@@ -10,19 +10,8 @@ import time
 
 import pytest
 
-from vhost_front import (
-    PATIENCE,
-    RESPONSE,
-    Backend,
-    Guest,
-    Owner,
-    Refused,
-    Reset,
-    dial,
-    fail_after,
-    guest,
-    linked,
-)
+from vhost_backend import PATIENCE, Backend, Owner, fail_after
+from vhost_guest import RESPONSE, Guest, Refused, Reset, dial, guest, linked
 
 PORT = 5000
 GUEST_PORT = 7000

@@ -12,24 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from vhost_front import (
+from vhost_backend import PATIENCE, Backend, fail_after, running
+from vhost_guest import (
     CREDIT_REQUEST,
     OFF_BOTH,
     OFF_RECV,
     OFF_SEND,
-    PATIENCE,
     REQUEST,
     RST,
     RW,
     SHUTDOWN,
-    Backend,
     Guest,
     Refused,
     Reset,
-    fail_after,
     guest,
     linked,
-    running,
 )
 from vsock_talk import PORT, heartbeat, pattern, read_all, wakeups_while_idle
 

@@ -13,21 +13,8 @@ import time
 
 import pytest
 
-from vhost_front import (
-    LINUX_BUFFER,
-    PATIENCE,
-    REQUEST,
-    RESPONSE,
-    RST,
-    Backend,
-    Guest,
-    Packet,
-    Stream,
-    dial,
-    fail_after,
-    guest,
-    read_ok,
-)
+from vhost_backend import PATIENCE, Backend, fail_after
+from vhost_guest import LINUX_BUFFER, REQUEST, RESPONSE, RST, Guest, Packet, Stream, dial, guest, read_ok
 from vsock_talk import PORT, dial_skipping, pattern, read_exactly, wakeups_while_idle
 
 pytestmark = pytest.mark.usefixtures("no_child_is_left")

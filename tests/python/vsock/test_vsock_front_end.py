@@ -13,22 +13,9 @@ import struct
 
 import pytest
 
-from vhost_front import (
-    DESC_INDIRECT,
-    DESC_NEXT,
-    DESC_WRITE,
-    PATIENCE,
-    RW,
-    Backend,
-    Front,
-    Guest,
-    Packet,
-    dial,
-    drain,
-    fail_after,
-    guest,
-    linked,
-)
+from vhost_backend import PATIENCE, Backend, fail_after
+from vhost_front import DESC_INDIRECT, DESC_NEXT, DESC_WRITE, Front, drain
+from vhost_guest import RW, Guest, Packet, dial, guest, linked
 from vsock_talk import PORT, heartbeat, pattern, read_all, read_exactly, wakeups_while_idle
 
 pytestmark = pytest.mark.usefixtures("no_child_is_left")

@@ -18,22 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from vhost_front import (
-    PATIENCE,
-    RW,
-    Backend,
-    Front,
-    Guest,
-    Packet,
-    Refused,
-    Reset,
-    drain,
-    fail_after,
-    guest,
-    linked,
-    read_ok,
-    running,
-)
+from vhost_backend import PATIENCE, Backend, fail_after, running
+from vhost_front import Front, drain
+from vhost_guest import RW, Guest, Packet, Refused, Reset, guest, linked, read_ok
 from vsock_talk import PORT, Folder, dial_skipping, heartbeat, read_exactly
 
 pytestmark = pytest.mark.usefixtures("no_child_is_left")

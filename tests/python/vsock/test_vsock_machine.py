@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The vsock backend under random sequences of what guest and host may do: every byte and every credit.
 
-Credit, packet limits and the form of packets are checked by the fake guest (vhost_front.Guest) at each
+Credit, packet limits and the form of packets are checked by the fake guest (vhost_guest.Guest) at each
 packet; here are the bytes: what arrives is what was sent, in order, and all of it unless its reader has left.
 """
 
@@ -18,19 +18,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from vhost_front import (
-    OFF_BOTH,
-    OFF_RECV,
-    OFF_SEND,
-    RST,
-    Backend,
-    Front,
-    Guest,
-    Stream,
-    dial,
-    fail_after,
-    find_binary,
-)
+from vhost_backend import Backend, fail_after, find_binary
+from vhost_front import Front
+from vhost_guest import OFF_BOTH, OFF_RECV, OFF_SEND, RST, Guest, Stream, dial
 
 PORT = 5000
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from vhost_front import PATIENCE, Backend, Packet, Stream, fail_after, guest, running
+from vhost_backend import PATIENCE, Backend, fail_after, running
+from vhost_guest import Packet, Stream, guest
 
 PARENT = 3
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from preload_host import Host
-from vhost_front import PATIENCE
+from vhost_backend import PATIENCE
 
 VARIABLE = "NITROCTL_METADATA_PORT"
 

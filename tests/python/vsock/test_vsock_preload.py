@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from preload_host import Echo, Host, library, line, output, parent_program
-from vhost_front import PATIENCE
+from vhost_backend import PATIENCE
 
 TEXT = "0123456789" * 100
 

@@ -16,18 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from vhost_front import (
-    OFF_SEND,
-    PATIENCE,
-    Front,
-    Guest,
-    Refused,
-    fail_after,
-    guest,
-    read_line,
-    read_ok,
-    running,
-)
+from vhost_backend import PATIENCE, fail_after, read_line, running
+from vhost_front import Front
+from vhost_guest import OFF_SEND, Guest, Refused, guest, read_ok
 from vsock_talk import GOOD, PORT, Folder, heartbeat, pattern, read_all, run
 
 pytestmark = pytest.mark.usefixtures("no_child_is_left")

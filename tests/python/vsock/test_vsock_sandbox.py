@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from vhost_front import PATIENCE, Backend, Front, Guest, guest, running
+from vhost_backend import PATIENCE, Backend, running
+from vhost_front import Front
+from vhost_guest import Guest, guest
 from vsock_talk import Folder, heartbeat
 
 pytestmark = pytest.mark.usefixtures("no_child_is_left")

@@ -20,20 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from vhost_front import (
-    PATIENCE,
-    RST,
-    Backend,
-    Guest,
-    Refused,
-    Reset,
-    Stream,
-    dial,
-    fail_after,
-    find_binary,
-    guest,
-    running,
-)
+from vhost_backend import PATIENCE, Backend, fail_after, find_binary, running
+from vhost_guest import RST, Guest, Refused, Reset, Stream, dial, guest
 
 SECONDS = float(os.environ.get("SOAK_SECONDS", "10"))
 PORT, SERVED, NOBODY = 5000, 7000, 5999
