@@ -79,6 +79,20 @@ def test_strict_tries_nothing_again(tmp_path: Path) -> None:
     assert (tmp_path / "runs").read_text() == "x"
 
 
+def test_a_suite_that_fails_once_is_named(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    argv = ("sh", "-c", f"echo x >> {runs}; test $(wc -l < {runs}) -gt $1", "sh")
+    check = program("check")
+    check.suite("its tests", *argv, "1")
+    assert check._unsteady == ["its tests"]
+    with pytest.raises(check.Failed):
+        check.suite("worse ones", *argv, "4")
+    check._strict = True
+    with pytest.raises(check.Failed):
+        check.suite("strict", *argv, "5")
+    assert check._unsteady == ["its tests"] and len(runs.read_text().split()) == 5
+
+
 def test_many_failures_are_no_accidents(tmp_path: Path) -> None:
     check = program("check")
     test = tmp_path / "test_it.py"
