@@ -15,32 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cpiomodel
+from cpiomade import archive
 from nitroctl.base.errors import NitroError
 from nitroctl.eif import cpio
-
-
-class Memory:
-    """A sink that keeps what it is given."""
-
-    def __init__(self) -> None:
-        self.data = b""
-
-    def write(self, data: bytes) -> None:
-        self.data += data
-
-    def copy(self, fd: int, size: int | None, name: str) -> None:
-        assert size is not None
-        while size:
-            piece = os.read(fd, size)
-            assert piece, "the file is shorter than announced"
-            self.data += piece
-            size -= len(piece)
-
-
-def archive(entries: list[cpio.Entry], mtime: int = 0) -> bytes:
-    sink = Memory()
-    cpio.write(sink, entries, mtime=mtime)
-    return sink.data
 
 
 @pytest.fixture

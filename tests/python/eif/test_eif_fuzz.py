@@ -30,11 +30,11 @@ from typing import Any
 
 import pytest
 import zstandard
-from test_eif_cpio import archive
 
 import eifmodel as model
 import eifsigner as signer
 import imagemodel as im
+from cpiomade import archive
 from nitroctl.base.instants import UTC
 from nitroctl.cli import main
 from nitroctl.eif import cpio

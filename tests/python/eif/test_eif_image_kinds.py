@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 import zstandard
-from test_eif_image import files
 
 import eifmodel as model
 import imagemodel as im
+from imagebuilt import files
 from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.cli import main
 from nitroctl.eif import compose, reference

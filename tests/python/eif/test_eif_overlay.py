@@ -13,10 +13,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from test_eif_cpio import Memory
 
 import cpiomodel
 import eifmodel as model
+from cpiomade import Memory
 from nitroctl.base.errors import NitroError, UsageError
 from nitroctl.eif import cpio, layers, overlay
 

@@ -20,10 +20,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
-from test_eif_cpio import archive
 
 import eifmodel as model
 import eifsigner as signer
+from cpiomade import archive
 from jsonpage import answer
 from nitroctl.base.errors import EifError, NitroError
 from nitroctl.base.instants import UTC

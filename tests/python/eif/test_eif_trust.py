@@ -9,10 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from test_eif_cpio import Memory
 
 import cpiomodel
 import imagemodel as im
+from cpiomade import Memory
 from nitroctl.base.errors import NitroError
 from nitroctl.eif import compose, trust
 from nitroctl.eif.compose import Application
