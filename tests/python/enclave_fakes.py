@@ -162,6 +162,11 @@ class Bench:
         assert not self.processes()
 
 
+def assert_nothing_left(bench: Bench) -> None:
+    assert bench.left() == []
+    assert bench.processes() == {}
+
+
 @contextmanager
 def make_bench(tmp: Path, backend: Path) -> Iterator[Bench]:
     """A bench with this program as vsock backend, and the fake QEMU; nothing of it is left afterwards."""
