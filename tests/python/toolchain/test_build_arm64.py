@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """A QEMU for arm64 enclaves beside the one for x86-64: what is asked of configure, and that neither build
-touches the other. On the stage of test_build.py; the plugin's part without dpkg."""
+touches the other. On the stage of buildstage.py; the plugin's part without dpkg."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from test_build import Stage, stage
 
+from buildstage import Stage
 from nitroctl.base import arch as arches
 from nitroctl.base.errors import NitroError
 from nitroctl.commands.build import build as build_command
 from nitroctl.toolchain import packages, places, plugin_build, source, tree
-
-__all__ = ["stage"]  # pytest finds fixtures among a module's names
 
 
 def test_both_are_built_from_one_source(stage: Stage) -> None:
