@@ -3,35 +3,25 @@
 
 from __future__ import annotations
 
-import sys
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_loader
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from loaded import program
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def program(name: str) -> Any:
-    loader = SourceFileLoader(f"tools_{name}", str(ROOT / "tools" / name))
-    spec = spec_from_loader(loader.name, loader)
-    assert spec
-    module = sys.modules[loader.name] = module_from_spec(spec)
-    loader.exec_module(module)
-    return module
-
-
 def test_each_boot_test_runs_with_the_plugin_or_says_that_it_need_not() -> None:
-    check = program("check")
+    check = program("tools/check")
     files = {path.stem for path in (ROOT / "tests/boot").glob("test_*.py")}
     assert files == {*check.PLUGIN_TESTS, *check.ANY_QEMU_TESTS}
     assert not set(check.PLUGIN_TESTS) & set(check.ANY_QEMU_TESTS)
 
 
 def test_what_soak_repeats_is_there() -> None:
-    for file in program("soak").FILES:
+    for file in program("tools/soak").FILES:
         assert "NITROCTL_FUZZ_ROUNDS" in (ROOT / file).read_text()
 
 
@@ -50,7 +40,7 @@ def test_unsteady():
 
 
 def unsteady(tmp_path: Path, failures: int) -> tuple[Any, Any]:
-    check = program("check")
+    check = program("tools/check")
     runs = tmp_path / "runs"
     runs.write_text("")
     test = tmp_path / "test_it.py"
@@ -82,7 +72,7 @@ def test_strict_tries_nothing_again(tmp_path: Path) -> None:
 def test_a_suite_that_fails_once_is_named(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     argv = ("sh", "-c", f"echo x >> {runs}; test $(wc -l < {runs}) -gt $1", "sh")
-    check = program("check")
+    check = program("tools/check")
     check.suite("its tests", *argv, "1")
     assert check._unsteady == ["its tests"]
     with pytest.raises(check.Failed):
@@ -94,7 +84,7 @@ def test_a_suite_that_fails_once_is_named(tmp_path: Path) -> None:
 
 
 def test_many_failures_are_no_accidents(tmp_path: Path) -> None:
-    check = program("check")
+    check = program("tools/check")
     test = tmp_path / "test_it.py"
     test.write_text(
         "import pytest\n@pytest.mark.parametrize('n', range(4))\ndef test_it(n):\n    assert False\n"

@@ -4,31 +4,25 @@ and what they found once."""
 
 from __future__ import annotations
 
-import importlib.util
+import contextlib
 import random
-import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from loaded import program
+
 ROOT = Path(__file__).resolve().parents[2]
 SEEDS = ("unit/data", "fuzz/signature-seeds", "fuzz/overlay-seeds", "fuzz/cert-seeds", "fuzz/nsm-seeds",
-         *(f"reader-seeds/{name}" for name in ("cbor", "document", "elf", "nsm", "oci")))  # fmt: skip
+         *(f"reader-seeds/{name}" for name in ("cbor", "cpio", "document", "elf", "nsm", "oci")))  # fmt: skip
 # What int() takes for a number and a kernel does not: a size of -1.
 SIGNED_SIZE = b"070701" + b"00000000" * 6 + b"-0000001" + b"00000000" * 4 + b"00000002" + b"00000000" + b"a\0"
 
 
 @pytest.fixture(scope="module")
 def readers() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("readers", ROOT / "tests/fuzz/readers.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    path = list(sys.path)
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path[:] = path
+    module: ModuleType = program("tests/fuzz/readers.py")
     return module
 
 
@@ -46,6 +40,25 @@ def test_every_target_takes_anything(readers: ModuleType) -> None:
         for name in readers.TARGETS:
             for one in (data, bytes(damaged), data[: len(data) // 2]):
                 readers.one(name, one)
+
+
+def test_every_target_begins_with_something_that_is_right(
+    readers: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is found by inputs that are all refused at their first byte."""
+    refusing = SimpleNamespace(suppress=lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(readers, "contextlib", refusing)
+    folders = {name: paths for name, paths in program("tools/fuzz").SEEDS.items() if name.startswith("py-")}
+    for name, paths in folders.items():
+        refused = []
+        seeds = [path for folder in paths for path in sorted((ROOT / folder).iterdir())]
+        for path in seeds:
+            try:
+                readers.TARGETS[name.removeprefix("py-")](path.read_bytes())
+            except Exception as e:
+                refused.append(f"{path.name}: {e}")
+        assert len(refused) < len(seeds), (name, refused)
+    assert {name.removeprefix("py-") for name in folders} == set(readers.TARGETS)
 
 
 def test_what_was_found_to_matter(readers: ModuleType) -> None:
