@@ -106,6 +106,11 @@ bool fault_refuses(const struct vsock *v, const struct vsock_conn *c);
 int64_t fault_until(struct vsock *v, const struct vsock_conn *c);
 /* Bytes that may still pass. */
 uint32_t fault_room(const struct vsock *v, const struct vsock_conn *c);
+/* It can be reset: the guest has learnt first that it is connected. */
+static inline bool fault_may_strike(const struct vsock_conn *c)
+{
+    return c->state == VSOCK_OPEN && !(c->pending & PEND_RESPONSE);
+}
 /* Resets it if no more may pass. */
 void fault_strike(struct vsock *v, struct vsock_conn *c);
 /* The host end is to be given nothing now. */

@@ -113,9 +113,7 @@ uint32_t fault_room(const struct vsock *v, const struct vsock_conn *c)
 
 void fault_strike(struct vsock *v, struct vsock_conn *c)
 {
-    /* The guest learns first that it is connected. */
-    if (c->state == VSOCK_OPEN && !(c->pending & PEND_RESPONSE) &&
-        !fault_room(v, c)) {
+    if (fault_may_strike(c) && !fault_room(v, c)) {
         vsock_note(v, VSOCK_NOTE_FAULT, c, NULL);
         conn_reset(v, c);
     }

@@ -281,7 +281,7 @@ void vsock_tx(struct vsock *v, const uint8_t raw[VSOCK_HDR_SIZE],
         return;
     }
     if (c) {
-        if (fault_on(v) && h.op == VSOCK_OP_RW && c->state == VSOCK_OPEN &&
+        if (fault_on(v) && h.op == VSOCK_OP_RW && fault_may_strike(c) &&
             h.len > fault_room(v, c)) {
             h.len = fault_room(v, c); /* its end comes within this packet */
         }
