@@ -249,7 +249,8 @@ def get(
     from nitroctl.enclaves import records
     from nitroctl.testing.agent import Agent
 
-    with Agent(records.find(name, running=True).uds) as agent:
+    found = records.find(name, running=True)
+    with Agent(found.uds, refused=lambda _: records.check_runs(found)) as agent:
         document = agent.attestation(nonce=nonce, user_data=user_data, public_key=public_key)
     if output is None:
         shown.data(base64.b64encode(document).decode())

@@ -16,13 +16,11 @@ import click
 from nitroctl.base import shown
 from nitroctl.base.errors import EnclaveError, NitroError, UsageError
 from nitroctl.commands import PATH, enclave_names
-from nitroctl.vsock import pipe
+from nitroctl.vsock import pipe, sockets
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Iterator
-
-    from nitroctl.vsock import sockets
 
 STDIN, STDOUT = 0, 1
 
@@ -36,7 +34,7 @@ def vsock() -> None:
 @click.argument("name", shell_complete=enclave_names)
 @click.argument("port", type=int)
 @click.option("-w", "--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
-              default=10, show_default=True,
+              default=sockets.LISTEN_SECONDS, show_default=True,
               help="How long to wait for the application to listen, and to accept.")  # fmt: skip
 def connect(name: str, port: int, timeout: float) -> None:
     """Connect standard input and output to PORT of the enclave NAME (or its ID or CID).
@@ -46,18 +44,12 @@ def connect(name: str, port: int, timeout: float) -> None:
     been closed, 1 if it was refused or reset.
     """
     from nitroctl.enclaves import records
-    from nitroctl.vsock import sockets
 
     found = records.find(name, running=True)
-
-    def refused(e: sockets.PortRefused) -> None:
-        now = records.again(found)
-        if not now or not now.running:
-            why = f": {now.message}" if now and now.message else ""
-            raise EnclaveError(f"enclave {name} has ended{why}", record=now or found) from e
-
     try:
-        connection = sockets.connect_soon(found.uds, port, timeout=timeout, refused=refused)
+        connection = sockets.connect_soon(
+            found.uds, port, timeout=timeout, refused=lambda _: records.check_runs(found)
+        )
     except sockets.PortRefused as e:
         hint = f"what the application has to say: nitroctl console {found.name}"
         raise EnclaveError(f"nobody listens on port {port} of enclave {name}", hint=hint, record=found) from e
@@ -76,7 +68,6 @@ def listen(name: str, port: int, keep: bool) -> None:
     Exit status: 0 when it has been closed, 1 if it was reset or the enclave ended before it came.
     """
     from nitroctl.enclaves import records
-    from nitroctl.vsock import sockets
 
     found = records.find(name, running=True)
     signal.signal(signal.SIGTERM, _terminated)

@@ -382,6 +382,14 @@ def latest(record: Record) -> Record:
     return again(record) or record
 
 
+def check_runs(record: Record) -> None:
+    """Raises EnclaveError if it has ended meanwhile."""
+    now = again(record)  # one in the foreground leaves none
+    if not now or not now.running:
+        why = f": {now.message}" if now and now.message else ""
+        raise EnclaveError(f"enclave {record.name} has ended{why}", record=now or record)
+
+
 def supervisor_fd(record: Record) -> int | None:
     """A pidfd of the enclave's living supervisor, None if it is gone."""
     try:

@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Callable
 from types import TracebackType
 
 from nitroctl.base import cbor
@@ -40,11 +41,23 @@ class AgentGone(EnclaveError):
 class Agent:
     """One connection. A context manager. Each request blocks until its answer is there.
 
-    Connect after the guest printed READY_LINE. `timeout` bounds each wait for the guest, in seconds.
+    `timeout` bounds each wait for the guest, in seconds. Connect after the guest printed READY_LINE, or give
+    `refused`: then nobody there is waited for as well (vsock.sockets.connect_soon).
     """
 
-    def __init__(self, uds: str | os.PathLike[str], *, port: int = PORT, timeout: float = 60.0) -> None:
-        self._socket = sockets.connect(uds, port, timeout=timeout)
+    def __init__(
+        self,
+        uds: str | os.PathLike[str],
+        *,
+        port: int = PORT,
+        timeout: float = 60.0,
+        refused: Callable[[sockets.PortRefused], None] | None = None,
+    ) -> None:
+        if refused:
+            soon = min(timeout, sockets.LISTEN_SECONDS)
+            self._socket = sockets.connect_soon(uds, port, timeout=soon, refused=refused)
+        else:
+            self._socket = sockets.connect(uds, port, timeout=timeout)
         self._socket.settimeout(timeout)
 
     def close(self) -> None:

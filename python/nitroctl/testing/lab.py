@@ -347,7 +347,7 @@ class Lab:
     @property
     def patience(self) -> int:
         """Seconds in which a guest that would send a heartbeat surely has: an emulated arm64 takes longer."""
-        return 6 if self.arch == "x86_64" else 60
+        return 12 if self.arch == "x86_64" else 60
 
     # -- guests
 

@@ -36,6 +36,7 @@ PORT_MAX = 0xFFFFFFFE  # 0xFFFFFFFF is VMADDR_PORT_ANY
 _OK_MAX = 32
 
 RETRY_SECONDS = 0.02
+LISTEN_SECONDS = 10  # from an enclave's heartbeat until its application listens, on a busy host
 
 
 class PortRefused(EnclaveError):

@@ -79,8 +79,8 @@ def test_connect_carries_both_directions(bench: Bench) -> None:
 def test_connect_to_nobody(bench: Bench) -> None:
     with enclave(bench) as guest:
         for arguments, words in (
-            (("hello", "7001", "-w0.2"), "error: nobody listens on port 7001 of enclave hello\n"),
-            (("16", "7001", "-w0.2"), "error: nobody listens on port 7001 of enclave 16\n"),
+            (("hello", "7001", "-w2"), "error: nobody listens on port 7001 of enclave hello\n"),
+            (("16", "7001", "-w2"), "error: nobody listens on port 7001 of enclave 16\n"),
             (("other", "7000"), "no enclave is called 'other'; running: hello (CID 16)"),
             (("hello", "4294967295"), "4294967295 is no vsock port"),
         ):
@@ -91,7 +91,7 @@ def test_connect_to_nobody(bench: Bench) -> None:
 
 def test_connect_waits_for_a_listener(bench: Bench) -> None:
     """As after `run --detach`: the heartbeat comes before the application listens."""
-    with enclave(bench) as guest, command(bench, "connect", "hello", "7000") as process:
+    with enclave(bench) as guest, command(bench, "connect", "hello", "7000", f"-w{HANG}") as process:
         guest.wait(lambda: guest.counts.get(REQUEST, 0) > 1, "a second try, after a refusal")
         guest.listen(7000)
         guest.accept(7000).close()
@@ -101,10 +101,11 @@ def test_connect_waits_for_a_listener(bench: Bench) -> None:
 def test_connect_ends_with_the_enclave(bench: Bench) -> None:
     with contextlib.ExitStack() as stack:
         with enclave(bench) as guest:
-            process = stack.enter_context(command(bench, "connect", "hello", "7000"))
+            process = stack.enter_context(command(bench, "connect", "hello", "7000", f"-w{HANG}"))
             guest.wait(lambda: guest.counts.get(REQUEST), "a try, which is refused")
         assert process.wait(HANG) == 1
-        assert process.stderr and process.stderr.read() == b"error: enclave hello has ended\n"
+        # And why, as long as there is a record.
+        assert process.stderr and process.stderr.read().startswith(b"error: enclave hello has ended")
 
 
 def test_a_closed_connection_is_no_error(bench: Bench) -> None:

@@ -17,6 +17,7 @@ import pytest
 from nitroctl.base.errors import EnclaveError
 from nitroctl.testing import agent
 from nitroctl.testing.agent import Agent, AgentError, AgentGone
+from nitroctl.vsock import sockets
 
 Handler = Callable[[socket.socket], None]
 
@@ -68,6 +69,22 @@ def connect(tmp_path: Path) -> Iterator[Callable[[Handler], Agent]]:
 
 
 Connect = Callable[[Handler], Agent]
+
+
+def test_who_is_not_there_yet_is_waited_for_if_asked(tmp_path: Path) -> None:
+    path = tmp_path / "vsock"
+    refusals: list[str] = []
+
+    def refused(e: sockets.PortRefused) -> None:
+        refusals.append(str(e))
+        if len(refusals) == 2:
+            raise EnclaveError("it has ended")
+
+    with pytest.raises(sockets.PortRefused):
+        Agent(path)
+    with pytest.raises(EnclaveError, match="it has ended"):
+        Agent(path, refused=refused)
+    assert len(refusals) == 2
 
 
 def test_requests_are_frames_and_answers_come_back(connect: Connect) -> None:
