@@ -33,9 +33,9 @@ def vsock() -> None:
 @vsock.command()
 @click.argument("name", shell_complete=enclave_names)
 @click.argument("port", type=int)
-@click.option("-w", "--timeout", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
+@click.option("-w", "--timeout", type=click.FloatRange(0), metavar="SECONDS",
               default=sockets.LISTEN_SECONDS, show_default=True,
-              help="How long to wait for the application to listen, and to accept.")  # fmt: skip
+              help="How long to wait for the application to listen, and to accept; 0: one try.")  # fmt: skip
 def connect(name: str, port: int, timeout: float) -> None:
     """Connect standard input and output to PORT of the enclave NAME (or its ID or CID).
 
@@ -46,10 +46,15 @@ def connect(name: str, port: int, timeout: float) -> None:
     from nitroctl.enclaves import records
 
     found = records.find(name, running=True)
+
+    def refused(_: sockets.PortRefused) -> None:
+        records.check_runs(found)
+
     try:
-        connection = sockets.connect_soon(
-            found.uds, port, timeout=timeout, refused=lambda _: records.check_runs(found)
-        )
+        if timeout:
+            connection = sockets.connect_soon(found.uds, port, timeout=timeout, refused=refused)
+        else:
+            connection = sockets.connect(found.uds, port)
     except sockets.PortRefused as e:
         hint = f"what the application has to say: nitroctl console {found.name}"
         raise EnclaveError(f"nobody listens on port {port} of enclave {name}", hint=hint, record=found) from e

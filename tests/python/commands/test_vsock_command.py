@@ -79,7 +79,7 @@ def test_connect_carries_both_directions(bench: Bench) -> None:
 def test_connect_to_nobody(bench: Bench) -> None:
     with enclave(bench) as guest:
         for arguments, words in (
-            (("hello", "7001", "-w2"), "error: nobody listens on port 7001 of enclave hello\n"),
+            (("hello", "7001", "-w0"), "error: nobody listens on port 7001 of enclave hello\n"),
             (("16", "7001", "-w2"), "error: nobody listens on port 7001 of enclave 16\n"),
             (("other", "7000"), "no enclave is called 'other'; running: hello (CID 16)"),
             (("hello", "4294967295"), "4294967295 is no vsock port"),
