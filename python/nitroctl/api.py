@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from nitroctl.attestation.document import Document
     from nitroctl.eif.build import Built
 
-# Between two tries to reach a port on which nobody listens yet: the guest tells nobody that it does by now.
-
 # Whether an enclave that was not started when somebody began to wait for its connections is by now.
 STARTED_SECONDS = 0.2
 

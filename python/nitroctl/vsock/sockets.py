@@ -35,6 +35,7 @@ PORT_MAX = 0xFFFFFFFE  # 0xFFFFFFFF is VMADDR_PORT_ANY
 # The answer is "OK ", a decimal u32 and a newline; whatever is longer is no answer.
 _OK_MAX = 32
 
+# Between two tries to reach a port on which nobody listens yet: the guest tells nobody that it does by now.
 RETRY_SECONDS = 0.02
 LISTEN_SECONDS = 10  # from an enclave's heartbeat until its application listens, on a busy host
 
