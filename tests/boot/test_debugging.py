@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,16 +16,7 @@ from nitroctl.testing.lab import LIMIT, Lab
 
 pytestmark = pytest.mark.boot
 
-PAGE = Path(__file__).parents[2] / "docs/debugging.md"
-STORY = "A program that crashes on its second connection"
-
-
-def blocks(section: str, kind: str) -> list[str]:
-    """The page's blocks of one section: "sh" what is typed, "text" what is seen."""
-    (text,) = re.findall(
-        rf"^## {re.escape(section)}\n(.*?)(?=^## )", PAGE.read_text(), re.MULTILINE | re.DOTALL
-    )
-    return [body for what, body in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S) if what == kind]
+PAGE = docpage.ROOT / "docs/debugging.md"
 
 
 def general(line: str) -> str:
@@ -39,20 +29,19 @@ def general(line: str) -> str:
 
 
 def test_the_page(lab: Lab, tmp_path: Path) -> None:
-    script = "".join(blocks(STORY, "sh"))
-    nitroctl = tmp_path / "bin/nitroctl"
-    nitroctl.parent.mkdir()
-    nitroctl.write_text(
-        f"#!/bin/sh\ncommand=$1\nshift\ntest $command != run || set -- --qemu {lab.qemu} --vsock-backend "
-        f'{lab.backend} "$@"\nexec {sys.executable} -m nitroctl $command "$@"\n'
+    story = [one for one in docpage.blocks(PAGE) if one.values("run by") == ["tests/boot/test_debugging.py"]]
+    script = "".join(block.body for block in story)
+    given = f"--qemu {lab.qemu} --vsock-backend {lab.backend}"
+    programs = docpage.programs(
+        tmp_path / "bin", f'if test "$1" = run; then shift; set -- run {given} "$@"; fi\n'
     )
-    nitroctl.chmod(0o755)
     environment = {
-        **lab.environment(), "PATH": f"{nitroctl.parent}{os.pathsep}{os.environ['PATH']}",
+        **lab.environment(), "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
         "XDG_DATA_HOME": str(tmp_path / "data"), "XDG_STATE_HOME": str(tmp_path / "state"),
     }  # fmt: skip
     said = docpage.sh(script, tmp_path, environment, 4 * LIMIT)
     lines = {general(line) for line in said.splitlines()}
-    shown = [line for block in blocks(STORY, "text") for line in block.splitlines()]
+    shown = [line for block in story for line in (block.shown or "").splitlines()]
+    assert script and shown
     assert [line for line in shown if general(line) not in lines] == [], said
     lab.check_nothing_left()
