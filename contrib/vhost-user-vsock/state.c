@@ -45,18 +45,21 @@ static const struct {
     bool hashed;
     bool client;
 } states[VSOCK_STATES] = {
-    [VSOCK_FREE] = { TO(CLIENT) | TO(OPENING) },
-    [VSOCK_CLIENT] = { TO(WAITING) | TO(FREE), .client = true },
-    [VSOCK_OPENING] = { TO(OPEN) | TO(RESET) | TO(FREE), .hashed = true },
-    [VSOCK_WAITING] = { TO(REQUESTED) | TO(FREE), .hashed = true,
+    [VSOCK_FREE] = { .next = TO(CLIENT) | TO(OPENING) },
+    [VSOCK_CLIENT] = { .next = TO(WAITING) | TO(FREE), .client = true },
+    [VSOCK_OPENING] = { .next = TO(OPEN) | TO(RESET) | TO(FREE),
+                        .hashed = true },
+    [VSOCK_WAITING] = { .next = TO(REQUESTED) | TO(FREE),
+                        .hashed = true,
                         .client = true },
-    [VSOCK_REQUESTED] = { TO(OPEN) | TO(RESET) | TO(FREE), .hashed = true,
+    [VSOCK_REQUESTED] = { .next = TO(OPEN) | TO(RESET) | TO(FREE),
+                          .hashed = true,
                           .client = true },
-    [VSOCK_OPEN] = { TO(CLOSING) | TO(RESET) | TO(DRAIN) | TO(FREE),
+    [VSOCK_OPEN] = { .next = TO(CLOSING) | TO(RESET) | TO(DRAIN) | TO(FREE),
                      .hashed = true },
-    [VSOCK_CLOSING] = { TO(RESET) | TO(FREE), .hashed = true },
-    [VSOCK_RESET] = { TO(DRAIN) | TO(FREE), .hashed = true },
-    [VSOCK_DRAIN] = { TO(FREE) },
+    [VSOCK_CLOSING] = { .next = TO(RESET) | TO(FREE), .hashed = true },
+    [VSOCK_RESET] = { .next = TO(DRAIN) | TO(FREE), .hashed = true },
+    [VSOCK_DRAIN] = { .next = TO(FREE) },
 };
 
 bool conn_is_hashed(const struct vsock_conn *c)
