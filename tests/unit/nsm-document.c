@@ -40,7 +40,7 @@ static const GOptionEntry entries[] = {
       "PCR0, 1 and 2 are zero", NULL },
     { "rate", 0, 0, G_OPTION_ARG_INT, &rate,
       "Measure N documents instead of writing one", "N" },
-    { NULL }
+    { .long_name = NULL }
 };
 
 static int64_t fixed_clock(void *opaque)
