@@ -19,7 +19,8 @@ class RunKeywords(TypedDict, total=False):
     """Of nitroctl.Enclave and the fixtures that start one."""
 
     memory: str | int | None
-    """Memory: 512, 512M, 4G (bare numbers are MiB). Default: four times the EIF, at least 512M."""
+    """Memory of the enclave: 512, 512M, 4G (a bare number is MiB). Default: four times the EIF, at least
+    512M."""
 
     memory_check: bool
     """False: allow less memory than four times the EIF. Default: True."""
@@ -28,185 +29,188 @@ class RunKeywords(TypedDict, total=False):
     """Virtual CPUs. Default: 1."""
 
     cid: int | None
-    """Context ID. Default: the lowest free one from 16."""
+    """Context ID (CID) of the enclave's vsock. Default: the lowest free one from 16."""
 
     name: str | None
-    """Name of the enclave. Default: the file's, without .eif."""
+    """Name of the enclave. Default: that of the file, without .eif."""
 
     role: str | None
-    """IAM role of the parent instance: PCR3."""
+    """IAM role of the parent instance, measured into PCR3."""
 
     instance_id: str
-    """ID of the parent instance: PCR4. Default: i-0000000000000000."""
+    """ID of the parent instance, measured into PCR4. Default: i-0000000000000000."""
 
     append: str | None
-    """Added to the kernel command line of the EIF."""
+    """Text to add to the EIF's kernel command line; not measured."""
 
     overlay: Sequence[StrPath]
-    """A folder, or a cpio archive (newc), unpacked over the image's ramdisks, unmeasured: PCR0, 1, 2 and 8
-    read as zeros."""
+    """A folder or cpio archive (newc) to unpack over the image's ramdisks. The enclave is unmeasured then:
+    PCR0, 1, 2 and 8 read as zeros."""
 
     overlay_keep_pcrs: bool
-    """Keep the image's PCRs although it runs unmeasured; documents are issued under a certificate that says
-    so."""
+    """Keep the image's PCRs in an unmeasured enclave; the certificate above its attestation documents says
+    that it is unmeasured."""
 
     boot_timeout: float | None
-    """How long to wait for the heartbeat. Default: AWS's rule, 180 s for most."""
+    """How long to wait for the heartbeat, with which init reports that it runs. Default: AWS's rule, 180 s
+    for most images."""
 
     debug_mode: bool
     """PCR0, 1, 2 and 8 read as zeros, as in AWS's debug mode."""
 
     ca_days: int | None
-    """How long the enclave can issue attestation documents. Default: 30."""
+    """For how many days the enclave can issue attestation documents. Default: 30."""
 
     document_form: Literal["2025", "2023"]
-    """Shape of attestation documents: as AWS made them in that year. Default: 2025."""
+    """Form of attestation documents: as AWS issued them in that year. Default: 2025."""
 
     ignore_signature: bool
-    """Start an image whose signature is bad, and warn."""
+    """Start an image with a bad signature, with a warning."""
 
     publish: Sequence[str]
-    """Join clients of ADDR, HOST:PORT or a path, to the enclave's PORT."""
+    """Forward connections to ADDR (HOST:PORT or a socket's path) to the enclave's PORT."""
 
     proxy: Sequence[str]
-    """The parent's PORT is that TCP service."""
+    """Forward the enclave's connections to the parent's PORT to this TCP service."""
 
     listen_port: Sequence[str]
-    """The parent's PORT is served by the unix socket PATH."""
+    """Forward the enclave's connections to the parent's PORT to the unix socket PATH."""
 
     connect_port: Sequence[str]
-    """Join clients of the unix socket PATH, which is made, to the enclave's PORT."""
+    """Create the unix socket PATH and forward its connections to the enclave's PORT."""
 
     forward_cid: int | None
-    """Ports that nothing else serves are CID's by this host's own AF_VSOCK; 1 is the host."""
+    """Forward parent ports that nothing else serves to CID, over this host's AF_VSOCK; 1 is the host."""
 
     forward_listen: Sequence[str]
-    """Join CID's clients of these ports of this host's AF_VSOCK to the enclave's."""
+    """Listen on these ports of this host's AF_VSOCK and forward CID's connections to the enclave."""
 
     kms: bool
-    """The parent's port 8000 is the local KMS, started with it; see `nitroctl kms`."""
+    """Start a local KMS on the parent's port 8000; see `nitroctl kms`."""
 
     kms_allow_unmeasured: bool
-    """That KMS takes documents of an enclave that keeps its PCRs unmeasured."""
+    """Let that KMS accept documents of an unmeasured enclave that keeps its PCRs."""
 
     trust_kms_ca: bool
-    """The image's own bundles of roots have that KMS's CA as well, by an overlay: unmeasured."""
+    """Add that KMS's CA to the image's CA bundles by an overlay; the enclave is unmeasured then."""
 
     pcap: StrPath | None
-    """Capture all packets of its vsock into FILE, for wireshark; see `nitroctl vsock dump`. Default: none."""
+    """Capture all vsock packets into FILE, for Wireshark; see `nitroctl vsock dump`. Default: none."""
 
     snaplen: int
-    """Bytes of each packet's data in that capture. Default: 65536."""
+    """Keep at most so many bytes of data of each captured packet. Default: 65536."""
 
     pcap_limit: str | int
-    """Where that capture ends. Default: 1024."""
+    """Stop the capture at this size (a bare number is MiB). Default: 1024."""
 
     tools: bool
-    """A shell, files, processes and core dumps of the running enclave: `nitroctl shell`, `cp`, `top`. It runs
-    unmeasured then."""
+    """Add an agent and busybox, for `nitroctl shell`, `cp`, `top` and core dumps. The enclave is unmeasured
+    then."""
 
     nsm_log: StrPath | None
-    """A line of JSON for each request to the NSM."""
+    """Log each NSM request and its answer to FILE, as lines of JSON."""
 
     gdb: bool
-    """Let a debugger in, at a socket; there is no boot timeout then."""
+    """Let gdb attach to the guest, at a unix socket; the default boot timeout is off."""
 
     gdb_wait: bool
-    """Start with the CPUs stopped, for the debugger."""
+    """Start with the CPUs stopped, until gdb continues."""
 
     accel: Literal["kvm", "tcg"] | None
-    """Force an accelerator. Default: KVM where it works."""
+    """Accelerator to use. Default: KVM where it works."""
 
     qemu: StrPath | None
-    """The QEMU to use. Default: as --qemu-build says."""
+    """QEMU program to run. Default: as --qemu-build says."""
 
     qemu_build: Literal["plugin", "bundled", "tree"] | None
-    """Which QEMU that nitroctl has. Default: the plugin, the bundled one or the tree's: the first that is
-    there."""
+    """QEMU to run: the distribution's with the plugin, the bundled one, or one built from source. Default:
+    the first of these that exists."""
 
     vsock_backend: StrPath | None
-    """The vhost-user-vsock to use. Default: the bundled one, or that of `nitroctl build`."""
+    """vhost-user-vsock program to run. Default: the bundled one, or that of `nitroctl build`."""
 
     sandbox: bool
-    """False: give QEMU and the vsock backend all that their user has on this host. Default: True."""
+    """False: run QEMU and the vsock backend without their sandbox. Default: True."""
 
 
 class BuildKeywords(TypedDict, total=False):
     """Of nitroctl.build_eif and the fixture nitro_eif."""
 
     image: StrPath | None
-    """A container image: OCI layout, oci-archive, `docker save`; or docker://NAME."""
+    """Container image: an OCI layout, oci-archive, `docker save` archive, or docker://NAME."""
 
     arch: Literal["x86_64", "aarch64"] | None
-    """What it is for. Default: as --platform, --blobs or the kernel's file say, else this host's."""
+    """Architecture of the enclave. Default: that of --platform, --blobs or the kernel file, else this
+    host's."""
 
     platform: str | None
-    """linux/amd64/v3, for instance, where there are several."""
+    """Platform to take from a multi-platform image, such as linux/amd64/v3."""
 
     directory: StrPath | None
-    """A folder that becomes the root file system."""
+    """Folder that becomes the application's root file system."""
 
     cmd: Sequence[str]
-    """With a directory: program and arguments, one each."""
+    """With a directory: the program and its arguments, one word each."""
 
     env: Mapping[str, str] | None
-    """With a directory: a variable."""
+    """With a directory: an environment variable."""
 
     workdir: str
-    """With a directory: where the program starts."""
+    """With a directory: the program's working directory."""
 
     user: str
-    """With a directory: who it runs as."""
+    """With a directory: the user that the program runs as."""
 
     as_aws: bool
-    """Make what AWS's build-enclave makes, byte for byte: its PCRs."""
+    """Make the ramdisks that AWS's build-enclave makes, byte for byte, for its PCRs."""
 
     trust_ca: StrPath | None
-    """CA certificates in PEM that the image trusts as well, as that of `nitroctl kms ca`; measured."""
+    """CA certificates (PEM) to add to the image's CA bundles, such as `nitroctl kms ca`'s; measured."""
 
     aws_cmd: bool
-    """Start the image as AWS does: CMD alone, as root, in /."""
+    """Start the image as AWS does: CMD without ENTRYPOINT, as root, in /."""
 
     allow_missing_program: bool
-    """Make it also if the program to start is not in it."""
+    """Build even if the program to start is not in the image."""
 
     kernel: StrPath | None
-    """An x86 bzImage or arm64 Image; with an application also own or prebuilt. Default: own if it was built,
-    else prebuilt."""
+    """Kernel file (x86 bzImage, arm64 Image), or nitroctl's (own), or Debian's (prebuilt). Default: own if it
+    was built, else prebuilt."""
 
     cmdline: str | None
-    """The kernel's command line. Default: AWS's."""
+    """Kernel command line. Default: AWS's."""
 
     blobs: StrPath | None
-    """Start with AWS's kernel and init: their folder, a checkout of aws-nitro-enclaves-cli, or Amazon Linux's
-    RPM aws-nitro-enclaves-cli-devel."""
+    """Use AWS's kernel and init: their folder, a checkout of aws-nitro-enclaves-cli, or Amazon Linux's RPM
+    aws-nitro-enclaves-cli-devel."""
 
     ramdisk: Sequence[StrPath]
-    """From parts: a cpio archive, of which there may be several."""
+    """Without image or directory: a ramdisk (cpio archive), for each one."""
 
     compress: bool
-    """Compress the ramdisks (gzip), the same bytes every time."""
+    """Compress the ramdisks (gzip); the same input gives the same bytes."""
 
     name: str | None
-    """The image's name in its metadata. Default: that of kernel or application."""
+    """Image name in the metadata. Default: that of the kernel or application."""
 
     version: str | None
-    """The image's version in its metadata. Default: 1.0, or the image's id."""
+    """Image version in the metadata. Default: 1.0, or the image's id."""
 
     metadata: StrPath | None
-    """JSON file (up to 4 KiB) for the image's custom metadata."""
+    """JSON file (up to 4 KiB) with custom metadata."""
 
     build_time: str | None
-    """RFC 3339 or "now". Default: SOURCE_DATE_EPOCH, else 1970, so that builds repeat."""
+    """Build time in the metadata: RFC 3339 or "now". Default: SOURCE_DATE_EPOCH, else 1970, for reproducible
+    builds."""
 
     signing_certificate: StrPath | None
-    """PEM certificate, to sign the image with."""
+    """PEM certificate to sign the image with."""
 
     private_key: StrPath | None
     """PEM key of that certificate."""
 
     signer: FileSigner | str | None
-    """Command that signs its standard input, in place of a key."""
+    """Command that signs its standard input, instead of a key file."""
 
     kernel_check: bool
-    """False: take any file for the kernel. Default: True."""
+    """False: do not check that the kernel can be booted. Default: True."""

@@ -27,7 +27,7 @@ MAX_AGE_SECONDS = 100 * 365 * 24 * 3600  # no document is older
 
 @click.group()
 def attest() -> None:
-    """Attestation documents and the local CA that stands behind them.
+    """Verify and fetch attestation documents, and manage the local CA that they are issued under.
 
     A local document proves which code was measured, never that hardware protects it.
     """
@@ -38,7 +38,7 @@ attest.add_command(torture)
 
 @attest.group()
 def ca() -> None:
-    """The local root: one per user, made on first use."""
+    """The local root CA: one per user, created on first use."""
 
 
 def _authority() -> Any:
@@ -79,7 +79,7 @@ def _show_ca(authority: Any, as_json: bool) -> None:
 @click.option("--force", is_flag=True, help="Replace an existing CA; the old one is kept beside it.")
 @json_option()
 def ca_init(force: bool, as_json: bool) -> None:
-    """Make the local CA."""
+    """Create the local CA."""
     from nitroctl.attestation import pki
 
     _show_ca(pki.init(force=force), as_json)
@@ -232,10 +232,10 @@ def _report(document: Document, path: list[x509.Certificate], *, local: bool) ->
 
 @attest.command()
 @click.argument("name", shell_complete=enclave_names)
-@click.option("--nonce", metavar="HEX", callback=_hex, help="Nonce to put into it.")
-@click.option("--user-data", metavar="HEX", callback=_hex, help="User data to put into it.")
-@click.option("--public-key", metavar="HEX", callback=_hex, help="Public key to put into it.")
-@click.option("-o", "--output", type=NEW_FILE, help="Write it there, raw.")
+@click.option("--nonce", metavar="HEX", callback=_hex, help="Nonce for the document.")
+@click.option("--user-data", metavar="HEX", callback=_hex, help="User data for the document.")
+@click.option("--public-key", metavar="HEX", callback=_hex, help="Public key for the document.")
+@click.option("-o", "--output", type=NEW_FILE, help="Write the document to FILE, in binary.")
 def get(
     name: str, nonce: bytes | None, user_data: bytes | None, public_key: bytes | None, output: Path | None
 ) -> None:
@@ -271,15 +271,21 @@ def get(
 @click.option("--public-key", metavar="HEX", callback=_hex, help="Expected public key.")
 @click.option(
     "--at", metavar="TIME|document", callback=_at,
-    help="Check the dates for this time (ISO 8601, UTC), or for the document's own. Default: now.",
+    help="Check validity at this time (ISO 8601, UTC), or at the document's own. Default: now.",
 )  # fmt: skip
-@click.option("--max-age", type=float, callback=_seconds, metavar="S", help="Refuse older documents.")
+@click.option(
+    "--max-age", type=float, callback=_seconds, metavar="S", help="Refuse documents older than S seconds."
+)
 @click.option(
     "--field-max", type=click.IntRange(0), default=4096, show_default=True, metavar="BYTES",
-    help="Refuse longer public keys, user data, nonces; AWS's guide says 1024.",
+    help="Refuse a longer public key, user data or nonce; AWS's guide says 1024.",
 )  # fmt: skip
 @click.option("--allow-debug", is_flag=True, help="Accept enclaves in debug mode.")
-@click.option("--allow-unmeasured", is_flag=True, help="Accept enclaves that run what their PCRs do not say.")
+@click.option(
+    "--allow-unmeasured",
+    is_flag=True,
+    help="Accept unmeasured enclaves, which run code that their PCRs do not cover.",
+)
 @json_option()
 def verify(
     document: str,

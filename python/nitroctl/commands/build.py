@@ -18,11 +18,11 @@ from nitroctl.commands import PATH, json_option
     "--source",
     type=PATH,
     metavar="DIR|TARBALL|DSC",
-    help="QEMU's source. Default: Debian's source package, through a private apt root.",
+    help="QEMU's source. Default: Debian's source package, fetched without root.",
 )
 @click.option("--series", metavar="X.Y", help="QEMU release series. Default: 10.0, or what --source is.")
 @click.option(
-    "-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Compilers at once. Default: ninja's."
+    "-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Parallel compile jobs. Default: ninja's."
 )
 @click.option(
     "--prefix",
@@ -38,9 +38,9 @@ from nitroctl.commands import PATH, json_option
     type=click.Choice((*ARCHES, "all")),
     default="x86_64",
     show_default=True,
-    help="What enclaves it runs, on any host.",
+    help="Architecture of the enclaves that it is to run.",
 )
-@click.option("--plugin", is_flag=True, help="Build for the QEMU that is installed, and not a QEMU.")
+@click.option("--plugin", is_flag=True, help="Build a plugin for the installed QEMU instead of a QEMU.")
 @click.option(
     "--qemu",
     type=PATH,

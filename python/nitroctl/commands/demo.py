@@ -21,9 +21,9 @@ from nitroctl.commands import NEW_FILE
     show_default=True,
     help="Where to write the image.",
 )
-@click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Compilers at once.")
+@click.option("-j", "--jobs", type=click.IntRange(min=1), metavar="N", help="Parallel compile jobs.")
 def demo(output: Path, jobs: int | None) -> int:
-    """Build what is missing, run a hello enclave, and check what it says of itself.
+    """Build what is missing, run a hello enclave, and check its measurements.
 
     Exit status 0 only if the PCRs that it read from its NSM are those computed from its file, and its
     attestation document verifies under the local CA.

@@ -13,7 +13,7 @@ from nitroctl.commands import json_option
 @click.command()
 @json_option()
 def doctor(as_json: bool) -> int:
-    """Say what this host has and lacks, and what mends it.
+    """Check what this host has and what it lacks; each finding comes with the command that fixes it.
 
     Exit status 1 if something is missing that `nitroctl run` needs.
     """

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def eif() -> None:
-    """Make, measure and describe Enclave Image Files."""
+    """Build, measure, check, compare and sign Enclave Image Files (EIF)."""
 
 
 def _show_built(built: Built, as_json: bool) -> None:
@@ -72,18 +72,20 @@ def _size(text: str) -> int:
 @requested(BuildRequest)
 @json_option()
 def build(as_json: bool, **given: Any) -> None:
-    """Make an EIF and print its measurements.
+    """Build an EIF and print its measurements.
 
     \b
-    From parts:            --kernel K --cmdline S --ramdisk R [--ramdisk R]...
+    From parts:             --kernel K --cmdline S --ramdisk R [--ramdisk R]...
     From a container image: --image app.tar     (of several: --image app.tar:NAME)
     From a folder:          --directory DIR --cmd /app
 
-    Of ramdisks, the first is the bootstrap's (PCR1), the others are the application's (PCR2). An application
-    is put together with our init and kernel, or with --blobs. An image's ENTRYPOINT, CMD, ENV, WORKDIR and
-    USER take effect as in a container. AWS's build-enclave ignores WORKDIR and USER, and takes CMD without
-    the ENTRYPOINT wherever there is a CMD; --aws-cmd does the same, for images that rely on it. --as-aws
-    makes the ramdisks as AWS does: PCR2 is production's, and with AWS's --blobs PCR0 and PCR1 are too.
+    The first ramdisk is the bootstrap's (measured into PCR1), the others are the application's (PCR2). An
+    image or folder is packed with nitroctl's init and kernel, or with those of --blobs.
+
+    An image's ENTRYPOINT, CMD, ENV, WORKDIR and USER take effect as in a container. AWS's build-enclave
+    ignores WORKDIR and USER, and drops the ENTRYPOINT if there is a CMD; --aws-cmd does the same, for images
+    that rely on it. --as-aws makes the ramdisks byte for byte as AWS does: PCR2 is production's, and with
+    AWS's --blobs PCR0 and PCR1 are too.
     """
     from nitroctl.eif.make import make
 
@@ -96,11 +98,11 @@ def build(as_json: bool, **given: Any) -> None:
               "aws-nitro-enclaves-cli, or Amazon Linux's package aws-nitro-enclaves-cli-devel (RPM).  "
               "[default: where that package installs them]")  # fmt: skip
 @click.option(
-    "--arch", type=click.Choice(ARCHES), help="What it is for.  [default: as --platform or --blobs say, else "
-    "this host's]",
+    "--arch", type=click.Choice(ARCHES),
+    help="Architecture of the enclave.  [default: that of --platform or --blobs, else this host's]",
 )  # fmt: skip
-@click.option("--platform", help="linux/amd64/v3, for instance, where there are several.")
-@click.option("--no-kernel-check", is_flag=True, help="Take any file for the kernel.")
+@click.option("--platform", help="Platform to take from a multi-platform image, such as linux/amd64/v3.")
+@click.option("--no-kernel-check", is_flag=True, help="Do not check that the kernel can be booted.")
 @click.pass_context
 def predict(
     ctx: click.Context,
@@ -110,10 +112,10 @@ def predict(
     platform: str | None,
     no_kernel_check: bool,
 ) -> None:
-    """Print the PCRs that an EIF of IMAGE has when AWS's build-enclave makes it, as nitro-cli prints them.
+    """Print the PCRs of the EIF that AWS's build-enclave would make from IMAGE, as nitro-cli prints them.
 
-    No EIF is written. PCR0 and PCR1 depend on AWS's kernel and init; where those are not at hand, only PCR2
-    is told, which depends on the image alone.
+    No EIF is written. PCR0 and PCR1 depend on AWS's kernel and init; without those only PCR2 is printed,
+    which depends on the image alone.
     """
     from nitroctl.base import progress
     from nitroctl.eif import as_aws, compose, reference
@@ -140,13 +142,13 @@ def predict(
 
 @eif.command()
 @click.argument("file", type=PATH)
-@click.option("--file-rules-only", is_flag=True, help="Do not ask whether the kernel can be booted.")
+@click.option("--file-rules-only", is_flag=True, help="Do not check that the kernel can be booted.")
 @json_option("Print what `nitro-cli describe-eif` prints.")
 def describe(file: Path, file_rules_only: bool, as_json: bool) -> None:
-    """Say what an EIF is: sections, metadata, checksum, signature, PCRs.
+    """Print what an EIF contains: sections, metadata, checksum, signature, PCRs.
 
-    A wrong checksum or signature is shown. Whatever else the machine refuses the file for ends in an error
-    behind the description, and in status 1.
+    A wrong checksum or signature is only shown. Anything else for which the machine would refuse the file is
+    an error after the description, with exit status 1.
     """
     from nitroctl.eif.describe import describe, rows
 
@@ -167,8 +169,8 @@ def describe(file: Path, file_rules_only: bool, as_json: bool) -> None:
 @click.argument("file", type=PATH)
 @click.option("--signing-certificate", type=PATH, required=True, help="PEM certificate with an EC key.")
 @click.option("--private-key", type=PATH, help="Its PEM key, on P-256, P-384 or P-521.")
-@click.option("--signer", help="Command that signs its standard input, in place of a key.")
-@click.option("-o", "--output", type=PATH, help="The file to make.  [default: FILE itself]")
+@click.option("--signer", help="Command that signs its standard input, instead of a key file.")
+@click.option("-o", "--output", type=PATH, help="EIF to write.  [default: FILE itself]")
 @json_option()
 def sign(
     file: Path,
@@ -178,7 +180,7 @@ def sign(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Sign an EIF, replacing a signature that it has.
+    """Sign an EIF; an existing signature is replaced.
 
     \b
     --signer takes a command line; it is given the bytes to sign and writes the
@@ -209,16 +211,28 @@ def _pcr_values(ctx: click.Context, param: click.Parameter, values: tuple[str, .
 
 @eif.command()
 @click.argument("file", type=PATH)
-@click.option("--pcr", "pcrs", multiple=True, callback=_pcr_values, metavar="N=HEX", help="Expected value.")
-@click.option("--at", type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]), help="Date of the check.")
-@click.option("--file-rules-only", is_flag=True, help="Do not ask whether the kernel can be booted.")
+@click.option(
+    "--pcr",
+    "pcrs",
+    multiple=True,
+    callback=_pcr_values,
+    metavar="N=HEX",
+    help="Expected PCR; may be repeated.",
+)
+@click.option(
+    "--at",
+    type=click.DateTime(["%Y-%m-%dT%H:%M:%S%z"]),
+    metavar="TIME",
+    help="Check the certificate's dates at this time, such as 2026-01-31T12:00:00Z.  [default: now]",
+)
+@click.option("--file-rules-only", is_flag=True, help="Do not check that the kernel can be booted.")
 @json_option()
 def verify(
     file: Path, pcrs: dict[int, bytes], at: datetime | None, file_rules_only: bool, as_json: bool
 ) -> None:
     """Check every rule that the machine asks of an EIF: structure, checksum, kernel, signature.
 
-    Exit status 0 only for a good file whose registers are the expected ones.
+    Exit status 0 only for a good file that has the expected PCRs.
     """
     from nitroctl.eif.boot import NOT_ON_AWS
     from nitroctl.eif.peek import peek
@@ -258,11 +272,11 @@ def extract(file: Path, directory: Path, as_json: bool) -> None:
 @click.argument("b", type=PATH)
 @json_option()
 def diff(a: Path, b: Path, as_json: bool) -> int:
-    """Say what differs between two EIFs: registers, sections, files in ramdisks; and which registers each
-    difference moves. Where AWS's builder made one of them (`nitro-cli build-enclave`, or --as-aws), it is
-    also said which of its rules makes the difference.
+    """Compare two EIFs: PCRs, sections, files in ramdisks, and which PCRs each difference changes. If AWS's
+    builder made one of them (`nitro-cli build-enclave`, or --as-aws), it is also said which of its rules
+    explains the difference.
 
-    Exit status 0 if nothing does, 1 if something does, 2 in case of trouble, as diff(1) has it.
+    Exit status: 0 if they are the same, 1 if they differ, 2 in case of trouble, as of diff(1).
     """
     from nitroctl.eif.diff import diff, is_consequence
 
@@ -296,18 +310,18 @@ def diff(a: Path, b: Path, as_json: bool) -> int:
 
 @eif.command()
 @click.argument("file", type=PATH)
-@click.option("--memory", help="What the enclave will be given: 512, 512M, 4G.  [default: enough]")
+@click.option("--memory", help="Memory that the enclave will get: 512, 512M, 4G.  [default: enough]")
 @click.option("--ignore", "ignored", multiple=True, metavar="RULE", help="Leave a rule out; may be repeated.")
 @click.option("--fail-on", type=click.Choice(["note", "warning", "error", "never"]), default="warning",
-              show_default=True, help="From which severity on findings end in status 1.")  # fmt: skip
+              show_default=True, help="The lowest severity that ends in exit status 1.")  # fmt: skip
 @json_option()
 def lint(file: Path, memory: str | None, ignored: tuple[str, ...], fail_on: str, as_json: bool) -> int:
-    """Say what AWS will refuse of an EIF or do otherwise with it, each finding with what to do.
+    """Say what AWS would refuse in an EIF or do differently, and what to do about it.
 
-    "on AWS" is about this very file; "AWS's build" about the same image when nitro-cli build-enclave makes
-    the file. The rules are in docs/lint.md. Nothing is booted.
+    "on AWS" is about this very file; "AWS's build" is about an EIF that nitro-cli build-enclave makes from
+    the same container image. The rules are in docs/lint.md. Nothing is booted.
 
-    Exit status 0 if nothing is found, 1 if something is, 2 in case of trouble.
+    Exit status: 1 if there is a finding of --fail-on or worse, else 0; 2 in case of trouble.
     """
     from nitroctl.base.memory import parse_memory
     from nitroctl.eif import lint as linting
@@ -341,7 +355,7 @@ def lint(file: Path, memory: str | None, ignored: tuple[str, ...], fail_on: str,
 def pcr(
     file: Path | None, signing_certificate: Path | None, role: str | None, instance_id: str | None
 ) -> None:
-    """Compute registers from what goes into them; JSON, as nitro-cli prints it."""
+    """Compute PCRs from what is measured into them; prints JSON, as nitro-cli does."""
     from nitroctl.eif import measure
     from nitroctl.eif.pcr import DIGEST_SIZE, extend
 
@@ -363,14 +377,16 @@ def pcr(
 
 @eif.command("test-image")
 @click.argument("kind")
-@click.option("-o", "--output", type=PATH, required=True, help="The file to make.")
-@click.option("--arch", type=click.Choice(ARCHES), help="What it is for.  "
-              "[default: as the kernel's file says, else this host's]")  # fmt: skip
-@click.option("--kernel", help="own, prebuilt, or the path of one.  [default: own if it was built, "
+@click.option("-o", "--output", type=PATH, required=True, help="EIF to write.")
+@click.option("--arch", type=click.Choice(ARCHES), help="Architecture of the enclave.  "
+              "[default: that of the kernel file, else this host's]")  # fmt: skip
+@click.option("--kernel", help="own, prebuilt, or a path.  [default: own if it was built, "
               "else prebuilt]")  # fmt: skip
-@click.option("--programs", type=PATH, help="Folder with static init and applications.  [default: ours]")
-@click.option("--cmdline", help="The kernel's command line.  [default: AWS's, but panic=1]")
-@click.option("--size", default="400M", show_default=True, help="Size of the kind big.")
+@click.option(
+    "--programs", type=PATH, help="Folder with static init and applications.  [default: nitroctl's]"
+)
+@click.option("--cmdline", help="Kernel command line.  [default: AWS's, but panic=1]")
+@click.option("--size", default="400M", show_default=True, help="File size of the kind big.")
 @json_option()
 def test_image(
     kind: str,
@@ -382,7 +398,7 @@ def test_image(
     size: str,
     as_json: bool,
 ) -> None:
-    """Make one of the EIFs that the demo and the tests boot.
+    """Build one of the EIFs that the demo and the tests boot.
 
     \b
     KIND is one of

@@ -25,10 +25,10 @@ class _EitherOrder(click.Group):
 
 @click.group(cls=_EitherOrder)
 def fault() -> None:
-    """Let something go wrong with a running enclave: its NSM, its clock, its vsock, or its life.
+    """Inject a fault into a running enclave: NSM errors, a wrong clock, vsock trouble, or sudden death.
 
-    Only the user whose enclave it is can do that. What was asked for stands in its record (`nitroctl
-    inspect`) from then on, and in its events.
+    Only the user who runs the enclave can do that. Each fault is kept in the enclave's record (`nitroctl
+    inspect`) and in its events.
     """
 
 
@@ -40,27 +40,34 @@ _name = click.argument("name", shell_complete=enclave_names)
 
 def _wrong_clock(command: Callable[..., None]) -> Callable[..., None]:
     """The options of either clock, the NSM's and the guest's."""
-    jump = click.option("--jump", type=float, metavar="SECONDS", help="It jumps ahead, or back if negative.")
+    jump = click.option("--jump", type=float, metavar="SECONDS", help="Set it ahead, or back if negative.")
     drift = click.option(
-        "--drift", type=int, metavar="PPM", help="It runs so many millionths faster; 0: right again."
+        "--drift",
+        type=int,
+        metavar="PPM",
+        help="Let it run faster by so many millionths (ppm); 0: right again.",
     )
     return jump(drift(command))
 
 
 @fault.command()
 @_name
-@click.option("--error", is_flag=True, help="Requests get InternalError.")
-@click.option("--delay", type=float, default=0.0, metavar="SECONDS", help="Answers come so late.")
-@click.option("--expired", is_flag=True, help="Documents come with a certificate that has expired.")
+@click.option("--error", is_flag=True, help="Answer requests with InternalError.")
+@click.option("--delay", type=float, default=0.0, metavar="SECONDS", help="Delay each answer by so long.")
+@click.option("--expired", is_flag=True, help="Issue documents with an expired certificate.")
 @click.option("--kind", type=click.Choice(KINDS), help="Only requests of this kind.")
 @click.option("--count", type=int, metavar="N", help="Only the next N of them.  [default: all]")
-@click.option("--rate", type=float, default=1.0, metavar="R", help="Each with this chance, 0.001 to 1.")
-@click.option("--seed", type=int, default=0, metavar="N", help="What decides the chances: always the same.")
+@click.option(
+    "--rate", type=float, default=1.0, metavar="R", help="Hit each one with this probability, 0.001 to 1."
+)
+@click.option(
+    "--seed", type=int, default=0, metavar="N", help="Seed for --rate; the same seed hits the same requests."
+)
 def nsm(name: str, **options: Any) -> None:
-    """The Nitro Secure Module of NAME fails, is slow, or its documents have expired.
+    """Let the Nitro Secure Module (NSM) of NAME fail, answer late, or issue expired documents.
 
-    It takes the place of the fault of this kind that there was. A late answer holds back all that are asked
-    for behind it, as a slow module would.
+    Replaces an earlier fault of this kind. A late answer also delays all requests behind it, as a slow
+    module would.
     """
     from nitroctl.enclaves import faults, records
 
@@ -71,7 +78,7 @@ def nsm(name: str, **options: Any) -> None:
 @_name
 @_wrong_clock
 def clock(name: str, **options: Any) -> None:
-    """The clock of NAME's NSM is wrong: the dates of documents, and of the certificate in them."""
+    """Make the clock of NAME's NSM wrong, which dates documents and the certificates in them."""
     from nitroctl.enclaves import faults, records
 
     shown.echo(faults.clock(records.find(name, running=True), **options))
@@ -81,7 +88,7 @@ def clock(name: str, **options: Any) -> None:
 @_name
 @_wrong_clock
 def guest_clock(name: str, **options: Any) -> None:
-    """The clock of NAME's guest is wrong, which was started with --tools; its NSM's stays right."""
+    """Make the guest's own clock wrong; the NSM's stays right. NAME must run with --tools."""
     from nitroctl.enclaves import records
     from nitroctl.inside import clock
 
@@ -92,10 +99,10 @@ def guest_clock(name: str, **options: Any) -> None:
 @_name
 @click.argument("moment", metavar="MOMENT")
 def die(name: str, moment: str) -> None:
-    """NAME dies without a word, at the MOMENT now, heartbeat, connection:PORT or nsm:N.
+    """Kill NAME at the MOMENT now, heartbeat, connection:PORT or nsm:N.
 
-    connection:PORT is the first connection to that port, of the enclave's or of its parent's; nsm:N the
-    answer to the N-th request to its NSM from now.
+    connection:PORT is the first connection to that port, the enclave's or its parent's; nsm:N is the answer
+    to the N-th NSM request from now.
     """
     from nitroctl.enclaves import faults, records
 
@@ -106,7 +113,7 @@ def die(name: str, moment: str) -> None:
 @_name
 @click.argument("number", type=int, required=False)
 def clear(name: str, number: int | None) -> None:
-    """All is as it should be again: no fault of NAME is left, or not that of its vsock with that NUMBER."""
+    """Remove all faults of NAME, or only the vsock fault with that NUMBER."""
     from nitroctl.enclaves import faults, records
     from nitroctl.inside import clock
 
@@ -120,7 +127,7 @@ def clear(name: str, number: int | None) -> None:
 @_name
 @json_option()
 def list_command(name: str, as_json: bool) -> None:
-    """Print the faults of NAME that are set, and what was felt of them."""
+    """Print the faults that are set for NAME, and how often each was hit."""
     from nitroctl.enclaves import faults, records, vsock_faults
 
     state = faults.state(records.find(name, running=True))

@@ -18,11 +18,19 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 _WHICH = (
-    click.option("--port", type=int, metavar="N", help="Of the parent or the enclave.  [default: any]"),
-    click.option("--nth", type=int, metavar="N", help="Only the N-th connection that begins from now on."),
-    click.option("--times", type=int, metavar="N", help="Only N connections.  [default: all]"),
-    click.option("--rate", type=float, default=1.0, metavar="R", help="Each with this chance, 0 to 1."),
-    click.option("--seed", type=int, default=0, metavar="N", help="What decides chances: always the same."),
+    click.option("--port", type=int, metavar="N", help="Port of the parent or the enclave.  [default: any]"),
+    click.option("--nth", type=int, metavar="N", help="Hit only the N-th connection from now on."),
+    click.option("--times", type=int, metavar="N", help="Hit at most N connections.  [default: all]"),
+    click.option(
+        "--rate", type=float, default=1.0, metavar="R", help="Hit each one with this probability, 0 to 1."
+    ),
+    click.option(
+        "--seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="Seed for --rate and jitter; the same seed gives the same faults.",
+    ),
 )
 
 
@@ -46,10 +54,12 @@ def _tell(number: int) -> None:
 
 @click.command()
 @_fault
-@click.option("--ms", type=int, default=0, metavar="N", help="Milliseconds, to ten of them.")
-@click.option("--jitter", type=int, default=0, metavar="N", help="At most so many more, by the seed.")
+@click.option("--ms", type=int, default=0, metavar="N", help="Delay in milliseconds, accurate to 10 ms.")
+@click.option(
+    "--jitter", type=int, default=0, metavar="N", help="Add a random delay of at most so many milliseconds."
+)
 def latency(name: str, ms: int, jitter: int, **given: Any) -> None:
-    """Bytes of NAME's connections come late, either way, and so do the enclave's own connects.
+    """Delay the bytes of NAME's connections in both directions, and the enclave's own connects.
 
     Prints the fault's number.
     """
@@ -61,7 +71,7 @@ def latency(name: str, ms: int, jitter: int, **given: Any) -> None:
 @click.command()
 @_fault
 def refuse(name: str, **given: Any) -> None:
-    """Connections of NAME are refused, as if nobody listened.
+    """Refuse connections of NAME, as if nobody listened.
 
     Prints the fault's number.
     """
@@ -71,7 +81,11 @@ def refuse(name: str, **given: Any) -> None:
 
 
 _after = click.option(
-    "--after", type=int, default=0, metavar="BYTES", help="Once so many have passed, both directions."
+    "--after",
+    type=int,
+    default=0,
+    metavar="BYTES",
+    help="Start after so many bytes, both directions counted together.",
 )
 
 
@@ -79,7 +93,7 @@ _after = click.option(
 @_fault
 @_after
 def reset(name: str, after: int, **given: Any) -> None:
-    """Connections of NAME are reset, those that are there and those that begin.
+    """Reset connections of NAME, open ones and new ones; with --nth only new ones.
 
     Prints the fault's number.
     """
@@ -92,7 +106,7 @@ def reset(name: str, after: int, **given: Any) -> None:
 @_fault
 @_after
 def stop_reading(name: str, after: int, **given: Any) -> None:
-    """The host's end of NAME's connections takes nothing more, until the enclave can send nothing more.
+    """Stop reading from NAME's connections on the host side, until the enclave cannot send any more.
 
     Prints the fault's number.
     """

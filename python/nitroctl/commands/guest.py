@@ -15,7 +15,7 @@ from nitroctl.commands import PATH, arch_option, json_option
 
 @click.group()
 def guest() -> None:
-    """Fetch or build kernels and the init for enclaves."""
+    """Build or fetch the kernels, the init and the tools that run inside enclaves."""
 
 
 @guest.command()
@@ -23,18 +23,20 @@ def guest() -> None:
 @click.option(
     "--prebuilt",
     is_flag=True,
-    help="Debian's kernel for clouds: no compiling; that for x86_64 needs acpi=on.",
+    help="Fetch Debian's cloud kernel instead; on x86_64 it needs acpi=on.",
 )
 @click.option("--update", is_flag=True, help="Look for a newer package than the one that is here.")
 @click.option(
     "--config",
     type=PATH,
     metavar="FILE",
-    help="Options to add to ours, as in a kernel's .config. Such a kernel is not the default: give its "
-    "path to `eif build --kernel`.",
+    help="File with kernel options to add or change, as in a .config. The kernel does not become the "
+    "default: give its path to `eif build --kernel`.",
 )
-@click.option("--vmlinux", is_flag=True, help="Print the path of vmlinux, which has the symbols, instead.")
-@click.option("-j", "--jobs", type=click.IntRange(min=1), help="Compilers at once. Default: one per CPU.")
+@click.option(
+    "--vmlinux", is_flag=True, help="Print the path of vmlinux (the kernel with its symbols) instead."
+)
+@click.option("-j", "--jobs", type=click.IntRange(min=1), help="Parallel compile jobs. Default: one per CPU.")
 @json_option("Print what it was made from, in JSON.")
 def kernel(
     arch: Arch | None,

@@ -27,7 +27,12 @@ ROWS = 20
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("-T", "--no-tty", is_flag=True, help="No terminal, though standard input and output are one.")
+@click.option(
+    "-T",
+    "--no-tty",
+    is_flag=True,
+    help="Do not allocate a terminal, even if standard input and output are one.",
+)
 @click.argument("name", shell_complete=enclave_names)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def shell(no_tty: bool, name: str, command: tuple[str, ...]) -> int:
@@ -48,7 +53,9 @@ def shell(no_tty: bool, name: str, command: tuple[str, ...]) -> int:
 @click.command()
 @click.argument("source", metavar="SOURCE")
 @click.argument("target", metavar="TARGET")
-@click.option("--limit", metavar="SIZE", help="Copy no more than that out. Default: the enclave's memory.")
+@click.option(
+    "--limit", metavar="SIZE", help="Copy at most SIZE out of the enclave. Default: the size of its memory."
+)
 def cp(source: str, target: str, limit: str | None) -> None:
     """Copy files out of an enclave, or into it: one of SOURCE and TARGET is NAME:PATH.
 

@@ -55,7 +55,7 @@ def owner(make: Callable[..., Kms]) -> Kms:
 
 @click.group()
 def kms() -> None:
-    """A local KMS that answers enclaves as AWS's does, enforces key policies, and says why.
+    """A local KMS that answers enclaves as AWS KMS does, enforces key policies, and explains decisions.
 
     It keeps no secret from this host's user: it is for development and tests.
     """
@@ -66,45 +66,48 @@ kms.add_command(policy)
 
 @kms.command()
 @click.option(
-    "--listen", metavar="HOST:PORT", default=LISTEN, show_default=True, help="Where clients find it."
+    "--listen", metavar="HOST:PORT", default=LISTEN, show_default=True, help="Address to listen on."
 )
 @click.option(
     "--vsock",
     metavar="PORT",
     type=int,
-    help="Also the parent's port PORT of every enclave of this user; 8000 with AWS's vsock-proxy.",
+    help="Also serve the parent's port PORT for every enclave of this user; usually 8000, as on AWS.",
 )
 @click.option("--listen-fd", type=int, hidden=True, help="A listening socket that we were given, instead.")
 @click.option(
-    "--tls", is_flag=True, help="TLS as well, on the same port; `nitroctl kms ca` is to be trusted."
+    "--tls", is_flag=True, help="Also serve TLS on the same port; clients must trust `nitroctl kms ca`."
 )
-@click.option("--no-auth", is_flag=True, help="Take requests without a signature.")
+@click.option("--no-auth", is_flag=True, help="Accept requests without a signature.")
 @click.option(
-    "--root", type=PATH, help="Root of the attestation documents in PEM, or aws. Default: the local CA."
+    "--root",
+    type=PATH,
+    help="Trusted root of attestation documents: a PEM file, or aws. Default: the local CA.",
 )
 @click.option(
     "--max-age",
     metavar="SECONDS",
     type=click.FloatRange(0, 1e9),
-    help="Refuse older documents. Default: as AWS, while their certificates are valid.",
+    help="Refuse older documents. Default: accept while their certificates are valid, as AWS does.",
 )
 @click.option(
     "--allow-unmeasured",
     is_flag=True,
-    help="Take documents of enclaves that run what their PCRs do not say.",
+    help="Accept documents of unmeasured enclaves, which run code that their PCRs do not cover.",
 )
 @click.option("--envelope", type=click.Choice(["segmented", "primitive"]), default="segmented",
 show_default=True,
               help="Form of CiphertextForRecipient; AWS's is segmented.")  # fmt: skip
 @click.option(
-    "--eif", "eifs", type=PATH, multiple=True, help="An image that explanations can name. Repeatable."
+    "--eif", "eifs", type=PATH, multiple=True, help="An image whose PCRs explanations can name. Repeatable."
 )
 @click.option("--inject", "inject", metavar="FAULT", multiple=True,
-              help="throttle, internal, unavailable, timeout, expired or slow=SECONDS, with @OPERATION and "
-                   "*COUNT. "
-                   "Repeatable.")  # fmt: skip
+              help="Fail requests: throttle, internal, unavailable, timeout, expired or slow=SECONDS, with "
+                   "@OPERATION and *COUNT. Repeatable.")  # fmt: skip
 @click.option(
-    "--upstream", metavar="URL", help="An emulator for all other services, such as moto or LocalStack."
+    "--upstream",
+    metavar="URL",
+    help="Pass requests to other services on to this emulator, such as moto or LocalStack.",
 )
 @json_option("Events as JSON lines on standard output.")
 @_common
@@ -186,7 +189,7 @@ def _export(variables: dict[str, str]) -> None:
 @click.argument("output", type=NEW_FILE, required=False)
 @_common
 def ca(make: Callable[..., Kms], output: Path | None) -> None:
-    """Write the CA of the TLS certificate as PEM to OUTPUT, or to stdout."""
+    """Write the CA certificate for the KMS's TLS, as PEM, to OUTPUT or to stdout."""
     with owner(make) as mine:
         pem = mine.ca.read_bytes()
     _write(output, pem)
@@ -215,12 +218,10 @@ def _read(path: Path) -> bytes:
 
 @kms.command()
 @click.argument("arn", required=False)
-@click.option(
-    "--policy", "policy_file", type=PATH, help="The IAM policy that it has from now on; - for stdin."
-)
-@click.option("--session", metavar="NAME", help="Name of a role's session.")
+@click.option("--policy", "policy_file", type=PATH, help="IAM policy of ARN from now on; - for stdin.")
+@click.option("--session", metavar="NAME", help="Session name, for a role.")
 @click.option("--seconds", type=click.FloatRange(1, 1e9), default=43200.0, show_default=True,
-              help="How long a role's session lasts.")  # fmt: skip
+              help="Lifetime of a role's session.")  # fmt: skip
 @json_option()
 @_common
 def credentials(
@@ -231,7 +232,7 @@ def credentials(
     seconds: float,
     as_json: bool,
 ) -> None:
-    """Make credentials of the user or role ARN and print them as shell commands.
+    """Create credentials for the user or role ARN and print them as shell commands.
 
     Without ARN they are the administrator's, whom IAM allows everything. They are worth nothing elsewhere.
     """
@@ -250,7 +251,9 @@ def credentials(
 @click.argument("key")
 @click.argument("file", type=PATH, default=Path("-"))
 @click.option("--context", metavar="NAME=VALUE", multiple=True, help="Encryption context. Repeatable.")
-@click.option("-o", "--output", type=NEW_FILE, help="Write the bytes there, instead of base64 to stdout.")
+@click.option(
+    "-o", "--output", type=NEW_FILE, help="Write the binary ciphertext to FILE, instead of base64 to stdout."
+)
 @_common
 def encrypt(
     make: Callable[..., Kms], key: str, file: Path, context: tuple[str, ...], output: Path | None
@@ -274,12 +277,12 @@ def _pairs(option: str, texts: tuple[str, ...]) -> Iterator[tuple[str, str]]:
 
 
 @kms.command()
-@click.option("-n", "--last", "count", metavar="N", type=click.IntRange(1), help="The newest N only.")
+@click.option("-n", "--last", "count", metavar="N", type=click.IntRange(1), help="Only the last N.")
 @click.option("--denied", is_flag=True, help="Only requests that were refused.")
 @json_option("The whole events, as JSON lines.")
 @_common
 def events(make: Callable[..., Kms], count: int | None, denied: bool, as_json: bool) -> None:
-    """Print what was asked of the KMS, by whom, what came of it, and why; oldest first."""
+    """Print the KMS's requests, oldest first: who asked for what, the result, and why."""
     from nitroctl.kms import events as log
 
     with owner(make) as mine:
@@ -296,7 +299,7 @@ def events(make: Callable[..., Kms], count: int | None, denied: bool, as_json: b
 
 @kms.group()
 def key() -> None:
-    """Keys: made, imported, listed, rotated, deleted."""
+    """Create, import, list, rotate and delete keys."""
 
 
 @key.command()
@@ -311,7 +314,7 @@ def key() -> None:
     help="RSA_2048, ECC_NIST_P256, ML_DSA_65, HMAC_256 ...",
 )
 @click.option("--usage", help="ENCRYPT_DECRYPT, SIGN_VERIFY, KEY_AGREEMENT, GENERATE_VERIFY_MAC.")
-@click.option("--description", default="", help="For people.")
+@click.option("--description", default="", help="Description.")
 @_common
 def create(
     make: Callable[..., Kms],
@@ -321,7 +324,7 @@ def create(
     usage: str | None,
     description: str,
 ) -> None:
-    """Make a key and print its ARN."""
+    """Create a key and print its ARN."""
     text = _read(policy_file).decode(errors="replace") if policy_file else None
     more = {"KeyUsage": usage} if usage else {}
     with owner(make) as mine:
@@ -334,7 +337,7 @@ def create(
     "--policy", "policy_file", type=PATH, help="Its key policy; - for stdin. Default: AWS's, the account."
 )
 @click.option("--alias", metavar="alias/NAME", help="A name for it.")
-@click.option("--spec", default="SYMMETRIC_DEFAULT", show_default=True, help="Of the key in FILE.")
+@click.option("--spec", default="SYMMETRIC_DEFAULT", show_default=True, help="Key spec of the key in FILE.")
 @click.option("--usage", help="ENCRYPT_DECRYPT, SIGN_VERIFY, KEY_AGREEMENT, GENERATE_VERIFY_MAC.")
 @_common
 def import_(
@@ -345,8 +348,8 @@ def import_(
     spec: str,
     usage: str | None,
 ) -> None:
-    """Make a key of the material in FILE and print its ARN: 32 bytes for a symmetric key, PKCS #8 in DER or
-    PEM for a pair."""
+    """Create a key from the material in FILE and print its ARN. FILE has 32 bytes for a symmetric key, or
+    PKCS #8 in DER or PEM for a key pair."""
     from nitroctl.kms import manage, material
 
     data = _read(file)
@@ -405,7 +408,7 @@ def rotate(make: Callable[..., Kms], key: str) -> None:
 
 @key.command("rm")
 @click.argument("key")
-@click.option("--now", is_flag=True, help="At once and for ever; else after 7 days, as with AWS.")
+@click.option("--now", is_flag=True, help="Delete at once, for ever. Default: after 7 days, as with AWS.")
 @_common
 def rm(make: Callable[..., Kms], key: str, now: bool) -> None:
     """Delete KEY: what was encrypted under it can never be read again."""
@@ -426,7 +429,7 @@ def rm(make: Callable[..., Kms], key: str, now: bool) -> None:
 
 @kms.group()
 def alias() -> None:
-    """Aliases: names that keys can be called by."""
+    """Aliases: names for keys."""
 
 
 @alias.command("set")
@@ -434,7 +437,7 @@ def alias() -> None:
 @click.argument("key")
 @_common
 def alias_set(make: Callable[..., Kms], name: str, key: str) -> None:
-    """Let NAME (alias/...) mean KEY from now on."""
+    """Point the alias NAME (alias/...) to KEY."""
     with owner(make) as mine:
         key_id = mine.call("DescribeKey", KeyId=key)["KeyMetadata"]["KeyId"]
         there = {a["AliasName"] for a in mine.call("ListAliases", Limit=1000)["Aliases"]}
@@ -454,6 +457,6 @@ def alias_ls(make: Callable[..., Kms]) -> None:
 @click.argument("name")
 @_common
 def alias_rm(make: Callable[..., Kms], name: str) -> None:
-    """Remove NAME; its key stays."""
+    """Remove the alias NAME; its key stays."""
     with owner(make) as mine, contextlib.suppress(BrokenPipeError):
         mine.call("DeleteAlias", AliasName=name)

@@ -65,7 +65,7 @@ def get(key: str, store: Path | None, region: str | None, account: str) -> None:
 @click.argument("file", type=PATH)
 @_store_options
 def put(key: str, file: Path, store: Path | None, region: str | None, account: str) -> None:
-    """Make FILE (- for stdin) the policy of KEY. What is not understood is refused."""
+    """Set the policy of KEY to FILE (- for stdin). A policy that is not understood is refused."""
     text = _text(file)
     with _open(store, region, account) as kms:
         key_id = kms.call("DescribeKey", KeyId=key)["KeyMetadata"]["KeyId"]
@@ -74,10 +74,12 @@ def put(key: str, file: Path, store: Path | None, region: str | None, account: s
 
 @policy.command()
 @click.argument("file", type=PATH)
-@click.option("--eif", "eifs", type=PATH, multiple=True, help="An image whose PCRs it may want. Repeatable.")
+@click.option(
+    "--eif", "eifs", type=PATH, multiple=True, help="An image whose PCRs the policy may name. Repeatable."
+)
 @json_option()
 def lint(file: Path, eifs: tuple[Path, ...], as_json: bool) -> int:
-    """Say what the key policy FILE lets through that may not be meant, and what can never hold.
+    """Check the key policy FILE: what it allows that may not be intended, and conditions that can never hold.
 
     Exit status: 0 if there is nothing to say, 1 otherwise.
     """
@@ -110,10 +112,10 @@ def _measured(_: click.Context, __: click.Parameter, values: tuple[str, ...]) ->
 @policy.command()
 @click.argument("file", type=PATH)
 @click.option("--eif", type=PATH, help="The image that runs in the enclave.")
-@click.option("--role", metavar="ARN", help="The parent's role: in PCR3, and the caller.")
-@click.option("--instance-id", metavar="ID", help="The parent's instance: in PCR4.")
-@click.option("--principal", metavar="ARN", help="The caller, where it is another than the role.")
-@click.option("--action", default="kms:Decrypt", show_default=True, help="What is asked for.")
+@click.option("--role", metavar="ARN", help="The parent's role: PCR3, and the caller.")
+@click.option("--instance-id", metavar="ID", help="The parent's instance: PCR4.")
+@click.option("--principal", metavar="ARN", help="The caller, if it is not the role.")
+@click.option("--action", default="kms:Decrypt", show_default=True, help="Operation that is asked for.")
 @click.option("--iam", "iam_files", type=PATH, multiple=True,
               help="An IAM policy of the caller. Repeatable. Default: one that allows kms:*.")  # fmt: skip
 @click.option("--no-iam", is_flag=True, help="The caller has no IAM policy.")
@@ -139,7 +141,7 @@ def test(
     context: tuple[str, ...],
     as_json: bool,
 ) -> int:
-    """Say whether the key policy FILE lets an enclave that runs --eif do something, and why.
+    """Say whether the key policy FILE allows an operation to an enclave that runs --eif, and why.
 
     Exit status: 0 for allowed, 1 for denied, 2 for a wrong request.
     """

@@ -26,7 +26,7 @@ _names = click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=e
 
 
 @click.command()
-@click.option("-a", "--all", "everything", is_flag=True, help="Also those that have ended.")
+@click.option("-a", "--all", "everything", is_flag=True, help="Also list detached enclaves that have ended.")
 @json_option()
 def ps(everything: bool, as_json: bool) -> None:
     """List the running enclaves of this user."""
@@ -78,7 +78,7 @@ def inspect(ctx: click.Context, name: str) -> None:
     output.document(records.find(name).to_json())
 
 
-_follow = click.option("-f", "--follow", is_flag=True, help="Go on until the enclave ends.")
+_follow = click.option("-f", "--follow", is_flag=True, help="Keep printing until the enclave ends.")
 _lines = click.option("-n", "--lines", type=click.IntRange(0), metavar="N", help="Only the last N lines.")
 
 
@@ -87,7 +87,7 @@ _lines = click.option("-n", "--lines", type=click.IntRange(0), metavar="N", help
 @_follow
 @_lines
 def console(name: str, follow: bool, lines: int | None) -> None:
-    """Print what the enclave NAME has said on its serial console; also after its end."""
+    """Print the serial console of the enclave NAME; also after it has ended."""
     from nitroctl.enclaves import logs
 
     _print_log(name, logs.CONSOLE, follow, lines)
@@ -98,7 +98,7 @@ def console(name: str, follow: bool, lines: int | None) -> None:
 @_follow
 @_lines
 def logs_command(name: str, follow: bool, lines: int | None) -> None:
-    """Print what supervisor, QEMU and vsock backend of the detached enclave NAME have said."""
+    """Print the logs of the supervisor, QEMU and vsock backend of the detached enclave NAME."""
     from nitroctl.enclaves import logs, records
 
     record = records.find(name)
@@ -148,15 +148,20 @@ def _write_all(fd: int, data: bytes) -> None:
 
 @click.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...", shell_complete=enclave_names)
-@click.option("--timeout", type=click.FloatRange(min=0), metavar="SECONDS", help="Wait no longer than that.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="Give up after so long, with exit status 124.",
+)
 @click.option(
     "--app-status",
     is_flag=True,
-    help="End with the application's own exit status, where it is known, instead of 0 or 5.",
+    help="Exit with the application's own exit status, if it is known, instead of 0 or 5.",
 )
 @json_option()
 def wait(names: tuple[str, ...], timeout: float | None, app_status: bool, as_json: bool) -> int:
-    """Wait for the end of enclaves, and say how it came.
+    """Wait until all these enclaves have ended, and say how each did.
 
     The exit status is the one that `nitroctl run` would have; of several enclaves, the first that is not 0.
     It is 124 if one has not ended within --timeout.
@@ -213,9 +218,9 @@ def _for_each(chosen: list[Record], act: Callable[[Record], None]) -> int:
 @click.command()
 @_names
 @click.option("-a", "--all", "everything", is_flag=True, help="All running enclaves of this user.")
-@click.option("--kill", is_flag=True, help="Kill their supervisors at once.")
+@click.option("--kill", is_flag=True, help="Kill them at once, without asking.")
 def stop(names: tuple[str, ...], everything: bool, kill: bool) -> int:
-    """End running enclaves. Their console and logs stay until `nitroctl rm`."""
+    """Stop running enclaves. Their console and logs stay until `nitroctl rm`."""
     from nitroctl.enclaves import records
 
     def end(record: Record) -> None:
@@ -230,9 +235,9 @@ def stop(names: tuple[str, ...], everything: bool, kill: bool) -> int:
 @click.command()
 @_names
 @click.option("-a", "--all", "everything", is_flag=True, help="All enclaves that have ended.")
-@click.option("-f", "--force", is_flag=True, help="Stop it first if it is running.")
+@click.option("-f", "--force", is_flag=True, help="Stop an enclave first if it is running.")
 def rm(names: tuple[str, ...], everything: bool, force: bool) -> int:
-    """Remove what ended enclaves have left: records, console and logs."""
+    """Remove the records, console output and logs of enclaves that have ended."""
     from nitroctl.enclaves import records
 
     if everything and force:

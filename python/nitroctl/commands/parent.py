@@ -17,19 +17,19 @@ from nitroctl.commands import PATH
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--library", type=PATH, help="The vsock-preload.so to use.")
+@click.option("--library", type=PATH, help="vsock-preload.so to use.")
 @click.option(
     "--imds",
     is_flag=True,
-    help="With a stand-in for the instance's metadata service, whose credentials the local KMS knows.",
+    help="Run a stand-in for the EC2 instance metadata service, whose credentials the local KMS accepts.",
 )
-@click.option("--role", metavar="ARN", help="With --imds: the parent's role, as that of `nitroctl run`.")
+@click.option("--role", metavar="ARN", help="With --imds: the parent's role, as for `nitroctl run --role`.")
 @click.option(
     "--instance-id",
     metavar="ID",
     default="i-0000000000000000",
     show_default=True,
-    help="With --imds: the parent's id, as that of `nitroctl run`.",
+    help="With --imds: the parent's id, as for `nitroctl run --instance-id`.",
 )
 @click.argument("program")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGUMENT]...")

@@ -26,22 +26,24 @@ if TYPE_CHECKING:
 @click.option(
     "--app-status",
     is_flag=True,
-    help="End with the application's own exit status, where it is known, instead of 0 or 5.",
+    help="Exit with the application's own exit status, if it is known, instead of 0 or 5.",
 )
 @click.option(
     "-d",
     "--detach",
     is_flag=True,
-    help="Leave it running once it has booted, and print its ID; see `nitroctl ps`.",
+    help="Return once it has booted, leave it running, and print its ID; see `nitroctl ps`.",
 )
-@json_option("With --detach: print its record in JSON.")
-@click.option("--dry-run", is_flag=True, help="Print the command lines of backend and QEMU, start nothing.")
+@json_option("With --detach: print its record as JSON.")
+@click.option(
+    "--dry-run", is_flag=True, help="Print the command lines of the vsock backend and QEMU; start nothing."
+)
 def run(app_status: bool, detach: bool, as_json: bool, dry_run: bool, **given: Any) -> int:
-    """Run the enclave FILE, print its console, and end with it; with --detach only wait for its heartbeat.
+    """Run the enclave image FILE and print its console until it ends; with --detach, only start it.
 
-    Exit status: 0 after a heartbeat and an orderly end, 2 for a wrong request, 3 without a heartbeat, 4 after
-    a panic of the guest's kernel, 5 if the application failed, 130 after Ctrl-C, 143 after SIGTERM, 1 for
-    everything else that went wrong.
+    Exit status: 0 after a heartbeat and an orderly end, 2 for a wrong request, 3 if no heartbeat came in
+    time, 4 after a kernel panic in the guest, 5 if the application failed, 130 after Ctrl-C, 143 after
+    SIGTERM, 1 for every other failure.
     """
     from nitroctl.enclaves.plan import by_hand, make_plan
     from nitroctl.enclaves.ready import ready

@@ -13,19 +13,19 @@ from nitroctl.base import output, shown
 from nitroctl.base.errors import EnclaveError, UsageError
 from nitroctl.commands import NEW_FILE, enclave_names, json_option
 
-_follow = click.option("-f", "--follow", is_flag=True, help="Go on until the enclave ends.")
+_follow = click.option("-f", "--follow", is_flag=True, help="Keep printing until the enclave ends.")
 
 
 @click.command()
 @click.argument("name", shell_complete=enclave_names)
 @_follow
-@click.option("--documents", is_flag=True, help="Attestation documents in full.")
+@click.option("--documents", is_flag=True, help="Print attestation documents in full.")
 @json_option("A line of JSON for each request.")
 def nsm(name: str, follow: bool, documents: bool, as_json: bool) -> None:
-    """Print what the enclave NAME has asked its NSM, and what it was answered.
+    """Print the requests of the enclave NAME to its NSM (Nitro Secure Module), and the answers.
 
-    The log begins with the enclave if it was started with --nsm-log, else with the first call of this
-    command; it stays until `nitroctl rm`. Random bytes are never in it.
+    The log begins at the start with `nitroctl run --nsm-log`, else with the first call of this command or of
+    `nitroctl events -f`. It stays until `nitroctl rm`. Random bytes are never in it.
     """
     from nitroctl.attestation.nsm import Entry
     from nitroctl.enclaves import logs, records, requests
@@ -54,14 +54,17 @@ def nsm(name: str, follow: bool, documents: bool, as_json: bool) -> None:
 
 @click.command()
 @click.argument("name", required=False, shell_complete=enclave_names)
-@click.option("-f", "--follow", is_flag=True, help="Go on: until NAME ends, without a NAME for ever.")
-@click.option("-a", "--all", "everything", is_flag=True, help="Also those of enclaves that have ended.")
+@click.option(
+    "-f", "--follow", is_flag=True, help="Keep printing: until NAME ends, or without a NAME until Ctrl-C."
+)
+@click.option("-a", "--all", "everything", is_flag=True, help="Also print those of enclaves that have ended.")
 @json_option("A line of JSON for each event.")
 def events(name: str | None, follow: bool, everything: bool, as_json: bool) -> None:
-    """Print what happened to the running enclaves of this user, or to the enclave NAME.
+    """Print the events of this user's running enclaves, or of the enclave NAME.
 
-    Starts, heartbeats, ends, faults, first connections and refused ports are always recorded; registers that
-    were extended or locked, and documents, since somebody follows the events or reads the NSM's log.
+    Starts, heartbeats, ends, faults, first connections and refused ports are always recorded. NSM events (a
+    PCR was extended or locked, a document was issued) are recorded with `nitroctl run --nsm-log`, or from the
+    first `nitroctl events -f` or `nitroctl nsm` on.
     """
     from nitroctl.enclaves import events as life
     from nitroctl.enclaves import records, requests
@@ -91,10 +94,10 @@ def events(name: str | None, follow: bool, everything: bool, as_json: bool) -> N
 
 @click.command()
 @click.argument("name", shell_complete=enclave_names)
-@click.option("-o", "--output", "file", type=NEW_FILE, metavar="FILE", help="Write a picture, SVG.")
+@click.option("-o", "--output", "file", type=NEW_FILE, metavar="FILE", help="Draw it into FILE, as SVG.")
 @json_option()
 def timeline(name: str, file: Path | None, as_json: bool) -> None:
-    """Print where the time went while the enclave NAME booted, or draw it."""
+    """Print how long each phase of the boot of the enclave NAME took, or draw it."""
     from nitroctl.base import atomic
     from nitroctl.base.place import place
     from nitroctl.enclaves import records

@@ -53,11 +53,13 @@ class Line:
 @arch_option
 @click.option("--qemu", type=PATH, help="The QEMU to check (boot checks only).")
 @click.option("--vsock-backend", type=PATH, help="The vhost-user-vsock to check with.")
-@click.option("--eif", type=PATH, help="Check this image instead of ours; only what "
-              "is true of any image is checked.")  # fmt: skip
-@click.option("-k", "only", metavar="TEXT", help="Only checks with TEXT in their name.")
+@click.option("--eif", type=PATH, help="Check this image instead of the test image; runs only "
+              "the checks that hold for any image.")  # fmt: skip
+@click.option("-k", "only", metavar="TEXT", help="Run only checks with TEXT in their name.")
 @click.option("--sanitize", is_flag=True, help="Use the QEMU that was built with sanitizers.")
-@click.option("--series", metavar="X.Y", help="Use the tree of that series (qtests only). Default: the last.")
+@click.option(
+    "--series", metavar="X.Y", help="Use the QEMU tree of that series (qtests only). Default: the last built."
+)
 @json_option()
 def test(
     part: str | None,

@@ -38,28 +38,44 @@ def _checks(_: click.Context, __: click.Parameter, value: str | None) -> list[st
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--by", type=click.Choice(["file", "stdin", "http"]), help="How it is given a document.")
-@click.option("--url", metavar="URL", help="Where documents are posted to; implies --by http.")
+@click.option("--by", type=click.Choice(["file", "stdin", "http"]), help="How the verifier gets a document.")
+@click.option("--url", metavar="URL", help="Post the documents to URL; implies --by http.")
 @click.option(
     "--encoding", type=click.Choice(["raw", "base64", "hex"]), default="raw", show_default=True,
-    help="What a document is given as.",
+    help="Encoding of the documents.",
 )  # fmt: skip
-@click.option("--only", multiple=True, metavar="CASE", help="These cases; patterns such as 'header-*'.")
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="CASE",
+    help="Run only this case or pattern, such as 'header-*'; may be repeated.",
+)
 @click.option(
     "--checks", metavar="LIST", callback=_checks,
-    help="What else it compares: time, nonce, pcr0. Default: what is in the command as {time} and so on.",
+    help="What else the verifier compares: time, nonce, pcr0. Default: those that COMMAND or URL contains.",
 )  # fmt: skip
-@click.option("--allow", multiple=True, metavar="CASE", help="A fault that is known, and told only.")
+@click.option(
+    "--allow",
+    multiple=True,
+    metavar="CASE",
+    help="A known fault: report it, but do not fail; may be repeated.",
+)
 @click.option(
     "--timeout", type=click.FloatRange(0.1, 3600), default=10, show_default=True, metavar="S",
-    help="How long it may take for a document.",
+    help="Time limit for each document.",
 )  # fmt: skip
-@click.option("--seed", metavar="TEXT", help="The same keys every time; with --at the same bytes.")
-@click.option("--at", metavar="TIME", callback=_at, help="The time that documents are for. Default: now.")
-@click.option("--list", "listed", is_flag=True, help="List the cases, with what is expected and why.")
+@click.option(
+    "--seed",
+    metavar="TEXT",
+    help="Derive the keys from TEXT; with --at the documents are the same bytes each time.",
+)
+@click.option(
+    "--at", metavar="TIME", callback=_at, help="Time at which the documents are valid. Default: now."
+)
+@click.option("--list", "listed", is_flag=True, help="List the cases, with the expected verdict and why.")
 @click.option(
     "--output", "folder", type=click.Path(path_type=Path, readable=False, file_okay=False), metavar="DIR",
-    help="Write documents, root and index to a new folder.",
+    help="Write the documents, the root and an index to a new folder.",
 )  # fmt: skip
 @json_option()
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND]...")
@@ -78,14 +94,14 @@ def torture(
     as_json: bool,
     command: tuple[str, ...],
 ) -> int:
-    """Give a verifier documents that are wrong in one way each, or unusual and right, and say what it wrongly
-    accepts and wrongly refuses.
+    """Test a verifier of attestation documents with documents that are wrong in one way each, or unusual but
+    right, and report what it wrongly accepts and wrongly refuses.
 
     COMMAND is run once for each document; {document} in it is the document's file, {root} the root
     certificate's, {time}, {nonce} and {pcr0} what to expect. Its exit status is its verdict: 0 accepts. With
     --url, COMMAND is the server, if it is not running.
 
-    Exit status 0 if nothing is wrong, 1 if something is.
+    Exit status: 0 if every verdict was right, else 1.
     """
     from nitroctl.torture import kit as kits
     from nitroctl.torture import ways

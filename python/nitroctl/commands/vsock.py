@@ -27,7 +27,7 @@ STDIN, STDOUT = 0, 1
 
 @click.group()
 def vsock() -> None:
-    """Connect to a port of an enclave, or serve a port of its parent, like nc; see its packets."""
+    """Connect to an enclave's port or serve a port of its parent, like nc; dump vsock packets."""
 
 
 @vsock.command()
@@ -65,7 +65,7 @@ def connect(name: str, port: int, timeout: float) -> None:
 @vsock.command()
 @click.argument("name", shell_complete=enclave_names)
 @click.argument("port", type=int)
-@click.option("-k", "--keep", is_flag=True, help="Serve one connection after the other.")
+@click.option("-k", "--keep", is_flag=True, help="Keep serving, one connection after the other.")
 def listen(name: str, port: int, keep: bool) -> None:
     """Join the next connection to the parent's PORT from the enclave NAME (or its ID or CID) to standard
     input and output.
@@ -96,10 +96,10 @@ def listen(name: str, port: int, keep: bool) -> None:
 @vsock.command()
 @click.argument("name", shell_complete=enclave_names)
 @click.option("-w", "--write", "to", type=PATH, metavar="FILE",
-              help="Write a pcap file, for wireshark and tshark; - is standard output.")  # fmt: skip
+              help="Write a pcap file for Wireshark and tshark; - is standard output.")  # fmt: skip
 @click.option("--snaplen", type=click.IntRange(0, 65536), default=65536, metavar="BYTES",
-              help="Keep so much of each packet's data; 0: none.  [default: all]")  # fmt: skip
-@click.option("--limit", default="1G", metavar="SIZE", show_default=True, help="End when there is so much.")
+              help="Bytes of data to keep of each packet; 0: none.  [default: all]")  # fmt: skip
+@click.option("--limit", default="1G", metavar="SIZE", show_default=True, help="Stop at this size.")
 def dump(name: str, to: Path | None, snaplen: int, limit: str) -> None:
     """Print the packets of the enclave NAME's vsock, a line for each, or write them as pcap (LINKTYPE_VSOCK).
 

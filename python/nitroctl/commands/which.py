@@ -19,7 +19,7 @@ BY_ARCH = ("qemu", "plugin", "kernel", "prebuilt", "init")
 @click.command()
 @click.argument("what", type=click.Choice(WHAT))
 @arch_option
-@click.option("--sanitize", is_flag=True, help="The QEMU built with ASan and UBSan.")
+@click.option("--sanitize", is_flag=True, help="Print the QEMU built with ASan and UBSan.")
 def which(what: str, arch: Arch | None, sanitize: bool) -> None:
     """Print the path of the QEMU that `nitroctl run` takes, the plugin's QEMU, the vsock backend, the library
     of `nitroctl parent`, a guest kernel or the guests' init."""

@@ -34,11 +34,11 @@ def _check_signer(signer: Any) -> None:
 class BuildRequest(Request):
     """An EIF of a container image, of a folder, or of parts. None means that somebody else shall choose."""
 
-    output: Annotated[Path, Option("The file to make.", short="-o", nitro_cli="output_file")]
+    output: Annotated[Path, Option("EIF to write.", short="-o", nitro_cli="output_file")]
     image: Annotated[
         str | None,
         Option(
-            "A container image: OCI layout, oci-archive, `docker save`; or docker://NAME.",
+            "Container image: an OCI layout, oci-archive, `docker save` archive, or docker://NAME.",
             metavar="IMAGE",
             or_path=True,
             excludes=("directory", "ramdisk"),
@@ -47,92 +47,97 @@ class BuildRequest(Request):
     arch: Annotated[
         Literal["x86_64", "aarch64"] | None,
         Option(
-            "What it is for.",
-            unset="as --platform, --blobs or the kernel's file say, else this host's",
+            "Architecture of the enclave.",
+            unset="that of --platform, --blobs or the kernel file, else this host's",
             nitro_cli=False,
         ),
     ] = None
     platform: Annotated[
-        str | None, Option("linux/amd64/v3, for instance, where there are several.", needs=("image",))
+        str | None,
+        Option("Platform to take from a multi-platform image, such as linux/amd64/v3.", needs=("image",)),
     ] = None
     directory: Annotated[
-        Path | None, Option("A folder that becomes the root file system.", excludes=("ramdisk",))
+        Path | None, Option("Folder that becomes the application's root file system.", excludes=("ramdisk",))
     ] = None
     cmd: Annotated[
         tuple[str, ...],
-        Option("With a directory: program and arguments, one each.", words=True, needs=_FOLDER),
+        Option("With a directory: the program and its arguments, one word each.", words=True, needs=_FOLDER),
     ] = ()
     env: Annotated[
         tuple[str, ...],
-        Option("With a directory: a variable.", metavar="NAME=VALUE", pairs=True, needs=_FOLDER),
+        Option("With a directory: an environment variable.", metavar="NAME=VALUE", pairs=True, needs=_FOLDER),
     ] = ()
-    workdir: Annotated[str, Option("With a directory: where the program starts.", needs=_FOLDER)] = ""
+    workdir: Annotated[str, Option("With a directory: the program's working directory.", needs=_FOLDER)] = ""
     user: Annotated[
-        str, Option("With a directory: who it runs as.", metavar="USER[:GROUP]", needs=_FOLDER)
+        str,
+        Option("With a directory: the user that the program runs as.", metavar="USER[:GROUP]", needs=_FOLDER),
     ] = ""
     as_aws: Annotated[
         bool,
         Option(
-            "Make what AWS's build-enclave makes, byte for byte: its PCRs.",
+            "Make the ramdisks that AWS's build-enclave makes, byte for byte, for its PCRs.",
             needs=("image",),
         ),
     ] = False
     trust_ca: Annotated[
         Path | None,
         Option(
-            "CA certificates in PEM that the image trusts as well, as that of `nitroctl kms ca`; measured.",
+            "CA certificates (PEM) to add to the image's CA bundles, such as `nitroctl kms ca`'s; measured.",
             needs=_APPLICATION,
             excludes=("as_aws",),
         ),
     ] = None
     aws_cmd: Annotated[
-        bool, Option("Start the image as AWS does: CMD alone, as root, in /.", needs=("image",))
+        bool, Option("Start the image as AWS does: CMD without ENTRYPOINT, as root, in /.", needs=("image",))
     ] = False
     allow_missing_program: Annotated[
-        bool, Option("Make it also if the program to start is not in it.", needs=_APPLICATION)
+        bool, Option("Build even if the program to start is not in the image.", needs=_APPLICATION)
     ] = False
     kernel: Annotated[
         str | None,
         Option(
-            "An x86 bzImage or arm64 Image; with an application also own or prebuilt.",
+            "Kernel file (x86 bzImage, arm64 Image), or nitroctl's (own), or Debian's (prebuilt).",
             metavar="KERNEL",
             unset="own if it was built, else prebuilt",
             or_path=True,
             session=True,
         ),
     ] = None
-    cmdline: Annotated[str | None, Option("The kernel's command line.", unset="AWS's")] = None
+    cmdline: Annotated[str | None, Option("Kernel command line.", unset="AWS's")] = None
     blobs: Annotated[
         Path | None,
         Option(
-            "Start with AWS's kernel and init: their folder, a checkout of aws-nitro-enclaves-cli, or Amazon "
+            "Use AWS's kernel and init: their folder, a checkout of aws-nitro-enclaves-cli, or Amazon "
             "Linux's RPM aws-nitro-enclaves-cli-devel.",
             needs=_APPLICATION,
         ),
     ] = None
     ramdisk: Annotated[
-        tuple[Path, ...], Option("From parts: a cpio archive, of which there may be several.")
+        tuple[Path, ...], Option("Without image or directory: a ramdisk (cpio archive), for each one.")
     ] = ()
     compress: Annotated[
-        bool, Option("Compress the ramdisks (gzip), the same bytes every time.", needs=_APPLICATION)
+        bool, Option("Compress the ramdisks (gzip); the same input gives the same bytes.", needs=_APPLICATION)
     ] = False
     name: Annotated[
         str | None,
-        Option("The image's name in its metadata.", unset="that of kernel or application", nitro_cli="name"),
+        Option("Image name in the metadata.", unset="that of the kernel or application", nitro_cli="name"),
     ] = None
     version: Annotated[
         str | None,
-        Option("The image's version in its metadata.", unset="1.0, or the image's id", nitro_cli="version"),
+        Option("Image version in the metadata.", unset="1.0, or the image's id", nitro_cli="version"),
     ] = None
     metadata: Annotated[
         Path | None,
-        Option("JSON file (up to 4 KiB) for the image's custom metadata.", nitro_cli="metadata"),
+        Option("JSON file (up to 4 KiB) with custom metadata.", nitro_cli="metadata"),
     ] = None
     build_time: Annotated[
         str | None,
-        Option('RFC 3339 or "now".', unset="SOURCE_DATE_EPOCH, else 1970, so that builds repeat"),
+        Option(
+            'Build time in the metadata: RFC 3339 or "now".',
+            unset="SOURCE_DATE_EPOCH, else 1970, for reproducible builds",
+        ),
     ] = None
-    signing_certificate: Annotated[Path | None, Option("PEM certificate, to sign the image with.")] = None
+    signing_certificate: Annotated[Path | None, Option("PEM certificate to sign the image with.")] = None
     private_key: Annotated[
         Path | None,
         Option(
@@ -144,13 +149,13 @@ class BuildRequest(Request):
     signer: Annotated[
         object,
         Option(
-            "Command that signs its standard input, in place of a key.",
+            "Command that signs its standard input, instead of a key file.",
             metavar="COMMAND",
             type="FileSigner | str | None",
             check=_check_signer,
         ),
     ] = None
-    kernel_check: Annotated[bool, Option("Take any file for the kernel.")] = True
+    kernel_check: Annotated[bool, Option("Do not check that the kernel can be booted.")] = True
 
     @classmethod
     def rules(cls, given: Mapping[str, Any], called: Callable[[str], str]) -> str | None:

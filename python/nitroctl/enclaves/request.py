@@ -101,7 +101,7 @@ class RunRequest(Request):
     memory: Annotated[
         int | None,
         Option(
-            "Memory: 512, 512M, 4G (bare numbers are MiB).",
+            "Memory of the enclave: 512, 512M, 4G (a bare number is MiB).",
             metavar="SIZE",
             unit="MiB",
             unset="four times the EIF, at least 512M",
@@ -116,39 +116,45 @@ class RunRequest(Request):
     cpus: Annotated[int, Option("Virtual CPUs.", check=_check_cpus, nitro_cli="cpu_count")] = 1
     cid: Annotated[
         int | None,
-        Option("Context ID.", unset="the lowest free one from 16", check=_check_cid, nitro_cli="enclave_cid"),
+        Option(
+            "Context ID (CID) of the enclave's vsock.",
+            unset="the lowest free one from 16",
+            check=_check_cid,
+            nitro_cli="enclave_cid",
+        ),
     ] = None
     name: Annotated[
         str | None,
         Option(
             "Name of the enclave.",
-            unset="the file's, without .eif",
+            unset="that of the file, without .eif",
             check=_check_name,
             nitro_cli="enclave_name",
         ),
     ] = None
     role: Annotated[
-        str | None, Option("IAM role of the parent instance: PCR3.", metavar="ARN", check=_check_role)
+        str | None,
+        Option("IAM role of the parent instance, measured into PCR3.", metavar="ARN", check=_check_role),
     ] = None
     instance_id: Annotated[
-        str, Option("ID of the parent instance: PCR4.", metavar="ID", check=_check_instance_id)
+        str, Option("ID of the parent instance, measured into PCR4.", metavar="ID", check=_check_instance_id)
     ] = "i-0000000000000000"
     append: Annotated[
-        str | None, Option("Added to the kernel command line of the EIF.", check=_check_append)
+        str | None, Option("Text to add to the EIF's kernel command line; not measured.", check=_check_append)
     ] = None
     overlay: Annotated[
         tuple[Path, ...],
         Option(
-            "A folder, or a cpio archive (newc), unpacked over the image's ramdisks, unmeasured: PCR0, 1, 2 "
-            "and 8 read as zeros.",
+            "A folder or cpio archive (newc) to unpack over the image's ramdisks. The enclave is unmeasured "
+            "then: PCR0, 1, 2 and 8 read as zeros.",
             metavar="DIR|FILE.cpio",
         ),
     ] = ()
     overlay_keep_pcrs: Annotated[
         bool,
         Option(
-            "Keep the image's PCRs although it runs unmeasured; documents are issued under a certificate "
-            "that says so.",
+            "Keep the image's PCRs in an unmeasured enclave; the certificate above its attestation documents "
+            "says that it is unmeasured.",
             excludes=("debug_mode",),
             needs=("overlay", "append", "tools", "trust_kms_ca"),
         ),
@@ -156,10 +162,10 @@ class RunRequest(Request):
     boot_timeout: Annotated[
         float | None,
         Option(
-            "How long to wait for the heartbeat.",
+            "How long to wait for the heartbeat, with which init reports that it runs.",
             metavar="SECONDS",
             unit="s",
-            unset="AWS's rule, 180 s for most",
+            unset="AWS's rule, 180 s for most images",
             check=_check_boot_timeout,
             session=True,
         ),
@@ -173,107 +179,132 @@ class RunRequest(Request):
     ca_days: Annotated[
         int | None,
         Option(
-            "How long the enclave can issue attestation documents.",
+            "For how many days the enclave can issue attestation documents.",
             metavar="DAYS",
             unit="days",
             check=_check_ca_days,
         ),
     ] = 30
     document_form: Annotated[
-        Literal["2025", "2023"], Option("Shape of attestation documents: as AWS made them in that year.")
+        Literal["2025", "2023"], Option("Form of attestation documents: as AWS issued them in that year.")
     ] = "2025"
-    ignore_signature: Annotated[bool, Option("Start an image whose signature is bad, and warn.")] = False
+    ignore_signature: Annotated[bool, Option("Start an image with a bad signature, with a warning.")] = False
     publish: Annotated[
         tuple[str, ...],
-        Option("Join clients of ADDR, HOST:PORT or a path, to the enclave's PORT.", metavar="ADDR=PORT"),
+        Option(
+            "Forward connections to ADDR (HOST:PORT or a socket's path) to the enclave's PORT.",
+            metavar="ADDR=PORT",
+        ),
     ] = ()
     proxy: Annotated[
-        tuple[str, ...], Option("The parent's PORT is that TCP service.", metavar="PORT=HOST:PORT")
+        tuple[str, ...],
+        Option(
+            "Forward the enclave's connections to the parent's PORT to this TCP service.",
+            metavar="PORT=HOST:PORT",
+        ),
     ] = ()
     listen_port: Annotated[
         tuple[str, ...],
-        Option("The parent's PORT is served by the unix socket PATH.", metavar="PORT=PATH"),
+        Option(
+            "Forward the enclave's connections to the parent's PORT to the unix socket PATH.",
+            metavar="PORT=PATH",
+        ),
     ] = ()
     connect_port: Annotated[
         tuple[str, ...],
         Option(
-            "Join clients of the unix socket PATH, which is made, to the enclave's PORT.",
+            "Create the unix socket PATH and forward its connections to the enclave's PORT.",
             metavar="PORT=PATH",
         ),
     ] = ()
     forward_cid: Annotated[
         int | None,
         Option(
-            "Ports that nothing else serves are CID's by this host's own AF_VSOCK; 1 is the host.",
+            "Forward parent ports that nothing else serves to CID, over this host's AF_VSOCK; 1 is the host.",
             metavar="CID",
         ),
     ] = None
     forward_listen: Annotated[
         tuple[str, ...],
         Option(
-            "Join CID's clients of these ports of this host's AF_VSOCK to the enclave's.",
+            "Listen on these ports of this host's AF_VSOCK and forward CID's connections to the enclave.",
             metavar="PORT+PORT...",
         ),
     ] = ()
-    kms: Annotated[
-        bool, Option("The parent's port 8000 is the local KMS, started with it; see `nitroctl kms`.")
-    ] = False
+    kms: Annotated[bool, Option("Start a local KMS on the parent's port 8000; see `nitroctl kms`.")] = False
     kms_allow_unmeasured: Annotated[
         bool,
-        Option("That KMS takes documents of an enclave that keeps its PCRs unmeasured.", needs=("kms",)),
+        Option("Let that KMS accept documents of an unmeasured enclave that keeps its PCRs.", needs=("kms",)),
     ] = False
     trust_kms_ca: Annotated[
         bool,
         Option(
-            "The image's own bundles of roots have that KMS's CA as well, by an overlay: unmeasured.",
+            "Add that KMS's CA to the image's CA bundles by an overlay; the enclave is unmeasured then.",
             needs=("kms",),
         ),
     ] = False
     pcap: Annotated[
         Path | None,
-        Option("Capture all packets of its vsock into FILE, for wireshark; see `nitroctl vsock dump`.",
+        Option("Capture all vsock packets into FILE, for Wireshark; see `nitroctl vsock dump`.",
                metavar="FILE", unset="none"),
     ] = None  # fmt: skip
     snaplen: Annotated[
         int,
-        Option("Bytes of each packet's data in that capture.", metavar="BYTES", check=_check_snaplen),
+        Option(
+            "Keep at most so many bytes of data of each captured packet.",
+            metavar="BYTES",
+            check=_check_snaplen,
+        ),
     ] = 65536
     pcap_limit: Annotated[
         int,
-        Option("Where that capture ends.", metavar="SIZE", unit="MiB", parse=parse_memory),
+        Option(
+            "Stop the capture at this size (a bare number is MiB).",
+            metavar="SIZE",
+            unit="MiB",
+            parse=parse_memory,
+        ),
     ] = 1024
     tools: Annotated[
         bool,
         Option(
-            "A shell, files, processes and core dumps of the running enclave: `nitroctl shell`, `cp`, `top`. "
-            "It runs unmeasured then."
+            "Add an agent and busybox, for `nitroctl shell`, `cp`, `top` and core dumps. The enclave is "
+            "unmeasured then."
         ),
     ] = False
     nsm_log: Annotated[
         Path | None,
-        Option("A line of JSON for each request to the NSM.", metavar="FILE", nitro_cli=False),
+        Option(
+            "Log each NSM request and its answer to FILE, as lines of JSON.", metavar="FILE", nitro_cli=False
+        ),
     ] = None
     gdb: Annotated[
-        bool, Option("Let a debugger in, at a socket; there is no boot timeout then.", nitro_cli=False)
+        bool,
+        Option(
+            "Let gdb attach to the guest, at a unix socket; the default boot timeout is off.", nitro_cli=False
+        ),
     ] = False
     gdb_wait: Annotated[
         bool,
         Option(
-            "Start with the CPUs stopped, for the debugger.", flag="--wait", needs=("gdb",), nitro_cli=False
+            "Start with the CPUs stopped, until gdb continues.",
+            flag="--wait",
+            needs=("gdb",),
+            nitro_cli=False,
         ),
     ] = False
     accel: Annotated[
         Literal["kvm", "tcg"] | None,
-        Option("Force an accelerator.", unset="KVM where it works", session=True),
+        Option("Accelerator to use.", unset="KVM where it works", session=True),
     ] = None
-    qemu: Annotated[Path | None, Option("The QEMU to use.", unset="as --qemu-build says", session=True)] = (
-        None
-    )
+    qemu: Annotated[
+        Path | None, Option("QEMU program to run.", unset="as --qemu-build says", session=True)
+    ] = None
     qemu_build: Annotated[
         Literal["plugin", "bundled", "tree"] | None,
         Option(
-            "Which QEMU that nitroctl has.",
-            unset="the plugin, the bundled one or the tree's: the first that is there",
+            "QEMU to run: the distribution's with the plugin, the bundled one, or one built from source.",
+            unset="the first of these that exists",
             excludes=("qemu",),
             session=True,
         ),
@@ -281,13 +312,15 @@ class RunRequest(Request):
     vsock_backend: Annotated[
         Path | None,
         Option(
-            "The vhost-user-vsock to use.", unset="the bundled one, or that of `nitroctl build`", session=True
+            "vhost-user-vsock program to run.",
+            unset="the bundled one, or that of `nitroctl build`",
+            session=True,
         ),
     ] = None
 
     sandbox: Annotated[
         bool,
-        Option("Give QEMU and the vsock backend all that their user has on this host."),
+        Option("Run QEMU and the vsock backend without their sandbox."),
     ] = True
 
     # What `publish` and its kin come to, with absolute paths (`vsock.forwards`); `ready` fills it in.
