@@ -413,14 +413,14 @@ class Enclave:
         from nitroctl.testing.agent import PORT, Agent
 
         try:
-            self.connect(PORT, timeout=timeout).close()
+            agent = Agent(self.uds, timeout=timeout, listen=timeout, refused=self._check_runs)
         except sockets.PortRefused as e:
             raise EnclaveError(
                 f"the enclave {self.name} has no test agent that could be asked (port {PORT}): {e}",
                 hint="let your application ask its NSM and send you the document",
                 record=self._now,
             ) from e
-        with Agent(self.uds, timeout=timeout) as agent:
+        with agent:
             return agent.attestation(nonce=nonce, user_data=user_data, public_key=public_key)
 
     def verify(

@@ -342,6 +342,25 @@ def test_no_agent_to_ask(make: Make) -> None:
         enclave.attestation(timeout=0.05)
 
 
+def test_an_agent_is_asked_on_the_connection_that_found_it(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one here is not there at once, and says what it hears: no document."""
+    answered: list[int] = []
+    real = sockets.connect
+
+    def connect(uds: Path, port: int, *, timeout: float | None = None) -> socket.socket:
+        connection = real(uds, port, timeout=timeout)
+        answered.append(port)
+        return connection
+
+    monkeypatch.setattr(sockets, "connect", connect)
+    with make(ports="7000:2") as enclave:
+        with pytest.raises(nitroctl.EnclaveError, match="the NSM gave no document"):
+            enclave.attestation(nonce=b"x")
+        assert answered == [7000]
+
+
 def test_asyncio(make: Make) -> None:
     async def main() -> None:
         async with make(ports="5000:3") as enclave:

@@ -42,7 +42,8 @@ class Agent:
     """One connection. A context manager. Each request blocks until its answer is there.
 
     `timeout` bounds each wait for the guest, in seconds. Connect after the guest printed READY_LINE, or give
-    `refused`: then nobody there is waited for as well (vsock.sockets.connect_soon).
+    `refused`: then an agent that is not there yet is waited for, up to `listen` seconds
+    (vsock.sockets.connect_soon).
     """
 
     def __init__(
@@ -52,10 +53,10 @@ class Agent:
         port: int = PORT,
         timeout: float = 60.0,
         refused: Callable[[sockets.PortRefused], None] | None = None,
+        listen: float = sockets.LISTEN_SECONDS,
     ) -> None:
         if refused:
-            soon = min(timeout, sockets.LISTEN_SECONDS)
-            self._socket = sockets.connect_soon(uds, port, timeout=soon, refused=refused)
+            self._socket = sockets.connect_soon(uds, port, timeout=min(timeout, listen), refused=refused)
         else:
             self._socket = sockets.connect(uds, port, timeout=timeout)
         self._socket.settimeout(timeout)
