@@ -384,10 +384,16 @@ def latest(record: Record) -> Record:
 
 def check_runs(record: Record) -> None:
     """Raises EnclaveError if it has ended meanwhile."""
-    now = again(record)  # one in the foreground leaves none
+    now = again(record)
     if not now or not now.running:
-        why = f": {now.message}" if now and now.message else ""
-        raise EnclaveError(f"enclave {record.name} has ended{why}", record=now or record)
+        raise ended_meanwhile(record, now)
+
+
+def ended_meanwhile(record: Record, last: Record | None) -> EnclaveError:
+    """The error of one that was running as `record` says; `last`: its last record, if it has not been
+    removed. One in the foreground leaves none."""
+    why = f": {last.message}" if last and last.message else ""
+    return EnclaveError(f"enclave {record.name} has ended meanwhile{why}", record=last or record)
 
 
 def supervisor_fd(record: Record) -> int | None:

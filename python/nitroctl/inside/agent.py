@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -142,7 +141,7 @@ class Call:
     def _gone(self) -> EnclaveError:
         """Why the connection broke: mostly because the enclave has ended, and then that is what to say."""
         with contextlib.suppress(EnclaveTimeout):
-            return _has_ended(self.record, records.wait(self.record, END_SECONDS))
+            return records.ended_meanwhile(self.record, records.wait(self.record, END_SECONDS))
         return EnclaveError(
             f"enclave {self.record.name}: its agent closed the connection",
             hint=f"nitroctl console {self.record.name}",
@@ -157,35 +156,16 @@ def status_of(payload: bytes) -> int:
 
 
 def _connect(record: Record) -> socket.socket:
-    def refused(e: sockets.PortRefused) -> None:
-        if _ended(record, 0.05):
-            raise _has_ended(record, records.again(record)) from e
-
     try:
-        return sockets.connect_soon(record.uds, tools.PORT, timeout=START_SECONDS, refused=refused)
+        return sockets.connect_soon(
+            record.uds, tools.PORT, timeout=START_SECONDS, refused=lambda _: records.check_runs(record)
+        )
     except sockets.PortRefused as e:
         raise EnclaveError(
             f"enclave {record.name}: its agent does not answer",
             hint=f"nitroctl console {record.name}",
             record=record,
         ) from e
-
-
-def _has_ended(record: Record, last: Record | None) -> EnclaveError:
-    """`last`: its last record, if it has not been removed; one in the foreground leaves none."""
-    why = f": {last.message}" if last and last.message else ""
-    return EnclaveError(f"enclave {record.name} has ended meanwhile{why}", record=last or record)
-
-
-def _ended(record: Record, seconds: float) -> bool:
-    """Whether it ends within this time."""
-    fd = records.supervisor_fd(record)
-    if fd is None:
-        return True
-    try:
-        return bool(select.select([fd], [], [], seconds)[0])
-    finally:
-        os.close(fd)
 
 
 def answer(

@@ -4,6 +4,7 @@ comes of it, and that every command ends when the enclave does. The agent itself
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import struct
@@ -146,6 +147,23 @@ def test_an_enclave_that_ends_meanwhile(
     assert sorted(os.listdir(tmp_path)) == ["state", "v"]
     shown = CliRunner().invoke(nitroctl, command)
     assert str(shown.exception) == "the enclave 'app' has ended: the guest's kernel panicked: Oops"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_enclave_that_ends_before_its_agent_listens(
+    enclave: FakeEnclave, tmp_path: Path, kept: bool
+) -> None:
+    """The same error for whoever waits for it; of one in the foreground no record is left to say why."""
+    waiting = dataclasses.replace(enclave.record, uds=tmp_path / "nobody")
+    enclave.end("the guest halted")
+    if not kept:
+        records.remove(waiting)
+    why, said = ("", waiting) if not kept else (": the guest halted", records.again(waiting))
+    for wait in (lambda: agent.Call(waiting, b"X"), lambda: records.check_runs(waiting)):
+        with pytest.raises(EnclaveError) as caught:
+            wait()
+        assert str(caught.value) == f"enclave app has ended meanwhile{why}"
+        assert caught.value.record == said
 
 
 def test_without_tools_each_command_says_what_to_do(enclave: FakeEnclave) -> None:
