@@ -18,8 +18,10 @@ PLACES = """
 import inspect, os
 from click.testing import CliRunner
 import nitroctl
+from nitroctl.base.accelerator import Accelerator
 from nitroctl.commands.run import run
 from nitroctl.enclaves import supervised
+from nitroctl.enclaves.plan import Plan
 from nitroctl.enclaves.request import RunRequest
 from nitroctl.keywords import RunKeywords
 from nitroctl.nitro_cli.request import Request, run_request
@@ -36,7 +38,8 @@ except nitroctl.UsageError as e:
     assert str(e) == "loud=1: loud takes 'low' or 'high'", e
 else:
     assert False
-assert supervised.decode(supervised.encode(RunRequest("a.eif", loud="high"))).loud == "high"
+plan = Plan(RunRequest("a.eif", loud="high"), "a", 512, 90.0, Accelerator("tcg", "so"), False, "i-0-enc1")
+assert supervised.decode(supervised.encode(plan)).request.loud == "high"
 os.environ["NITROCTL_LOUD"] = "high"
 assert run_request(Request("a.eif", 512, 1)).loud == "high"
 assert "loud" in [one.name for one in _session(RunRequest)]

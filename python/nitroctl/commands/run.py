@@ -80,7 +80,7 @@ def run(app_status: bool, detach: bool, as_json: bool, dry_run: bool, **given: A
     if detach:
         from nitroctl.enclaves import supervised
 
-        record = supervised.start(request, tell)
+        record = supervised.start(plan, tell)
         if as_json:
             from nitroctl.base import output
 

@@ -6,6 +6,7 @@ Decided before anything starts, but for the context ID; whether it can work at a
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 import time
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nitroctl.base import accelerator
 from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.memory import MIB
-from nitroctl.enclaves import containment, overlay, preflight, tools
+from nitroctl.enclaves import containment, overlay, tools
 from nitroctl.enclaves import qemu as qemu_options
 from nitroctl.enclaves.folder import Folder, release, reserve
 from nitroctl.enclaves.qemu import QemuConfig
@@ -45,7 +46,29 @@ class Plan:
     cmdline: str = ""  # of the kernel, as far as it is known here
     notes: tuple[str, ...] = ()  # what the user should know beforehand
     unmeasured: tuple[str, ...] = ()  # why the PCRs do not say what runs; empty: they do
-    overlays: tuple[Source, ...] = ()  # to be joined to one archive
+
+    @property
+    def overlays(self) -> tuple[Source, ...]:
+        """To be joined to one archive."""
+        request = self.request
+        return (*overlay.sources(request), *tools.sources(request, self.cmdline, self.accel.arch))
+
+    def to_json(self) -> dict[str, Any]:
+        """For the process that runs it, in another folder."""
+        value = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**value, "request": self.request.to_json()}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Plan:
+        return cls(
+            **{
+                **value,
+                "request": RunRequest.from_json(value["request"]),
+                "accel": Accelerator(*value["accel"]),
+                "notes": tuple(value["notes"]),
+                "unmeasured": tuple(value["unmeasured"]),
+            }
+        )
 
     @property
     def number(self) -> str:
@@ -125,7 +148,9 @@ def default_name(eif: Path) -> str:
 
 def make_plan(request: RunRequest) -> Plan:
     """Fill in the defaults of a request that is `ready`, and refuse what cannot work, before anything has
-    started."""
+    started: this is where file and host are judged, once for each start. Raises as `preflight.check` does."""
+    from nitroctl.enclaves import preflight
+
     checked = preflight.check(request)
     memory = checked.memory_mib
     cmdline = " ".join(filter(None, (os.fsdecode(checked.eif.cmdline), request.append)))
@@ -142,7 +167,6 @@ def make_plan(request: RunRequest) -> Plan:
         cmdline=cmdline,
         notes=checked.notes,
         unmeasured=tuple(overlay.reasons(request)),
-        overlays=(*overlay.sources(request), *tools.sources(request, cmdline, arch)),
     )
 
 

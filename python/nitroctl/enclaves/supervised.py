@@ -20,7 +20,8 @@ from typing import Any
 
 from nitroctl.base import proc
 from nitroctl.base.errors import EnclaveError, EnclaveTimeout, NitroError
-from nitroctl.enclaves import preflight, records
+from nitroctl.enclaves import records
+from nitroctl.enclaves.plan import Plan, make_plan
 from nitroctl.enclaves.records import Record, State
 from nitroctl.enclaves.request import RunRequest
 
@@ -29,11 +30,11 @@ PROGRAM = "nitroctl.enclaves.supervisor"
 
 class Supervised:
     """An enclave in a process of its own, which ends with this object unless it is detached. With `orphan`
-    that process is nobody's child, so that nobody has to reap it. The request is `ready`; raises as
-    `preflight.check` does."""
+    that process is nobody's child, so that nobody has to reap it. What is no plan yet is a request that is
+    `ready`, of which one is made: raises as `make_plan` does."""
 
-    def __init__(self, request: RunRequest, *, orphan: bool = False) -> None:
-        preflight.check(request)
+    def __init__(self, todo: RunRequest | Plan, *, orphan: bool = False) -> None:
+        plan = todo if isinstance(todo, Plan) else make_plan(todo)
         self.record: Record | None = None
         self._buffer = b""
         self._channel, theirs = socket.socketpair()
@@ -47,7 +48,7 @@ class Supervised:
                     new_session=True,
                     death_signal=0,
                 )
-                self._channel.sendall(encode(request))
+                self._channel.sendall(encode(plan))
             except BaseException:
                 self._channel.close()
                 raise
@@ -138,10 +139,10 @@ class Supervised:
         self._process.wait()
 
 
-def start(request: RunRequest, on_state: Callable[[Record], None] | None = None) -> Record:
-    """Start an enclave that outlives us, and wait for its heartbeat. Raises as Supervised.wait_booted does;
-    then and after a Ctrl-C it has been stopped, and its record and logs stay."""
-    supervised = Supervised(request, orphan=True)
+def start(todo: RunRequest | Plan, on_state: Callable[[Record], None] | None = None) -> Record:
+    """Start an enclave that outlives us, and wait for its heartbeat. Raises as Supervised and its wait_booted
+    do; after a failed boot and after a Ctrl-C it has been stopped, and its record and logs stay."""
+    supervised = Supervised(todo, orphan=True)
     try:
         record = supervised.wait_booted(on_state)
         supervised.detach()
@@ -151,12 +152,12 @@ def start(request: RunRequest, on_state: Callable[[Record], None] | None = None)
     return record
 
 
-def encode(request: RunRequest) -> bytes:
-    return json.dumps(request.to_json()).encode() + b"\n"
+def encode(plan: Plan) -> bytes:
+    return json.dumps(plan.to_json()).encode() + b"\n"
 
 
-def decode(line: bytes) -> RunRequest:
-    return RunRequest.from_json(json.loads(line))
+def decode(line: bytes) -> Plan:
+    return Plan.from_json(json.loads(line))
 
 
 def _python_path() -> str:

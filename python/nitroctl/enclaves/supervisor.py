@@ -2,7 +2,7 @@
 """The supervisor of an enclave in a process of its own: this module as a program.
 
     starter (`supervised`)                   supervisor
-      | request, a line of JSON  ------------->  |
+      | the plan, a line of JSON ------------->  |
       | <---------------- records, a line for each state; an error
       | "detach"  ---------------------------->  |   from now on it is on its own
       | "stop", and why  --------------------->  |   or: it shall end
@@ -33,9 +33,8 @@ from nitroctl.base import shown
 from nitroctl.base.errors import NitroError
 from nitroctl.enclaves import logs
 from nitroctl.enclaves.lifecycle import EnclaveRun
-from nitroctl.enclaves.plan import make_plan
+from nitroctl.enclaves.plan import Plan
 from nitroctl.enclaves.records import Record, State
-from nitroctl.enclaves.request import RunRequest
 from nitroctl.enclaves.supervised import decode
 
 
@@ -47,7 +46,7 @@ class _Starter:
         self._enclave: EnclaveRun | None = None
         self._detached = False
 
-    def read_request(self) -> RunRequest:
+    def read_plan(self) -> Plan:
         assert self._channel
         line = b""
         while not line.endswith(b"\n"):
@@ -96,7 +95,7 @@ class _Starter:
 
 def _supervise(channel: socket.socket) -> int:
     starter = _Starter(channel)
-    request = starter.read_request()
+    plan = starter.read_plan()
     said: State | None = None
 
     def on_state(record: Record) -> None:
@@ -111,7 +110,7 @@ def _supervise(channel: socket.socket) -> int:
 
     async def main() -> int:
         loop = asyncio.get_running_loop()
-        running = EnclaveRun(make_plan(request), on_state=on_state, detached=True)
+        running = EnclaveRun(plan, on_state=on_state, detached=True)
         for number in (signal.SIGINT, signal.SIGTERM):
             text = f"stopped by {signal.Signals(number).name}"
             loop.add_signal_handler(number, functools.partial(running.stop, text, signum=number))

@@ -33,7 +33,7 @@ from nitroctl.nitro_cli.request import (
 )
 
 if TYPE_CHECKING:
-    from nitroctl.enclaves.request import RunRequest
+    from nitroctl.enclaves.plan import Plan
 
 BESIDE = "nitro-cli.json"
 
@@ -43,10 +43,10 @@ BESIDE = "nitro-cli.json"
 
 def run_enclave(options: dict[str, Any]) -> int:
     request = from_options(options)
-    config, cpu_ids = _check(request)
-    beside = {"CPUIDs": cpu_ids, **_metadata(config.eif, request.eif_path.name)}
+    plan, cpu_ids = _check(request)
+    beside = {"CPUIDs": cpu_ids, **_metadata(plan.request.eif, request.eif_path.name)}
     say("Start allocating memory...")
-    record = _start(config, cpu_ids)
+    record = _start(plan, cpu_ids)
     try:
         (record.home / BESIDE).write_text(json.dumps(beside))
     except OSError as e:
@@ -58,10 +58,10 @@ def run_enclave(options: dict[str, Any]) -> int:
     return 0
 
 
-def _check(request: Request) -> tuple[RunRequest, tuple[int, ...]]:
+def _check(request: Request) -> tuple[Plan, tuple[int, ...]]:
     """All that can be refused before anything starts, in AWS's order."""
     from nitroctl.eif.format import open_eif
-    from nitroctl.enclaves import preflight
+    from nitroctl.enclaves.plan import make_plan
     from nitroctl.enclaves.ready import ready
 
     path = request.eif_path
@@ -75,8 +75,8 @@ def _check(request: Request) -> tuple[RunRequest, tuple[int, ...]]:
     memory = check_memory(request, size, host_memory())
     try:
         asked = run_request(request, memory=memory, cpus=len(cpu_ids))
-        config = ready(asked, lambda text: say(f"note: {text}"))
-        for note in preflight.check(config).notes:
+        plan = make_plan(ready(asked, lambda text: say(f"note: {text}")))
+        for note in plan.notes:
             say(f"note: {note}")
     except EifError as e:
         code = "E59" if e.rule.startswith("signature-") else "E35"
@@ -85,10 +85,10 @@ def _check(request: Request) -> tuple[RunRequest, tuple[int, ...]]:
         raise CliError("E03", *told(e)) from None
     except NitroError as e:
         raise InEnclaveProcess("E33", *told(e)) from None
-    return config, cpu_ids
+    return plan, cpu_ids
 
 
-def _start(config: RunRequest, cpu_ids: tuple[int, ...]) -> Record:
+def _start(plan: Plan, cpu_ids: tuple[int, ...]) -> Record:
     """Start the enclave and wait for its heartbeat."""
     from nitroctl.enclaves import supervised
 
@@ -103,7 +103,7 @@ def _start(config: RunRequest, cpu_ids: tuple[int, ...]) -> Record:
                 f"cpu-ids: {list(cpu_ids)}")  # fmt: skip
 
     try:
-        return supervised.start(config, on_state=on_state)
+        return supervised.start(plan, on_state=on_state)
     except NitroError as e:
         if not started and not isinstance(e, BootTimeout | GuestPanic):
             raise InEnclaveProcess("E27" if "Cannot allocate memory" in str(e) else "E33", *told(e)) from None

@@ -26,12 +26,14 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, install, steps, write_eif
+from enclave_fakes import HANG, HEARTBEAT, PYTHON, RESET, Bench, install, steps, write_eif
 from enclave_life import Life
 from jsonpage import answer
 from nitroctl.attestation import pki
+from nitroctl.base.accelerator import Accelerator
 from nitroctl.base.errors import BootTimeout, EnclaveError, NitroError
 from nitroctl.enclaves import foreground, records, supervised
+from nitroctl.enclaves.plan import Plan
 from nitroctl.enclaves.records import Ending, Party, Record
 from nitroctl.enclaves.request import RunRequest
 
@@ -549,7 +551,7 @@ def foreground_run(request: RunRequest) -> None:
     foreground.run(request).check()
 
 
-def test_the_supervisor_gets_the_whole_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_supervisor_gets_the_whole_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind of field, with a value that is not its default; paths for a process in another folder."""
     monkeypatch.chdir(tmp_path)
     given = {
@@ -560,6 +562,53 @@ def test_the_supervisor_gets_the_whole_request(tmp_path: Path, monkeypatch: pyte
         "accel": "tcg", "qemu": "qemu", "vsock_backend": Path("backend"), "forwards": ("proxy=80=a:80",),
     }  # fmt: skip
     request = RunRequest(**given)  # type: ignore[arg-type]
-    decoded = supervised.decode(supervised.encode(request))
+    plan = Plan(
+        request, name="m", memory_mib=600, boot_timeout=0.5, accel=Accelerator("tcg", "so", "aarch64"),
+        acpi=True, module_id="i-1-enc0", cmdline="a\udcff", notes=("n", "o"), unmeasured=("u",),
+    )  # fmt: skip
+    assert None not in vars(plan).values() and len(vars(plan)) == len(dataclasses.fields(Plan))
+    decoded = supervised.decode(supervised.encode(plan))
     paths = {name: tmp_path / given[name] for name in ("eif", "qemu", "vsock_backend")}  # type: ignore[operator]
-    assert decoded == dataclasses.replace(request, **paths)  # type: ignore[arg-type]
+    there = dataclasses.replace(request, **paths)  # type: ignore[arg-type]
+    assert decoded == dataclasses.replace(plan, request=there)
+
+
+# For every Python process of a start: who opens the image. QEMU and the backend are started without it.
+WATCH = """\
+import os, sys, threading
+
+def opened(event, arguments):
+    if event == "open" and str(arguments[0]).endswith("hello.eif"):
+        with open(os.environ["OPENED"], "a") as file:
+            file.write("main\\n" if threading.get_native_id() == os.getpid() else "aside\\n")
+
+sys.addaudithook(opened)
+"""
+
+# Prints the PCRs of its enclave when they have been measured.
+BY_PYTHON = """\
+import sys, time, nitroctl
+with nitroctl.Enclave(sys.argv[1], qemu=sys.argv[2], vsock_backend=sys.argv[3]) as enclave:
+    while enclave.record.pcrs is None:
+        time.sleep(0.01)
+    print(len(enclave.record.pcrs))
+"""
+
+
+def test_an_image_is_judged_once(bench: Bench, life: Life) -> None:
+    """By who starts the enclave, the command or Python. Afterwards nobody reads it but QEMU and, aside,
+    what measures it."""
+    (bench.tmp / "site").mkdir()
+    (bench.tmp / "site/sitecustomize.py").write_text(WATCH)
+    told = bench.tmp / "opened"
+    bench.env = {**steps(*UP), "PYTHONPATH": f"{PYTHON}:{bench.tmp / 'site'}", "OPENED": str(told)}
+    life.start()
+    while life.records()[0]["pcrs"] is None:
+        time.sleep(0.01)
+    assert sorted(told.read_text().split()) == ["aside", "main"]
+    told.unlink()
+    files = (bench.eif, bench.qemu, bench.backend)
+    done = subprocess.run(
+        [sys.executable, "-c", BY_PYTHON, *files], env=bench.environment({}), capture_output=True, text=True
+    )
+    assert (done.stdout, sorted(told.read_text().split())) == ("3\n", ["aside", "main"]), done.stderr
