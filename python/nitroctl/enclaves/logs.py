@@ -69,7 +69,7 @@ class LogSink:
             if self._fd < 0:
                 self._open()
             if self._lost:
-                self._put(b"\n[nitroctl: %d bytes of the console were lost]\n" % self._lost)
+                self._put(b"\n[nitroctl: %d bytes were lost]\n" % self._lost)
                 self._lost = 0
             self._put(data)
         except OSError as e:
@@ -83,7 +83,8 @@ class LogSink:
 
     def _put(self, data: bytes) -> None:
         if self._size >= self._half:
-            os.replace(self._path, self._older)
+            with contextlib.suppress(FileNotFoundError):  # somebody has moved it away
+                os.replace(self._path, self._older)
             os.close(self._fd)
             self._fd = -1
             self._open()
@@ -135,10 +136,15 @@ class _Reader:
         if self._fd < 0:
             self._fd = self._open_first()
         while self._fd >= 0:
+            # In this order: only a file that was the older half before it was read has been read whole.
+            older = self._is_older()
             while data := os.read(self._fd, _PIECE):
                 yield data
-            if not self._advance():
+            if not older:
                 return
+            newer = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            os.close(self._fd)
+            self._fd = newer
 
     def _open_first(self) -> int:
         for path in (self._older, self._path):
@@ -146,18 +152,12 @@ class _Reader:
                 return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         return -1
 
-    def _advance(self) -> bool:
-        """At the end of a file: whether another one follows it."""
+    def _is_older(self) -> bool:
+        """Whether the file that is read has a newer one behind it."""
         try:
-            newer = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            return not os.path.samestat(os.stat(self._path), os.fstat(self._fd))
         except FileNotFoundError:
             return False
-        if os.path.samestat(os.fstat(newer), os.fstat(self._fd)):
-            os.close(newer)
-            return False
-        os.close(self._fd)
-        self._fd = newer
-        return True
 
     def close(self) -> None:
         if self._fd >= 0:
