@@ -8,7 +8,6 @@ follows events sees to. The file is bounded as the console's is, and much smalle
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import queue
@@ -147,13 +146,17 @@ def attached(record: Record, attach: Callable[[Record], None]) -> Iterator[Event
 def follow(attach: Callable[[Record], None]) -> Iterator[Event]:
     """Those of all running enclaves and of all that will run, for ever. `attach` is called for each, again
     with its next event if it raised NitroError: an enclave that is just starting cannot be asked yet."""
-    found: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    found: queue.SimpleQueue[Event | Exception] = queue.SimpleQueue()
     known: set[Path] = set()
 
     def one(record: Record) -> None:
-        with contextlib.suppress(NitroError, OSError):
+        try:
             for event in attached(record, attach):
                 found.put(event)
+        except (NitroError, FileNotFoundError):
+            pass  # it has ended meanwhile
+        except OSError as e:
+            found.put(e)
 
     def look() -> None:
         for record in records.running():
@@ -164,13 +167,21 @@ def follow(attach: Callable[[Record], None]) -> Iterator[Event]:
     def watch() -> None:
         # Homes are renamed into this folder, which is an event of its own.
         never = os.pidfd_open(os.getpid())
-        with logs.watch(base) as wait:
-            while True:
+        try:
+            with logs.watch(base) as wait:
                 look()
-                if wait(never, None):
-                    return
+                while not wait(never, None):
+                    look()
+            found.put(NitroError(f"the folder {base} has been removed"))
+        except (NitroError, OSError) as e:
+            found.put(e)
+        finally:
+            os.close(never)
 
     base = config.private_dir(config.state_dir() / "enclaves")
     threading.Thread(target=watch, daemon=True).start()
     while True:
-        yield found.get()
+        event = found.get()
+        if isinstance(event, Exception):
+            raise event
+        yield event

@@ -305,7 +305,7 @@ def _read(home: Path, *, running: bool = False) -> Record | None:
             return None
         with open(home / RECORD, encoding="utf-8") as file:
             record = Record.from_json(json.loads(file.read(_RECORD_MAX)))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if record.running and not alive:
         return _lost(record)
