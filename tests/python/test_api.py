@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
 """The Python API over fake programs: what a parent program or a test can do with an Enclave object.
 
-The supervisor, the records and the sockets are real. Real guests are in tests/boot.
+The supervisor, the records and the sockets are real. Connections are in test_api_vsock, asyncio is in
+test_api_asyncio, real guests are in tests/boot.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import select
@@ -14,8 +14,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +21,17 @@ import pytest
 
 import eifmodel
 import nitroctl
+from api_world import Make, maker, records_left
 from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, steps
 from nitroctl import attestation
-from nitroctl.base import config
 from nitroctl.enclaves import records
 from nitroctl.enclaves.records import Ending, Party
 from nitroctl.vsock import sockets
 
-Make = Callable[..., nitroctl.Enclave]
-
 
 @pytest.fixture
 def make(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Make:
-    """An Enclave object in the bench's world; `script` is what its guest does."""
-
-    def make(*script: list[Any], ports: str = "", **options: Any) -> nitroctl.Enclave:
-        env = bench.environment({**steps(*(script or [HEARTBEAT])), "FAKE_PORTS": ports})
-        for name, value in env.items():
-            monkeypatch.setenv(name, value)
-        return nitroctl.Enclave(bench.eif, qemu=bench.qemu, vsock_backend=bench.backend, **options)
-
-    return make
-
-
-def records_left() -> list[str]:
-    return [record.name for record in records.every()]
+    return maker(bench, monkeypatch)
 
 
 def test_a_block_is_a_life(bench: Bench, make: Make) -> None:
@@ -176,67 +160,6 @@ def test_how_the_application_ended(make: Make) -> None:
             record.check()
 
 
-def test_connect(make: Make) -> None:
-    with make(ports="5000:0") as enclave, enclave.connect(5000) as sock:
-        sock.sendall(b"over and back")
-        assert sock.recv(100) == b"over and back"
-        assert sock.gettimeout() is None
-
-
-def test_connect_waits_until_the_application_listens(make: Make) -> None:
-    with make(ports="5000:5") as enclave:
-        with pytest.raises(sockets.PortRefused, match="nobody listens on port 5000"):
-            enclave.connect(5000, retry=False)
-        enclave.connect(5000).close()
-        with pytest.raises(sockets.PortRefused, match="nobody listens on port 6000"):
-            enclave.connect(6000, timeout=0.1)
-        with pytest.raises(nitroctl.NitroError, match="no vsock port"):
-            enclave.connect(1 << 32)
-
-
-def test_listen(make: Make) -> None:
-    with make() as enclave:
-        listener = enclave.listen(9001)
-        # What the backend does for the guest.
-        with socket.socket(socket.AF_UNIX) as guest:
-            guest.connect(f"{enclave.uds}_9001")
-            guest.sendall(b"from inside")
-            with listener.accept() as sock:
-                assert sock.recv(100) == b"from inside"
-        with pytest.raises(nitroctl.NitroError, match="cannot listen"):
-            enclave.listen(9001)
-    assert not listener.path.exists()
-
-
-def test_listen_before_the_start(bench: Bench, make: Make) -> None:
-    enclave = make(HEARTBEAT)
-    listener = enclave.listen(9001)
-    with enclave:
-        command = Path(f"/proc/{enclave.record.backend_pid}/cmdline").read_bytes().split(b"\0")
-        assert f"--listen-port=9001={listener.path}".encode() in command
-        assert listener.path.is_socket()
-    assert not listener.path.exists() and bench.left() == []
-
-
-def test_listeners_of_a_killed_process_are_cleared_away(bench: Bench, make: Make) -> None:
-    code = f"""
-import os, nitroctl
-e = nitroctl.Enclave({str(bench.eif)!r}, qemu={str(bench.qemu)!r}, vsock_backend={str(bench.backend)!r})
-e.listen(1)
-os.kill(os.getpid(), 9)
-"""
-    done = subprocess.run([sys.executable, "-c", code], env=bench.environment({}), timeout=HANG)
-    assert done.returncode == -signal.SIGKILL
-    assert len(list((bench.runtime / "nitroctl").glob("early-*"))) == 1
-    first, second = make(), make()
-    first.listen(1)
-    second.listen(1)  # the living are left alone
-    assert len(list(config.runtime_dir().glob("early-*"))) == 2
-    first.close()
-    second.close()
-    assert bench.left() == []
-
-
 def test_it_ends_with_its_process(bench: Bench) -> None:
     code = f"""
 import os, nitroctl
@@ -310,133 +233,6 @@ def test_measurements(bench: Bench, make: Make) -> None:
     assert enclave.pcrs() == {0: measured.pcr0, 1: measured.pcr1, 2: measured.pcr2}  # before the start
     with enclave:
         assert enclave.pcrs() == {0: measured.pcr0, 1: measured.pcr1, 2: measured.pcr2}
-
-
-def test_faults_of_its_vsock(make: Make) -> None:
-    """What they do is seen in a guest (tests/boot/test_wire.py)."""
-    enclave = make()
-    with pytest.raises(nitroctl.UsageError, match="has not been started"):
-        enclave.faults.refuse(1)
-    with enclave:
-        faults = enclave.faults
-        assert (faults.latency(5, jitter=1), faults.refuse(8000, rate=0.25, seed=7)) == (1, 2)
-        assert (faults.reset(nth=2, after=3), faults.stop_reading(1, times=4)) == (3, 4)
-        keys = ("kind", "port", "ms", "jitter", "after", "nth", "times", "rate", "seed")
-        assert [tuple(row[key] for key in keys) for row in faults.list()] == [
-            ("latency", None, 5, 1, None, None, None, 1.0, 0),
-            ("refuse", 8000, None, None, None, None, None, 0.25, 7),
-            ("reset", None, None, None, 3, 2, None, 1.0, None),
-            ("stop-reading", 1, None, None, 0, None, 4, 1.0, None),
-        ]
-        faults.clear()
-        assert faults.list() == []
-        for wrong in ({"port": -1}, {"port": "x"}, {"nth": 0}, {"times": True}, {"rate": 2}, {"seed": -1}):
-            with pytest.raises(nitroctl.NitroError):
-                faults.refuse(**wrong)
-    with pytest.raises(nitroctl.EnclaveError, match="has ended"):
-        faults.list()
-
-
-def test_no_agent_to_ask(make: Make) -> None:
-    with make() as enclave, pytest.raises(nitroctl.EnclaveError, match="no test agent"):
-        enclave.attestation(timeout=0.05)
-
-
-def test_an_agent_is_asked_on_the_connection_that_found_it(
-    make: Make, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The one here is not there at once, and says what it hears: no document."""
-    answered: list[int] = []
-    real = sockets.connect
-
-    def connect(uds: Path, port: int, *, timeout: float | None = None) -> socket.socket:
-        connection = real(uds, port, timeout=timeout)
-        answered.append(port)
-        return connection
-
-    monkeypatch.setattr(sockets, "connect", connect)
-    with make(ports="7000:2") as enclave:
-        with pytest.raises(nitroctl.EnclaveError, match="the NSM gave no document"):
-            enclave.attestation(nonce=b"x")
-        assert answered == [7000]
-
-
-def test_asyncio(make: Make) -> None:
-    async def main() -> None:
-        async with make(ports="5000:3") as enclave:
-            reader, writer = await enclave.open_connection(5000)
-            writer.write(b"over and back\n")
-            assert await reader.readline() == b"over and back\n"
-            writer.close()
-            with pytest.raises(sockets.PortRefused, match="nobody listens on port 6000"):
-                await enclave.open_connection(6000, timeout=0.1)
-
-            def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                writer.write(b"welcome\n")
-                writer.close()
-
-            server = await enclave.start_server(handle, 9001)
-            reader, writer = await asyncio.open_unix_connection(f"{enclave.uds}_9001")
-            assert await reader.read() == b"welcome\n"
-            writer.close()
-            server.close()
-        assert not enclave.running
-
-    asyncio.run(main())
-
-
-@pytest.mark.parametrize("by", ["the block", "a call", "another thread"])
-def test_a_server_of_asyncio_ends_with_its_enclave(make: Make, by: str) -> None:
-    """Its descriptor's number is another's by then: of a server that works."""
-
-    async def main() -> None:
-        def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.write(b"another")
-            writer.close()
-
-        enclave = make()
-        async with enclave:
-            early = await enclave.start_server(handle, 9001)
-            (number,) = [sock.fileno() for sock in early.sockets]
-            if by == "a call":
-                enclave.close()
-            elif by == "another thread":
-                await asyncio.to_thread(enclave.close)
-        assert not early.is_serving()
-        others = [await asyncio.start_server(handle, "127.0.0.1", 0) for _ in range(8)]
-        assert number in [sock.fileno() for other in others for sock in other.sockets]
-        early.close()
-        await early.wait_closed()
-        for other in others:
-            reader, writer = await asyncio.open_connection(*other.sockets[0].getsockname())
-            assert await reader.read() == b"another"
-            writer.close()
-            other.close()
-
-    asyncio.run(main())
-
-
-def test_asyncio_does_not_wait_for_a_boot_that_nobody_wants(bench: Bench, make: Make, tmp_path: Path) -> None:
-    fifo = tmp_path / "begun"
-    os.mkfifo(fifo)
-
-    async def main() -> None:
-        enclave = make(["await", str(fifo)])
-
-        async def enter() -> None:
-            async with enclave:
-                pytest.fail("it is up")
-
-        task = asyncio.create_task(enter())
-        # Opens once QEMU reads it.
-        os.close(await asyncio.to_thread(os.open, fifo, os.O_WRONLY))
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert not enclave.running
-
-    asyncio.run(main())
-    assert bench.processes() == {} and bench.left() == []
 
 
 def test_two_at_once(make: Make) -> None:
@@ -518,84 +314,6 @@ def test_a_start_can_wait_for_the_application(make: Make) -> None:
     assert not enclave.running and enclave.record.message == "stopped, because its start failed"
     with pytest.raises(sockets.PortRefused, match="port 7000"), make(wait_for_port=[7000], wait_timeout=0.2):
         pytest.fail("it is up")
-
-
-def test_listeners_end_with_the_enclave(make: Make, tmp_path: Path) -> None:
-    """By itself, by stop(), and one that never started: nobody waits for ever."""
-    fifo = tmp_path / "go"
-    os.mkfifo(fifo)
-    waiting = ThreadPoolExecutor()
-
-    def begin(listener: sockets.Listener) -> Future[socket.socket]:
-        return waiting.submit(listener.accept)
-
-    with make(HEARTBEAT, ["await", str(fifo)], RESET) as enclave, waiting:
-        early = begin(enclave.listen(9001))
-        with pytest.raises(TimeoutError):
-            (late := enclave.listen(9002)).socket.settimeout(0.05)
-            late.accept()
-        os.close(os.open(fifo, os.O_WRONLY))
-        with pytest.raises(nitroctl.EnclaveError, match="nobody will connect any more: .* has ended: "):
-            early.result(HANG)
-        waiting = ThreadPoolExecutor()
-        other = make()
-        with waiting:
-            before = begin(other.listen(9001))
-            other.start()
-            other.stop()
-            with pytest.raises(nitroctl.EnclaveError, match=r"stopped by a call of stop\(\)"):
-                before.result(HANG)
-            other.close()
-            never = make()
-            unstarted = begin(never.listen(9001))
-            never.close()
-            with pytest.raises(nitroctl.EnclaveError, match="was never started"):
-                unstarted.result(HANG)
-
-
-@pytest.mark.parametrize("end, said", [("stop", r"a call of stop\(\)"), ("close", r"or by close\(\)")])
-def test_a_listener_tells_why_the_enclave_ended_while_it_waited(
-    make: Make, monkeypatch: pytest.MonkeyPatch, end: str, said: str
-) -> None:
-    enclave = make()
-    enclave.start()
-    listener = enclave.listen(9001)
-
-    def ends_meanwhile(*_: object) -> None:
-        monkeypatch.undo()
-        getattr(enclave, end)()
-        raise ValueError("file descriptor cannot be a negative integer (-1)")  # as select does then
-
-    monkeypatch.setattr(select, "select", ends_meanwhile)
-    with pytest.raises(nitroctl.EnclaveError, match=f"has ended: stopped .*{said}"):
-        listener.accept()
-    enclave.close()
-
-
-def test_twins_for_asyncio(make: Make, tmp_path: Path) -> None:
-    """The loop goes on meanwhile, and who does not wait any more holds nothing up."""
-    fifo = tmp_path / "go"
-    os.mkfifo(fifo)
-
-    async def main() -> None:
-        async with make(HEARTBEAT, ["print", "up\r\n"], ["await", str(fifo)], RESET) as enclave:
-            assert (await enclave.console.wait_for_async("u(p)"))[1] == "p"
-            with pytest.raises(TimeoutError, match="did not print"):
-                await enclave.console.wait_for_async("down", timeout=0.05)
-            with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(enclave.wait_async(), 0.05)
-            ending = asyncio.ensure_future(enclave.wait_async(HANG))
-            await asyncio.sleep(0)
-            os.close(os.open(fifo, os.O_WRONLY))
-            assert (await ending).ending is Ending.ORDERLY
-        async with make() as enclave:
-            abandoned = asyncio.ensure_future(enclave.console.wait_for_async("never", timeout=HANG))
-            await asyncio.sleep(0)
-            abandoned.cancel()
-            await enclave.stop_async()
-            assert enclave.record.message == "stopped by a call of stop()"
-
-    asyncio.run(main())
 
 
 def test_what_is_made_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
