@@ -7,6 +7,8 @@ test_api_asyncio, real guests are in tests/boot.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import re
 import select
@@ -14,6 +16,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +243,29 @@ def test_two_at_once(make: Make) -> None:
     with make(name="two") as first, make(name="two") as second:
         assert first.cid != second.cid
         assert (first.name, second.name) == ("two", "two_1")
+
+
+def test_an_enclave_leaves_nothing_in_its_process(make: Make) -> None:
+    """No object of ours, descriptor or thread, however it ended; what stays is made by the first one."""
+
+    def left() -> tuple[dict[str, int], set[str], int]:
+        gc.collect()
+        ours = [type(one) for one in gc.get_objects() if type(one).__module__.startswith("nitroctl")]
+        names = Counter(f"{kind.__module__}.{kind.__qualname__}" for kind in ours)
+        return dict(names), set(os.listdir("/proc/self/fd")), threading.active_count()
+
+    def live(*script: list[Any], **options: Any) -> None:
+        enclave = make(*script, **options)
+        enclave.listen(9001)
+        with contextlib.suppress(nitroctl.EnclaveError), enclave:
+            enclave.console.read()
+            enclave.pcrs()
+
+    live()
+    before = left()
+    live(HEARTBEAT, RESET)
+    live(["exit", 9])
+    assert left() == before
 
 
 def test_an_eif_is_of_one_thing(tmp_path: Path) -> None:
