@@ -11,6 +11,12 @@ from pathlib import Path
 from nitroctl.kms.store import Store
 
 MOST = 4096  # rows that are kept
+# Whose PCR is zero. PCR4 is zero without an instance's id, PCR16 and up until the application extends them.
+_ZEROS = {
+    **dict.fromkeys((0, 1, 2), "debug mode"),
+    3: "a parent without a role, or of debug mode",
+    8: "an unsigned image, or of debug mode",
+}
 
 
 def pcrs_of(eif: Path) -> dict[int, str]:
@@ -35,7 +41,8 @@ def remember(store: Store, eif: Path, pcrs: Mapping[int, str]) -> None:
 def tell(store: Store, pcr: int, value: str) -> str | None:
     """What is known of this value of this PCR, after "that is"."""
     if value == "0" * 96:
-        return f"the PCR{pcr} of debug mode"
+        whose = _ZEROS.get(pcr)
+        return whose and f"the PCR{pcr} of {whose}"
     row = store.one(
         "SELECT path, seen FROM measurements WHERE pcr = ? AND value = ? ORDER BY seen DESC",
         pcr,
