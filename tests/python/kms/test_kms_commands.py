@@ -4,9 +4,11 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,6 +22,7 @@ from eifmodel import RAMDISK, TINY, measure, pack
 from jsonpage import answer
 from kms_world import ADMINISTRATION, IMAGE, ROLE, attested, policy
 from nitroctl import cli
+from nitroctl.vsock import sockets
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -238,3 +241,79 @@ def test_serve_refuses_what_cannot_be(run: Run) -> None:
     ):
         found: Any = run("serve", "--listen", "127.0.0.1:0", *words)
         assert found[0] == status and text in found[2], found
+
+
+def test_serve_by_a_vsock_port_and_a_socket_that_it_was_given(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, which a signal would end: asked where it waits for one. Events are lines of JSON."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    (tmp_path / "run").mkdir(mode=0o700)
+    told: list[str] = []
+
+    def ask(connection: socket.socket) -> None:
+        with connection:
+            connection.sendall(b"POST / HTTP/1.1\r\nHost: kms\r\nX-Amz-Target: TrentService.ListKeys\r\n"
+                               b"Content-Length: 2\r\nConnection: close\r\n\r\n{}")  # fmt: skip
+            answer = b"".join(iter(lambda: connection.recv(65536), b""))
+            told.append(answer.partition(b"\r\n\r\n")[2].decode())
+
+    def waits(_: object) -> None:
+        ask(socket.create_connection(address))
+        enclave = socket.socket(socket.AF_UNIX)
+        enclave.connect(str(sockets.shared_ports()) + "_8000")
+        ask(enclave)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        monkeypatch.setattr(signal, "sigwait", waits)
+        words = ("--no-auth", "--json", "--vsock", "8000", "--listen-fd", str(listener.detach()))
+        status, out, err = run("serve", *words)
+    assert (status, err) == (0, "Enclaves reach it on CID 3, port 8000\n")
+    assert [json.loads(text)["Keys"] for text in told] == [[], []]
+    events = [json.loads(line) for line in out.splitlines()]
+    assert [event["sourceIPAddress"] for event in events] == ["127.0.0.1", "vsock"]
+    assert {event["eventName"] for event in events} == {"ListKeys"}
+    status, out, _ = run("events", "--json")
+    assert status == 0 and [json.loads(line) for line in out.splitlines()] == events
+    monkeypatch.setattr(signal, "sigwait", lambda _: None)
+    status, _, err = run("serve", "--listen", "127.0.0.1:0", "--tls")
+    ca = Path(err.rpartition("TLS on the same port, under the CA ")[2].strip())
+    assert status == 0 and ca.read_text().strip() == good(run("ca"))
+
+
+def test_policies_with_values_given_by_hand(run: Run, tmp_path: Path) -> None:
+    """An instance's PCR4 is SHA-384 of 48 zeros and its id, as AWS's user guide computes it."""
+    instance = "i-1234567890abcdef0"
+    pcr4 = hashlib.sha384(bytes(48) + instance.encode()).hexdigest()
+    prefix = "kms:RecipientAttestation"
+    condition = {"StringEquals": {f"{prefix}:PCR4": pcr4, f"{prefix}:PCR16": IMAGE,
+                                  "kms:EncryptionContext:App": "a=b"}}  # fmt: skip
+    statement = {**attested(), "Condition": condition}
+    (tmp_path / "policy.json").write_text(policy(ADMINISTRATION, statement))
+    test = ("policy", "test", "policy.json", "--role", ROLE)
+    given = ("--pcr", f"16={IMAGE.upper()}", "--instance-id", instance, "--context", "App=a=b")
+    assert run(*test, *given)[0] == 0
+    for wrong, text in (
+        ((*given[2:],), "PCR16 is "),
+        ((*given[:2], *given[4:]), "PCR4 is "),
+        ((*given[:4], "--context", "App=a"), "EncryptionContext:App is a,"),
+    ):
+        status, out, _ = run(*test, "--pcr", f"0={IMAGE}", *wrong)
+        assert status == 1 and text in out, out
+    status, _, err = run(*test, *given[:4], "--context", "App")
+    assert status == 2 and "--context App is not NAME=VALUE" in err
+    status, _, err = run(*test, "--action", "kms:Sign", *given)
+    assert status == 1 and "kms:Sign takes no Recipient" in err
+
+
+def test_what_lint_finds_is_told_line_by_line(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "policy.json").write_text(policy(ADMINISTRATION, attested("0" * 96), attested("abc")))
+    status, out, err = run("policy", "lint", "policy.json")
+    assert (status, err) == (1, "")
+    zeros, short = out.splitlines()
+    assert zeros.startswith('statement 2 ("Enclave") of the key policy: ') and zeros.endswith("[all-zeros]")
+    assert short.startswith('statement 3 ("Enclave") of the key policy: ') and short.endswith("[not-a-pcr]")
+    (tmp_path / "policy.json").write_bytes(b"\xff{}")
+    status, _, err = run("policy", "lint", "policy.json")
+    assert status == 1 and "policy.json is no text in UTF-8" in err

@@ -56,6 +56,7 @@ def test_a_token_comes_first(service: str) -> None:
     )
     lasts = {"X_aws_ec2_metadata_token_ttl_seconds": "60"}
     assert ask(new, "PUT", **lasts, X_Forwarded_For="10.0.0.1")[0] == 403
+    assert ask(f"{service}/latest/api/tokens", "PUT", **lasts)[0] == 404
     token = {"X_aws_ec2_metadata_token": ask(new, "PUT", **lasts)[1]}
     # Who keeps connections is told that this one ends: a next request in it would be lost.
     connection = HTTPConnection(service.removeprefix("http://"), timeout=60)
@@ -183,10 +184,19 @@ def test_other_users_get_nothing(service: str, monkeypatch: pytest.MonkeyPatch) 
     assert imds.owner_of(head + line.format(*mapped, 4711), client, server) == 1000
     assert imds.owner_of(head + line.format(*ends, 0), client, server) is None
     assert imds.owner_of(table, server, client) is None and imds.owner_of(head, client, server) is None
-    own = os.getuid()
-    monkeypatch.setattr(imds, "owner_of", lambda *_: own + 1)
-    with pytest.raises(OSError):
-        ask(f"{service}/latest/api/token", "PUT", X_aws_ec2_metadata_token_ttl_seconds="60")
+    for owner in (os.getuid() + 1, None):
+        monkeypatch.setattr(imds, "owner_of", lambda *_, owner=owner: owner)
+        with pytest.raises(OSError):
+            ask(f"{service}/latest/api/token", "PUT", X_aws_ec2_metadata_token_ttl_seconds="60")
+
+
+def test_many_tokens(tmp_path: Path) -> None:
+    """Who asks for more and more loses his oldest, and fills no memory."""
+    metadata = Metadata(INSTANCE, Store(tmp_path / "kms"))
+    first, second = metadata.new_token(60), metadata.new_token(60)
+    for _ in range(imds.TOKENS - 1):
+        metadata.new_token(60)
+    assert not metadata.knows(first) and metadata.knows(second)
 
 
 def test_wrong_roles() -> None:

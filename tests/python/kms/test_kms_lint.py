@@ -67,5 +67,22 @@ def test_the_pcrs_of_images() -> None:
     assert lint(text, own) == lint(text, own | other) == lint(text) == []
     (found,) = lint(text, other)
     assert found.rule == "no-image" and "is of none of old.eif" in found.text
+    assert str(found).startswith('statement 2 ("Enclave") of the key policy: ') and str(found).endswith(
+        "[no-image]"
+    )
     # PCR3 is not the image's to have.
     assert lint(policy(ADMINISTRATION, when("StringEquals", PCR3, "3" * 96)), other) == []
+
+
+def test_what_zeros_mean_depends_on_the_pcr() -> None:
+    for pcr, text in (
+        (0, "in debug mode"),
+        (8, "for every unsigned image, and in debug mode"),
+        (3, "whose parent has no role"),
+        (16, "that has not extended it"),
+        (4, "in no enclave"),
+    ):
+        (found,) = lint(
+            policy(GUARD, attested(), when("StringEquals", f"RecipientAttestation:PCR{pcr}", ZERO))
+        )
+        assert found.rule == "all-zeros" and text in found.text
