@@ -15,10 +15,8 @@ import sqlite3
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
-from nitroctl.base.instants import UTC
 from nitroctl.kms import callers, crypto, grants, keys, manage, rotation
 from nitroctl.kms.actions import ACTIONS, WITH_RECIPIENT
 from nitroctl.kms.call import Answer, Call, Origin
@@ -238,8 +236,6 @@ def to_json(value: Any) -> Any:
     """An answer as JSON has it: bytes in base64, times in seconds."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).timestamp()
     if isinstance(value, dict):
         return {key: to_json(item) for key, item in value.items()}
     return [to_json(item) for item in value] if isinstance(value, list | tuple) else value
