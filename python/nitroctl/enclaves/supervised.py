@@ -13,13 +13,12 @@ import pickle
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from nitroctl.base import proc
-from nitroctl.base.errors import EnclaveError, EnclaveTimeout, NitroError
+from nitroctl.base.errors import EnclaveError, NitroError
 from nitroctl.enclaves import records
 from nitroctl.enclaves.plan import Plan, make_plan
 from nitroctl.enclaves.records import Record, State
@@ -90,25 +89,6 @@ class Supervised:
             return self._channel.recv(65536)
         return b""
 
-    def wait(self, timeout: float | None = None) -> Record:
-        """Wait for its end, and return its last record. Raises EnclaveTimeout."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
-            self._channel.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
-            try:
-                value = self._read()
-            except TimeoutError:
-                name = self.record.name if self.record else ""
-                message = f"enclave {name} has not ended within {timeout:g} s"
-                raise EnclaveTimeout(message, record=self.record) from None
-            if value is None:
-                break
-            if "error" not in value:
-                self.record = Record.from_json(value)
-        self._process.wait()
-        assert self.record, "it has not even begun"
-        return records.latest(self.record)
-
     def detach(self) -> None:
         """From now on it is on its own."""
         self._channel.sendall(b"detach\n")
@@ -116,7 +96,7 @@ class Supervised:
         self._process.wait()  # it was an orphan from the beginning
 
     def cancel(self) -> None:
-        """Ask for the enclave's end; `wait_booted` and `wait` in other threads return after it."""
+        """Ask for the enclave's end; `wait_booted` in another thread returns after it."""
         with contextlib.suppress(OSError):
             self._channel.shutdown(socket.SHUT_WR)
 
