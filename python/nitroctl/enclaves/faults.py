@@ -200,6 +200,7 @@ def nsm_words(found: Mapping[str, Any] | None) -> list[str]:
         rows.append("nsm: documents have expired")
     if found["fault_die_after"]:
         rows.append(f"nsm: dies with the answer to request {found['fault_die_after']} from now")
-    if offset := found["clock_offset_ms"]:
-        rows.append(f"clock: {offset / 1000:+g} s, {found['clock_drift_ppm']:+d} ppm")
+    offset, drift = found["clock_offset_ms"], found["clock_drift_ppm"]
+    if offset or drift:  # a drift is no offset yet
+        rows.append(f"clock: {offset / 1000:+g} s, {drift:+d} ppm")
     return rows

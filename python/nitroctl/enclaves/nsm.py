@@ -11,6 +11,7 @@ user's. What the lines mean is `attestation.nsm`'s business.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -18,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nitroctl.base.errors import EnclaveError, UsageError
+from nitroctl.base.errors import EnclaveError, NitroError, UsageError
 from nitroctl.enclaves import logs
 from nitroctl.enclaves.monitor import NSM, Qmp
 
@@ -69,7 +70,12 @@ class Nsm:
             try:
                 with theirs:
                     await self._qmp.add_socket(_CHARDEV, theirs)
-                await self._set("log", _CHARDEV)
+                try:
+                    await self._set("log", _CHARDEV)
+                except NitroError:
+                    with contextlib.suppress(EnclaveError):
+                        await self._qmp.execute("chardev-remove", id=_CHARDEV)  # for whoever asks again
+                    raise
             except BaseException:
                 ours.close()
                 raise
