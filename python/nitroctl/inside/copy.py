@@ -219,7 +219,7 @@ def into(record: Record, source: Path, path: str) -> str:
     else:
         parent, base = posixpath.split(whole)
     if not base:
-        raise NitroError(f"{path} of the guest is its root", hint="name a file or a folder in it")
+        raise NitroError(f"{source} has no name of its own", hint="name a file or a folder in it")
     command = agent.Command(record, ["tar", "-C", parent, "-xf", "-"], busybox=True)
     if command.run(_packed(source, base)):
         raise EnclaveError(f"enclave {record.name}: {command.reason}", record=record)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import io
 import os
+import socket
 import stat
 import tarfile
 from collections.abc import Callable, Iterable
@@ -162,6 +163,34 @@ def test_what_cannot_be_copied_out(guest: SimpleNamespace, tmp_path: Path) -> No
     assert os.listdir(tmp_path) == ["d"]
 
 
+def test_a_guest_s_whole_root(guest: SimpleNamespace, tmp_path: Path) -> None:
+    """Into a folder with a name of the host's; what is no file cannot be linked to."""
+    guest.tar = packed(
+        entry("./", kind=tarfile.DIRTYPE),
+        entry("./etc", kind=tarfile.DIRTYPE),
+        entry("./etc/name", b"app"),
+        link("./etc/again", "etc/name", kind=tarfile.LNKTYPE),
+        link("./etc/folder", "etc", kind=tarfile.LNKTYPE),
+    )
+    made, notes = out("/", tmp_path / "root")
+    assert made == tmp_path / "root" and (made / "etc/again").read_bytes() == b"app"
+    assert guest.asked == [["tar", "-C", "/", "-cf", "-", "--", "."]]
+    assert notes == ["left out: ./etc/folder: a hard link to what is no file"]
+
+
+def test_no_more_files_than_a_folder_should_have(
+    guest: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(copy, "ENTRIES_MAX", 3)
+    files = [entry("d", kind=tarfile.DIRTYPE), *(entry(f"d/{number}") for number in range(3))]
+    guest.tar = packed(*files[:3])
+    assert out("/d", tmp_path)[0] == tmp_path / "d"
+    guest.tar = packed(*files)
+    with pytest.raises(NitroError, match="what the guest sent of /d has more than 3 files"):
+        out("/d", tmp_path / "other")
+    assert os.listdir(tmp_path) == ["d"]
+
+
 def test_into_the_guest(guest: SimpleNamespace, tmp_path: Path) -> None:
     source = tmp_path / "src"
     (source / "deep").mkdir(parents=True)
@@ -189,3 +218,22 @@ def test_into_the_guest(guest: SimpleNamespace, tmp_path: Path) -> None:
         copy.into(RECORD, source, "/opt/")
     with pytest.raises(NitroError, match="No such file or directory"):
         copy.into(RECORD, tmp_path / "gone", "/opt/")
+    with pytest.raises(NitroError, match="^/ has no name of its own"):
+        copy.into(RECORD, Path("/"), "/opt/")
+
+
+def test_what_is_no_file_or_changes_meanwhile(tmp_path: Path) -> None:
+    """A socket has no content; a file that shrinks would shift all that follows it in the tar."""
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/file").write_bytes(bytes(300_000))
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(os.fspath(tmp_path / "d/socket"))
+        whole = b"".join(copy._packed(tmp_path / "d", "d"))
+    assert tarfile.open(fileobj=io.BytesIO(whole)).getnames() == ["d", "d/file"]
+    pieces = copy._packed(tmp_path / "d", "d")
+    read = 0
+    while read < 100_000:
+        read += len(next(pieces))
+    os.truncate(tmp_path / "d/file", 10)
+    with pytest.raises(NitroError, match="^d/file became shorter while it was read"):
+        b"".join(pieces)

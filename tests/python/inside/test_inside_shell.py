@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from nitroctl.base.errors import EnclaveError, NitroError, UsageError
+from nitroctl.base.errors import EnclaveError, EnclaveTimeout, NitroError, UsageError
 from nitroctl.cli import nitroctl
 from nitroctl.enclaves import records, remote
 from nitroctl.inside import agent, clock
@@ -203,6 +203,61 @@ def test_an_agent_that_keeps_to_nothing(enclave: FakeEnclave, monkeypatch: pytes
     flood = struct.pack("<I", 65536) + b"o" + bytes(65535)
     monkeypatch.setattr(agent, "ANSWER_MAX", 100_000)
     assert "more than 100000 bytes" in str(answered(flood, flood))
+
+
+def test_a_command_that_is_fed(enclave: FakeEnclave) -> None:
+    """As `cp` has one: a piece of its input after the other has been taken, then the end; its output as it
+    comes, its status, and the first line of what it complained of."""
+    taken: list[bytes] = []
+
+    def script(peer: Peer) -> None:
+        assert peer.request == struct.pack("<HcBHH", 1, b"X", 2, 0, 0) + b"\0" + b"tar\0-xf\0-\0"
+        while (frame := peer.read()) and frame[0] == b"i":
+            taken.append(frame[1])
+            peer.send(b"o", b"%d " % len(frame[1]))
+            peer.send(b"a")
+        assert frame == (b"e", b"")
+        peer.send(b"r", b"\ntar: short read\nmore\n" + b"x" * 9000)
+        peer.exit(signal.SIGKILL, how=1)
+
+    enclave.script = script
+    command = agent.Command(enclave.record, ["tar", "-xf", "-"], busybox=True)
+    said: list[bytes] = []
+    assert command.reason == "no reason given"
+    assert command.run([b"ab", b"", b"c" * 70_000], said.append) == 128 + signal.SIGKILL
+    assert b"".join(taken) == b"ab" + b"c" * 70_000 and max(map(len, taken)) <= 65535
+    assert b"".join(said) == b"".join(b"%d " % len(piece) for piece in taken)
+    assert command.reason == "tar: short read" and len(command.errors) == 4096
+
+
+def test_what_an_agent_is_not_asked(enclave: FakeEnclave, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that no frame holds; one that never answers; and none that listens, while the enclave runs."""
+    for word in ("x" * 70_000, "a\0b"):
+        with pytest.raises(EnclaveError, match="the command is too long, or has a NUL in it"):
+            agent.Command(enclave.record, [word])
+    enclave.script = lambda peer: assert_gone(peer)
+    with pytest.raises(EnclaveTimeout, match=r"^enclave app: no answer within 0.02 s$"):
+        agent.answer(enclave.record, b"C", ["read"], timeout=0.02)
+    monkeypatch.setattr(agent, "START_SECONDS", 0.01)
+    nobody = dataclasses.replace(enclave.record, uds=enclave.record.uds.with_name("nobody"))
+    with pytest.raises(EnclaveError, match="^enclave app: its agent does not answer") as caught:
+        agent.answer(nobody, b"C", ["read"])
+    assert caught.value.hint == "nitroctl console app"
+
+
+def assert_gone(peer: Peer) -> None:
+    """Whoever gives up closes the connection."""
+    assert peer.read() is None
+
+
+def test_an_input_that_cannot_be_read(enclave: FakeEnclave) -> None:
+    enclave.script = lambda peer: assert_gone(peer)
+    given = os.open(os.devnull, os.O_WRONLY)
+    try:
+        done = subprocess.run(shell("app", "cat"), stdin=given, capture_output=True, text=True, timeout=LIMIT)
+    finally:
+        os.close(given)
+    assert (done.returncode, done.stderr) == (1, "error: cannot read standard input: Bad file descriptor\n")
 
 
 def test_the_clock(enclave: FakeEnclave, monkeypatch: pytest.MonkeyPatch) -> None:
