@@ -49,7 +49,7 @@ def amount(n: int, unit: Unit) -> str:
         return f"{n}"
     size = float(n)
     for suffix in ("B", "kB", "MB"):
-        if size < 1000:
+        if round(size, 1) < 1000:
             return f"{size:.0f} {suffix}" if suffix == "B" else f"{size:.1f} {suffix}"
         size /= 1000
     return f"{size:.2f} GB"

@@ -116,3 +116,11 @@ def test_an_arm64_host_has_no_flag_but_must_make_a_machine(tmp_path: Path) -> No
     assert chosen.reason == f"{device}: KVM_CREATE_VM fails: Operation not supported"
     # Under TCG no model with 52-bit addresses, which AWS's kernels have no use for.
     assert (chosen.name, chosen.cpu) == ("tcg", "neoverse-n1")
+
+
+def test_a_cpu_of_which_nothing_is_known_emulates(tmp_path: Path) -> None:
+    chosen = accelerator.choose(cpuinfo=tmp_path / "none", machine="x86_64")
+    assert str(chosen) == f"TCG ({tmp_path}/none: No such file or directory)"
+    (tmp_path / "empty").write_text("processor\t: 0\n\n")
+    chosen = accelerator.choose(cpuinfo=tmp_path / "empty", machine="x86_64")
+    assert chosen.reason == f"neither vmx nor svm is among the CPU flags in {tmp_path}/empty"

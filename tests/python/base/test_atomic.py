@@ -92,3 +92,14 @@ def test_a_link_replaces_a_link(tmp_path: Path) -> None:
 def test_a_long_name_has_room_for_a_name_aside(where: Path) -> None:
     atomic.write(where / ("\u20ac" * 85), b"x")  # 255 bytes
     assert len(os.listdir(where)) == 1
+
+
+def test_a_link_takes_no_folder_s_place(tmp_path: Path) -> None:
+    """And nothing is left beside it."""
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(IsADirectoryError):
+        atomic.symlink(tmp_path / "folder", Path("target"))
+    assert os.listdir(tmp_path) == ["folder"]
+    atomic.symlink(tmp_path / "link", Path("one"))
+    atomic.symlink(tmp_path / "link", Path("two"))
+    assert os.readlink(tmp_path / "link") == "two"

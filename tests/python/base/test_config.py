@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,26 @@ def test_a_user_without_a_home_is_told_so(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(NitroError, match="user 2147483632 has no home folder") as caught:
         config.cache_dir()
     assert caught.value.hint == "set HOME to one"
+
+
+def test_sources_that_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a wheel they are beside the package, of a checkout above it."""
+    package = tmp_path / "site/nitroctl"
+    (package / "base").mkdir(parents=True)
+    monkeypatch.setattr(config, "__file__", str(package / "base/config.py"))
+    with pytest.raises(NitroError, match="nitroctl's C sources are neither in .* nor in .*") as caught:
+        config.source_root()
+    assert caught.value.hint == "reinstall nitroctl, or run it from a checkout"
+    for root in (package / "source", tmp_path):
+        (root / "graft").mkdir(parents=True)
+        (root / "Kconfig").touch()
+        assert config.source_root() == root
+        assert config.in_checkout() == (root == tmp_path)
+
+
+def test_where_programs_are_put(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setattr(sys, "prefix", "/venv")
+    assert config.default_prefix() == Path("/venv")
+    monkeypatch.setattr(sys, "base_prefix", "/venv")
+    assert config.default_prefix() == Path("/home/me/.local")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from nitroctl.base import proc
+from nitroctl.base.errors import CommandFailed
 from nitroctl.toolchain import steps
 
 PATIENCE = 60
@@ -71,3 +72,24 @@ def test_sigpipe_is_ignored_where_asked(tmp_path: Path) -> None:
     lines: list[str] = []
     assert steps.logged(argv, tmp_path / "log", lines.append) == -signal.SIGPIPE and lines == []
     assert steps.logged(argv, tmp_path / "log", lines.append, ignore_sigpipe=True) == 0 and lines == ["lives"]
+
+
+def test_one_that_ignores_sigterm_is_killed() -> None:
+    deaf = proc.start(["sh", "-c", "trap '' TERM; echo; exec sleep 600"], stdout=subprocess.PIPE)
+    assert deaf.stdout and deaf.stdout.readline() == b"\n"
+    assert proc.stop(deaf, grace=0.01) == -signal.SIGKILL
+    deaf.stdout.close()
+    assert proc.stop(deaf) == -signal.SIGKILL  # once more, of one that is gone
+
+
+def test_what_a_program_said_is_logged(tmp_path: Path) -> None:
+    """All of it to the log, behind what is there; its last lines to the error."""
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    lines: list[str] = []
+    argv = ["sh", "-c", "echo one; echo two >&2; exit 3"]
+    with pytest.raises(CommandFailed) as caught:
+        proc.run(argv, log=log, on_line=lines.append)
+    assert log.read_text() == "before\none\ntwo\n" and lines == ["one", "two"]
+    assert "failed with status 3" in str(caught.value) and "two" in str(caught.value)
+    assert proc.run(argv, log=log, check=False).returncode == 3

@@ -127,3 +127,30 @@ def test_the_numbers_of_calls_are_the_kernels(column: int, header: str) -> None:
     assert newer <= {"fchmodat2", "setxattrat", "removexattrat", "file_setattr"} | (
         {name for name, of in numbers.items() if of[column] is None}
     )
+
+
+def test_a_launcher_of_a_plugin_has_a_sandbox(tmp_path: Path) -> None:
+    """It runs a distribution's QEMU. What is no program has none, nor what is not there."""
+    launcher = tmp_path / "bin/qemu-system-x86_64"
+    launcher.parent.mkdir()
+    shutil.copy2("/bin/true", launcher)
+    assert not containment.has_sandbox(launcher)
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/nitro-enclave.so").touch()
+    assert containment.has_sandbox(launcher)
+    assert not containment.is_program(tmp_path / "gone") and not containment.has_sandbox(tmp_path / "gone")
+
+
+def test_where_the_environment_sends_the_linker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ld.so(8): folders and libraries between colons, semicolons or blanks; never all of the host."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/lib:relative::/:/opt/lib64;/x")
+    monkeypatch.setenv("LD_PRELOAD", "/opt/a.so /opt/b.so:c.so")
+    found = list(containment._libraries())
+    assert found == [Path(p) for p in ("/opt/lib", "/opt/lib64", "/x", "/opt/a.so", "/opt/b.so")]
+
+
+def test_a_user_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As containers have them. The home that HOME says is still none of QEMU's folders."""
+    monkeypatch.setattr(os, "getuid", lambda: 0x7FFFFFF0)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert tmp_path not in set(containment._places(tmp_path / "bin/qemu"))

@@ -14,6 +14,7 @@ from nitroctl.base.errors import (
     EnclaveError,
     NitroError,
 )
+from nitroctl.enclaves import folder as folders
 from nitroctl.enclaves.folder import release, reserve
 
 
@@ -105,3 +106,30 @@ def test_a_runtime_folder_too_deep_for_sockets(tmp_path: Path, monkeypatch: pyte
         reserve(None)
     assert error.value.hint and "XDG_RUNTIME_DIR" in error.value.hint
     assert list((deep / "nitroctl").iterdir()) == []
+
+
+def test_no_context_id_is_left(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folders, "LAST_AUTOMATIC_CID", 17)
+    held = [reserve(None), reserve(None)]
+    with pytest.raises(EnclaveError, match="all context IDs from 16 to 17 are in use") as caught:
+        reserve(None)
+    assert caught.value.hint and "--cid" in caught.value.hint
+    release(reserve(18))  # a number of one's own
+    release(held[0])
+    with pytest.raises(EnclaveError):
+        reserve(None, taken=[16])
+    release(reserve(None))
+    release(held[1])
+
+
+def test_what_somebody_put_into_a_folder_stays(runtime: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only sockets and files are ours to remove. The number is free again."""
+    folder = reserve(20)
+    (folder.path / "theirs").mkdir()
+    release(folder)
+    assert capsys.readouterr().err == f"warning: cannot remove {folder.path}: Directory not empty\n"
+    again = reserve(20)
+    assert again.path == folder.path
+    (folder.path / "theirs").rmdir()
+    release(again)
+    assert not folder.path.exists()

@@ -40,3 +40,17 @@ def test_a_pipe_gives_what_comes_and_its_end() -> None:
             os.fstat(reader)
 
     asyncio.run(main())
+
+
+def test_what_cannot_be_read_is_told_to_who_waits() -> None:
+    """As of a terminal whose other end is closed: EIO, pty(7)."""
+
+    async def main() -> None:
+        ours, theirs = os.openpty()
+        os.close(theirs)
+        pipe = Pipe(ours)
+        with pytest.raises(OSError, match="Input/output error"):
+            await pipe.read()
+        pipe.close()
+
+    asyncio.run(main())

@@ -231,7 +231,7 @@ def test_a_command_that_is_fed(enclave: FakeEnclave) -> None:
 
 
 def test_what_an_agent_is_not_asked(enclave: FakeEnclave, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command that no frame holds; one that never answers; and none that listens, while the enclave runs."""
+    """A command that no frame holds; one that never answers; none that listens, while the enclave runs."""
     for word in ("x" * 70_000, "a\0b"):
         with pytest.raises(EnclaveError, match="the command is too long, or has a NUL in it"):
             agent.Command(enclave.record, [word])
