@@ -226,10 +226,11 @@ async def open_connection(
         raise NitroError(f"{path}: {e.strerror}") from e
     try:
         writer.write(b"CONNECT %d\n" % port)
-        try:
-            answer = await reader.readline()
-        except ConnectionError:
-            answer = b""
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            # Not by the line, for which another kind of server could let us wait.
+            while len(answer) < _OK_MAX and not answer.endswith(b"\n") and (byte := await reader.read(1)):
+                answer += byte
         _check_answer(answer, path, port)
     except BaseException:
         writer.close()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import os
@@ -46,6 +47,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
     def start(handler: Callable[[socket.socket], None]) -> Path:
         path = tmp_path / "vsock"
+        path.unlink(missing_ok=True)
         server = socket.socket(socket.AF_UNIX)
         server.bind(os.fspath(path))
         server.listen()
@@ -112,6 +114,34 @@ def test_another_kind_of_server_is_named(serve: Serve, answer: bytes) -> None:
 
     with pytest.raises(EnclaveError, match="no hybrid vsock"):
         sockets.connect(serve(backend), 1, timeout=30)
+    with pytest.raises(EnclaveError, match="no hybrid vsock"):
+        asyncio.run(asyncio.wait_for(sockets.open_connection(serve(backend), 1), 30))
+
+
+def test_the_same_by_asyncio(serve: Serve, tmp_path: Path) -> None:
+    def backend(client: socket.socket) -> None:
+        assert read_line(client) == b"CONNECT 5000\n"
+        client.sendall(b"OK 1073741824\nhello")
+
+    async def talk() -> bytes:
+        reader, writer = await sockets.open_connection(serve(backend), 5000)
+        writer.close()
+        return await reader.read(16)
+
+    assert asyncio.run(talk()) == b"hello"
+    with pytest.raises(PortRefused, match="nobody listens on port 81"):
+        asyncio.run(sockets.open_connection(serve(lambda client: None), 81))
+    with pytest.raises(PortRefused, match="no enclave is behind .*: No such file"):
+        asyncio.run(sockets.open_connection(tmp_path / "absent", 1))
+
+
+def test_a_socket_of_another_kind(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(os.fspath(tmp_path / "log"))
+        with pytest.raises(NitroError, match="log: Protocol wrong type for socket"):
+            sockets.connect(tmp_path / "log", 1, timeout=30)
+        with pytest.raises(NitroError, match="log: Protocol wrong type for socket"):
+            asyncio.run(sockets.open_connection(tmp_path / "log", 1))
 
 
 def test_no_socket_stays_open_after_a_failure(serve: Serve, tmp_path: Path) -> None:
