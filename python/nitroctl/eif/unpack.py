@@ -81,7 +81,7 @@ class _OneStream(io.RawIOBase):
         while not self._decompressor.eof:
             packed = self._packed.read(CHUNK) if self._decompressor.needs_input else b""
             if self._decompressor.needs_input and not packed:
-                break
+                raise Damaged("it ends within the stream")
             try:
                 data = self._decompressor.decompress(packed, len(buffer))
             except Exception as e:  # lzma.LZMAError, OSError, MemoryError of the limit

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import lzma
 import random
 from collections.abc import Callable
 from typing import Any, BinaryIO
@@ -13,7 +15,7 @@ import pytest
 import zstandard
 
 from nitroctl.base.errors import EifError
-from nitroctl.eif.unpack import Damaged, unpacked
+from nitroctl.eif.unpack import Damaged, unpacked, unpacked_any
 
 PLAIN = b"".join(b"line %d of a text that repeats itself\n" % (i % 700) for i in range(9000))
 PLAIN += random.Random(0).randbytes(3000)
@@ -107,3 +109,23 @@ def test_an_error_of_the_source_stays_itself() -> None:
     for packer in ("gzip", "zstd", "neither"):
         with pytest.raises(EifError, match="shorter"):
             unpacked(Source(PACKERS[packer](PLAIN)[:100], EifError("io", "it became shorter"))).read()
+
+
+def test_what_kernels_and_packages_are_packed_with_besides() -> None:
+    """xz, lzma and bzip2, by Python's own: one stream of each, and nothing of what follows it; one that is
+    cut is damaged, and does not look like a shorter one."""
+    for pack in (
+        lzma.compress,
+        lambda data: lzma.compress(data, lzma.FORMAT_ALONE),
+        bz2.compress,
+    ):
+        packed = pack(PLAIN)
+        assert unpacked_any(Source(packed)).read() == PLAIN
+        assert unpacked_any(Source(packed + b"and more")).read() == PLAIN
+        for end in (len(packed) - 1, len(packed) // 2, 20):
+            with pytest.raises(Damaged, match="ends within"):
+                unpacked_any(Source(packed[:end])).read()
+    flipped = bytearray(lzma.compress(PLAIN))
+    flipped[len(flipped) // 2] ^= 1
+    with pytest.raises(Damaged):
+        unpacked_any(Source(bytes(flipped))).read()
