@@ -83,6 +83,27 @@ def test_what_can_be_run(tmp_path: Path, ours: Path) -> None:
     assert parent.check([real], library()) == real
 
 
+def test_what_env_runs(tmp_path: Path, ours: Path) -> None:
+    """env(1): -S splits its argument, assignments come before the program; with -i there is no library."""
+    static = make(tmp_path / "static", program(linker=None))
+    env = make(tmp_path / "env", program())
+    for line in (
+        static,
+        f"-S {static} -x",
+        f"-S A=1 {static}",
+        f"--split-string='{static}' -x",
+        f"-SB=2 {static}",
+    ):
+        script = make(tmp_path / "script", f"#!{env} {line}\n")
+        with pytest.raises(NitroError, match="static is statically linked"):
+            parent.check([script], ours)
+    for arguments in (["-S", static], ["A=1", "B=2", static]):
+        with pytest.raises(NitroError, match="static is statically linked"):
+            parent.check([env, *arguments], ours)
+    for arguments in ([], ["-i", static], ["-u", "A", static], ["A=1"], ["-S"], ["-S", "'"]):
+        assert parent.check([env, *arguments], ours) == env
+
+
 def unsuitable() -> dict[str, tuple[bytes, str]]:
     go = note(b"Go\0\0", 4, b"id")
     gnu = note(b"GNU\0", 3, bytes(20))
