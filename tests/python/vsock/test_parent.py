@@ -87,14 +87,14 @@ def test_what_env_runs(tmp_path: Path, ours: Path) -> None:
     """env(1): -S splits its argument, assignments come before the program; with -i there is no library."""
     static = make(tmp_path / "static", program(linker=None))
     env = make(tmp_path / "env", program())
-    for line in (
+    for words in (
         static,
         f"-S {static} -x",
         f"-S A=1 {static}",
         f"--split-string='{static}' -x",
         f"-SB=2 {static}",
     ):
-        script = make(tmp_path / "script", f"#!{env} {line}\n")
+        script = make(tmp_path / "script", f"#!{env} {words}\n")
         with pytest.raises(NitroError, match="static is statically linked"):
             parent.check([script], ours)
     for arguments in (["-S", static], ["A=1", "B=2", static]):
