@@ -80,7 +80,7 @@ class RunKeywords(TypedDict, total=False):
     """Create the unix socket PATH and forward its connections to the enclave's PORT."""
 
     forward_cid: int | None
-    """Forward parent ports that nothing else serves to CID, over this host's AF_VSOCK; 1 is the host."""
+    """Connect parent ports that nothing else serves to CID's, over this host's AF_VSOCK; 1: the host."""
 
     forward_listen: Sequence[str]
     """Listen on these ports of this host's AF_VSOCK and forward CID's connections to the enclave."""
@@ -185,7 +185,7 @@ class BuildKeywords(TypedDict, total=False):
     aws-nitro-enclaves-cli-devel."""
 
     ramdisk: Sequence[StrPath]
-    """Without image or directory: a ramdisk (cpio archive), for each one."""
+    """Without an image or directory: ramdisks (cpio archives), one or more."""
 
     compress: bool
     """Compress the ramdisks (gzip); the same input gives the same bytes."""

@@ -113,7 +113,7 @@ class BuildRequest(Request):
         ),
     ] = None
     ramdisk: Annotated[
-        tuple[Path, ...], Option("Without image or directory: a ramdisk (cpio archive), for each one.")
+        tuple[Path, ...], Option("Without an image or directory: ramdisks (cpio archives), one or more.")
     ] = ()
     compress: Annotated[
         bool, Option("Compress the ramdisks (gzip); the same input gives the same bytes.", needs=_APPLICATION)

@@ -220,7 +220,7 @@ class RunRequest(Request):
     forward_cid: Annotated[
         int | None,
         Option(
-            "Forward parent ports that nothing else serves to CID, over this host's AF_VSOCK; 1 is the host.",
+            "Connect parent ports that nothing else serves to CID's, over this host's AF_VSOCK; 1: the host.",
             metavar="CID",
         ),
     ] = None
