@@ -7,11 +7,12 @@ guest's errno. Not for enclaves of users: only test EIFs carry the agent.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 
 from nitroctl.base import cbor
@@ -75,7 +76,8 @@ class Agent:
     # -- frames
 
     def send(self, operation: bytes, payload: bytes = b"") -> None:
-        self._socket.sendall(struct.pack("<I", len(operation) + len(payload)) + operation + payload)
+        with self._told():
+            self._socket.sendall(struct.pack("<I", len(operation) + len(payload)) + operation + payload)
 
     def receive(self, operation: bytes) -> bytes:
         """The payload of the answer to `operation`."""
@@ -91,16 +93,22 @@ class Agent:
             raise EnclaveError(f"the guest's agent answered {kind!r} to {operation!r}")
         return payload
 
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """What goes wrong with the connection, in words."""
+        try:
+            yield
+        except TimeoutError as e:
+            limit = self._socket.gettimeout()
+            raise EnclaveTimeout(f"no answer from the guest's agent within {limit:g} s") from e
+        except ConnectionError as e:
+            raise AgentGone(f"the connection to the guest's agent broke: {e.strerror}") from e
+
     def _exactly(self, size: int) -> bytes:
         data = bytearray()
         while len(data) < size:
-            try:
+            with self._told():
                 piece = self._socket.recv(min(size - len(data), 65536))
-            except TimeoutError as e:
-                limit = self._socket.gettimeout()
-                raise EnclaveTimeout(f"no answer from the guest's agent within {limit:g} s") from e
-            except ConnectionError as e:
-                raise AgentGone(f"the connection to the guest's agent broke: {e.strerror}") from e
             if not piece:
                 raise AgentGone("the guest's agent closed the connection")
             data += piece

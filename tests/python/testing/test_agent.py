@@ -12,9 +12,10 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cbor2
 import pytest
 
-from nitroctl.base.errors import EnclaveError
+from nitroctl.base.errors import EnclaveError, EnclaveTimeout
 from nitroctl.testing import agent
 from nitroctl.testing.agent import Agent, AgentError, AgentGone
 from nitroctl.vsock import sockets
@@ -120,6 +121,78 @@ def test_the_guest_goes_away(connect: Connect) -> None:
 
     with pytest.raises(AgentGone):
         connect(server).probe("x")
+
+
+def test_a_guest_that_is_silent(connect: Connect) -> None:
+    def silent(client: socket.socket) -> None:
+        read_frame(client)
+        assert client.recv(1) == b""
+
+    client = connect(silent)
+    client._socket.settimeout(0.01)
+    with pytest.raises(EnclaveTimeout, match=r"^no answer from the guest's agent within 0.01 s$"):
+        client.probe("x")
+    client.close()
+
+
+def test_a_guest_that_breaks_off(connect: Connect) -> None:
+    """Before its answer, or before it has taken the request: its connection is reset, or full of nothing."""
+
+    def leaves(client: socket.socket) -> None:
+        client.recv(1)  # the rest is unread, which resets
+
+    client = connect(leaves)
+    with pytest.raises(AgentGone, match="the connection to the guest's agent broke: "):
+        client.probe("x" * 1000)
+    with pytest.raises(AgentGone, match="the connection to the guest's agent broke: Broken pipe"):
+        client.reset()
+
+
+def test_a_document_is_asked_for(connect: Connect) -> None:
+    """In AWS's words (CBOR of the NSM's API); what comes instead is told."""
+    answers: list[object] = [
+        {"Attestation": {"document": b"doc"}}, {"Error": "InvalidArgument"}, {"Attestation": {"document": 7}},
+        "Attestation", {"Attestation": {}}, [1],
+    ]  # fmt: skip
+    asked = []
+
+    def server(client: socket.socket) -> None:
+        for answer in (*map(cbor2.dumps, answers), b"\xff"):
+            asked.append(read_frame(client))
+            client.sendall(frame(b"N" + answer))
+
+    with connect(server) as client:
+        assert client.attestation(nonce=b"n", public_key=b"") == b"doc"
+        for said in ("InvalidArgument", "a16b417474", "6b417474", "a16b417474", "8101", "ff"):
+            with pytest.raises(EnclaveError, match=f"^the NSM gave no document: {said}"):
+                client.attestation()
+    fields = {"user_data": None, "nonce": b"n", "public_key": b""}
+    assert asked[0][:1] == b"N" and cbor2.loads(asked[0][1:]) == {"Attestation": fields}
+
+
+def test_all_that_comes(connect: Connect) -> None:
+    """To the end, or a limit; and a probe whose answer is fetched later."""
+    first, second = socket.socketpair()
+    with first, second:
+        first.sendall(b"abcdef")
+        assert agent.receive_all(second, 4) == b"abcd"
+        first.shutdown(socket.SHUT_WR)
+        assert agent.receive_all(second) == b"ef"
+
+    def server(client: socket.socket) -> None:
+        assert read_frame(client) == b"Plisten\n5000"
+        client.sendall(frame(b"Pdone\xff"))
+        for operation in (b"X\x07", b"K\x09", b"Q", b"H", b"C"):
+            assert read_frame(client) == operation
+
+    client = connect(server)
+    client.start("listen", 5000)
+    assert client.finish() == "done\udcff"
+    client.exit(7)
+    client.kill(9)
+    client.reset()
+    client.halt()
+    client.crash()
 
 
 @pytest.mark.parametrize("answer", [struct.pack("<I", 0), struct.pack("<I", (1 << 20) + 1), frame(b"Zx")])
