@@ -227,6 +227,10 @@ def test_logs_can_be_kept(make: Make, tmp_path: Path) -> None:
         pass
     assert records_left() == ["kept"]
     records.remove(records.find("kept"))
+    (tmp_path / "file").touch()
+    with pytest.raises(nitroctl.NitroError) as caught:
+        nitroctl.api._copy_logs(tmp_path / "a/b", tmp_path / "file")
+    assert str(caught.value) == f"cannot copy the enclave's logs to {tmp_path}/file: File exists"
 
 
 def test_measurements(bench: Bench, make: Make) -> None:

@@ -20,7 +20,7 @@ def make(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Make:
     return maker(bench, monkeypatch)
 
 
-def test_asyncio(make: Make) -> None:
+def test_asyncio(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with make(ports="5000:3") as enclave:
             reader, writer = await enclave.open_connection(5000)
@@ -29,6 +29,11 @@ def test_asyncio(make: Make) -> None:
             writer.close()
             with pytest.raises(sockets.PortRefused, match="nobody listens on port 6000"):
                 await enclave.open_connection(6000, timeout=0.1)
+            with monkeypatch.context() as patch:
+                patch.setattr(sockets, "RETRY_SECONDS", 0.01)
+                patch.setattr(sockets, "open_connection", lambda uds, port: asyncio.sleep(HANG))
+                with pytest.raises(TimeoutError, match="^no answer about port 7 of the enclave .* 0.01 s"):
+                    await enclave.open_connection(7, timeout=0.01)
 
             def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
                 writer.write(b"welcome\n")

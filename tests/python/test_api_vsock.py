@@ -113,6 +113,33 @@ def test_faults_of_its_vsock(make: Make) -> None:
         faults.list()
 
 
+def test_its_nsm_is_watched_and_disturbed(make: Make, tmp_path: Path) -> None:
+    """What an application sees of that is tests/boot/test_faults.py's."""
+    locked = (  # {"LockPCR": {"index": 3}}, and the answer "LockPCR"
+        "1 1769860800000000 45 0 - 17 a1674c6f636b504352a165696e64657803 674c6f636b504352"
+    )
+    os.mkfifo(fifo := tmp_path / "fifo")
+    script = [HEARTBEAT, ["await", str(fifo)], ["nsm", locked], ["print", "no newline"], RESET]
+    with make(*script) as enclave:
+        enclave.nsm.begin()
+        assert enclave.nsm.entries() == []
+        faults = enclave.faults
+        faults.nsm(error=True, kind="Attestation", count=2)
+        faults.clock(jump=-5.5, drift=100)
+        faults.die("connection:7")
+        state = faults.state()
+        assert (state["nsm"]["fault_kind"], state["nsm"]["fault_errors"]) == ("Attestation", 2)
+        assert (state["nsm"]["clock_offset_ms"], state["nsm"]["clock_drift_ppm"]) == (-5500, 100)
+        noted = ["nsm error kind=Attestation count=2", "clock jump=-5.5 drift=100", "die connection:7"]
+        assert state["faults"] == noted
+        faults.clear()
+        with open(fifo, "wb"):
+            pass
+        assert [(entry.kind, entry.index) for entry in enclave.nsm.follow()] == [("LockPCR", 3)]
+        assert list(enclave.console.lines()) == ["no newline"]
+    assert enclave.record.faults == (*noted, "clear")
+
+
 def test_no_agent_to_ask(make: Make) -> None:
     with make() as enclave, pytest.raises(nitroctl.EnclaveError, match="no test agent"):
         enclave.attestation(timeout=0.05)
