@@ -211,16 +211,25 @@ def test_it(nitro_enclave):
 
 def test_options_reach_the_enclave(session: Any, bench: Bench) -> None:
     result = session(
-        """
+        f"""
 def test_it(nitro_enclave):
     assert nitro_enclave(EIF).record.accel == "kvm"
-    assert nitro_enclave(EIF, accel="tcg").record.accel == "tcg"
+    # A test's own QEMU takes the place of the session's, whichever way that was named.
+    own = nitro_enclave(EIF, accel="tcg", qemu={os.fspath(bench.qemu)!r})
+    assert own.record.accel == "tcg"
 """,
         "--nitro-accel=kvm",
     )
     result.assert_outcomes(passed=1)
     result = session("def test_it(nitro_enclave): pass", "--nitro-accel=hvf")
     assert "invalid choice: 'hvf'" in result.stderr.str()
+
+
+def test_a_setting_that_is_wrong_is_named() -> None:
+    given = {"nitro_boot_timeout": "soon"}
+    config: Any = SimpleNamespace(getoption=lambda name: None, getini=given.get)
+    with pytest.raises(pytest.UsageError, match="^nitro_boot_timeout: .*soon"):
+        _ = pytest_plugin._State(config).enclaves
 
 
 def test_what_is_missing_is_made(session: Any, bench: Bench, pytester: pytest.Pytester) -> None:
@@ -288,8 +297,15 @@ def test_it(nitro_eif, monkeypatch):
     path = nitro_eif(directory={os.fspath(root)!r}, cmd=["/app"], env={{"A": "b"}}, name="my app")
     assert path.name == "my-app.eif"
     assert describe(path).to_json()["ImageName"] == "my app"
+    with pytest.warns(UserWarning, match="^app.eif: .*has no program '/gone'"):
+        nitro_eif(directory={os.fspath(root)!r}, cmd=["/gone"], name="app", allow_missing_program=True)
+
+def test_kms(nitro_kms):
+    key = nitro_kms.create_key()
+    assert nitro_kms.encrypt(key, b"secret")
+    assert nitro_kms.parent_port
 """, f"--nitro-kernel={tmp_path / 'bzImage'}")  # fmt: skip
-    result.assert_outcomes(passed=1)
+    result.assert_outcomes(passed=2)
 
 
 @pytest.fixture(autouse=True)

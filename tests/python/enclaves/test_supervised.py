@@ -5,6 +5,7 @@ The life of detached enclaves is test_life's."""
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import sys
 import time
@@ -66,6 +67,19 @@ def test_an_error_is_the_same_on_both_sides(bench: Bench, monkeypatch: pytest.Mo
 
 def foreground_run(request: RunRequest) -> None:
     foreground.run(request).check()
+
+
+def test_one_that_is_stopped_while_it_boots(bench: Bench, life: Life) -> None:
+    """Whoever waits for its heartbeat learns who wanted that, and fails: there is no enclave."""
+    fifo = bench.tmp / "fifo"
+    os.mkfifo(fifo)
+    with bench.start("--detach", **steps(["await", str(fifo)])) as run:
+        with open(fifo, "wb"):  # QEMU is up
+            life.ok("stop", "hello")
+        assert run.wait() == 1
+    last = life.ended()
+    assert (last["ending"], last["booted"]) == ("stopped", None)
+    assert run.out == b"" and run.err.decode().endswith(f"error: enclave hello: {last['message']}\n")
 
 
 def test_the_supervisor_gets_the_whole_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
