@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import socket
 import stat
 import subprocess
 from pathlib import Path
@@ -131,6 +132,28 @@ def test_tree(tmp_path: Path) -> None:
         b"latest": (stat.S_IFLNK | 0o777, b"ko"),
         b"run": (stat.S_IFREG | 0o755, b"#!"),
     }
+
+
+def test_tree_with_every_mode(tmp_path: Path) -> None:
+    """As an overlay has it: owners, all modes, named pipes; a socket is somebody's who listens."""
+    (tmp_path / "su").write_bytes(b"#!")
+    (tmp_path / "su").chmod(0o4711)
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    items = {i.name: i for i in cpiomodel.read(archive(list(cpio.tree(tmp_path, every_mode=True))))}
+    assert {name: item.mode for name, item in items.items()} == {
+        b"pipe": stat.S_IFIFO | 0o600, b"su": stat.S_IFREG | 0o4711,
+    }  # fmt: skip
+    assert {(item.uid, item.gid) for item in items.values()} == {
+        (os.getuid(), (tmp_path / "su").stat().st_gid)
+    }
+    with pytest.raises(NitroError, match="pipe is of a kind that cannot be in a ramdisk"):
+        list(cpio.tree(tmp_path))
+    (tmp_path / "pipe").unlink()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "s"))
+        for every_mode in (False, True):
+            with pytest.raises(NitroError, match="s is of a kind that cannot be in a ramdisk"):
+                list(cpio.tree(tmp_path, every_mode=every_mode))
 
 
 def test_gnu_cpio_reads_it(entries: list[cpio.Entry], tmp_path: Path) -> None:

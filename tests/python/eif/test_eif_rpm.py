@@ -91,6 +91,23 @@ def test_what_is_no_package(tmp_path: Path, data: bytes, why: str) -> None:
     assert str(path) in str(e.value)
 
 
+def test_a_package_that_is_only_asked_what_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "x.rpm"
+    path.write_bytes(LEAD + header(count=1 << 20))
+    with pytest.raises(
+        NitroError, match=f"{path} is no RPM package, or damaged: a header of 1048576 entries"
+    ):
+        rpm.read(path)
+    for gone in (tmp_path / "gone", path / "below"):
+        assert not rpm.is_rpm(gone)
+        with pytest.raises(NitroError, match=f"cannot read {gone}: "):
+            rpm.read(gone)
+    # A text without its end, and a number beyond the data, are as if they were not there.
+    tags = ((1000, 6, 1, b"no end"), (1001, 4, 1, b""))
+    path.write_bytes(LEAD + header() + header(*tags))
+    assert rpm.read(path).name != "no end"
+
+
 def test_other_packages(tmp_path: Path) -> None:
     """Of another machine, or without the blobs: named, and nothing stays in the cache."""
     for arch, why in (

@@ -83,7 +83,15 @@ def test_what_cannot_be_trusted(tmp_path: Path, ca: Path) -> None:
     subprocess.run(argv, check=True, capture_output=True)
     (tmp_path / "none.pem").write_bytes(b"hello")
     (tmp_path / "broken.pem").write_bytes(BUNDLE)
+    # One that does not say what it is for.
+    key, request = str(ca.parent / "key.pem"), str(tmp_path / "request")
+    for words in (
+        ("req", "-new", "-key", key, "-subj", "/CN=x", "-out", request),
+        ("x509", "-req", "-in", request, "-signkey", key, "-out", str(tmp_path / "old.pem")),
+    ):
+        subprocess.run(["openssl", *words], check=True, capture_output=True)
     for name, text in (
+        ("old.pem", "a certificate that is none of a CA"),
         ("leaf.pem", "a certificate that is no CA"),
         ("none.pem", "has no certificate in PEM"),
         ("broken.pem", "has "),
@@ -91,3 +99,14 @@ def test_what_cannot_be_trusted(tmp_path: Path, ca: Path) -> None:
     ):
         with pytest.raises(NitroError, match=text):
             trust.read(tmp_path / name)
+
+
+def test_bundles_that_nothing_can_be_added_to(tmp_path: Path, ca: Path) -> None:
+    pem, app = trust.read(ca), im.entry("app", b"x", mode=0o755)
+    for entry, text in (
+        (im.entry(DEBIAN, b"#" * (1 << 20)), f"bundle of roots /{DEBIAN} cannot be added to"),
+        (im.entry(DEBIAN), f"/{DEBIAN} is no file that roots can be added to"),
+    ):
+        image = im.docker(tmp_path / "app.tar", [im.layer(app, entry)], run={"Cmd": ["/app"]})
+        with pytest.raises(NitroError, match=text):
+            compose.from_image(image, trusted=pem)
