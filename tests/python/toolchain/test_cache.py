@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -298,6 +299,23 @@ def test_the_command_asks_before_it_cleans() -> None:
     assert keys() == {"qemu/a"}
     assert CliRunner().invoke(command, ["clean", "--yes"]).exit_code == 0
     assert keys() == set()
+
+
+def test_the_command_prunes_and_names_what_it_keeps(root: Path) -> None:
+    cache.build_entry("qemu", "old", fill)
+    cache.build_entry("qemu", "new", fill)
+    os.utime(cache.entry("qemu", "old"), (0, time.time() - 50 * 3600))
+    (root / "qemu" / ".new.abcdef").mkdir()
+    lines = CliRunner().invoke(command, ["ls"]).output.splitlines()
+    assert any("2 d" in line and line.endswith(" old") for line in lines), lines
+    assert any("interrupted" in line for line in lines)
+    with cache.lock("qemu", "old"):
+        result = CliRunner().invoke(command, ["prune"])
+    assert "removed qemu/.new.abcdef" in result.output and "freed" in result.output
+    assert "in use by another nitroctl, and kept: qemu/old" in str(result.exception)
+    result = CliRunner().invoke(command, ["prune"])
+    assert result.exit_code == 0 and "removed qemu/old" in result.output
+    assert keys() == {"qemu/new"}
 
 
 def test_an_empty_cache_is_listed_and_cleaned() -> None:

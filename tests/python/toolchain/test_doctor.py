@@ -14,10 +14,11 @@ import pytest
 from click.testing import CliRunner
 
 from jsonpage import answer
-from nitroctl.base import accelerator, config
+from nitroctl.base import accelerator, config, confine
 from nitroctl.base import arch as arches
+from nitroctl.base.errors import NitroError
 from nitroctl.commands.doctor import doctor as command
-from nitroctl.toolchain import aws_blobs, cache, doctor, packages, plugin, source
+from nitroctl.toolchain import aws_blobs, bundle, cache, doctor, packages, plugin, source
 
 
 @pytest.fixture(autouse=True)
@@ -144,10 +145,11 @@ def test_mends_are_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     monkeypatch.setattr(packages, "missing", lambda needs: needs)
     monkeypatch.setattr(packages, "install_line", lambda needs: "sudo apt install x")
     monkeypatch.setenv("XDG_DATA_HOME", "/dev/null")
+    monkeypatch.setattr(confine, "kinds", tuple)  # a kernel without Landlock
     mends = [f.mend for f in doctor.examine() if f.mend]
     assert len(mends) > 10
     for mend in mends:
-        assert re.match(r"(sudo|export|unset|nitroctl|pip|apt|dnf) ", mend), mend
+        assert re.match(r"(sudo|export|unset|nitroctl|pip|apt|dnf|cat) ", mend), mend
     subprocess.run(["bash", "-n"], input="\n".join(mends), text=True, check=True)
 
 
@@ -226,3 +228,42 @@ def test_awss_blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = findings()["AWS's blobs"]
     assert found.text == f"{programs} (NITRO_CLI_BLOBS) lacks bzImage, cmdline, init"
     assert (found.state, found.needed_to_run) == ("lacks", False) and "unset NITRO_CLI_BLOBS" in found.mend
+
+
+def test_a_kernel_that_cannot_confine_qemu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a guest could do then is said; that nothing runs is not."""
+    for there, words in (
+        (["Landlock 6", "seccomp"], "QEMU is confined by Landlock 6 and seccomp"),
+        (["seccomp"], "lacks Landlock: a guest that breaks out of QEMU can open your files"),
+        (["Landlock 6"], "lacks seccomp: a guest that breaks out of QEMU can start programs"),
+        ([], "lacks Landlock and seccomp: a guest that breaks out of QEMU can open your files"),
+    ):
+        monkeypatch.setattr(confine, "kinds", lambda there=there: there)
+        found = findings()["sandbox"]
+        assert words in found.text and not found.needed_to_run
+        assert found.state == ("ok" if len(there) == 2 else "slow")
+
+
+def test_what_sudo_left_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder of root's, which the root folder is everywhere; a folder above it is left to its owner."""
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    found = doctor._writable("cache folder", Path("/"), "XDG_CACHE_HOME", needed=False)
+    assert (found.state, found.mend) == ("lacks", 'sudo chown -R "$USER" /')
+    found = doctor._writable("cache folder", Path("/none such/there"), "XDG_CACHE_HOME", needed=False)
+    assert found.mend.startswith("export XDG_CACHE_HOME=")
+
+
+def test_errors_of_other_parts_are_findings(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> Path:
+        raise NitroError("it is odd", hint="nitroctl build")
+
+    monkeypatch.setattr(doctor, "runtime_dir", fails)
+    found = findings()["socket folder"]
+    assert (found.state, found.text, found.needed_to_run) == ("lacks", "it is odd", True)
+    assert found.mend.startswith("export XDG_RUNTIME_DIR=")
+    monkeypatch.setattr(bundle, "installed_qemu", fails)
+    found = findings()["QEMU bundled"]
+    assert (found.state, found.text, found.mend) == ("lacks", "it is odd", "nitroctl build")
+    assert doctor._located("x", fails, needed=True) == doctor.Finding(
+        "x", "lacks", "it is odd", "nitroctl build", needed_to_run=True
+    )
