@@ -242,13 +242,14 @@ class Server:
     """A URL that each document is posted to."""
 
     def __init__(self, url: str, folder: Folder, timeout: float) -> None:
-        parts = urllib.parse.urlsplit(url)
+        no_url = UsageError(f"{url!r} is no URL of HTTP: http://HOST:PORT/PATH")
         try:
+            parts = urllib.parse.urlsplit(url)
             port = parts.port
         except ValueError:
-            port = -1
-        if parts.scheme not in ("http", "https") or not parts.hostname or port == -1:
-            raise UsageError(f"{url!r} is no URL of HTTP: http://HOST:PORT/PATH")
+            raise no_url from None
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise no_url
         if not url.isascii() or any(c.isspace() for c in url):
             raise UsageError(f"{url!r} has characters that no URL has")
         self._parts = parts

@@ -5,6 +5,7 @@ That gdb reads a real one is for the boot tests."""
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shlex
 import socket
@@ -146,3 +147,17 @@ def test_it_listens_before_anybody_comes(tmp_path: Path) -> None:
         client.connect(str(tmp_path / f"v_{PORT}"))
     assert stat.S_IMODE((tmp_path / f"v_{PORT}").stat().st_mode) == 0o600
     asyncio.run(server.stop())
+
+
+def test_a_core_for_people_and_programs(tmp_path: Path) -> None:
+    """A signal without a name; headers that promise what no core has."""
+    odd = bytearray(core(b"memory"))
+    odd[54:56] = struct.pack("<H", 57)  # e_phentsize, 56 in each ELF of 64 bits
+    far = bytearray(core(b"memory"))
+    far[32:40] = struct.pack("<Q", 1 << 62)  # e_phoff
+    kept, _ = sent(tmp_path, head(signal=40) + bytes(odd), head() + bytes(far), head() + core(b"memory"))
+    assert [one.complete for one in kept] == [False, False, True]
+    assert "(process 32) died of signal 40, cut short; build-id none" in cores.describe(kept[0])[0]
+    told = kept[2].to_json()
+    assert told["path"] == str(kept[2].path) and told["program_file"] is None and told["signal"] == 11
+    assert json.loads(json.dumps(told)) == told

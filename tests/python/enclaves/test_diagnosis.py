@@ -181,3 +181,19 @@ def test_every_cause_is_documented() -> None:
     text = (ROOT / "docs/troubleshooting.md").read_text()
     documented = set(re.findall(r"^## ([a-z-]+)$", text, re.MULTILINE))
     assert len(names) > 12 and names == documented
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "hint"),
+    [
+        ("00000004", "init was killed by SIGILL", "more features than the guest's"),
+        ("0000008b", "init was killed by SIGSEGV", "the lines before it"),  # and dumped core
+        ("00000028", "init was killed by signal 40", "the lines before it"),
+        ("00007f00", "init ended with status 127 before it had sent the heartbeat", "PID 1 must never end"),
+    ],
+)
+def test_how_init_ended(status: str, text: str, hint: str) -> None:
+    """The kernel prints what wait(2) would give."""
+    lines = [RUN, DIED.replace("00000100", status)]
+    found = diagnose(Evidence(clues(*lines), 200, False, panic=lines[1]))
+    assert found and found.text == text and hint in (found.hint or "")

@@ -77,6 +77,8 @@ def sparse(path: Path, size: int) -> Path:
         ({"boot_timeout": 0.0}, "boot timeout of 0 s"),
         ({"boot_timeout": -1.0}, "boot timeout of -1 s"),
         ({"boot_timeout": float("nan")}, "boot timeout of nan s"),
+        ({"boot_timeout": float("inf")}, "boot timeout of inf s is no limit"),
+        ({"ca_days": 0}, "certificates for 0 days cannot be had; 1 to "),
         ({"instance_id": ""}, "the instance ID '' must have 1 to 79"),
         ({"instance_id": "i" * 80}, "1 to 79 characters"),
         ({"instance_id": "i 1"}, "without spaces"),

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,7 @@ from enclave_fakes import HANG, HEARTBEAT, RESET, Bench, install, steps, write_e
 from jsonpage import answer
 from nitroctl.base.errors import NitroError
 from nitroctl.commands import test as command
-from nitroctl.testing import checks
+from nitroctl.testing import checks, claims, lab
 from nitroctl.toolchain import tree
 from nitroctl.toolchain.steps import tool
 
@@ -179,3 +179,67 @@ def test_what_is_asked_of_arm64_guests() -> None:
         "clock-at-boot", "no-heartbeat",
         "debian-kernel", "kernel-features", "triple-fault", "x86-64-v2",
     }  # fmt: skip
+
+
+def test_what_a_check_says_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a program that ends, is silent, or ends otherwise; with its last words as evidence."""
+
+    def outcome(run: Callable[[lab.Lab], None]) -> claims.Outcome:
+        one = SimpleNamespace(run=run)
+        return claims.perform(one, made)  # type: ignore[arg-type]
+
+    def console(script: str) -> lab.Console:
+        return lab.Console(made, "QEMU", ["sh", "-c", script])
+
+    with lab.Lab(Path("/bin/qemu-system-x86_64"), Path("/bin/false")) as made:
+        lab.check_equal(console("exit 7").status(), 7, "the status")
+        lab.check_equal(console("kill -9 $$").status(), -9, "the status")
+
+        def ends(made: lab.Lab) -> None:
+            made.log().write_text("backend: no luck\n")
+            console("echo last words").expect(b"heart.*")
+
+        found = outcome(ends)
+        assert found.error == "QEMU ended; expected 'heart.*' on the console"
+        assert found.evidence == (
+            "--- QEMU 1, the console's last lines\nlast words\n\n--- backend\nbackend: no luck"
+        )
+
+        def silent(made: lab.Lab) -> None:
+            deaf = console("trap '' HUP INT; echo up; while :; do sleep 600; done")
+            deaf.expect(b"up")
+            deaf.child.timeout = 0.05
+            try:
+                deaf.expect(b"more")
+            finally:
+                deaf.close()
+
+        found = outcome(silent)
+        assert found.error == f"QEMU said nothing more for {lab.LIMIT:g} s; expected 'more' on the console"
+
+        def fails(made: lab.Lab) -> None:
+            lab.check_equal([1], [2], "the list")
+
+        assert outcome(fails).error == "the list: [1] instead of [2]"
+        assert outcome(lambda made: lab.check(0, "it is not")).error == "it is not"
+        assert outcome(lambda made: lab.check(1, "it is not")).error is None
+        wrong = outcome(lambda made: print(lab.openssl(made, "x509", "-in", "gone")))
+        assert wrong.error and wrong.error.startswith("openssl x509 -in gone: ")
+        assert lab.openssl(made, "base64", input=b"abc") == b"YWJj\n"
+
+        for script, said in (
+            ("exit 0", "the backend ended; expected 'ready'"),
+            ("echo; sleep 600", "the backend's line: '' instead of 'ready'"),
+        ):
+            backend = lab.Backend(made, ["sh", "-c", script])
+            with backend, pytest.raises(NitroError) as caught:
+                backend.expect("ready")
+            assert str(caught.value) == said
+        with monkeypatch.context() as patch, lab.Backend(made, ["sleep", "600"]) as backend:
+            patch.setattr(lab, "LIMIT", 0.01)
+            with pytest.raises(NitroError, match="^the backend does not say 'ready'$"):
+                backend.expect("ready")
+        made.check_nothing_left()
+        (made.runtime / "nitroctl/16").mkdir(parents=True)
+        with pytest.raises(NitroError, match="^left in the runtime folder: 16$"):
+            made.check_nothing_left()

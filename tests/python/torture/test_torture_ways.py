@@ -202,6 +202,7 @@ def test_urls_that_are_none(kit: Kit, tmp_path: Path) -> None:
         "ftp://h/",
         "http://",
         "http://h:port/",
+        "http://[::1/",
         "http://h/\r\nX: y",
         "http://h/\xe9",
     ):
@@ -230,6 +231,21 @@ assert pathlib.Path(os.environ["ATTESTATION_ROOT"]).read_bytes() == pathlib.Path
 print("\\x1b[2Jserving")
 Server(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
+
+
+def test_a_server_that_never_listens(kit: Kit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is ended; and where there is no command, nothing is started or waited for."""
+    monkeypatch.setattr(ways, "STARTS_WITHIN", 0.0)
+    folder = ways.Folder(tmp_path, kit, "raw")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # and nobody listens
+        port = free.getsockname()[1]
+        server = ways.Server(f"http://127.0.0.1:{port}", folder, PATIENCE)
+        with ways.serving([], folder, server):
+            pass
+        said = f"^no server listens at 127.0.0.1:{port} after 0 s: Connection refused"
+        with pytest.raises(NitroError, match=said), ways.serving(["sleep", "600"], folder, server):
+            pytest.fail("it listens")
 
 
 def test_a_server_of_our_own(capsys: pytest.CaptureFixture[str]) -> None:
