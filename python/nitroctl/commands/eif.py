@@ -49,10 +49,8 @@ def _show_measurements(measurements: Measurements) -> None:
         shown.echo(f"{name:9}  {value}")
 
 
-def _signing_key(certificate: Path | None, key: Path | None, command: str | None) -> SigningKey | None:
-    if certificate is None and key is None and command is None:
-        return None
-    if certificate is None or (key is None) == (command is None):
+def _signing_key(certificate: Path, key: Path | None, command: str | None) -> SigningKey:
+    if (key is None) == (command is None):
         raise click.UsageError("to sign takes --signing-certificate, and --private-key or --signer")
     from nitroctl.eif import sign
 
@@ -190,7 +188,6 @@ def sign(
     from nitroctl.eif import sign as signing
 
     key = _signing_key(signing_certificate, private_key, signer)
-    assert key
     _show_built(signing.sign(file, key, output or file), as_json)
 
 
