@@ -9,6 +9,7 @@ import os
 from contextlib import ExitStack
 from pathlib import Path
 
+from nitroctl.base import arch as arches
 from nitroctl.base.errors import NitroError
 from nitroctl.eif import as_aws, boot, build, compose, kernel_parts, reference, sign, trust
 from nitroctl.eif.build import Built, FileSigner
@@ -103,7 +104,7 @@ def _build_time(request: BuildRequest) -> str:
 def _of_parts(request: BuildRequest, signer: FileSigner | None) -> Built:
     assert request.kernel is not None and request.cmdline is not None
     kernel = Path(request.kernel)
-    arch = request.arch or kernel_parts.arch_of(kernel) or "x86_64"
+    arch = request.arch or kernel_parts.arch_of(kernel) or arches.default()
     parts = build.Parts(
         kernel=kernel,
         cmdline=os.fsencode(request.cmdline),

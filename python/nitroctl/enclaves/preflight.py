@@ -24,7 +24,7 @@ from nitroctl.eif.peek import Peek, peek
 from nitroctl.enclaves import overlay as overlay_of
 from nitroctl.enclaves import tools
 from nitroctl.enclaves.folder import KMS_PORT
-from nitroctl.enclaves.request import RunRequest
+from nitroctl.enclaves.request import CPUS_MAX, RunRequest
 from nitroctl.vsock import forwards
 
 MIN_MEMORY_MIB = 64  # of AWS's driver
@@ -87,6 +87,10 @@ def check(request: RunRequest, *, now: datetime | None = None, host: Host | None
             "--overlay-keep-pcrs is for an enclave that is not measured: give an overlay, or leave it out"
         )
     eif = _check_eif(request, now or datetime.now(UTC))
+    if request.cpus > (most := _most_cpus(eif)):
+        raise UsageError(
+            f"{request.cpus} CPUs are too many: the machine of this image ({eif.arch}) has at most {most}"
+        )
     if request.accel == "kvm" and host_arch() != eif.arch:
         raise UsageError(
             f"KVM runs this host's architecture alone, and {request.eif} is for {eif.arch}",
@@ -116,6 +120,14 @@ def _check_eif(request: RunRequest, now: datetime) -> Peek:
             e.hint = e.hint or f"{again}, or start it all the same with `nitroctl run --ignore-signature`"
             raise
     return eif
+
+
+def _most_cpus(eif: Peek) -> int:
+    """The machine's limit: with ACPI QEMU's, without it that of APIC IDs in Intel's MP table; on arm64 the
+    room for the redistributors of its interrupt controller."""
+    if eif.arch == "aarch64":
+        return 128
+    return CPUS_MAX if eif.needs_acpi else 254
 
 
 def _check_memory(memory: int, eif_size: int, *, ratio: bool) -> None:

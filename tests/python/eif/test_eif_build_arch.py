@@ -213,6 +213,16 @@ def test_blobs_and_kernels_of_the_other_architecture(tmp_path: Path) -> None:
         assert parts_of(made.path)[0] == (1 if name == "Image" else 0)
 
 
+@pytest.mark.parametrize(("machine", "flags"), [("x86_64", 0), ("aarch64", 1)])
+def test_a_kernel_that_does_not_tell_is_for_this_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, machine: str, flags: int
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    kernel = im.folder(tmp_path / "k", {"kernel": b"neither"}) / "kernel"
+    parts = BuildRequest(output=tmp_path / "o", kernel=str(kernel), cmdline="c", kernel_check=False)
+    assert parts_of(make(parts).path) == (flags, b"neither")
+
+
 # AWS's, from aws-nitro-enclaves-cli's blobs/aarch64/cmdline.
 CMDLINE = "reboot=k panic=30 pci=off nomodules console=ttyS0 random.trust_cpu=on root=/dev/ram0"
 

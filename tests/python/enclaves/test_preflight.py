@@ -70,6 +70,7 @@ def sparse(path: Path, size: int) -> Path:
         ({"cpus": 0}, "0 CPUs are too few; an enclave has at least 1"),
         ({"cpus": -1}, "-1 CPUs are too few"),
         ({"cpus": 256}, "256 CPUs are too many; .* at most 255"),
+        ({"cpus": 255}, r"255 CPUs are too many: the machine of this image \(x86_64\) has at most 254"),
         ({"name": ""}, "1 to 255"),
         ({"name": "a\nb"}, "printable"),
         ({"name": "a\0b"}, "printable"),
@@ -101,7 +102,7 @@ def test_requests_refused(eif: Path, more: dict[str, Any], message: str) -> None
 @pytest.mark.parametrize(
     "more",
     [
-        {"cid": 4}, {"cid": 0xFFFFFFFE}, {"cpus": 1}, {"cpus": 255}, {"name": "a" * 255}, {"memory": 64},
+        {"cid": 4}, {"cid": 0xFFFFFFFE}, {"cpus": 1}, {"cpus": 254}, {"name": "a" * 255}, {"memory": 64},
         {"instance_id": "i" * 79}, {"role": "a" * 1024}, {"append": "quiet a=é"}, {"boot_timeout": 0.1},
     ],
 )  # fmt: skip
@@ -241,6 +242,17 @@ def test_an_eif_for_arm64(tmp_path: Path) -> None:
         assert len(notes) == len(told) and all(word in note for word, note in zip(told, notes, strict=True))
     with pytest.raises(EifError, match="cmdline-too-long"):
         check(request(eif, append="y"))
+
+
+def test_cpus_by_machine(tmp_path: Path) -> None:
+    """128 redistributors of arm64's interrupt controller have room; with ACPI x86 has no MP table's limit."""
+    with_acpi = write_eif(tmp_path / "a.eif", {"nitroctl": {"acpi": True}})
+    assert check(request(with_acpi, cpus=255), host=ROOMY).notes == ()
+    arm64 = tmp_path / "x.eif"
+    arm64.write_bytes(model.pack(sections(model.arm64_image(text_offset=0x200000), b"x"), flags=1))
+    assert check(request(arm64, cpus=128), host=ROOMY).notes == ()
+    with pytest.raises(UsageError, match=r"129 CPUs are too many: .* \(aarch64\) has at most 128"):
+        check(request(arm64, cpus=129))
 
 
 def test_no_file(tmp_path: Path) -> None:
