@@ -26,6 +26,7 @@ from nitroctl.eif import compose, cpio, testimage
 from nitroctl.eif.about import parse_metadata
 from nitroctl.eif.describe import describe
 from nitroctl.eif.format import SectionType, open_eif, read_layout
+from nitroctl.eif.request import BuildRequest
 
 
 def run(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> tuple[int, str, str]:
@@ -280,6 +281,19 @@ def test_custom_metadata_that_are_none(
 def test_wrong_options_end_with_status_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for argv in (["build"], build_argv(tmp_path, "--build-time", "noon"), ["describe"], ["nothing"]):
         assert run(capsys, *argv)[0] == 2
+
+
+def test_half_of_what_signing_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for more, text in (
+        (("--signing-certificate", "c.pem"), "--signing-certificate, and --private-key or --signer"),
+        (("--signer", "sh -c x"), "--signing-certificate as well as --signer"),
+    ):
+        status, _, err = run(capsys, *build_argv(tmp_path, *more))
+        assert status == 2 and text in " ".join(err.replace("│", "").split()), err
+        assert not (tmp_path / "o.eif").exists()
+    with pytest.raises(UsageError, match="signer=5: signer takes a command") as caught:
+        BuildRequest(output=tmp_path / "o.eif", kernel="k", cmdline="c", signer=5)
+    assert "private_key=" in str(caught.value.hint)
 
 
 def test_a_command_line_that_is_not_utf8(tmp_path: Path) -> None:
