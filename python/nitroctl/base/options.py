@@ -54,6 +54,7 @@ class Option(NamedTuple):
     argument: bool = False  # on the command line it has no flag but a place
     type: str | None = None  # of a field that takes anything: what its keyword takes
     or_path: bool = False  # a text that may be given as a path
+    program: bool = False  # a path of a program: one without a slash is a name, to be looked for in PATH
     unit: str | None = None
     unset: str | None = None  # what takes its place where it is left out, if the default is None
     parse: Callable[[str], Any] | None = None  # a text to a value of the field's type; raises UsageError
@@ -145,7 +146,9 @@ class Described(NamedTuple):
         if self.kind is Path and isinstance(value, str | os.PathLike):
             path = os.fspath(value)
             if isinstance(path, str) and "\0" not in path:
-                return Path(path)
+                program = self.option is not None and self.option.program
+                # A Path forgets the slash of "./name".
+                return Path(os.path.abspath(path) if program and "/" in path else path)
         elif self.kind is float and type(value) in (int, float):
             return float(value)
         elif type(value) is self.kind or (self.kind is str and isinstance(value, str)):

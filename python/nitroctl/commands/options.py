@@ -76,4 +76,6 @@ def _kind(one: Described) -> Any:
         return click.Choice(one.choices)
     if one.option and one.option.parse:
         return _Parsed(one)
+    if one.option and one.option.program:
+        return click.Path(readable=False)  # as it was typed: a Path forgets the slash of "./name"
     return {Path: PATH, object: str}.get(one.kind, one.kind)

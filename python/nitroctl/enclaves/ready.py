@@ -8,6 +8,8 @@ and where relative paths get their folder. It is done once, by whoever starts; n
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,15 +22,16 @@ from nitroctl.vsock.forwards import forwards
 def ready(request: RunRequest, note: Callable[[str], None] = lambda text: None) -> RunRequest:
     """The request with programs and forwards; `note` hears what the user should know. Raises NitroError with
     the command that makes what is missing."""
+    qemu = _found(request.qemu)
     ca_days = request.ca_days
-    if request.qemu is not None and ca_days is not None and not signs_documents(request.qemu):
+    if qemu is not None and ca_days is not None and not signs_documents(qemu):
         ca_days = None
-        note(f"{request.qemu} takes no certificates: it cannot sign attestation documents")
+        note(f"{qemu} takes no certificates: it cannot sign attestation documents")
     return dataclasses.replace(
         request,
-        qemu=request.qemu or _qemu(request),
+        qemu=qemu or _qemu(request),
         qemu_build=None,
-        vsock_backend=request.vsock_backend or _backend(),
+        vsock_backend=_found(request.vsock_backend) or _backend(),
         ca_days=ca_days,
         overlay=tuple(path.absolute() for path in request.overlay),
         pcap=request.pcap and request.pcap.absolute(),
@@ -41,6 +44,11 @@ def ready(request: RunRequest, note: Callable[[str], None] = lambda text: None) 
             request.forward_listen,
         ),
     )
+
+
+def _found(program: Path | None) -> Path | None:
+    """A program as a shell finds it, or else the file of this folder; whoever starts it may be in another."""
+    return program and Path(os.path.abspath(shutil.which(program) or program))
 
 
 def _qemu(request: RunRequest) -> Path:

@@ -298,7 +298,8 @@ class RunRequest(Request):
         Option("Accelerator to use.", unset="KVM where it works", session=True),
     ] = None
     qemu: Annotated[
-        Path | None, Option("QEMU program to run.", unset="as --qemu-build says", session=True)
+        Path | None,
+        Option("QEMU program to run.", unset="as --qemu-build says", program=True, session=True),
     ] = None
     qemu_build: Annotated[
         Literal["plugin", "bundled", "tree"] | None,
@@ -314,6 +315,7 @@ class RunRequest(Request):
         Option(
             "vhost-user-vsock program to run.",
             unset="the bundled one, or that of `nitroctl build`",
+            program=True,
             session=True,
         ),
     ] = None

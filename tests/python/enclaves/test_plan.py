@@ -9,11 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+from click.testing import CliRunner
 
 import eifmodel as model
 from enclave_fakes import write_eif
 from nitroctl.base.errors import EifError, NotBuilt, UsageError
+from nitroctl.commands.options import requested
 from nitroctl.eif.format import image_arch
 from nitroctl.enclaves import overlay, qemu
 from nitroctl.enclaves.folder import Folder
@@ -156,6 +159,34 @@ def test_an_eif_for_arm64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         make_plan(replace(made, tools=True))
     assert caught.value.hint == "nitroctl guest tools --arch aarch64"
+
+
+def test_a_program_is_found_as_a_shell_finds_it(
+    eif: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a slash it is that file, whatever PATH has; without one PATH's, or else this folder's. The whole
+    path goes to the supervisor, which is in another folder."""
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    for path in (here / "both", here / "own", elsewhere / "both"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("#!/bin/sh\nexit 1\n")
+        path.chmod(0o755)
+    monkeypatch.chdir(here)
+    monkeypatch.setenv("PATH", str(elsewhere))
+    asked: list[RunRequest] = []
+
+    @click.command()
+    @requested(RunRequest)
+    def command(**given: Any) -> None:
+        asked.append(ready(RunRequest(**given)))
+
+    for text, found in (("./both", here / "both"), ("both", elsewhere / "both"), ("own", here / "own")):
+        words = [str(eif), "--qemu", text, "--vsock-backend", text, "--ca-days", "1"]
+        done = CliRunner().invoke(command, words, catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        asked.append(ready(RunRequest.from_keywords("x", eif=eif, qemu=text, vsock_backend=text)))
+        assert {(one.qemu, one.vsock_backend) for one in asked} == {(found, found)}
+        asked.clear()
 
 
 def test_a_file_that_is_no_eif_is_judged_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
