@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 # Whether an enclave that was not started when somebody began to wait for its connections is by now.
 STARTED_SECONDS = 0.2
+# From the end of an enclave's folder to that of its supervisor.
+ENDING_SECONDS = 10.0
 
 
 class Enclave:
@@ -294,6 +296,7 @@ class Enclave:
         `retry` is false, a refused connection is tried again for up to `timeout` seconds, as long as the
         enclave runs. Raises vsock.PortRefused.
         """
+        self._check_runs()
         if retry:
             return sockets.connect_soon(self.uds, port, timeout=timeout, refused=self._check_runs)
         try:
@@ -306,6 +309,7 @@ class Enclave:
         self, port: int, *, timeout: float = 30.0, retry: bool = True
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """As `connect`, for asyncio: like asyncio.open_connection."""
+        self._check_runs()
         deadline = time.monotonic() + timeout
         refused: sockets.PortRefused | None = None
         while True:
@@ -327,7 +331,8 @@ class Enclave:
                     raise
             await asyncio.sleep(sockets.RETRY_SECONDS)
 
-    def _check_runs(self, error: sockets.PortRefused) -> None:
+    def _check_runs(self, error: Exception | None = None) -> None:
+        """Of one that has ended, the context ID may be another enclave's by now, and so the paths."""
         record = self._now
         if not record.running:
             raise sockets.PortRefused(
@@ -337,7 +342,8 @@ class Enclave:
     def listen(self, port: int, *, backlog: int = 128) -> sockets.Listener:
         """Serve the parent's `port`, which the enclave reaches at CID 3: `listener.accept()` gives the next
         connection. Also before `start`, for applications that want their parent at once. It ends with the
-        enclave: whoever waits in `accept` then gets an EnclaveError."""
+        enclave: whoever waits in `accept` then gets an EnclaveError, and so does who calls this afterwards.
+        Raises NitroError for a port that somebody serves."""
         if self._record is None:
             sockets.check_port(port)
             path = self._early_folder() / str(port)
@@ -345,7 +351,15 @@ class Enclave:
             more = (*self._request.listen_port, f"{port}={path}")
             self._request = dataclasses.replace(self._request, listen_port=more)
         else:
-            listener = EnclaveListener(self, sockets.listen(self.uds, port, backlog=backlog), port)
+            self._check_runs()
+            try:
+                listener = EnclaveListener(self, sockets.listen(self.uds, port, backlog=backlog), port)
+            except NitroError as e:
+                if not self.uds.parent.exists():
+                    with contextlib.suppress(EnclaveTimeout):
+                        records.wait(self._now, ENDING_SECONDS)  # its folder goes first
+                    self._check_runs(e)
+                raise
         self._resources.callback(listener.close)
         return listener
 
@@ -413,6 +427,7 @@ class Enclave:
         from nitroctl.testing.agent import PORT, Agent
 
         try:
+            self._check_runs()
             agent = Agent(self.uds, timeout=timeout, listen=timeout, refused=self._check_runs)
         except sockets.PortRefused as e:
             raise EnclaveError(

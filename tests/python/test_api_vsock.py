@@ -4,12 +4,14 @@ test_api's."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import signal
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -162,6 +164,29 @@ def test_an_agent_is_asked_on_the_connection_that_found_it(
         with pytest.raises(nitroctl.EnclaveError, match="the NSM gave no document"):
             enclave.attestation(nonce=b"x")
         assert answered == [7000]
+
+
+def test_an_enclave_that_has_ended_is_not_the_next_one_with_its_cid(make: Make, bench: Bench) -> None:
+    """Its paths are the other's by now."""
+    old = make(cid=77, name="old").start()
+    old.stop()
+    with make(cid=77, ports="5000:0,7000:0") as new:
+        assert new.uds == old.uds
+        for use in (old.connect, old.listen, lambda port: asyncio.run(old.open_connection(port))):
+            with pytest.raises(nitroctl.EnclaveError, match="the enclave old has ended: stopped by a call"):
+                use(5000)
+        with pytest.raises(nitroctl.EnclaveError, match="no test agent .* the enclave old has ended"):
+            old.attestation()
+        new.connect(5000).close()
+        new.listen(5000)
+    # And the folder of one that ends is gone before its supervisor.
+    with make(HEARTBEAT, RESET) as last:
+        bench.wait_gone()
+        while last.uds.parent.exists():
+            time.sleep(0.01)
+        with pytest.raises(nitroctl.EnclaveError, match="has ended: "):
+            last.listen(5000)
+    old.close()
 
 
 def test_listeners_end_with_the_enclave(make: Make, tmp_path: Path) -> None:
