@@ -40,6 +40,8 @@ def ask(record: Record, do: str, *, fds: Sequence[int] = (), **arguments: Any) -
                     hint="use the nitroctl that started it, or start it anew",
                     record=record,
                 )
+            if hello.get("id") != record.id:  # the next one with its context ID
+                raise _gone(record)
             request = json.dumps({"do": do, **arguments}).encode() + b"\n"
             control = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
             sent = sock.sendmsg([request], control)
@@ -77,10 +79,10 @@ def _connect(record: Record) -> socket.socket:
 def _gone(record: Record) -> EnclaveError:
     now = records.again(record)
     if now is None or not now.running:
-        message = f": {now.message}" if now and now.message else ""
-        return EnclaveError(f"enclave {record.name} has just ended{message}", record=now)
+        return records.ended_meanwhile(record, now)
     return EnclaveError(
         f"enclave {record.name} cannot be asked: it is starting or ending, or an older nitroctl started it",
+        hint="try again in a moment; what an older nitroctl started can be asked by that one alone",
         record=now,
     )
 

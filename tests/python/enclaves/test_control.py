@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -97,7 +98,12 @@ def test_asked_by_a_client_of_ours(bench: Bench) -> None:
         lines = b"".join(logs.read(record.home, logs.EVENTS)).splitlines()
         (event,) = [event for event in map(json.loads, lines) if event["event"] == "refused"]
         assert (event["side"], event["port"], event["cause"]) == ("parent", 5000, "no-listener")
-    with pytest.raises(EnclaveError, match="has just ended"):
+        # One that had this context ID before is not asked in its place.
+        old = dataclasses.replace(record, name="old", id="i-0-enc1", home=record.home.with_name("1"))
+        with pytest.raises(EnclaveError, match="enclave old has ended meanwhile") as caught:
+            remote.ask(old, "vsock", request={"do": "stats"})
+        assert caught.value.record == old
+    with pytest.raises(EnclaveError, match="hello has ended meanwhile"):
         remote.ask(record, "vsock", request={"do": "stats"})
 
 
