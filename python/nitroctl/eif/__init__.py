@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Enclave Image Files: read, measure, describe and make them. Not how to run one (that is `enclave`).
+"""Enclave Image Files: read, measure, describe and make them. Not how to run one (that is `enclaves`).
 
     format      the file's layout and the rules that it must keep
     measure     one pass over the data: PCRs and checksum

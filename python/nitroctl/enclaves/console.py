@@ -2,7 +2,7 @@
 """What a guest's serial console tells about its life: panic, halt, the last lines.
 
 Pure: bytes in, facts out. The bytes come from the guest and may be anything, of any length; what is kept is
-bounded. Where they come from and where they go is `enclave`'s business.
+bounded. Where they come from and where they go is `lifecycle`'s business.
 
 The texts are the Linux kernel's own (kernel/panic.c, kernel/reboot.c), which it prints at the emergency
 level, so that `quiet` does not hide them. They count only as kernel messages: right after a time stamp (an

@@ -3,7 +3,7 @@
 
 The folder `runtime_dir()/CID` is the reservation: whoever holds the lock on it has the ID. The lock ends with
 its last holder (`locks`), so what a crash left behind is recognised and reused. What is put into the folder
-is `enclave`'s business.
+is `lifecycle`'s business.
 """
 
 from __future__ import annotations

@@ -474,9 +474,8 @@ class EnclaveRun:
     ) -> None:
         """The first cause is the cause; later ones are its consequences."""
         if not self._end.done():
-            booted = self._booted is not None
             tail = tuple(self.console.tail())
-            self._end.set_result(Result(ending, message, booted, by, tail, cause, hint, signum, app_status))
+            self._end.set_result(Result(ending, message, by, tail, cause, hint, signum, app_status))
 
     def _set_state(self, state: State) -> None:
         assert self._home

@@ -10,7 +10,7 @@
 
 The lock is the truth about life: the kernel drops it with its holder, so a record without an end whose lock
 is free belongs to an enclave whose supervisor was killed, and is read as ended. Only its supervisor writes a
-record, and whoever finds the lock free may remove it. How an enclave is run is `enclave`'s business.
+record, and whoever finds the lock free may remove it. How an enclave is run is `lifecycle`'s business.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ class Result(NamedTuple):
 
     ending: Ending
     message: str
-    booted: bool
     by: Party
     tail: tuple[str, ...] = ()
     cause: str | None = None

@@ -10,7 +10,7 @@
 They talk over a socket pair. If the starter's end closes before it said "detach", however that came about,
 the enclave is stopped: what nobody waits for any more does not go on booting, and an enclave that belongs to
 a test or to a `with` block ends with it. The supervisor's end closes with its life. What the supervisor does
-is `enclave`'s business; what it leaves is in `records`. An error comes over as the object that it is,
+is `lifecycle`'s business; what it leaves is in `records`. An error comes over as the object that it is,
 pickled: both ends of the pair are this same program's.
 """
 

@@ -122,7 +122,8 @@ class Call:
         self._buffer += data
 
     def frames(self) -> Iterator[tuple[bytes, bytes]]:
-        """The whole frames in the buffer: kind and payload. Raises Failed for an 'f'."""
+        """The whole frames in the buffer: kind and payload. Raises ToolsFailed for an 'f', and
+        EnclaveError for a size that is none."""
         while len(self._buffer) >= 4:
             (size,) = struct.unpack_from("<I", self._buffer)
             if not 1 <= size <= FRAME_MAX:

@@ -4,7 +4,7 @@
 The backend, vhost-user-vsock, serves one enclave. A program on this host reaches port N of the enclave by
 connecting to the backend's socket PATH and saying `CONNECT N` (the text protocol that Firecracker
 documents as hybrid vsock); it serves the parent's port N by listening on `PATH_N`. Here are both, and the
-backend's command line. The backend's life is `enclave`'s business.
+backend's command line. The backend's life is the enclave's (`enclaves.lifecycle`).
 """
 
 from __future__ import annotations

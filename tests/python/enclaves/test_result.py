@@ -43,7 +43,7 @@ RECORD = Record(
 def test_exit_statuses(
     ending: Ending, signum: int | None, status: int, error: type[EnclaveError] | None
 ) -> None:
-    assert Result(ending, "why", True, Party.GUEST, signal=signum).status == status
+    assert Result(ending, "why", Party.GUEST, signal=signum).status == status
     record = dataclasses.replace(
         RECORD, ending=ending, message="why\n  cited", hint="do", cause="no-init", tail=("last",)
     )
