@@ -34,6 +34,7 @@ ANSWER_SECONDS = 10.0  # for an answer; it gives each at once
 VERSION = 1  # of what is said on the channel
 REQUEST_MAX = 900  # bytes; with the number that is added, the backend takes 1024
 _MESSAGE_MAX = 1 << 18
+_TOLD_MAX = 4096  # bytes kept of a line; ours have some dozens
 
 
 class Backend(Child):
@@ -117,6 +118,7 @@ class Backend(Child):
         with contextlib.suppress(BlockingIOError):
             while data := os.read(self._told, 4096):
                 *lines, self._told_rest = (self._told_rest + data).split(b"\n")
+                self._told_rest = self._told_rest[:_TOLD_MAX]
                 for line in lines:
                     self._on_told(line)
             asyncio.get_running_loop().remove_reader(self._told)
@@ -174,13 +176,14 @@ class Backend(Child):
     def _take(self, message: bytes) -> None:
         try:
             value = json.loads(message)
-        except ValueError:
+        except (ValueError, RecursionError):
             return
         if not isinstance(value, dict):
             return
         if "event" in value:
             self._on_event(value)
             return
-        answer = self._answers.pop(value.pop("id", 0), None)
+        number = value.pop("id", 0)
+        answer = self._answers.pop(number, None) if isinstance(number, int) else None
         if answer and not answer.done():
             answer.set_result(value)
