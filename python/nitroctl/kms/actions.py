@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""KMS's actions, as policies name them, and which of them can have a Recipient. Data only."""
+"""The KMS actions, by the names that policies use, and which of them accept a Recipient. Data only."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ ACTIONS = frozenset(
     """.split()
 )
 
-# Their requests take a Recipient; all others ignore one, and have no attestation in their context.
+# Requests for these actions accept a Recipient; all others ignore it, and their context has no attestation
+# keys.
 WITH_RECIPIENT = frozenset(
     ("Decrypt", "DeriveSharedSecret", "GenerateDataKey", "GenerateDataKeyPair", "GenerateRandom")
 )
 
-# What a grant can allow (CreateGrant, API reference). CreateGrant itself is among them.
+# The operations that a grant can allow (CreateGrant, API reference), CreateGrant itself included.
 GRANTABLE = frozenset(
     """
     CreateGrant Decrypt DeriveSharedSecret DescribeKey Encrypt GenerateDataKey GenerateDataKeyPair

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""One request on its way through the KMS: who asks for what, what was decided, what the event will say.
+"""One request while the KMS handles it: who asks for what, what was decided, what the event will say.
 
-Operations get one of these. Whatever they do with a key, `authorise` comes first; `service` sees to it that
-an operation which never asked is refused.
+Every operation gets a Call. Before it does anything with a key it must call `authorise`; `service` refuses
+the answer of an operation that never did.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Origin:
 
 
 def encryption_context(pairs: dict[str, str] | None) -> dict[str, tuple[str, ...]]:
-    """As policies see it."""
+    """An encryption context as condition keys (lower case) with their values, as policies see it."""
     if not pairs:
         return {}
     return {
@@ -53,7 +53,7 @@ class Call:
     operation: str
     parameters: dict[str, Any]
     caller: Caller
-    operator: bool  # the store's owner by his own commands: no policy stands between him and his file
+    operator: bool  # the store's owner, through the commands of nitroctl: no policy applies to them
     origin: Origin
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
     recipient: Recipient | None = None
@@ -61,7 +61,7 @@ class Call:
     decisions: list[Decision] = field(default_factory=list)
     resources: list[Key] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    made: bytes | None = None  # by what prepares an operation: see `service`
+    made: bytes | None = None  # key material made in advance by a prepare_ function: see `service`
 
     def get(self, name: str) -> Any:
         return self.parameters.get(name)
@@ -69,9 +69,10 @@ class Call:
     def key(
         self, name: str = "KeyId", *, alias: bool = True, action: str | None = None
     ) -> tuple[Key, dict[str, tuple[str, ...]]]:
-        """The key that a parameter names, and what its way of naming adds to the context. That there is none
-        is told to those alone whom IAM allows the action on it; others read what they would of a key that
-        leaves the decision to IAM. Raises KmsError."""
+        """The key that a parameter names, and what the way of naming it (an alias) adds to the context.
+
+        Only a caller whom IAM allows the action learns that a key does not exist. Any other caller gets the
+        same denial as for an existing key whose policy leaves the decision to IAM. Raises KmsError."""
         named: str = self.parameters[name]
         try:
             key, by = keys.find(self.store, self.place, named, alias=alias)
@@ -108,11 +109,11 @@ class Call:
 
     def decide(self, action: str, key: Key | None, key_policy: str | None, more: dict[str, tuple[str, ...]],
                resource: str = "*") -> Decision:  # fmt: skip
-        """The decision about one action, recorded nowhere. Raises no KmsError."""
+        """Decide about one action without recording the decision. Never raises KmsError."""
         if self.operator:
-            return Decision(True, "allowed", policy="the store's owner, by his own command")
+            return Decision(True, "allowed", policy="the store's owner, through nitroctl")
         if key is None and self.caller.account != self.place.account:
-            # With AWS he would see his own account's keys; here there is only this one's.
+            # At AWS this caller would see the keys of its own account; here only one account exists.
             return Decision(False, f"because no identity-based policy allows the kms:{action} action",
                             policy=f"nothing here: the keys are of account {self.place.account}")  # fmt: skip
         request = Request(self.caller, f"kms:{action}", key.arn if key else resource, self.context(key, more))
@@ -121,15 +122,15 @@ class Call:
             read = policy.parse(key_policy) if key_policy is not None else None
             return evaluate(request, read, callers.policies_of(self.store, self.caller), granted)
         except policy.KmsPolicyError as e:
-            # Of a store that something else has written.
+            # Something other than this KMS has written the store.
             return Decision(False, f"because no resource-based policy allows the kms:{action} action",
-                            policy=f"a policy that is not understood: {e}")  # fmt: skip
+                            policy=f"a policy that cannot be parsed: {e}")  # fmt: skip
 
     def authorise(
         self, key: Key | None, more: dict[str, tuple[str, ...]] | None = None, action: str | None = None,
         resource: str = "*",
     ) -> None:  # fmt: skip
-        """Go on only if the caller may. Raises KmsError."""
+        """Return if the caller is allowed the action, and record the decision. Raises KmsError if not."""
         action = action or self.operation
         if key and key not in self.resources:
             self.resources.append(key)
@@ -144,15 +145,15 @@ class Call:
             )
 
     def tokens(self) -> None:
-        """Grant tokens: grants count at once here, so that a token only has to be one."""
+        """Check the request's grant tokens. Grants take effect at once here, so a token only has to exist."""
         for token in self.get("GrantTokens") or ():
             if self.store.one("SELECT 1 FROM grants WHERE token = ?", token) is None:
                 raise KmsError("InvalidGrantTokenException", "The grant token is not valid.")
 
     def use(self, key: Key, usage: str, more: dict[str, tuple[str, ...]] | None = None,
             action: str | None = None) -> bytes:  # fmt: skip
-        """The material of a key for its use: authorised, of the right usage, in the right state, no dry
-        run."""
+        """The material of a key, after these checks: the caller is authorised, the key's usage and state
+        are right, and the request is not a dry run."""
         self.tokens()
         self.authorise(key, more, action)
         if key.usage != usage:
@@ -166,14 +167,15 @@ class Call:
             )
 
     def answer(self, secret: str, plaintext: bytes, fields: dict[str, Any]) -> dict[str, Any]:
-        """The answer with its secret: as it is, or sealed to the recipient instead."""
+        """The answer with its secret: the plaintext, or the plaintext sealed to the Recipient if there is
+        one."""
         if self.recipient is None:
             return fields | {secret: plaintext}
         sealed = self.recipient.seal(plaintext, self.form)  # type: ignore[arg-type]
         return fields | {"CiphertextForRecipient": sealed}
 
     def page(self, found: Sequence[Any], name: str, limit: int = 100) -> dict[str, Any]:
-        """A page of a list; the marker is the place where the next one begins."""
+        """A page of a list; the marker says where the next page begins."""
         marker = self.get("Marker") or "0"
         if not (marker.isascii() and marker.isdecimal() and len(marker) < 10):
             raise KmsError("InvalidMarkerException", "The marker is not valid.")

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Who may call: users and roles with their IAM policies, and the credentials made for them. All of it is
-local: no access key of here is worth anything elsewhere."""
+"""Who may call: users and roles with their IAM policies, and the credentials made for them. All of them are
+local: AWS does not know these access keys."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ ADMIN = "admin"
 SESSION = "nitroctl"
 SESSION_SECONDS = 12 * 3600
 _BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
-# What the user "admin" may do: all of KMS, where the key policy leaves it to the account.
+# The IAM policy of the user "admin": all of KMS, on every key whose policy leaves the decision to the
+# account.
 EVERYTHING = json.dumps(
     {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "kms:*", "Resource": "*"}]}
 )
@@ -60,12 +61,13 @@ def policies_of(store: Store, caller: Caller) -> list[policy.Policy]:
 
 
 def issue(store: Store, arn: str, session: str | None = None, seconds: float = SESSION_SECONDS) -> Credential:
-    """New credentials: of a user for ever, of a role for a session of that name."""
+    """Make credentials: of a user, without expiry; of a role, for a session of the given name, which ends
+    after `seconds`. Raises UsageError."""
     caller = caller_of(arn, session)
     if ":role/" in caller.arn:
         session = caller.session or SESSION
         if not names.SESSION_NAME.fullmatch(session):
-            raise UsageError(f"{session!r} is no name of a session: 2 to 64 letters, digits and _+=,.@-")
+            raise UsageError(f"{session!r} is not a session name: use 2 to 64 letters, digits and _+=,.@-")
         made = Credential(
             _access_key("ASIA"), secrets.token_urlsafe(30), secrets.token_urlsafe(120), caller.arn, session,
             time.time() + seconds,
@@ -99,7 +101,7 @@ def admin(store: Store, account: str) -> Credential:
 
 
 def environment(credential: Credential, region: str) -> dict[str, str]:
-    """The variables by which every SDK takes them."""
+    """The environment variables from which every AWS SDK takes credentials, region and endpoint."""
     found = {
         "AWS_ACCESS_KEY_ID": credential.access_key,
         "AWS_SECRET_ACCESS_KEY": credential.secret,
@@ -110,7 +112,7 @@ def environment(credential: Credential, region: str) -> dict[str, str]:
 
 
 def identity(caller: Caller, access_key: str | None) -> dict[str, Any]:
-    """CloudTrail's userIdentity."""
+    """The userIdentity of a CloudTrail event."""
     kind = "Root" if caller.is_root else "AssumedRole" if caller.session else "IAMUser"
     found: dict[str, Any] = {"type": kind, "arn": caller.full_arn, "accountId": caller.account}
     if access_key:

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Conditions of policies: the keys that are known, the operators, and whether a test holds for a request.
+"""Conditions of policies: the known condition keys, the operators, and whether a test holds for a request.
 
-A request's context has each key in lower case with the tuple of its values; a key that is not there is
-absent. The rules are IAM's ("IAM JSON policy elements: Condition operators"): the values of a policy are
-alternatives, for negated operators none of them may match; a missing key fails a positive test and passes a
-negated one, one with IfExists and Null "true"; ForAllValues passes without values, ForAnyValue does not.
+A request's context maps each condition key, in lower case, to the tuple of its values; a key that the request
+does not have is not in the map. The rules are IAM's ("IAM JSON policy elements: Condition operators"):
+
+- The values in a policy are alternatives: one of them must match. With a negated operator none may match.
+- If the key is missing, a positive test fails; a negated test, a test with IfExists and Null "true" pass.
+- Without any values ForAllValues passes and ForAnyValue fails.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ Kind = Literal["text", "arn", "bool", "number", "date", "epoch", "ip"]
 class Key:
     kind: Kind = "text"
     many: bool = False  # may have several values at once
-    here: bool = True  # a request to this KMS can have it
+    here: bool = True  # whether a request to this KMS can have the key
 
 
 _ABSENT = Key(here=False)
@@ -97,11 +99,11 @@ _PCR = re.compile(r"pcr(0|[1-9]|[12][0-9]|3[01])")
 
 
 class Unknown(Exception):
-    """A condition that is not understood, and why."""
+    """This KMS cannot interpret the condition; the text says why."""
 
 
 def known_key(name: str) -> Key:
-    """What the condition key `name` is. Raises Unknown."""
+    """Look up the condition key `name`, in any case. Raises Unknown."""
     key = name.lower()
     if found := _KNOWN.get(key):
         return found
@@ -110,17 +112,17 @@ def known_key(name: str) -> Key:
         if measure == "imagesha384" or _PCR.fullmatch(measure):
             return Key()
         if measure.startswith("nitrotpm"):
-            raise Unknown(f"{name} is of NitroTPM documents, which are not served here")
-        raise Unknown(f"{name} is no condition key: there are ImageSha384 and PCR0 to PCR31")
+            raise Unknown(f"{name} is for NitroTPM documents, which are not supported here")
+        raise Unknown(f"{name} is not a condition key: there are ImageSha384 and PCR0 to PCR31")
     if key == RECIPIENT.rstrip(":"):
-        raise Unknown(f"{name} is no condition key by itself: it lacks :ImageSha384 or :PCR<n>, and AWS "
+        raise Unknown(f"{name} is not a condition key by itself: it lacks :ImageSha384 or :PCR<n>, and AWS "
                       "takes it "
                       "for a key that is never there")  # fmt: skip
     if key.startswith(CONTEXT) and len(key) > len(CONTEXT):
         return Key()
     if any(key.startswith(tag) and len(key) > len(tag) for tag in _TAGS):
         return Key()
-    raise Unknown(f"the condition key {name} is not known")
+    raise Unknown(f"the condition key {name} is unknown")
 
 
 def is_recipient(name: str) -> bool:
@@ -136,7 +138,7 @@ def recipient_pcr(name: str) -> int:
 
 
 def _moment(text: str) -> datetime:
-    """ISO 8601 as IAM takes it, or seconds since 1970. Raises ValueError."""
+    """Parse a time: ISO 8601 in IAM's form, or seconds since 1970. Raises ValueError."""
     if re.fullmatch(r"-?[0-9]{1,12}", text):
         return datetime.fromtimestamp(int(text), UTC)  # ValueError beyond the year 9999
     time = instants.parse(text)
@@ -147,9 +149,9 @@ def _number(text: str) -> Decimal:
     try:
         value = Decimal(text)
     except InvalidOperation as e:
-        raise ValueError(f"{text!r} is no number") from e
+        raise ValueError(f"{text!r} is not a number") from e
     if not value.is_finite():
-        raise ValueError(f"{text!r} is no number")
+        raise ValueError(f"{text!r} is not a number")
     return value
 
 
@@ -165,7 +167,7 @@ def _network(text: str) -> Any:
 
 def _arn(text: str) -> str:
     if text != "*" and text.count(":") < 5:
-        raise ValueError(f"{text!r} is no ARN: it has fewer than six parts")
+        raise ValueError(f"{text!r} is not an ARN: it has fewer than six parts")
     return text
 
 
@@ -175,13 +177,13 @@ def _arns(wanted: str, found: str) -> bool:
 
 @dataclass(frozen=True)
 class Operator:
-    """`read` makes of a policy's text what is compared, and judges it; `match` compares it with a request's
-    text. A text that cannot be read matches nothing."""
+    """`read` checks a policy's text and converts it to the value that is compared; `match` compares that
+    value with a request's text. A request's text that cannot be converted matches nothing."""
 
     match: Callable[[Any, str], bool]
     read: Callable[[str], Any] = str
     negated: bool = False
-    kinds: tuple[Kind, ...] | None = None  # of keys that it is for; None for all
+    kinds: tuple[Kind, ...] | None = None  # the kinds of condition keys that it applies to; None: all
 
 
 def _pair(name: str, no: str, match: Callable[[Any, str], bool], **more: Any) -> dict[str, Operator]:
@@ -213,7 +215,7 @@ OPERATORS: dict[str, Operator] = {
     ),
 }  # fmt: skip
 NULL = "Null"
-BINARY = "BinaryEquals"  # IAM's only operator that no key here can have
+BINARY = "BinaryEquals"  # the only operator of IAM that applies to no condition key of KMS
 Scope = Literal["", "ForAllValues", "ForAnyValue"]
 
 
@@ -260,13 +262,14 @@ _NAME = re.compile(r"(?:(ForAllValues|ForAnyValue):)?([A-Za-z]+?)(IfExists)?")
 
 
 def parse_test(operator: str, key: str, values: tuple[str, ...]) -> Test:
-    """Raises Unknown for what is not understood, or cannot be meant."""
+    """Read one test of a Condition. Raises Unknown if it cannot be interpreted, or can never be what the
+    author meant."""
     match = _NAME.fullmatch(operator)
     name = match[2] if match else operator
     if name == BINARY:
         raise Unknown(f"the operator {operator} is for keys whose values are bytes, and KMS has none")
     if not match or (name not in OPERATORS and name != NULL):
-        raise Unknown(f"the operator {operator} is not known")
+        raise Unknown(f"the condition operator {operator} is unknown")
     scope: Scope = match[1] or ""  # type: ignore[assignment]
     if_exists = match[3] is not None
     about = known_key(key)
@@ -274,16 +277,16 @@ def parse_test(operator: str, key: str, values: tuple[str, ...]) -> Test:
         raise Unknown(f"{operator} {key} has no value, and so could never hold")
     for value in values:
         if "${" in value:
-            raise Unknown(f"{operator} {key}: policy variables are not served here: {value}")
+            raise Unknown(f"{operator} {key}: policy variables are not supported here: {value}")
     if name == NULL:
         if scope or if_exists:
-            raise Unknown(f"the operator {operator} is none: Null takes neither a scope nor IfExists")
+            raise Unknown(f"{operator} is not an operator: Null takes neither a scope nor IfExists")
         for value in values:
             _judge(_boolean, operator, key, value)
         return Test(NULL, key, values)
     rule = OPERATORS[name]
     if rule.kinds and about.kind not in rule.kinds:
-        raise Unknown(f"{operator} is not for {key}, whose values are of the kind {about.kind}")
+        raise Unknown(f"{operator} does not apply to {key}, whose values are of the kind {about.kind}")
     if about.many and not scope:
         raise Unknown(f"{operator} {key}: this key can have several values; put ForAllValues: or "
                       "ForAnyValue: "

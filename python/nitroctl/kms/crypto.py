@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The operations that use a key: encrypt, decrypt, data keys, random bytes, signatures, MACs, shared
+"""The operations that use a key: encryption, decryption, data keys, random bytes, signatures, MACs and shared
 secrets."""
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ MU_BYTES = 64  # FIPS 204: the message representative
 
 
 def _check_algorithm(call: Call, key: Key, name: str = "EncryptionAlgorithm") -> None:
-    """Whether the key has the one asked for: what a key has is told to those alone who may use it."""
+    """Refuse an algorithm that the key does not have. The error lists the key's algorithms, so only a caller
+    who may use the key gets here. Raises KmsError."""
     algorithm: str = call.get(name) or material.SYMMETRIC
     allowed = (material.SYMMETRIC,) if key.spec == material.SYMMETRIC else material.OAEP
     if key.usage == material.ENCRYPT and algorithm not in allowed:
         raise bad_usage(
-            f"The algorithm {algorithm} is not of a {key.spec} key: it has {' and '.join(allowed)}."
+            f"The key spec {key.spec} does not support the algorithm {algorithm}: use {' or '.join(allowed)}."
         )
 
 
@@ -37,7 +38,7 @@ def _oaep(algorithm: str) -> Any:
 def _context(call: Call, algorithm: str, name: str = "EncryptionContext") -> dict[str, str]:
     given: dict[str, str] = call.get(name) or {}
     if given and algorithm != material.SYMMETRIC:
-        raise invalid("An encryption context goes with symmetric keys only.")
+        raise invalid("Only symmetric keys take an encryption context.")
     return given
 
 
@@ -49,7 +50,9 @@ def _seal(key: Key, secret: bytes, algorithm: str, plaintext: bytes, context: di
     try:
         data: bytes = sealed.encrypt(plaintext, _oaep(algorithm))
     except ValueError as e:
-        raise invalid(f"{len(plaintext)} bytes are too many for {algorithm} with a key of {key.spec}.") from e
+        raise invalid(
+            f"{len(plaintext)} bytes are too many for {algorithm} with the key spec {key.spec}."
+        ) from e
     return data
 
 
@@ -68,16 +71,19 @@ def encrypt(call: Call) -> Answer:
 def _source(
     call: Call, raw: bytes, name: str, algorithm: str, action: str
 ) -> tuple[Key, Any, material.Blob | None]:
-    """The key that is to open a ciphertext: the one that the request names, or else the ciphertext."""
+    """The key that decrypts a ciphertext: the one that the request names, or else the one that the ciphertext
+    names."""
     blob = material.parse(raw) if algorithm == material.SYMMETRIC else None
     if call.get(name):
         return *call.key(name, action=action), blob
     if blob is None:
-        raise invalid(f"{name} is required: a ciphertext of {algorithm} does not name its key.")
+        raise invalid(f"{name} is required: {algorithm} ciphertext does not name its key.")
     key = get(call.store, call.place, blob.key_id)
     if key is None:
         call.authorise(None, action=action, resource=call.place.key_arn(blob.key_id))
-        raise bad_ciphertext(f"the ciphertext is of the key {blob.key_id}, which is not here")
+        raise bad_ciphertext(
+            f"the ciphertext was made with the key {blob.key_id}, which is not in this store"
+        )
     return key, {}, blob
 
 
@@ -88,18 +94,18 @@ def _open(call: Call, key: Key, secret: bytes, algorithm: str, raw: bytes, blob:
             raise KmsError(
                 "IncorrectKeyException",
                 "The key ID in the request does not identify a CMK that can perform this operation.",
-                why=f"the ciphertext is of the key {blob.key_id}",
+                why=f"the ciphertext was made with the key {blob.key_id}",
             )
         if key.material_id != blob.material_id:
             former = former_material(call.store, key, blob.material_id)
             if former is None:
-                raise bad_ciphertext("the key has other material now than the ciphertext is of")
+                raise bad_ciphertext("the ciphertext was made with key material that the key no longer has")
             secret = former
         return material.decrypt(blob, secret, context)
     try:
         data: bytes = material.load_private(secret).decrypt(raw, _oaep(algorithm))
     except ValueError as e:
-        raise bad_ciphertext(f"it is no ciphertext of {algorithm} under this key") from e
+        raise bad_ciphertext(f"it is not {algorithm} ciphertext of this key") from e
     return data
 
 
@@ -155,7 +161,7 @@ def _symmetric(call: Call, more: dict[str, tuple[str, ...]]) -> tuple[Key, bytes
     facts = {"kms:encryptionalgorithm": (material.SYMMETRIC,), **encryption_context(context), **named, **more}
     secret = call.use(key, material.ENCRYPT, facts)
     if key.spec != material.SYMMETRIC:
-        raise bad_usage(f"{key.arn} is asymmetric: data keys are made under symmetric keys only.")
+        raise bad_usage(f"{key.arn} is asymmetric: only a symmetric key can encrypt data keys.")
     return key, secret, context
 
 
@@ -221,7 +227,7 @@ def derive_shared_secret(call: Call) -> Answer:
     try:
         other = load_der_public_key(call.get("PublicKey"))
     except (ValueError, TypeError, UnsupportedAlgorithm) as e:
-        raise invalid(f"The public key is no SubjectPublicKeyInfo in DER: {e}") from e
+        raise invalid(f"The public key is not a DER SubjectPublicKeyInfo: {e}") from e
     if not isinstance(other, ec.EllipticCurvePublicKey) or other.curve.name != own.curve.name:
         raise invalid(f"The public key is not on the curve of {key.spec}.")
     call.dry_run()
@@ -233,7 +239,8 @@ def derive_shared_secret(call: Call) -> Answer:
 
 
 def _signing(call: Call) -> tuple[Key, Any, tuple[Any, ...]]:
-    """(the key, its private half, what sign() and verify() of `cryptography` take after the message)."""
+    """(the key, its private key, the arguments that sign() and verify() of `cryptography` take after the
+    message)."""
     from cryptography.hazmat.primitives.asymmetric import ec, padding, utils
 
     key, named = call.key()
@@ -243,12 +250,12 @@ def _signing(call: Call) -> tuple[Key, Any, tuple[Any, ...]]:
     if algorithm not in material.signing_algorithms(key.spec):
         raise bad_usage(f"Algorithm {algorithm} is incompatible with key spec {key.spec}.")
     if kind == "EXTERNAL_MU" and key.spec not in material.ML_DSA:
-        raise invalid("The message type EXTERNAL_MU goes with ML-DSA keys only.")
+        raise invalid("The message type EXTERNAL_MU is for ML-DSA keys only.")
     if key.spec in material.ML_DSA or key.spec == material.EDWARDS:
         if kind == "DIGEST":
-            raise invalid(f"The message type DIGEST does not go with {algorithm}.")
+            raise invalid(f"The message type DIGEST cannot be used with {algorithm}.")
         if kind == "EXTERNAL_MU" and len(call.get("Message")) != MU_BYTES:
-            raise invalid(f"A message of the type EXTERNAL_MU has {MU_BYTES} bytes.")
+            raise invalid(f"A message of the type EXTERNAL_MU must have {MU_BYTES} bytes.")
         private = material.load_private(secret)
         if kind == "EXTERNAL_MU" and not hasattr(private, "sign_mu"):
             raise material.too_old(kind)
@@ -285,7 +292,9 @@ def verify(call: Call) -> Answer:
     try:
         check(call.get("Signature"), call.get("Message"), *how)
     except InvalidSignature as e:
-        raise KmsError("KMSInvalidSignatureException", None, why="the signature is not the key's") from e
+        raise KmsError(
+            "KMSInvalidSignatureException", None, why="the signature does not match the message and the key"
+        ) from e
     return {"KeyId": key.arn, "SignatureValid": True, "SigningAlgorithm": call.get("SigningAlgorithm")}
 
 
@@ -307,7 +316,7 @@ def generate_mac(call: Call) -> Answer:
 def verify_mac(call: Call) -> Answer:
     key, mac = _mac(call)
     if not hmac.compare_digest(mac, call.get("Mac")):
-        raise KmsError("KMSInvalidMacException", None, why="the MAC is not the key's")
+        raise KmsError("KMSInvalidMacException", None, why="the MAC does not match the message and the key")
     return {"KeyId": key.arn, "MacValid": True, "MacAlgorithm": call.get("MacAlgorithm")}
 
 

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""CiphertextForRecipient: CMS EnvelopedData (RFC 5652) in the form in which AWS KMS writes it. Only writes.
+"""Writes CiphertextForRecipient: CMS EnvelopedData (RFC 5652), encoded as AWS KMS encodes it. No reader.
 
-The form is BER, not DER: the outer shells have indefinite lengths, and the content comes in one OCTET STRING
-or more. AWS's own C parser wants version 2 and the key's identifier; what differs from AWS's bytes is refused
-by some client, so nothing here is left to a library. `openssl cms -decrypt -inform DER -inkey KEY` opens it.
+The encoding is BER, not DER: the outer structures have indefinite lengths, and the content is one or more
+OCTET STRINGs. AWS's own C parser requires version 2 and the key's identifier. Some clients refuse anything
+that differs from AWS's bytes, so the encoding is written out here and not left to a library.
+`openssl cms -decrypt -inform DER -inkey KEY` opens it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-# "segmented": the content as a constructed [0] of OCTET STRINGs, AWS's answers. "primitive": one primitive
-# [0], which AWS's parsers take as well.
+# "segmented": the content is a constructed [0] of OCTET STRINGs, as in the answers of AWS KMS. "primitive":
+# it is one primitive [0], which AWS's parsers accept too.
 Form = Literal["segmented", "primitive"]
 FORMS: tuple[Form, ...] = ("segmented", "primitive")
 

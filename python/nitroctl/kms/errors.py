@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What the KMS answers when it refuses: AWS's status, type and text. No logic.
+"""The answer of the KMS to a request that it refuses: AWS's status, type and text. No logic.
 
-`why` is for the log and the event alone: AWS's text is often none, and one and the same for many causes.
+`why` goes only to the log and the event, never to the client: AWS often sends no text, or the same text for
+many causes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class KmsError(Exception):
     def body(self) -> dict[str, str]:
         found = {"__type": self.kind}
         if self.text is not None:
-            # AWS's authoriser spells its member with a capital.
+            # The member is "message" elsewhere; for a denial AWS writes "Message".
             found["Message" if self.kind == "AccessDeniedException" else "message"] = self.text
         return found
 
@@ -44,7 +45,7 @@ def bad_usage(text: str) -> KmsError:
 
 
 def bad_ciphertext(why: str) -> KmsError:
-    """AWS says nothing with it."""
+    """InvalidCiphertextException, with which AWS sends no text."""
     return KmsError("InvalidCiphertextException", why=why)
 
 

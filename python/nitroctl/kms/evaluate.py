@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""May this caller do this with this key? The decision and why; whatever is in doubt is a denial.
+"""May this caller do this with this key? The decision and the reason for it; in doubt it is a denial.
 
-The order is IAM's for one account: a Deny that matches wins, wherever it stands; then an Allow of the key
-policy for the caller himself; then one for his account, which hands the decision to his IAM policies; then a
-grant. Without a key (GenerateRandom, CreateKey, ListKeys) the IAM policies decide alone; a caller of another
-account than the key's needs both, an Allow of the key policy and one of his own.
+The order is IAM's within one account. A matching Deny wins, in whichever policy it is. Then counts, in turn:
+an Allow of the key policy for the caller; an Allow for the caller's account, which leaves the decision to the
+caller's IAM policies; a grant. For actions without a key (GenerateRandom, CreateKey, ListKeys) the IAM
+policies alone decide. A caller from an account other than the key's needs an Allow of the key policy and an
+Allow of its own IAM policies.
 """
 
 from __future__ import annotations
@@ -27,11 +28,11 @@ class Request:
 
 
 def _folded(context: Mapping[str, str]) -> dict[str, str]:
-    """Names of an encryption context as constraints of grants compare them: without their case."""
+    """An encryption context as grant constraints compare it: its names without regard to case."""
     return {name.lower(): value for name, value in context.items()}
 
 
-# Operations of a grant that its constraint is not about (GrantConstraints, API reference).
+# The operations to which a grant's constraints do not apply (GrantConstraints, API reference).
 _UNCONSTRAINED = frozenset(("CreateGrant", "DescribeKey", "RetireGrant"))
 
 
@@ -40,7 +41,7 @@ class Grant:
     id: str
     grantee: str  # ARN
     operations: frozenset[str]
-    equals: dict[str, str] | None = None  # the encryption context
+    equals: dict[str, str] | None = None  # the constraint EncryptionContextEquals
     subset: dict[str, str] | None = None
 
     def allows(self, operation: str, context: Mapping[str, str]) -> bool:
@@ -53,7 +54,7 @@ class Grant:
         )
 
     def covers(self, other: Grant) -> bool:
-        """Whether all that `other` allows is allowed by this one."""
+        """Whether this grant allows everything that `other` allows."""
         if not other.operations <= self.operations:
             return False
         theirs = _folded((other.equals if other.equals is not None else other.subset) or {})
@@ -64,7 +65,7 @@ class Grant:
 
 @dataclass(frozen=True)
 class Tested:
-    """A condition beside what the request has."""
+    """A test of a condition, the values that the request has for its key, and whether the test held."""
 
     test: Test
     found: tuple[str, ...] | None
@@ -79,7 +80,7 @@ class Tested:
         )
         if self.test.operator == NULL:
             wanted = "absent" if self.test.values == ("true",) else "present"
-            return f"{name} is {has}, the policy wants it {wanted}"
+            return f"{name} is {has}, the policy wants it to be {wanted}"
         return f"{name} is {has}, the policy wants {_WORDS.get(self.test.operator, self.test.written)}" \
                f"{_listed(self.test.values)}"  # fmt: skip
 
@@ -95,9 +96,9 @@ class Tested:
 
 _WORDS = {
     "StringEquals": "", "StringEqualsIgnoreCase": "", "StringLike": "", "ArnEquals": "", "ArnLike": "",
-    "Bool": "", "NumericEquals": "", "DateEquals": "", "StringNotEquals": "another than ",
-    "StringNotEqualsIgnoreCase": "another than ", "StringNotLike": "another than ",
-    "ArnNotEquals": "another than ", "ArnNotLike": "another than ",
+    "Bool": "", "NumericEquals": "", "DateEquals": "", "StringNotEquals": "anything but ",
+    "StringNotEqualsIgnoreCase": "anything but ", "StringNotLike": "anything but ",
+    "ArnNotEquals": "anything but ", "ArnNotLike": "anything but ",
 }  # fmt: skip
 
 
@@ -108,16 +109,16 @@ def _listed(values: Iterable[str]) -> str:
 @dataclass(frozen=True)
 class Decision:
     allowed: bool
-    because: str  # the end of AWS's sentence for a denial; for the log, what allowed it
-    policy: str | None = None  # whose statement decided, or came nearest
+    because: str  # the end of AWS's sentence for a denial; for the log: what allowed the request
+    policy: str | None = None  # the policy whose statement decided, or came nearest to allowing it
     statement: str | None = None
     tests: tuple[Tested, ...] = ()
-    lacks: tuple[str, ...] = field(default=())  # of the nearest statement, in a denial
+    lacks: tuple[str, ...] = field(default=())  # in a denial: why the nearest statement did not allow it
     grant: str | None = None
 
     @property
     def why(self) -> str:
-        """One sentence for people."""
+        """The decision and its reason, in one sentence for people."""
         where = f"{self.statement} of {self.policy}" if self.statement else self.policy
         if self.grant:
             return f"allowed by the grant {self.grant}"
@@ -138,15 +139,15 @@ class Decision:
 
 @dataclass(frozen=True)
 class _Match:
-    """How one statement meets a request."""
+    """Which parts of one statement match a request."""
 
     policy: Policy
     statement: Statement
     tests: tuple[Tested, ...]
     action: bool
     resource: bool
-    principal: bool  # the caller himself, or everybody
-    account: bool  # his account
+    principal: bool  # the statement names the caller itself, or everybody
+    account: bool  # it names the caller's account
 
     @property
     def conditions(self) -> bool:
@@ -154,7 +155,7 @@ class _Match:
 
     @property
     def applies(self) -> bool:
-        """But for the principal."""
+        """Whether everything but the principal matches."""
         return self.action and self.resource and self.conditions
 
     def lacks(self, request: Request) -> tuple[str, ...]:
@@ -173,7 +174,8 @@ def _match(policy: Policy, statement: Statement, request: Request) -> _Match:
     if policy.source == "iam":
         principal, account = True, False
     elif statement.not_principal:
-        # Everybody but those who are named by all their names: IAM's rule, and the safe one, for it denies.
+        # NotPrincipal excepts only a caller all of whose ARNs are named: IAM's rule, and the safe one,
+        # because such a statement denies.
         named = {caller.root_arn, *caller.principals} <= set(statement.principals)
         principal, account = not ("*" in statement.principals or named), False
     else:
@@ -190,7 +192,7 @@ def _match(policy: Policy, statement: Statement, request: Request) -> _Match:
 def evaluate(
     request: Request, key_policy: Policy | None, iam: Sequence[Policy] = (), grants: Sequence[Grant] = ()
 ) -> Decision:
-    """Decide. `key_policy` is None for what has no key."""
+    """Decide about a request. `key_policy` is None for an action without a key."""
     matches = [
         _match(policy, statement, request)
         for policy in ((key_policy,) if key_policy else ()) + tuple(iam)
@@ -208,14 +210,16 @@ def evaluate(
                 return _decided(True, match, "allowed")
             delegated = delegated or match.principal or match.account
     if request.caller.is_root and key_policy is None:
-        return Decision(True, "allowed", policy="the account itself, which may do all without a key")
+        return Decision(
+            True, "allowed", policy="the account itself, which may do everything that needs no key"
+        )
     if delegated:
         for match in allows:
             if match.policy.source == "iam" and match.applies:
                 return _decided(True, match, "allowed")
     if found := _granted(request, grants):
         return Decision(True, "allowed", grant=found.id)
-    # What came nearest: of the policies that could have allowed it.
+    # The statement that came nearest, among the policies that could have allowed the request.
     action = request.action
     if delegated and not request.caller.is_root:
         because = f"because no identity-based policy allows the {action} action"
@@ -258,7 +262,7 @@ def _granted(request: Request, grants: Sequence[Grant]) -> Grant | None:
     return None
 
 
-EXACT_CONTEXT = "\0context"  # of Request.context: names and values in turn, in their own case
+EXACT_CONTEXT = "\0context"  # entry of Request.context: names and values in turn, in their original case
 
 
 def encryption_context(context: Context) -> dict[str, str]:

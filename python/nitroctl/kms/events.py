@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What happened: one JSON line for each request, in CloudTrail's shape, and with what CloudTrail does not
-tell: which statement decided, and for a denial what it lacked. No plaintext, no document, no ciphertext is in
-it."""
+"""The log of events: one JSON line per request, in the form of a CloudTrail event. It adds what CloudTrail
+does not tell: which statement decided, and for a denial what was missing. Events contain no plaintext, no
+attestation document and no ciphertext."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from nitroctl.kms.call import Call, Origin
 
 FILE = "events.jsonl"
-MOST_BYTES = 64 << 20  # of the file; then it is moved to FILE.1, in the place of the one before
+MOST_BYTES = 64 << 20  # size at which the file is renamed to FILE.1, replacing the former FILE.1
 
 # Parameters that an event shows, as CloudTrail does: names and choices, never secrets.
 _SHOWN = (
@@ -64,7 +64,7 @@ def event(
     error: KmsError | None = None,
     read_only: bool = True,
 ) -> dict[str, Any]:
-    """`caller` is None for the store's owner, and for one who could not be told."""
+    """Make an event. `caller` is None for the store's owner, and if the caller could not be identified."""
     if caller:
         who = callers.identity(caller, origin.access_key)
     else:
@@ -80,7 +80,7 @@ def event(
         "userAgent": _shown(origin.agent),
     }
     if error:
-        # CloudTrail has this one without its ending, and the others whole.
+        # CloudTrail writes this error without "Exception" at the end, and all others with it.
         code = "AccessDenied" if error.kind == "AccessDeniedException" else error.kind
         found |= {"errorCode": code, "errorMessage": error.text}
     parameters = call.parameters if call else {}
@@ -129,7 +129,7 @@ def _why(call: Call | None, error: KmsError | None) -> dict[str, Any]:
 
 
 def _images(call: Call) -> str:
-    """Whose measurements those are that a denial is about."""
+    """Which images the PCR values of a denial belong to, as far as known."""
     told = []
     for decision in call.decisions:
         for tested in () if decision.allowed else decision.tests:
@@ -146,18 +146,18 @@ def _images(call: Call) -> str:
 
 
 class Log:
-    """The events' file, and whoever wants to hear of each. Several servers may write to one file: each event
-    is one write at its end."""
+    """Writes events to the file in `folder` and hands each one to `tell`. Several servers may write to one
+    file: each event is appended by a single write."""
 
     def __init__(self, folder: Path | None, tell: Callable[[dict[str, Any]], None] | None = None) -> None:
         self.path = folder / FILE if folder else None
         self._tell = tell
-        self._cut = False  # a full disk has left a line without its end
+        self._cut = False  # whether a full disk has left an incomplete line at the end
         self._lock = threading.Lock()
 
     def write(self, happened: dict[str, Any]) -> None:
         with self._lock:
-            # A full disk stops no request: what can be told is told on the terminal.
+            # A full disk must not make requests fail: `tell` still gets the event, for the terminal.
             with contextlib.suppress(OSError):
                 self._append(json.dumps(happened).encode() + b"\n")
             if self._tell:
@@ -184,7 +184,7 @@ class Log:
 
 
 def read(folder: Path) -> Iterator[dict[str, Any]]:
-    """All events that are kept, oldest first; a line that a full disk cut is passed over."""
+    """All events in the files, oldest first. An incomplete line (the disk was full) is skipped."""
     for path in (folder / f"{FILE}.1", folder / FILE):
         with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as lines:
             for line in lines:
@@ -193,9 +193,9 @@ def read(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def sentence(happened: dict[str, Any]) -> str:
-    """One event for people."""
+    """One event as a sentence for people."""
     who = happened["userIdentity"]
-    name = who.get("arn", "the store's owner" if who["type"] == "Operator" else "nobody known")
+    name = who.get("arn", "the store's owner" if who["type"] == "Operator" else "an unknown caller")
     code = happened.get("errorCode")
     outcome = "ok" if code is None else code
     why = happened.get("why", {})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Faults on request: what a client must bear of the real service, when a test says so."""
+"""Faults on request, for tests: the failures of the real service that a client must be able to handle."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def parse(text: str) -> Fault:
         raise UsageError(f"the fault {text!r} is not of the form {FORM}", hint=f"kinds: {', '.join(KINDS)}")
     kind, seconds, operation, count = match.groups()
     if (seconds is not None) is not (kind == "slow"):
-        raise UsageError(f"the fault {text!r}: seconds go with slow, and slow needs them")
+        raise UsageError(f"the fault {text!r}: slow needs seconds (slow=2.5), and no other kind takes them")
     try:
         wait = float(seconds or 0)
     except ValueError as e:
-        raise UsageError(f"the fault {text!r}: {seconds} is no number of seconds") from e
+        raise UsageError(f"the fault {text!r}: {seconds} is not a number of seconds") from e
     if wait > SLOWEST:
         raise UsageError(f"the fault {text!r}: at most {SLOWEST:g} seconds")
     return Fault(kind, wait, operation, int(count) if count else None)
 
 
 class Faults:
-    """Those that are to come. Thread-safe."""
+    """The faults that are still to happen. Thread-safe."""
 
     def __init__(self, *faults: Fault) -> None:
         self._faults = list(faults)
@@ -64,10 +64,11 @@ class Faults:
             self._faults.clear()
 
     def before(self, operation: str) -> None:
-        """Called with each request; raises KmsError if it shall fail."""
+        """Called before each request. Waits for as long as the faults say; raises KmsError if the request
+        shall fail."""
         with self._lock:
             due = [f for f in self._faults if f.operation in (None, operation)]
-            # Waits add to each other and to one error.
+            # All delays add up; at most one error is raised, after them.
             errors = [f for f in due if f.kind != "slow"][:1]
             taken = [f for f in due if f.kind == "slow"] + errors
             for fault in taken:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The operations on grants. They count at once here; with AWS that takes up to five minutes without the
-token."""
+"""The operations on grants. Here a grant takes effect at once; at AWS that takes up to five minutes, unless
+the request carries the grant token."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def create_grant(call: Call) -> Answer:
         if names.parse_caller(arn) is None:
             raise KmsError("InvalidArnException", f"ARN does not refer to a valid principal: {arn}")
     if len(constraints) > 1:
-        raise invalid("A grant has one constraint on the encryption context, a subset or the whole.")
+        raise invalid("A grant takes EncryptionContextEquals or EncryptionContextSubset, not both.")
     if constraints and key.spec != material.SYMMETRIC:
-        raise invalid(f"{key.arn} has no encryption context that a grant could constrain.")
+        raise invalid(f"{key.arn} takes no encryption context, so a grant on it cannot have constraints.")
     if odd := sorted(set(operations) - _grantable(key)):
         raise invalid(
-            f"The operations {', '.join(odd)} are not supported by a key of {key.spec} for {key.usage}."
+            f"A key of the spec {key.spec} and usage {key.usage} does not support: {', '.join(odd)}."
         )
     _check_within(call, key, frozenset(operations), constraints)
     key.check_usable()
@@ -68,7 +68,7 @@ def create_grant(call: Call) -> Answer:
         key.id, call.get("Name"), call.get("GranteePrincipal"), json.dumps(operations),
         json.dumps(constraints) if constraints else None, retiring,
     )  # fmt: skip
-    if same:  # AWS: a grant of the same name with the same content is the same
+    if same:  # AWS: a second grant with the same name and content is the first one
         return {"GrantId": same["id"], "GrantToken": same["token"]}
     grant_id, token = secrets.token_hex(32), secrets.token_urlsafe(96)
     with call.store.transaction(write=True) as db:
@@ -82,7 +82,7 @@ def create_grant(call: Call) -> Answer:
 
 
 def _grantable(key: Key) -> frozenset[str]:
-    """The operations that a key has, of those that a grant can allow."""
+    """The operations that a grant on this key can allow."""
     of_spec = _OF_SYMMETRIC if key.spec == material.SYMMETRIC else _OF_PAIR
     return _OF_ALL | _OF_USAGE[key.usage] | (frozenset() if key.usage == material.MAC else of_spec)
 
@@ -90,7 +90,8 @@ def _grantable(key: Key) -> frozenset[str]:
 def _check_within(
     call: Call, key: Key, operations: frozenset[str], constraints: dict[str, dict[str, str]]
 ) -> None:
-    """Who may make grants by a grant alone can hand on what that one allows, and no more."""
+    """If only a grant allows the caller CreateGrant, the new grant must not allow more than that one does.
+    Raises KmsError."""
     if call.decisions[-1].grant is None:
         return
     wanted = Grant("", "", operations, constraints.get("EncryptionContextEquals"),
@@ -101,8 +102,8 @@ def _check_within(
             "AccessDeniedException",
             f"User: {call.caller.full_arn} is not authorized to perform: kms:CreateGrant on resource: "
             f"{key.arn}",
-            why="he may make grants by a grant alone, and the new one would allow more than that, or under "
-            "fewer constraints",
+            why="only a grant allows this caller to make grants, and the new one would allow more than that "
+            "grant, or have fewer constraints",
         )
 
 
@@ -129,7 +130,7 @@ def list_grants(call: Call) -> Answer:
 
 
 def list_retirable_grants(call: Call) -> Answer:
-    """Of all keys here, by IAM alone: no key is asked about."""
+    """The grants on all keys of this store. IAM policies alone decide: no key policy is involved."""
     call.authorise(None)
     query = "SELECT * FROM grants WHERE retiring = ? ORDER BY rowid"
     rows = call.store.all(query, call.get("RetiringPrincipal"))
@@ -145,13 +146,14 @@ def _row(call: Call) -> sqlite3.Row | None:
     key, _ = call.key(alias=False)
     row = call.store.one("SELECT * FROM grants WHERE id = ? AND key_id = ?", call.get("GrantId"), key.id)
     if row is None:
-        call.authorise(key)  # others are not told
+        call.authorise(key)  # only an authorised caller learns that there is no such grant
         raise not_found(f"Grant ID {call.get('GrantId')} not found")
     return row
 
 
 def retire_grant(call: Call) -> Answer:
-    """By its retiring principal, by its grantee if it may, or by policy."""
+    """Allowed for the grant's retiring principal, for its grantee if the grant allows RetireGrant, and by
+    policy."""
     row = _row(call)
     if row is None:
         raise KmsError("InvalidGrantTokenException", "The grant does not exist.")

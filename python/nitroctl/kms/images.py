@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Which image a PCR is of: measurements that were seen here, so that a log can say whose value a policy
-has."""
+"""Which image a PCR value belongs to. Measurements seen here are remembered, so that the log can name the
+image whose PCR a policy contains."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from pathlib import Path
 
 from nitroctl.kms.store import Store
 
-MOST = 4096  # rows that are kept
-# Whose PCR is zero. PCR4 is zero without an instance's id, PCR16 and up until the application extends them.
+MOST = 4096  # how many rows are kept, the latest ones
+# The enclaves whose PCR is zero. PCR4 is zero without an instance's id, PCR16 and up until the application extends them.
 _ZEROS = {
     **dict.fromkeys((0, 1, 2), "debug mode"),
     3: "a parent without a role, or of debug mode",
@@ -39,7 +39,7 @@ def remember(store: Store, eif: Path, pcrs: Mapping[int, str]) -> None:
 
 
 def tell(store: Store, pcr: int, value: str) -> str | None:
-    """What is known of this value of this PCR, after "that is"."""
+    """What is known about this PCR value, to be put after "that is"; None if nothing."""
     if value == "0" * 96:
         whose = _ZEROS.get(pcr)
         return whose and f"the PCR{pcr} of {whose}"

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""A stand-in for the parent instance's metadata service, version 2: its id, its region, and credentials of
-its role that the local KMS knows. Nothing else of an instance is here.
+"""A stand-in for the parent instance's metadata service (IMDSv2): the instance's id, its region, and
+credentials of its role that the local KMS accepts. It serves nothing else.
 
-169.254.169.254 is not for an ordinary user to serve: vsock-preload.so connects whoever wants it to a port of
-ours, and SDKs and the AWS CLI take another address from AWS_EC2_METADATA_SERVICE_ENDPOINT. As with AWS a
-token comes first, and requests through a proxy get none; other users of this host get nothing.
+An ordinary user cannot listen on 169.254.169.254. So vsock-preload.so redirects connections to that address
+to a port of ours, and SDKs and the AWS CLI take another address from AWS_EC2_METADATA_SERVICE_ENDPOINT. As at
+AWS a client must get a token first, and a request through a proxy gets none. Other users of this host get
+nothing.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ from nitroctl.kms.sigv4 import Credential
 from nitroctl.kms.store import Store
 
 ENDPOINT = "AWS_EC2_METADATA_SERVICE_ENDPOINT"
-TOKEN_SECONDS = 21600  # at most, as with AWS
+TOKEN_SECONDS = 21600  # the longest life of a token, as at AWS
 SESSION_SECONDS = 6 * 3600.0
-FRESH_SECONDS = 900.0  # before a session's end there is a new one
+FRESH_SECONDS = 900.0  # a new session is made when the current one has less than this left
 TOKENS = 1024
 _TTL, _TOKEN = "X-aws-ec2-metadata-token-ttl-seconds", "X-aws-ec2-metadata-token"
 
 
 @dataclass(frozen=True)
 class Instance:
-    role: str | None  # ARN: what PCR3 is of
-    instance_id: str  # what PCR4 is of
+    role: str | None  # its ARN, which PCR3 measures
+    instance_id: str  # which PCR4 measures
     region: str
     account: str
 
@@ -58,7 +59,7 @@ class Instance:
 
 
 class Metadata:
-    """What there is to ask, and for whom. Thread-safe."""
+    """The metadata, and the tokens that give access to it. Thread-safe."""
 
     def __init__(self, instance: Instance, store: Store) -> None:
         self._instance, self._store = instance, store
@@ -81,7 +82,7 @@ class Metadata:
             return self._tokens.get(token, 0.0) > time.monotonic()
 
     def get(self, path: str) -> str | None:
-        """What is at a path; None for nothing."""
+        """The text at a path; None if there is none."""
         instance = self._instance
         document = {
             "accountId": instance.account, "architecture": "arm64" if host() == "aarch64" else "x86_64",
@@ -121,7 +122,7 @@ class Metadata:
             now = time.time()
             found = self._credential
             if found is None or (found.expires or 0) - now < FRESH_SECONDS:
-                # A session of an instance is named after it.
+                # AWS names an instance's session after the instance.
                 found = callers.issue(
                     self._store, self._instance.role, self._instance.instance_id, SESSION_SECONDS
                 )
@@ -145,14 +146,14 @@ class _Handler(BaseHTTPRequestHandler):
     metadata: Metadata
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nobody reads it."""
+        """No log: nobody would read it."""
 
     def _answer(self, status: int, text: str = "") -> None:
         body = text.encode()
         self.send_response(status)
         self.send_header("Content-Type", "text/plain")
         self.send_header("Content-Length", str(len(body)))
-        if self.close_connection:  # else a client might send its next request into the end
+        if self.close_connection:  # tell the client, or it might send its next request on this connection
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
@@ -179,8 +180,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def owner_of(table: str, client: tuple[str, int], server: tuple[str, int]) -> int | None:
-    """The user whose socket `client` is, connected to `server`: from a text like /proc/net/tcp's (proc(5)),
-    or /proc/net/tcp6's, where IPv4 stands in the last 32 bits. One that is closed has no owner any more."""
+    """The uid that owns the socket `client`, which is connected to `server`. `table` is the text of
+    /proc/net/tcp (proc(5)) or of /proc/net/tcp6, where an IPv4 address is in the last 32 bits. None if the
+    socket is not in it: a closed one has no owner any more."""
 
     def shown(end: tuple[str, int]) -> str:
         return f"{int.from_bytes(socket.inet_aton(end[0]), sys.byteorder):08X}:{end[1]:04X}"
@@ -202,7 +204,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), handler)
 
     def verify_request(self, request: Any, client_address: Any) -> bool:
-        """Loopback is every user's; the credentials are one user's."""
+        """Every user of the host can connect to loopback, but the credentials belong to one user."""
         for file in ("/proc/net/tcp", "/proc/net/tcp6"):
             with contextlib.suppress(OSError):
                 uid = owner_of(Path(file).read_text(), client_address, ("127.0.0.1", self.server_port))
@@ -216,10 +218,11 @@ class Server(ThreadingHTTPServer):
 
 
 def beside(instance: Instance, folder: Path | None = None) -> tuple[int, int]:
-    """Serve for as long as this process lives, also when it has become another program, from a process that
-    is nobody's child: two ports of 127.0.0.1, for ENDPOINT and for vsock-preload.so, which tells that a peer
-    at the second is at 169.254.169.254. Raises NitroError."""
-    Store(folder).close()  # what is wrong with it is said here
+    """Start a daemon that serves the metadata until the calling process ends, even if that one calls exec().
+
+    Returns two ports of 127.0.0.1: the first for AWS_EC2_METADATA_SERVICE_ENDPOINT, the second for
+    vsock-preload.so, which makes it look like 169.254.169.254 to the program. Raises NitroError."""
+    Store(folder).close()  # raise here, in the caller, if the store cannot be opened
     metadata = _Later(instance, folder)
     with Server(metadata) as named, Server(metadata) as redirected:
         us = os.pidfd_open(os.getpid())
@@ -234,7 +237,7 @@ def beside(instance: Instance, folder: Path | None = None) -> tuple[int, int]:
 
 
 class _Later(Metadata):
-    """Opens the store where it is used: SQLite's connections do not outlive a fork."""
+    """Metadata that opens its store after the fork: SQLite connections must not be used across one."""
 
     def __init__(self, instance: Instance, folder: Path | None) -> None:
         self._place = instance, folder
@@ -245,7 +248,7 @@ class _Later(Metadata):
 
 
 def _serve_until(metadata: _Later, servers: Sequence[Server], process: int) -> None:
-    """The child's part: it never returns."""
+    """What the child does; it never returns."""
     try:
         if os.fork() == 0:
             os.setsid()

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""KMS keys as rows of the store: found by what requests name them by, and described as AWS does."""
+"""KMS keys as rows of the store: finding them by the names that requests use, and describing them as AWS
+does."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ DAY = 86400.0
 
 @dataclass(frozen=True)
 class Place:
-    """The account and the region that a server stands for."""
+    """The account and the region whose KMS a server plays."""
 
     account: str
     region: str
@@ -89,7 +90,7 @@ class Key:
         return found
 
     def context(self) -> dict[str, tuple[str, ...]]:
-        """What policies see of it, by the condition keys in lower case."""
+        """The key's properties as policies see them: condition keys in lower case, with their values."""
         found = {
             "kms:keyspec": (self.spec,),
             "kms:customermasterkeyspec": (self.spec,),
@@ -102,7 +103,7 @@ class Key:
         return found | ({"kms:resourcealiases": self.aliases} if self.aliases else {})
 
     def check_usable(self) -> bytes:
-        """Its material, if it may be used now. Raises KmsError."""
+        """The key's material, if the key's state allows its use. Raises KmsError."""
         if self.state == DISABLED:
             raise KmsError("DisabledException", f"{self.arn} is disabled.")
         if self.state != ENABLED:
@@ -120,11 +121,11 @@ def new_id(*, multi_region: bool = False) -> str:
 
 
 def sweep(store: Store, place: Place, now: float | None = None) -> None:
-    """What has become due: keys whose deletion was scheduled, imported material that has expired."""
+    """Do what has become due: delete keys (scheduled deletion), drop expired imported material, rotate."""
     now = time.time() if now is None else now
     due = "SELECT 1 FROM keys WHERE (deletion IS NOT NULL AND deletion <= ?) OR (valid_to IS NOT NULL AND " \
           "valid_to <= ? AND material IS NOT NULL)"  # fmt: skip
-    # One that is disabled rotates when it is enabled again.
+    # A disabled key is rotated after it has been enabled again.
     turns = "SELECT key_id, period FROM rotations JOIN keys ON id = key_id WHERE next <= ? AND state = ? " \
             "AND region = ? AND account = ?"  # fmt: skip
     where = now, ENABLED, place.region, place.account
@@ -147,7 +148,7 @@ def sweep(store: Store, place: Place, now: float | None = None) -> None:
 
 
 def rotate(store: Store, key: Key, kind: str, now: float) -> None:
-    """New material for a symmetric key; what the old one has encrypted can still be decrypted."""
+    """Give a symmetric key new material; the old material is kept, to decrypt what it has encrypted."""
     made = material.generate(key.spec)
     new_id = material.new_id(made)
     with store.transaction(write=True) as db:
@@ -160,14 +161,14 @@ def rotate(store: Store, key: Key, kind: str, now: float) -> None:
 
 
 def former_material(store: Store, key: Key, material_id: str) -> bytes | None:
-    """The material of that name that a key had before it was rotated."""
+    """The material with this id that a key had before a rotation; None if there is none."""
     query = "SELECT material FROM materials WHERE key_id = ? AND material_id = ?"
     row = store.one(query, key.id, material_id)
     return row["material"] if row else None
 
 
 def delete(store: Store, key_id: str) -> None:
-    """At once, and all that belongs to it."""
+    """Delete a key at once, with its aliases, grants, tags and all else that belongs to it."""
     with store.transaction(write=True) as db:
         db.execute("DELETE FROM keys WHERE id = ?", (key_id,))
         for table in ("aliases", "grants", "tags", "imports", "rotations", "materials"):
@@ -206,15 +207,15 @@ def all_ids(store: Store, place: Place) -> list[str]:
 
 
 def arn_of(place: Place, name: str) -> str:
-    """The ARN of what a request names, whether it is there or not."""
+    """The ARN of the key or alias that a request names, whether it exists or not."""
     if name.startswith("arn:"):
         return name
     return place.alias_arn(name) if name.startswith("alias/") else place.key_arn(name)
 
 
 def find(store: Store, place: Place, name: str, *, alias: bool = True) -> tuple[Key, str | None]:
-    """The key that a request names by id, ARN, alias or alias ARN, and the alias if it did. Raises
-    KmsError."""
+    """The key that a request names by id, ARN, alias or alias ARN; and the alias, if it was named by one.
+    Raises KmsError."""
     rest = name
     if name.startswith("arn:"):
         parts = name.split(":", 5)
@@ -222,17 +223,19 @@ def find(store: Store, place: Place, name: str, *, alias: bool = True) -> tuple[
             raise not_found(f"Invalid arn {name}")
         if parts[3] != place.region:
             raise not_found(
-                f"Invalid arn {parts[3]}", why=f"the key is of {parts[3]}; this KMS serves {place.region}"
+                f"Invalid arn {parts[3]}", why=f"the key is in {parts[3]}; this KMS serves {place.region}"
             )
         if parts[4] != place.account:
             raise not_found(
                 f"Key '{name}' does not exist",
-                why=f"the key is of account {parts[4]}; this KMS serves {place.account}",
+                why=f"the key belongs to account {parts[4]}; this KMS serves {place.account}",
             )
         rest = parts[5].removeprefix("key/")
     if rest.startswith("alias/"):
         if not alias:
-            raise not_found(f"Invalid keyId {name}", why="this operation takes the key's id or ARN, no alias")
+            raise not_found(
+                f"Invalid keyId {name}", why="this operation takes the key's id or ARN, not an alias"
+            )
         row = store.one(
             "SELECT key_id FROM aliases WHERE name = ? AND region = ? AND account = ?",
             rest, place.region, place.account,
@@ -262,7 +265,7 @@ def grants(store: Store, key: Key) -> list[Grant]:
 
 
 def default_policy(account: str) -> str:
-    """AWS's: the account decides, that is its IAM policies."""
+    """AWS's default key policy: the account, that is its IAM policies, decides."""
     statement = {
         "Sid": "Enable IAM User Permissions", "Effect": "Allow",
         "Principal": {"AWS": f"arn:aws:iam::{account}:root"}, "Action": "kms:*", "Resource": "*",

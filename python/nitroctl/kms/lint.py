@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Is a key policy wise? What it lets through that its author may not have meant, and what can never hold.
+"""Is a key policy wise? Finds what it allows and its author may not have meant, and what can never hold.
 
-Nothing here decides a request. A policy that is not understood is `policy`'s to refuse.
+Nothing here decides about requests. A policy that cannot be parsed is refused by `policy`.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class Finding:
 
 
 def lint(text: str, images: Mapping[str, Mapping[int, str]] | None = None) -> list[Finding]:
-    """What is to be said about a key policy; `images` are PCRs of EIFs by their names. Raises
-    KmsPolicyError."""
+    """The findings about a key policy. `images` maps names of EIFs to their PCRs (number to hexadecimal).
+    Raises KmsPolicyError."""
     policy = parse(text)
     found = []
     for statement in policy.statements:
@@ -42,7 +42,7 @@ def lint(text: str, images: Mapping[str, Mapping[int, str]] | None = None) -> li
 
 
 def _attests(statement: Statement) -> bool:
-    """Whether it wants a document: a request without one must not pass."""
+    """Whether the statement demands a document: no request without one can match it."""
     return any(is_recipient(test.key) and not test.holds({}) for test in statement.tests)
 
 
@@ -51,7 +51,7 @@ def _recipient_actions(statement: Statement) -> list[str]:
 
 
 def _open(policy: Policy, statement: Statement) -> Iterator[tuple[str, str]]:
-    """Ways to a secret outside of an enclave."""
+    """Ways in which a secret can be read outside an enclave."""
     secrets = [name for name in _recipient_actions(statement) if name != "GenerateRandom"]
     if not statement.allow or _attests(statement) or not secrets:
         return
@@ -60,14 +60,14 @@ def _open(policy: Policy, statement: Statement) -> Iterator[tuple[str, str]]:
         yield (
             "root-statement",
             f"it hands {which} to the account's IAM policies: whoever has kms:Decrypt there reads the secret "
-            "outside of any enclave; leave the account administration only",
+            "outside any enclave; leave only administrative actions to the account",
         )
     elif "*" in statement.principals:
         yield "everybody", f"it allows everybody {which}, without a document"
     elif any(_attests(other) for other in policy.statements if other.allow):
         yield (
             "without-document",
-            f"it allows {which} without a document, beside statements that want one",
+            f"it allows {which} without a document, although other statements demand one",
         )
 
 
@@ -81,11 +81,14 @@ def _conditions(statement: Statement, images: Mapping[str, Mapping[int, str]]) -
             yield from _values(test, images)
     for test in statement.tests:
         if test.key.lower() == "kms:viaservice" and statement.allow and not test.holds({}):
-            yield "via-service", "kms:ViaService is never there for a request of an enclave: it never holds"
+            yield (
+                "via-service",
+                "kms:ViaService is absent from every request of an enclave, so the condition never holds",
+            )
         if test.scope == "ForAllValues" and statement.allow:
             yield (
                 "for-all-values",
-                f"{test.written} {test.key} holds also where the request has no such value at all",
+                f"{test.written} {test.key} also holds if the request does not have this key at all",
             )
 
 
@@ -97,7 +100,7 @@ def _no_recipient(statement: Statement) -> Iterator[tuple[str, str]]:
         if taken and not taken & WITH_RECIPIENT:
             yield (
                 "no-recipient",
-                f"{pattern} has no Recipient, so that its condition on a document never holds; those that "
+                f"{pattern} takes no Recipient, so a condition on a document never holds; those that "
                 "have "
                 f"one: {', '.join(sorted(WITH_RECIPIENT))}",
             )
@@ -105,7 +108,7 @@ def _no_recipient(statement: Statement) -> Iterator[tuple[str, str]]:
 
 def _passes_without(test: Test, statement: Statement) -> Iterator[tuple[str, str]]:
     if statement.allow and test.holds({}):
-        yield "holds-without", f"{test.written} {test.key} holds also without any document"
+        yield "holds-without", f"{test.written} {test.key} also holds without any document"
 
 
 def _values(test: Test, images: Mapping[str, Mapping[int, str]]) -> Iterator[tuple[str, str]]:
@@ -121,9 +124,8 @@ def _values(test: Test, images: Mapping[str, Mapping[int, str]]) -> Iterator[tup
             if _HEX.fullmatch(value.lower()):
                 yield (
                     "capitals",
-                    f"{test.key} is never {_short(value)}: its digits are lower-case; {test.operator} minds "
-                    "that, "
-                    "StringEqualsIgnoreCase does not",
+                    f"{test.key} is never {_short(value)}: KMS writes it in lower case; "
+                    f"{test.operator} is case-sensitive, StringEqualsIgnoreCase is not",
                 )
             else:
                 yield (
@@ -138,7 +140,7 @@ def _values(test: Test, images: Mapping[str, Mapping[int, str]]) -> Iterator[tup
             yield "never", f"PCR{pcr} is zero in every enclave: it is never {_short(value)}"
         elif images and plain != _ZERO and pcr in (0, 1, 2, 8):
             if plain not in {pcrs.get(pcr) for pcrs in images.values()}:
-                yield "no-image", f"{test.key} {_short(value)} is of none of {', '.join(images)}"
+                yield "no-image", f"{test.key} {_short(value)} belongs to none of {', '.join(images)}"
 
 
 def _zeros(pcr: int) -> str:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""A KMS in this process: what `nitroctl kms serve` runs, and what a test has as `nitroctl.Kms`.
+"""A local KMS in this process: `nitroctl kms serve` runs it, and tests use it as `nitroctl.Kms`.
 
     with nitroctl.Kms() as kms:
         key = kms.create_key(policy=text, alias="alias/app")
         secret = kms.encrypt(key, b"secret")
         enclave = nitroctl.Enclave("app.eif", listen_port=[kms.parent_port])
 
-Without a folder its keys last as long as it does.
+Without a folder the keys exist only as long as the Kms does.
 """
 
 from __future__ import annotations
@@ -44,27 +44,28 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 DEFAULT_ACCOUNT = "000000000000"
-EVENTS = 10000  # that are kept in memory
-VSOCK_PORT = 8000  # where AWS's vsock-proxy serves KMS, and kmstool looks for it
+EVENTS = 10000  # how many are kept in memory
+VSOCK_PORT = 8000  # where AWS's vsock-proxy serves KMS, and where kmstool expects it
 StrPath = str | os.PathLike[str]
 
 
 def default_region() -> str:
-    """The client's own variables, so that both mean one region."""
+    """The region from the variables that clients read too, so that server and clients agree."""
     return os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
 
 
 def place(region: str | None, account: str) -> Place:
     if not names.ACCOUNT.fullmatch(account):
-        raise UsageError(f"the account {account!r} is not of 12 digits")
+        raise UsageError(f"the account {account!r} is not an account id: it must have 12 digits")
     region = region or default_region()
     if not 3 <= len(region) <= 32 or not region.replace("-", "").isalnum() or not region.isascii():
-        raise UsageError(f"{region!r} is no name of a region")
+        raise UsageError(f"{region!r} is not the name of a region, such as us-east-1")
     return Place(account, region)
 
 
 def root_of(source: StrPath | bytes | None) -> x509.Certificate:
-    """The root under which documents are verified: the user's own CA, unless another is named."""
+    """The root certificate under which documents are verified: the user's own CA, unless `source` is
+    given."""
     from nitroctl.attestation import pki
     from nitroctl.attestation.verification import load_root
 
@@ -74,10 +75,11 @@ def root_of(source: StrPath | bytes | None) -> x509.Certificate:
 
 
 class Kms:
-    """A local KMS that lives as long as this object's `with` block (or from `start` to `close`).
+    """A local KMS that runs during this object's `with` block (or from `start` to `close`).
 
-    `url` takes clients from `start` on, HTTP and, with `tls`, TLS; `socket` is the same for enclaves. Methods
-    act as the store's owner, whom no policy binds; clients are `environment`'s callers.
+    From `start` on clients reach it at `url` (HTTP and, with `tls`, also TLS), and enclaves through the unix
+    socket `socket`. The methods act as the store's owner, to whom no policy applies; a client acts as the
+    user or role whose credentials it has from `environment`.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class Kms:
         on_event: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         if form not in FORMS:
-            raise UsageError(f"the form {form!r} is none of {', '.join(FORMS)}")
+            raise UsageError(f"the form {form!r} is unknown; use one of: {', '.join(FORMS)}")
         self._place = place(region, account)
         self._faults = faults.Faults(*map(faults.parse, inject))
         self._upstream = Upstream(upstream) if upstream else None
@@ -117,12 +119,12 @@ class Kms:
         self._url: str | None = None
         self._socket: Path | None = None
 
-    # ---- its life ----
+    # ---- start and end ----
 
     def start(self) -> Self:
         """Raises NitroError."""
         if self._service:
-            raise UsageError("a Kms object starts once; make another one")
+            raise UsageError("a Kms object can be started only once; make another one")
         try:
             folder = self._folder
             if folder is None:
@@ -161,7 +163,7 @@ class Kms:
     @property
     def service(self) -> Service:
         if self._service is None:
-            raise UsageError("the Kms has not been started")
+            raise UsageError("the Kms has not been started; use it in a `with` block or call start()")
         return self._service
 
     # ---- where it is ----
@@ -179,12 +181,12 @@ class Kms:
         """For AWS_ENDPOINT_URL_KMS."""
         _ = self.service
         if self._url is None:
-            raise UsageError("this Kms has no TCP port: listen is None")
+            raise UsageError("this Kms has no TCP port, because its `listen` is None")
         return self._url
 
     @property
     def socket(self) -> Path:
-        """A unix socket that serves the same."""
+        """The unix socket on which it serves the same."""
         _ = self.service
         if self._socket is None:
             folder = Path(tempfile.mkdtemp(prefix="kms-", dir=config.runtime_dir()))
@@ -195,23 +197,23 @@ class Kms:
 
     @property
     def parent_port(self) -> str:
-        """For an enclave's `listen_port`: it finds this KMS on the parent's port 8000, as with AWS's
-        proxy."""
+        """A value for an enclave's `listen_port`: the enclave then finds this KMS at the parent's vsock port
+        8000, where AWS's vsock-proxy would be."""
         return f"{VSOCK_PORT}={self.socket}"
 
     @property
     def ca(self) -> Path:
-        """The CA of its TLS certificate, in PEM."""
+        """The PEM file of the CA that signed its TLS certificate."""
         return tls.ca_file(self.service.store.folder, self.region)
 
     def serve_socket(self, listener: sockets.Listener) -> None:
-        """Serve on a unix socket, too, which is removed in the end."""
+        """Serve also on a unix socket, which is removed in the end."""
         assert self._server is not None
         self._resources.callback(listener.close)
         self._server.serve(listener.socket)
 
     def serve_descriptor(self, listener: socketlib.socket) -> None:
-        """Serve on a listening socket that somebody else has made."""
+        """Serve also on a socket that already listens."""
         assert self._server is not None
         self._server.serve(listener)
 
@@ -225,8 +227,9 @@ class Kms:
         policy: str | None = None,
         seconds: float = 43200,
     ) -> dict[str, str]:
-        """The variables with which an SDK calls here as a user or a role (default: the administrator, whom
-        IAM allows all), whose IAM policy becomes `policy` if there is one."""
+        """The environment variables with which an AWS SDK calls this KMS as a user or a role (default: the
+        administrator, whose IAM policy allows everything). `policy`, if given, replaces the IAM policies of
+        that user or role."""
         store = self.service.store
         if arn is None:
             credential = callers.admin(store, self.account)
@@ -240,9 +243,10 @@ class Kms:
     # ---- keys, by their owner ----
 
     def call(self, operation: str, **parameters: Any) -> Answer:
-        """Any operation by its name at AWS; bytes as bytes. Raises NitroError where AWS would refuse."""
+        """Do any operation, by its AWS name; binary parameters are given as bytes. Raises NitroError where
+        AWS would refuse."""
         if operation not in SHAPES:
-            raise UsageError(f"{operation} is none of the operations served here")
+            raise UsageError(f"{operation} is not an operation of this local KMS")
         given = json.loads(json.dumps(parameters, default=_encoded))
         try:
             return self.service.call(operation, given)
@@ -250,7 +254,7 @@ class Kms:
             raise NitroError(f"{operation}: {e.kind.removesuffix('Exception')}: {e.why}") from e
 
     def create_key(self, *, policy: str | None = None, alias: str | None = None, **more: Any) -> str:
-        """A new key; its ARN. `more` are CreateKey's parameters."""
+        """Make a key and return its ARN. `more` are parameters of CreateKey."""
         if policy is not None:
             more["Policy"] = policy
         made = self.call("CreateKey", **more)["KeyMetadata"]
@@ -273,12 +277,12 @@ class Kms:
         return plaintext
 
     def remember(self, eif: StrPath) -> dict[int, str]:
-        """Measure an image, so that explanations can name it; its PCRs."""
+        """Measure an EIF, so that explanations can name it; returns its PCRs."""
         pcrs = images.pcrs_of(Path(eif))
         images.remember(self.service.store, Path(eif), pcrs)
         return pcrs
 
-    # ---- what happens ----
+    # ---- events and faults ----
 
     def _heard(self, happened: dict[str, Any]) -> None:
         with self._news:
@@ -289,12 +293,12 @@ class Kms:
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """What was asked since `start`, oldest first: CloudTrail's events, and why."""
+        """The requests since `start`, oldest first: CloudTrail events with the reason for each decision."""
         with self._news:
             return list(self._events)
 
     def wait_event(self, operation: str, timeout: float = 60.0) -> dict[str, Any]:
-        """The first event of an operation, also of one to come. Raises TimeoutError."""
+        """Wait for the first event of an operation, which may already have happened. Raises TimeoutError."""
 
         def found() -> dict[str, Any] | None:
             return next((event for event in self._events if event["eventName"] == operation), None)
@@ -302,11 +306,11 @@ class Kms:
         with self._news:
             event = self._news.wait_for(found, timeout)
         if event is None:
-            raise TimeoutError(f"no {operation} within {timeout:g} s")
+            raise TimeoutError(f"no request for {operation} came within {timeout:g} s")
         return event
 
     def inject(self, *texts: str) -> None:
-        """Faults from now on: "throttle*2", "slow=1.5@Decrypt", "internal", "expired"."""
+        """Make requests fail from now on: "throttle*2", "slow=1.5@Decrypt", "internal", "expired"."""
         for text in texts:
             self._faults.add(faults.parse(text))
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The operations on keys themselves: made, described, switched, imported, deleted; aliases, policies,
-tags."""
+"""The operations that manage keys: create, describe, enable and disable, import material, delete; aliases,
+policies and tags."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from nitroctl.kms.errors import KmsError, bad_state, invalid, not_found
 from nitroctl.kms.keys import DAY, DISABLED, ENABLED, PENDING_DELETION, PENDING_IMPORT, Key
 
 Answer = dict[str, Any]
-IMPORT_SECONDS = 24 * 3600.0  # AWS: how long an import token is good
+IMPORT_SECONDS = 24 * 3600.0  # AWS: how long an import token is valid
 
 
 def write(call: Call, query: str, *values: Any) -> None:
@@ -22,7 +22,8 @@ def write(call: Call, query: str, *values: Any) -> None:
 
 
 def _checked_policy(call: Call, key: Key, text: str) -> str:
-    """A policy that is understood, and that leaves the caller a way to change it. Raises KmsError."""
+    """Check that a key policy can be parsed and, unless the request says otherwise, that the caller could
+    still change it. Raises KmsError."""
     try:
         policy.parse(text)
     except policy.KmsPolicyError as e:
@@ -32,7 +33,7 @@ def _checked_policy(call: Call, key: Key, text: str) -> str:
         raise KmsError(
             "MalformedPolicyDocumentException",
             "The new key policy will not allow you to update the key policy in the future.",
-            why=f"the new key policy would not let {call.caller.full_arn} put another one",
+            why=f"the new key policy would not allow {call.caller.full_arn} kms:PutKeyPolicy",
         )
     return text
 
@@ -42,7 +43,7 @@ def _checked_policy(call: Call, key: Key, text: str) -> str:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What CreateKey is to make."""
+    """The key that CreateKey shall make."""
 
     spec: str
     usage: str
@@ -52,7 +53,7 @@ class _Wanted:
 
 
 def _wanted(call: Call) -> _Wanted:
-    """Authorised."""
+    """Check the parameters of CreateKey, and authorise the caller. Raises KmsError."""
     spec = call.get("KeySpec") or call.get("CustomerMasterKeySpec") or material.SYMMETRIC
     usage = call.get("KeyUsage") or (material.MAC if spec in material.MACS else material.ENCRYPT)
     if usage not in material.USAGES[spec]:
@@ -107,7 +108,7 @@ def again(call: Call, key_id: str) -> Key:
 
 
 def managed(call: Call, more: dict[str, tuple[str, ...]] | None = None, *, alias: bool = False) -> Key:
-    """The key of an operation on it, authorised."""
+    """The key that the operation is about, once the caller is authorised. Raises KmsError."""
     key, named = call.key(alias=alias)
     call.authorise(key, {**(more or {}), **named})
     return key
@@ -177,7 +178,7 @@ def update_key_description(call: Call) -> Answer:
 def _alias(call: Call) -> str:
     name: str = call.get("AliasName")
     if name.startswith("alias/aws/"):
-        raise KmsError("NotAuthorizedException", "Aliases that begin with alias/aws/ are AWS's.")
+        raise KmsError("NotAuthorizedException", "Aliases that begin with alias/aws/ are reserved for AWS.")
     return name
 
 
@@ -197,8 +198,8 @@ def _existing_alias(call: Call, name: str) -> Key:
 
 
 def _authorise_alias(call: Call, name: str) -> None:
-    """An alias has no policy: IAM decides about it, before anything is told, and then each key's policy about
-    the key."""
+    """An alias has no policy: the IAM policies decide about it, before the caller learns anything of it. The
+    key policies then decide about the keys."""
     call.authorise(None, resource=call.place.alias_arn(name))
 
 
@@ -227,7 +228,9 @@ def update_alias(call: Call) -> Answer:
     call.authorise(old)
     check_lives(key)
     if (old.spec == material.SYMMETRIC, old.usage) != (key.spec == material.SYMMETRIC, key.usage):
-        raise invalid("The old and the new key of an alias must be of one kind, with one usage.")
+        raise invalid(
+            "The old and the new key of an alias must have the same usage, and be both symmetric or not."
+        )
     write(call, "UPDATE aliases SET key_id = ?, updated = ? WHERE name = ? AND region = ? AND account = ?",
            key.id, call.now.timestamp(), name, call.place.region, call.place.account)  # fmt: skip
     return {}
@@ -319,7 +322,7 @@ def list_resource_tags(call: Call) -> Answer:
 
 
 def _to_import(call: Call) -> Key:
-    """Authorised."""
+    """The key to import material into, once the caller is authorised. Raises KmsError."""
     algorithm, spec = call.get("WrappingAlgorithm"), call.get("WrappingKeySpec")
     key = managed(call, {"kms:wrappingalgorithm": (algorithm,), "kms:wrappingkeyspec": (spec,)})
     _importable(key)
@@ -361,7 +364,9 @@ def import_key_material(call: Call) -> Answer:
     key = managed(call, facts)
     _importable(key)
     if (until is None) is (model == "KEY_MATERIAL_EXPIRES"):
-        raise invalid("ValidTo goes with the expiration model KEY_MATERIAL_EXPIRES, and with it alone.")
+        raise invalid(
+            "ValidTo is required with the expiration model KEY_MATERIAL_EXPIRES, and not allowed without."
+        )
     if until is not None and until <= call.now.timestamp():
         raise invalid("ValidTo must be in the future.")
     row = call.store.one(
@@ -369,17 +374,19 @@ def import_key_material(call: Call) -> Answer:
     )
     if row is None:
         raise KmsError(
-            "InvalidImportTokenException", None, why="the import token is not the newest of this key"
+            "InvalidImportTokenException", None, why="the import token is not the latest one for this key"
         )
     if row["expires"] < call.now.timestamp():
         raise KmsError("ExpiredImportTokenException", None, why="the import token is older than 24 hours")
     data = _unwrap(row["private_key"], row["algorithm"], call.get("EncryptedKeyMaterial"))
     if wrong := material.fits(key.spec, data):
         raise KmsError("IncorrectKeyMaterialException", None, why=wrong)
-    # Material once imported can be imported again, and no other (AWS).
+    # AWS: once material has been imported, only the same material can be imported again.
     known = material.imported_id(key.id, data)
     if key.material_id not in (None, known):
-        raise KmsError("IncorrectKeyMaterialException", None, why="the key had other material before")
+        raise KmsError(
+            "IncorrectKeyMaterialException", None, why="other material was imported into this key before"
+        )
     write(
         call, "UPDATE keys SET material = ?, material_id = ?, state = ?, valid_to = ?, expiration = ? WHERE "
               "id = ?",
@@ -419,7 +426,7 @@ def delete_imported_key_material(call: Call) -> Answer:
 
 
 def wrap_for_import(public: bytes, data: bytes) -> bytes:
-    """What a client does with material of any size: RSA_AES_KEY_WRAP_SHA_256."""
+    """Wrap material of any size for its import, as a client does: RSA_AES_KEY_WRAP_SHA_256."""
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import padding, rsa
     from cryptography.hazmat.primitives.keywrap import aes_key_wrap_with_padding

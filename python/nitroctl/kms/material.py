@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Key material: the specs that there are, how each is made, and the blobs that symmetric keys encrypt to.
+"""Key material: the key specs, how material for each is made, and the ciphertext blobs of symmetric keys.
 
-A blob names its key and its material, so that Decrypt needs no KeyId, and holds the encryption context as
-what is authenticated and not stored. Its form is ours; AWS's is opaque to everybody.
+A blob names its key and its material, so that Decrypt needs no KeyId. The encryption context is authenticated
+(as additional data) but not stored in it. The format is our own; AWS's is not documented.
 
     "NKMS" | version 1 | key id, 40 bytes, NUL-padded | material id, 32 | nonce, 12 | AES-256-GCM ciphertext
     and tag
@@ -54,7 +54,7 @@ _HEAD = len(_MAGIC) + _ID_SIZE + 32
 
 
 def hash_of(name: str) -> HashAlgorithm:
-    """The hash that an algorithm's name ends with."""
+    """The hash with which an algorithm's name ends."""
     from cryptography.hazmat.primitives import hashes
 
     known: dict[str, type[HashAlgorithm]] = {
@@ -65,7 +65,7 @@ def hash_of(name: str) -> HashAlgorithm:
 
 
 def generate(spec: str) -> bytes:
-    """New material: raw bytes of a symmetric key, PKCS #8 in DER of a pair."""
+    """Make material: raw bytes for a symmetric or HMAC key, DER PKCS #8 for a key pair."""
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
     if spec == SYMMETRIC:
@@ -83,7 +83,7 @@ def generate(spec: str) -> bytes:
 
 
 def _newer(spec: str) -> Any:
-    """The class of private keys of a spec for which `cryptography` may be too old, or its OpenSSL. Raises
+    """The private key class for a spec that an older `cryptography` or OpenSSL may not have. Raises
     KmsError."""
     import importlib
 
@@ -129,13 +129,13 @@ def public_der(key: Any) -> bytes:
 
 
 def der_of_pem(pem: bytes, name: str) -> bytes:
-    """Raises NitroError."""
+    """The DER PKCS #8 of a PEM private key; `name` is for the error. Raises NitroError."""
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
         return private_der(load_pem_private_key(pem, None))
     except (ValueError, TypeError) as e:
-        raise NitroError(f"{name} is no private key in PEM without a password: {e}") from e
+        raise NitroError(f"{name} is not an unencrypted PEM private key: {e}") from e
 
 
 def load_private(der: bytes) -> Any:
@@ -145,23 +145,27 @@ def load_private(der: bytes) -> Any:
 
 
 def fits(spec: str, data: bytes) -> str | None:
-    """What is wrong with imported material for a key of this spec; None for nothing."""
+    """What is wrong with imported material for a key of this spec; None if nothing is."""
     from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
     wanted = 32 if spec == SYMMETRIC else MACS.get(spec)
     if wanted is not None:
-        return None if len(data) == wanted else f"{spec} has {wanted} bytes, this has {len(data)}"
+        return (
+            None
+            if len(data) == wanted
+            else f"a key of the spec {spec} has {wanted} bytes, this has {len(data)}"
+        )
     try:
         key = load_private(data)
     except (ValueError, TypeError) as e:
-        return f"it is no private key in DER (PKCS #8): {e}"
+        return f"it is not a DER PKCS #8 private key: {e}"
     if spec in RSA_BITS:
         good = isinstance(key, rsa.RSAPrivateKey) and key.key_size == RSA_BITS[spec]
     elif spec in CURVES:
         good = isinstance(key, ec.EllipticCurvePrivateKey) and key.curve.name == CURVES[spec][0].lower()
     else:
         good = isinstance(key, _newer(spec))
-    return None if good else f"the key is not of the spec {spec}"
+    return None if good else f"it is not a key of the spec {spec}"
 
 
 def signing_algorithms(spec: str) -> tuple[str, ...]:
@@ -169,22 +173,23 @@ def signing_algorithms(spec: str) -> tuple[str, ...]:
         return RSA_SIGNING
     if spec in CURVES:
         return (CURVES[spec][1],)
-    # Ed25519ph (ED25519_PH_SHA_512) is none of `cryptography`'s.
+    # `cryptography` does not have Ed25519ph (ED25519_PH_SHA_512).
     return ("ED25519_SHA_512",) if spec == EDWARDS else ("ML_DSA_SHAKE_256",)
 
 
 def new_id(data: bytes) -> str:
-    """A name for material: it tells nothing about it (AWS: 64 hex digits)."""
+    """A new id for material, from which nothing can be learnt about the material (AWS: 64 hex digits)."""
     return hashlib.sha256(b"nitroctl key material" + os.urandom(16) + data).hexdigest()
 
 
 def imported_id(key_id: str, data: bytes) -> str:
-    """The name of imported material: the same each time it is imported into its key."""
+    """The id of imported material: the same each time it is imported into the same key."""
     return hmac.digest(data, f"nitroctl imported {key_id}".encode(), "sha256").hex()
 
 
 def _authenticated(head: bytes, context: Mapping[str, str]) -> bytes:
-    """The encryption context in one form, whatever order it came in; lengths keep names and values apart."""
+    """The additional data of AES-GCM: the encryption context sorted, so that its order does not matter, each
+    name and value with its length."""
     texts = (text.encode() for pair in sorted(context.items()) for text in pair)
     return head + b"".join(struct.pack(">I", len(text)) + text for text in texts)
 
@@ -205,13 +210,15 @@ class Blob:
 
 
 def parse(raw: bytes) -> Blob:
-    """Which key a blob is of; nothing of it is to be trusted yet. Raises KmsError."""
+    """Split a blob into its parts. None of them is authenticated yet. Raises KmsError."""
     if len(raw) < _HEAD + _NONCE + _TAG or not raw.startswith(_MAGIC):
-        raise bad_ciphertext("the ciphertext is no blob of this KMS; blobs of AWS cannot be decrypted here")
+        raise bad_ciphertext(
+            "the ciphertext is not from this local KMS; AWS's ciphertexts cannot be decrypted here"
+        )
     try:
         key_id = raw[len(_MAGIC) : len(_MAGIC) + _ID_SIZE].rstrip(b"\0").decode("ascii")
     except UnicodeDecodeError as e:
-        raise bad_ciphertext("the ciphertext's key id is damaged") from e
+        raise bad_ciphertext("the key id in the ciphertext is damaged") from e
     return Blob(key_id, raw[len(_MAGIC) + _ID_SIZE : _HEAD].hex(), raw)
 
 
@@ -223,4 +230,6 @@ def decrypt(blob: Blob, key: bytes, context: Mapping[str, str]) -> bytes:
     try:
         return AESGCM(key).decrypt(nonce, sealed, _authenticated(head, context))
     except InvalidTag as e:
-        raise bad_ciphertext("the ciphertext or the encryption context is not what was encrypted") from e
+        raise bad_ciphertext(
+            "the ciphertext was altered, or the encryption context is not the one used to encrypt"
+        ) from e

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""ARNs and the patterns that policies have for names. No policy is judged here."""
+"""ARNs, callers, and the wildcard patterns of policies. No policy is evaluated here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 ACCOUNT = re.compile(r"[0-9]{12}")
-# IAM's path and name of a user or a role.
+# The path and the name of an IAM user or role.
 _IAM = re.compile(
     r"arn:(aws[a-z-]*):iam::([0-9]{12}):(user|role)/((?:[\x21-\x7e]+/)?[\w+=,.@-]{1,64})", re.ASCII
 )
@@ -19,7 +19,8 @@ SESSION_NAME = re.compile(r"[\w+=,.@-]{2,64}", re.ASCII)
 
 
 def like(pattern: str, text: str) -> bool:
-    """IAM's wildcards: `*` any characters, `?` one. In time of the product of the lengths at most."""
+    """Whether `text` matches a pattern with IAM's wildcards: `*` for any characters, `?` for one. Takes at
+    most O(len(pattern) * len(text)) time."""
     if pattern == "*" or ("*" not in pattern and "?" not in pattern):
         return pattern in ("*", text)
     at = here = 0
@@ -40,14 +41,14 @@ def like(pattern: str, text: str) -> bool:
 
 
 def arn_like(pattern: str, text: str) -> bool:
-    """Each of an ARN's six parts by itself, as ArnEquals and ArnLike do."""
+    """Match each of an ARN's six parts on its own, as ArnEquals and ArnLike do."""
     wanted, found = pattern.split(":", 5), text.split(":", 5)
     return len(wanted) == len(found) == 6 and all(map(like, wanted, found))
 
 
 @dataclass(frozen=True)
 class Caller:
-    """Who asks. `arn` is the user's or the role's; a role's session has its name as well."""
+    """Who makes a request. `arn` is that of the user or role; `session` is the name of a role's session."""
 
     arn: str
     session: str | None = None
@@ -66,7 +67,7 @@ class Caller:
 
     @property
     def full_arn(self) -> str:
-        """As AWS's messages and events name it."""
+        """The ARN that AWS's messages and events show."""
         if self.session is None:
             return self.arn
         partition = self.arn.split(":")[1]
@@ -74,7 +75,7 @@ class Caller:
 
     @property
     def principals(self) -> tuple[str, ...]:
-        """Every ARN by which a policy may name it, its account apart."""
+        """Every ARN by which a policy can name this caller, except its account's."""
         return (self.arn,) if self.session is None else (self.arn, self.full_arn)
 
     @property
@@ -83,7 +84,8 @@ class Caller:
 
 
 def parse_caller(arn: str, session: str | None = None) -> Caller | None:
-    """The caller that an ARN of a user, a role, a role's session or an account means; None for others."""
+    """The caller that an ARN of a user, a role, a role's session or an account stands for; None for any other
+    text."""
     if match := _SESSION.fullmatch(arn):
         partition, account, role, named = match.groups()
         return Caller(f"arn:{partition}:iam::{account}:role/{role}", named)
@@ -93,7 +95,8 @@ def parse_caller(arn: str, session: str | None = None) -> Caller | None:
 
 
 def principal(text: str) -> str | None:
-    """What a policy's principal is compared as: an account's id becomes its ARN. None for what is none."""
+    """A policy's principal in the form in which it is compared: an account id becomes the account's ARN. None
+    if the text is not a principal."""
     if text == "*":
         return text
     if ACCOUNT.fullmatch(text):

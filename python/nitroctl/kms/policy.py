@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Key policies and IAM policies: read strictly. What is not understood is refused, never ignored.
+"""Parses key policies and IAM policies, strictly: unknown parts are refused, never ignored.
 
-Only the text is judged here; whether a policy allows something is `evaluate`'s to say, and whether it is
-wise, `lint`'s.
+Only the text is checked here. `evaluate` says whether a policy allows something, `lint` whether it is wise.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ Source = Literal["key", "iam"]
 
 
 class KmsPolicyError(NitroError):
-    """A policy that is not understood."""
+    """A policy that cannot be parsed, or has a part that this KMS does not know."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Statement:
     resources: tuple[str, ...]
     not_resource: bool
     tests: tuple[Test, ...]
-    services: tuple[str, ...] = ()  # AWS services named as principals: none of them calls here
+    services: tuple[str, ...] = ()  # AWS services named as principals; none of them ever calls this KMS
 
     @property
     def label(self) -> str:
@@ -64,31 +63,31 @@ class Policy:
     statements: tuple[Statement, ...]
 
 
-# A policy is the same for every request until another one is put.
+# Cached, because every request parses the same policy until PutKeyPolicy replaces it.
 @functools.lru_cache(256)
 def parse(text: str, source: Source = "key", name: str = "the key policy") -> Policy:
-    """Raises KmsPolicyError, which names the statement."""
+    """Parse a policy; `name` is for errors. Raises KmsPolicyError, which names the statement."""
     if len(text.encode(errors="surrogatepass")) > MOST_BYTES:
         raise KmsPolicyError(f"{name} is longer than {MOST_BYTES} bytes")
     try:
         document = json.loads(text, object_pairs_hook=_object, parse_constant=_constant)
     except (ValueError, RecursionError) as e:
         reason = "it is nested too deeply" if isinstance(e, RecursionError) else str(e)
-        raise KmsPolicyError(f"{name} is no JSON: {reason}") from e
+        raise KmsPolicyError(f"{name} is not JSON: {reason}") from e
     if not isinstance(document, dict):
-        raise KmsPolicyError(f"{name} is no JSON object")
+        raise KmsPolicyError(f"{name} is not a JSON object")
     if odd := document.keys() - {"Version", "Id", "Statement"}:
-        raise KmsPolicyError(f"{name} has the element {min(odd)}, which is not known")
+        raise KmsPolicyError(f"{name} has an unknown element: {min(odd)}")
     if "Version" in document and document["Version"] not in VERSIONS:
         raise KmsPolicyError(
-            f"{name} has the version {document['Version']!r}, known are {' and '.join(VERSIONS)}"
+            f"{name} has the unknown version {document['Version']!r}; use {' or '.join(VERSIONS)}"
         )
     if not isinstance(document.get("Id", ""), str):
-        raise KmsPolicyError(f"the Id of {name} is no text")
+        raise KmsPolicyError(f"the Id of {name} is not a string")
     listed = document.get("Statement")
     statements = listed if isinstance(listed, list) else [listed]
     if not listed or not all(isinstance(statement, dict) for statement in statements):
-        raise KmsPolicyError(f"{name} has no Statement, or one that is no object")
+        raise KmsPolicyError(f"{name} has no Statement, or one that is not an object")
     return Policy(
         source, name, tuple(_Reader(name, source, number, s).read() for number, s in enumerate(statements, 1))
     )
@@ -100,13 +99,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: set[str] = set()
         for key, _ in pairs:
             if key in seen:
-                raise ValueError(f'the name "{key}" stands twice in one object')
+                raise ValueError(f'the name "{key}" occurs twice in one object')
             seen.add(key)
     return found
 
 
 def _constant(text: str) -> Any:
-    raise ValueError(f"{text} is no JSON value")
+    raise ValueError(f"{text} is not a JSON value")
 
 
 def _of_another_service(action: str) -> bool:
@@ -131,10 +130,10 @@ class _Reader:
     def read(self) -> Statement:
         found = self._found
         if odd := found.keys() - _ELEMENTS:
-            raise self._error(f"the element {min(odd)} is not known")
+            raise self._error(f"the element {min(odd)} is unknown")
         sid = found.get("Sid")
         if sid is not None and not isinstance(sid, str):
-            raise self._error("its Sid is no text")
+            raise self._error("its Sid is not a string")
         if found.get("Effect") not in ("Allow", "Deny"):
             raise self._error(f"its Effect is {found.get('Effect')!r}, neither Allow nor Deny")
         allow = found["Effect"] == "Allow"
@@ -149,7 +148,7 @@ class _Reader:
         elsewhere = self._source == "iam" and not not_action and all(map(_of_another_service, actions))
         for text in () if elsewhere else (*actions, *resources):
             if "${" in text:
-                raise self._error(f"policy variables are not served here: {text}")
+                raise self._error(f"policy variables are not supported here: {text}")
         tests = () if elsewhere else self._tests()
         return Statement(
             self._number, sid or None, allow, principals, not_principal, actions, not_action, resources,
@@ -157,7 +156,7 @@ class _Reader:
         )  # fmt: skip
 
     def _either(self, name: str) -> tuple[bool, tuple[str, ...]]:
-        """(whether it is the Not form, its values)."""
+        """Read NAME or NotNAME: (whether it is NotNAME, its values)."""
         given = [key for key in (name, f"Not{name}") if key in self._found]
         if len(given) != 1:
             raise self._error(
@@ -168,7 +167,7 @@ class _Reader:
     def _texts(self, name: str, value: Any) -> tuple[str, ...]:
         listed = value if isinstance(value, list) else [value]
         if not listed or not all(isinstance(text, str) and text for text in listed):
-            raise self._error(f"its {name} is neither a text nor a list of texts")
+            raise self._error(f"its {name} is neither a string nor a list of strings")
         return tuple(listed)
 
     def _check_action(self, action: str) -> None:
@@ -178,17 +177,19 @@ class _Reader:
         if not colon or not service or not name:
             raise self._error(f"the action {action} is neither * nor SERVICE:NAME")
         if self._source == "key" and service.lower() != "kms":
-            raise self._error(f"the action {action} is none of KMS")
+            raise self._error(f"{action} is not an action of KMS")
         if service.lower() == "kms" and not any(
             names.like(action.lower(), f"kms:{n}".lower()) for n in ACTIONS
         ):
-            raise self._error(f"the action {action} is none of KMS")
+            raise self._error(f"{action} is not an action of KMS")
 
     def _principals(self, allow: bool) -> tuple[tuple[str, ...], tuple[str, ...], bool]:
         given = [key for key in ("Principal", "NotPrincipal") if key in self._found]
         if self._source == "iam":
             if given:
-                raise self._error(f"an IAM policy has no {given[0]}: it is its owner's")
+                raise self._error(
+                    f"an IAM policy must not have a {given[0]}: it is for the user or role that has it"
+                )
             return (), (), False
         if len(given) != 1:
             raise self._error(
@@ -204,7 +205,7 @@ class _Reader:
         if not isinstance(value, dict) or not value:
             raise self._error(f'its {given[0]} is neither "*" nor an object')
         if odd := value.keys() - {"AWS", "Service"}:
-            raise self._error(f"a principal of the kind {min(odd)} is not served here")
+            raise self._error(f"principals of the kind {min(odd)} are not supported here")
         found = []
         for text in self._texts("principal", value["AWS"]) if "AWS" in value else ():
             principal = names.principal(text)
@@ -221,15 +222,17 @@ class _Reader:
     def _tests(self) -> tuple[Test, ...]:
         condition = self._found.get("Condition", {})
         if not isinstance(condition, dict):
-            raise self._error("its Condition is no object")
+            raise self._error("its Condition is not an object")
         tests = []
         for operator, block in condition.items():
             if not isinstance(block, dict) or not block:
-                raise self._error(f"the operator {operator} has no object with condition keys")
+                raise self._error(
+                    f"the value of the operator {operator} is not an object with condition keys"
+                )
             folded = [key.lower() for key in block]
             for key, value in block.items():
                 if folded.count(key.lower()) > 1:
-                    raise self._error(f"the condition key {key} stands twice under {operator}")
+                    raise self._error(f"the condition key {key} occurs twice under {operator}")
                 try:
                     tests.append(conditions.parse_test(operator, key, self._values(operator, key, value)))
                 except conditions.Unknown as e:
@@ -244,5 +247,5 @@ class _Reader:
             elif isinstance(item, str | int | float):
                 found.append(str(item))
             else:
-                raise self._error(f"a value of {operator} {key} is neither text, number, true nor false")
+                raise self._error(f"a value of {operator} {key} is not a string, a number, true or false")
         return tuple(found)

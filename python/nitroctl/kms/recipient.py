@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The Recipient of a request: its attestation document verified, and the answer sealed to the enclave's key.
+"""The Recipient of a request: verifies its attestation document, and seals the answer to the enclave's key.
 
-What a document says counts for a policy only after all of it has been verified here. Freshness is the
-validity of its certificates, as with AWS: a document can be sent again for as long as they live.
+Policies see a document's contents only after the whole document has been verified here. How long a document
+can be used depends on the validity of its certificates, as at AWS: until then it can be sent again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ALGORITHM = "RSAES_OAEP_SHA_256"
 MOST_BYTES = 262144  # RecipientInfo, API reference
 KEY_BITS = (2048, 3072, 4096)
-# RecipientInfo's guide says RSA-2048; the SDK's enumeration has the others as well.
+# The guide to RecipientInfo says RSA-2048; the SDK's enumeration lists the other sizes too.
 SURE_BITS = 2048
 _EVENT_PCRS = {0: "EnclaveImageDigest", **{n: f"EnclavePCR{n}" for n in (1, 2, 3, 4, 8)}}
 
@@ -45,12 +45,12 @@ class Recipient:
         return envelope.seal(plaintext, self.key, self.spki, form)
 
     def context(self) -> dict[str, tuple[str, ...]]:
-        """What policies see, by the condition keys in lower case."""
+        """The PCRs as policies see them: condition keys in lower case, with their values."""
         pcrs = {f"kms:recipientattestation:pcr{n}": (v.hex(),) for n, v in self.document.pcrs.items()}
         return {"kms:recipientattestation:imagesha384": (self.document.pcrs[0].hex(),), **pcrs}
 
     def event(self) -> dict[str, str]:
-        """As CloudTrail has it: the values in base64."""
+        """The PCRs in CloudTrail's form: the values in base64."""
         pcrs = {
             f"attestationDocument{name}": base64.b64encode(self.document.pcrs[n]).decode()
             for n, name in _EVENT_PCRS.items()
@@ -64,10 +64,11 @@ def _refused(why: str) -> KmsError:
 
 
 class Verifier:
-    """Verifies documents under one root. Raises KmsError.
+    """Verifies documents under one root certificate. Raises KmsError.
 
-    `max_age` is stricter than AWS; None leaves freshness to the certificates. Documents of enclaves that run
-    what their PCRs do not say are refused unless they are allowed: a policy would be satisfied by other code.
+    `max_age` (seconds) limits a document's age, which AWS does not; None leaves it to the certificates. An
+    enclave that runs code which its PCRs do not measure is refused unless that is allowed: it would satisfy a
+    policy that was meant for other code.
     """
 
     def __init__(
@@ -79,7 +80,8 @@ class Verifier:
         self._check_path = Remembering()
 
     def verify(self, given: dict[str, Any], at: datetime | None = None) -> Recipient:
-        """`given` is the request's Recipient, its shape checked; its document in bytes."""
+        """Verify the Recipient `given`, whose shape has been checked and whose document is bytes. Raises
+        KmsError."""
         data, algorithm = given.get("AttestationDocument"), given.get("KeyEncryptionAlgorithm")
         if data is None or algorithm is None:
             raise _refused("the Recipient needs AttestationDocument and KeyEncryptionAlgorithm")
@@ -106,7 +108,7 @@ class Verifier:
             notes.append("the enclave runs in debug mode, or unmeasured: its PCR0, 1, 2 and 8 are zero")
         if document.unmeasured:
             notes.append(
-                "the enclave is unmeasured: it runs more than its PCRs tell of, and is allowed to ask"
+                "the enclave is unmeasured: it runs code that its PCRs do not cover, and is allowed to ask"
             )
         return Recipient(document, key, spki, tuple(notes))
 
@@ -117,16 +119,16 @@ def _key(document: Document) -> tuple[RSAPublicKey, bytes]:
     from cryptography.hazmat.primitives.serialization import load_der_public_key
 
     if not document.public_key:
-        raise _refused("the attestation document has no public_key: ask the NSM for one with the public key "
-                       "of the pair that shall open the answer")  # fmt: skip
+        raise _refused("the attestation document has no public_key: pass the NSM's Attestation request the "
+                       "public key with whose private key the enclave opens the answer")  # fmt: skip
     try:
         key = load_der_public_key(document.public_key)
     except (ValueError, TypeError, UnsupportedAlgorithm) as e:
-        raise _refused(f"the document's public_key is no SubjectPublicKeyInfo in DER: {e}") from e
+        raise _refused(f"the document's public_key is not a DER SubjectPublicKeyInfo: {e}") from e
     if not isinstance(key, RSAPublicKey):
-        raise _refused("the document's public_key is no RSA key")
+        raise _refused("the document's public_key is not an RSA key")
     if key.key_size not in KEY_BITS:
         raise _refused(f"the document's public_key has {key.key_size} bits, not 2048, 3072 or 4096")
-    if key.public_numbers().n % 2 == 0:  # OpenSSL notices when it is used
-        raise _refused("the document's public_key is no RSA key: its modulus is even")
+    if key.public_numbers().n % 2 == 0:  # OpenSSL would refuse it only when it is used
+        raise _refused("the document's public_key is not an RSA key: its modulus is even")
     return key, document.public_key

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The operations on rotation: new material for a symmetric key, now or every so many days. When it is due is
-seen by `keys.sweep`. Material that was imported is not rotated here."""
+"""The operations on rotation: new material for a symmetric key, now or every so many days. `keys.sweep`
+rotates the keys that are due. Keys with imported material are not rotated here."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from nitroctl.kms.manage import managed, write
 
 Answer = dict[str, Any]
 PERIOD_DAYS = 365  # AWS's default
-MOST_ON_DEMAND = 25  # AWS: in a key's life
+MOST_ON_DEMAND = 25  # AWS: how many times in a key's life
 
 
 def _symmetric(key: Key) -> None:
     if key.spec != material.SYMMETRIC:
-        text = f"{key.arn} is of {key.spec}: only symmetric encryption keys are rotated."
+        text = f"{key.arn} has the spec {key.spec}: only symmetric encryption keys can be rotated."
         raise KmsError("UnsupportedOperationException", text)
 
 
@@ -65,13 +65,16 @@ def rotate_key_on_demand(call: Call) -> Answer:
     query = "SELECT count(*) AS times FROM materials WHERE key_id = ? AND kind = ?"
     before = call.store.one(query, key.id, ON_DEMAND)
     if before and before["times"] >= MOST_ON_DEMAND:
-        raise KmsError("LimitExceededException", f"{key.arn} was rotated on demand {MOST_ON_DEMAND} times.")
+        raise KmsError(
+            "LimitExceededException",
+            f"{key.arn} has been rotated on demand {MOST_ON_DEMAND} times, the most that is allowed.",
+        )
     keys.rotate(call.store, key, ON_DEMAND, call.now.timestamp())
     return {"KeyId": key.arn}
 
 
 def list_key_rotations(call: Call) -> Answer:
-    """Oldest first. The first material came by no rotation."""
+    """The rotations, oldest first. The key's first material is left out: no rotation made it."""
     key = managed(call)
     _symmetric(key)
     rows = call.store.all("SELECT * FROM materials WHERE key_id = ? ORDER BY rowid", key.id)

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""HTTP/1.1 and TLS around a Service: on a TCP port, told apart by the first byte, and on unix sockets, where
-the enclaves' vsock ends. The protocol is the standard library's; what a request means is the service's.
+"""HTTP/1.1 and TLS around a Service: both on one TCP port, told apart by the first byte, and on unix sockets,
+to which the enclaves' vsock connections lead. The standard library speaks HTTP; the service handles the
+requests.
 
-Clients may be slow or rude: each has a thread, a limit on what it may send, and half a minute of silence.
+Clients may be slow or hostile: each has its own thread and a limit on what it may send, and is dropped after
+half a minute of silence.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from nitroctl.kms.sigv4 import Received, access_key
 from nitroctl.kms.upstream import Upstream, is_blocked, is_kms
 
 SILENCE_SECONDS = 30.0
-# The greatest document is 262144 bytes, a policy 32768; base64 and the rest have room.
+# A document has up to 262144 bytes, a policy up to 32768; this leaves room for base64 and the rest.
 MOST_BYTES = 1 << 20
 MOST_UPSTREAM_BYTES = 64 << 20
 CONNECTIONS = 2048
@@ -37,20 +39,20 @@ JSON = "application/x-amz-json-1.1"
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    default_request_version = "HTTP/1.1"  # of what is no request: it gets an answer with a head
+    default_request_version = "HTTP/1.1"  # so that a malformed request gets a response with headers, too
     server_version = "nitroctl-kms"
     sys_version = ""
-    rbufsize = wbufsize = 1 << 16  # an answer leaves as one
+    rbufsize = wbufsize = 1 << 16  # buffered, so that a response leaves in one piece
 
     def __init__(self, sock: socket.socket, address: str, server: Server, *, tls: bool) -> None:
         self._address, self._tls, self._owner = address, tls, server
         super().__init__(sock, (address, 0), server)  # type: ignore[arg-type]
 
     def log_message(self, format: str, *args: Any) -> None:
-        """The service's events tell it."""
+        """No log here: the service's events say what happened."""
 
     def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
-        """What the standard library refuses, in the form that clients of KMS read."""
+        """Refuse a request in the form that KMS clients read; the standard library calls this, too."""
         self.close_connection = True
         status = HTTPStatus(code)
         self._send(code, {"__type": "SerializationException", "message": message or status.phrase})
@@ -60,7 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._write(status, [("Content-Type", JSON), *headers], json.dumps(answer).encode())
 
     def _write(self, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
-        if not hasattr(self, "requestline"):  # what came was no request line
+        if not hasattr(self, "requestline"):  # the client sent no valid request line
             self.requestline, self.request_version, self.command = "", "HTTP/1.1", ""
         self.send_response(status)
         for name, value in headers:
@@ -74,16 +76,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def _body(self) -> bytes | None:
-        """The body; None if it has been refused."""
+        """The body; None if the request has been refused because of it."""
         lengths = self.headers.get_all("Content-Length") or ["0"]
         most = MOST_UPSTREAM_BYTES if self._owner.upstream else MOST_BYTES
         if self.headers.get("Transfer-Encoding") or len(lengths) > 1:
             self.send_error(
-                HTTPStatus.LENGTH_REQUIRED, "a body has one Content-Length here, and no Transfer-Encoding"
+                HTTPStatus.LENGTH_REQUIRED, "send one Content-Length with the body, and no Transfer-Encoding"
             )
             return None
         if not (lengths[0].isascii() and lengths[0].isdecimal() and len(lengths[0]) < 12):
-            self.send_error(HTTPStatus.BAD_REQUEST, "Content-Length is no number")
+            self.send_error(HTTPStatus.BAD_REQUEST, "Content-Length is not a number")
             return None
         if int(lengths[0]) > most:
             self.send_error(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the body has more than {most} bytes")
@@ -93,8 +95,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _handle(self) -> None:
         if not self.path.startswith("/") or len(self.headers.get_all("Host") or ()) > 1:
-            # Who could name two hosts would have one judged here, and the other asked.
-            self.send_error(HTTPStatus.BAD_REQUEST, "a request has a path that begins with /, and one Host")
+            # With two hosts named, the one checked here might not be the one that --upstream then serves.
+            self.send_error(
+                HTTPStatus.BAD_REQUEST, "a request needs a path that begins with / and exactly one Host"
+            )
             return
         body = self._body()
         if body is None:
@@ -104,7 +108,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not is_kms(request):
             self._elsewhere(request)
         elif self.command != "POST":
-            self._send(400, {"__type": "UnknownOperationException", "message": "KMS takes POST alone"})
+            self._send(400, {"__type": "UnknownOperationException", "message": "KMS accepts only POST"})
         else:
             agent = (request.header("user-agent") or "")[:512]
             origin = Origin(self._address, agent, self._tls, access_key(request))
@@ -112,7 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _elsewhere(self, request: Received) -> None:
         if self._owner.upstream is None:
-            what = "This is a KMS: X-Amz-Target has to name TrentService. Other services need --upstream."
+            what = "This is a KMS: X-Amz-Target must begin with TrentService. Other services need --upstream."
             self._send(400, {"__type": "UnknownOperationException", "message": what})
         elif is_blocked(request):
             self._send(
@@ -132,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class Server:
-    """Serves from `serve` on until `close`, each listener and each client by a thread of its own."""
+    """Serves from `serve` until `close`. Each listener and each client has a thread of its own."""
 
     def __init__(
         self, service: Service, tls: ssl.SSLContext | None = None, upstream: Upstream | None = None
@@ -148,7 +152,7 @@ class Server:
         self._pause = threading.Event()
 
     def serve(self, listener: socket.socket) -> None:
-        """Take clients from a listening socket, which is closed with the server."""
+        """Accept clients on a listening socket, which `close` closes."""
         self._listeners.append(listener)
         threading.Thread(target=self._accept, args=(listener,), name="kms-accept", daemon=True).start()
 
@@ -211,8 +215,8 @@ class Server:
 
 
 def _linger(client: socket.socket) -> None:
-    """What a refused client still sends is taken, within bounds: closed with it unread, the kernel would
-    reset the connection, and the client might never see the answer."""
+    """Read and drop, up to a limit, what a refused client still sends. If the socket were closed with unread
+    data, the kernel would reset the connection, and the client might never see the answer."""
     client.shutdown(socket.SHUT_WR)
     client.settimeout(LINGER_SECONDS)
     for _ in range(64):

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The KMS itself, without its transport: a request goes in, an answer and an event come out.
+"""The KMS itself, without the transport: a request goes in, an answer and an event come out.
 
-    who?  ->  which operation, which parameters?  ->  whose document?  ->  may he?  ->  do it  ->  say why
+    caller  ->  operation and parameters  ->  attestation document  ->  decision  ->  operation  ->  event
 
-Every operation passes the authoriser: one that changed or told something without having asked ends in an
-error, and nothing of it is kept.
+Every operation must ask for authorisation: if one has not, its answer becomes an error, and its changes are
+rolled back.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ _HANDLERS: dict[str, Callable[[Call], Answer]] = {
 }
 OPERATIONS = frozenset(_HANDLERS)
 
-# They change the store: their transaction is one for writing from its start.
+# The operations that change the store: their transaction holds the write lock from its start.
 _WRITES = frozenset(
     name for name in _HANDLERS
     if name.startswith(("Cancel", "Create", "Delete", "Disable", "Enable", "Import", "Put", "Retire",
@@ -93,8 +93,8 @@ _WRITES = frozenset(
 ) | {"GetParametersForImport"}  # fmt: skip
 READ_ONLY = frozenset(_HANDLERS) - _WRITES
 
-# Making a pair takes seconds: it is done before the transaction, in which nobody else could write. They ask
-# whether the caller may, like all the others.
+# Making a key pair takes seconds, so it is done before the transaction, during which nobody else can write.
+# These functions authorise the caller, like all the others.
 _PREPARES: dict[str, Callable[[Call], bytes | None]] = {
     "CreateKey": manage.prepare_key,
     "GetParametersForImport": manage.prepare_import,
@@ -103,7 +103,8 @@ _PREPARES: dict[str, Callable[[Call], bytes | None]] = {
 
 @dataclass
 class Service:
-    """Thread-safe: each request has a transaction, nothing else is shared but the faults asked for."""
+    """Handles requests. Thread-safe: each request has its own transaction; only the faults asked for are
+    shared."""
 
     store: Store
     place: Place
@@ -116,7 +117,7 @@ class Service:
     # ---- requests of clients ----
 
     def handle(self, request: Received, origin: Origin) -> tuple[int, dict[str, Any], str]:
-        """(status, answer as JSON has it, the request's id)."""
+        """Handle an HTTP request: (HTTP status, JSON value of the answer, the request's id)."""
         request_id = str(uuid.uuid4())
         operation = (request.header("x-amz-target") or "").removeprefix(TARGET)
         caller: Caller | None = None
@@ -128,7 +129,7 @@ class Service:
                 self._refused(operation, caller, origin, e, request_id)
                 return e.status, e.body(), request_id
             return self._answer(operation, request.body, caller, origin, request_id)
-        except Exception as e:  # what nobody thought of is an answer, too, and an event
+        except Exception as e:  # an unforeseen error becomes an answer and an event, too
             error = internal(f"{type(e).__name__}: {e}")
             self._refused(operation, caller, origin, error, request_id)
             return error.status, error.body(), request_id
@@ -140,7 +141,7 @@ class Service:
                     request, self.place.region, lambda key: callers.find(self.store, key)
                 )
             return Caller(credential.arn, credential.session)
-        # Nobody is asked for a signature; who names an access key of here is taken for its owner.
+        # Signatures are not required: who names an access key of this KMS is taken for its owner.
         named = access_key(request)
         credential_named = callers.find(self.store, named) if named else None
         found = credential_named or callers.admin(self.store, self.place.account)
@@ -153,7 +154,7 @@ class Service:
             try:
                 given = json.loads(body or b"{}")
             except (ValueError, RecursionError) as e:
-                error = KmsError("SerializationException", "the body is no JSON")
+                error = KmsError("SerializationException", "the body is not JSON")
                 self._refused(operation, caller, origin, error, request_id)
                 raise error from e
             answer = self.call(operation, given, caller, origin=origin, request_id=request_id)
@@ -166,7 +167,7 @@ class Service:
     ) -> None:
         self.log.write(event(operation, self.place, caller, origin, request_id, error=e))
 
-    # ---- requests, whoever has them ----
+    # ---- requests of clients and of the owner ----
 
     def call(
         self,
@@ -177,8 +178,8 @@ class Service:
         origin: Origin = LOCAL,
         request_id: str | None = None,
     ) -> Answer:
-        """Do one operation. Without a caller it is the store's owner, whom no policy binds. Raises
-        KmsError."""
+        """Do one operation. Without a caller it is done for the store's owner, to whom no policy applies.
+        Raises KmsError."""
         request_id = request_id or str(uuid.uuid4())
         call = Call(
             self.store, self.place, operation, {},
@@ -206,7 +207,7 @@ class Service:
             )
         call.parameters, ignored = SHAPES[call.operation].read(given)
         if ignored:
-            what = "no parameter of" if "Recipient" not in ignored else "passed over, as AWS does, by"
+            what = "not a parameter of" if "Recipient" not in ignored else "ignored, as by AWS, for"
             named = ", ".join(name[:100] for name in ignored[:5])
             call.notes.append(f"{named}: {what} {call.operation}")
         keys.sweep(self.store, self.place)
@@ -216,11 +217,11 @@ class Service:
         if prepare := _PREPARES.get(call.operation):
             with self.store.transaction():
                 call.made = prepare(call)
-            call.decisions.clear()  # it is asked again, in the transaction in which something changes
+            call.decisions.clear()  # the operation decides again, inside its transaction
         with self.store.transaction(write=call.operation in _WRITES):
             answer = handler(call)
             if not call.decisions or not all(decision.allowed for decision in call.decisions):
-                raise internal(f"{call.operation} did not ask whether it may")
+                raise internal(f"{call.operation} did not check authorisation")
         return answer
 
     def _log(self, call: Call, request_id: str, error: KmsError | None) -> None:
@@ -233,7 +234,7 @@ class Service:
 
 
 def to_json(value: Any) -> Any:
-    """An answer as JSON has it: bytes in base64, times in seconds."""
+    """An answer as a JSON value: bytes in base64, times in seconds since 1970."""
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, dict):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The shapes of requests: which operation has which parameters, and what each may be. Nothing is done here.
+"""The shapes of requests: the parameters of each operation, and their types and limits. Nothing is done here.
 
-The limits are those of AWS's model (botocore, kms/2014-11-01). A parameter that AWS does not know is passed
-over, as AWS does, and told in the log: a misspelt Recipient would otherwise go unnoticed.
+The limits are those of AWS's model (botocore, kms/2014-11-01). An unknown parameter is ignored, as AWS does,
+but noted in the log: a misspelt Recipient would otherwise go unnoticed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nitroctl.kms import material, recipient
 from nitroctl.kms.actions import GRANTABLE, WITH_RECIPIENT
 from nitroctl.kms.errors import KmsError, invalid
 
-Read = Callable[[str, Any], Any]  # (the parameter's name, what JSON has) -> the value; raises KmsError
+Read = Callable[[str, Any], Any]  # (the parameter's name, its JSON value) -> the value; raises KmsError
 
 
 def _constraint(name: str, value: object, text: str) -> KmsError:
@@ -117,16 +117,15 @@ def listed(read_one: Read, low: int, high: int) -> Read:
 
 
 def pairs(name: str, value: Any) -> dict[str, str]:
-    """An encryption context."""
+    """Read an encryption context. Raises KmsError."""
     if not isinstance(value, dict) or not all(isinstance(v, str) for v in value.values()):
         raise _wrong(name, "a map of strings to strings")
     found = {key: _FREE(name, item) for key, item in value.items() if _FREE(name, key) == key}
     if sum(len(key) + len(item) for key, item in found.items()) > 8192:
         raise invalid("The encryption context is longer than 8192 characters.")
     if len({key.lower() for key in found}) != len(found):
-        raise invalid("Two names of the encryption context differ in case only.",
-                      why="policies cannot tell names of the encryption context apart that differ in case "
-                          "only")  # fmt: skip
+        raise invalid("Two names in the encryption context differ only in case.",
+                      why="policies cannot tell two such names apart")  # fmt: skip
     return found
 
 
@@ -134,8 +133,9 @@ _FREE = text()
 
 
 def unserved(name: str, value: Any) -> Any:
-    """A parameter of AWS's that is not served: to pass it over would do something else than was asked."""
-    raise invalid(f"{name} is not served by this local KMS.")
+    """Refuse a parameter of AWS's that is not supported here: ignoring it would do something that was not
+    asked for."""
+    raise invalid(f"This local KMS does not support {name}.")
 
 
 def structure(**members: Read) -> Read:
@@ -157,9 +157,9 @@ class Shape:
     required: frozenset[str]
 
     def read(self, given: Any) -> tuple[dict[str, Any], list[str]]:
-        """(the parameters, names that are none). Raises KmsError."""
+        """(the parameters, the names of unknown ones). Raises KmsError."""
         if not isinstance(given, dict):
-            raise KmsError("SerializationException", "the request is no JSON object")
+            raise KmsError("SerializationException", "the request is not a JSON object")
         found = {
             name: self.parameters[name](name, value)
             for name, value in given.items()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Who signed a request: AWS Signature Version 4, verified. Nothing is authorised here.
+"""Verifies who signed a request: AWS Signature Version 4. Nothing is authorised here.
 
-What is verified is what was sent: the Host header as the client wrote it, since the transport may be vsock
-and the name that of a server far away. The texts are AWS's.
+The signature is checked over the Host header as the client sent it: the client may come through vsock and
+name a server far away. The error texts are AWS's.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Credential:
 
 @dataclass(frozen=True)
 class Received:
-    """A request as it came."""
+    """An HTTP request as received."""
 
     method: str
     target: str  # path and query
@@ -44,7 +44,7 @@ class Received:
     body: bytes
 
     def header(self, name: str) -> str | None:
-        """Its only value; several joined, as the signature has them."""
+        """The header's value; several values are joined as in a canonical request."""
         found = [value for key, value in self.headers if key.lower() == name]
         return ",".join(found) if found else None
 
@@ -81,7 +81,7 @@ def signature(secret: str, stamp: str, scope: str, text: str) -> str:
 
 
 def access_key(request: Received) -> str | None:
-    """The access key that a request names, true or not."""
+    """The access key that a request names; not verified."""
     match = re.search(r"Credential=([^/,\s]+)/", request.header("authorization") or "")
     return match[1] if match else None
 
@@ -89,7 +89,7 @@ def access_key(request: Received) -> str | None:
 def verify(
     request: Received, region: str, find: Callable[[str], Credential | None], now: datetime | None = None
 ) -> Credential:
-    """Whose signature it is. Raises KmsError."""
+    """Verify a request's signature; returns the credential that made it. Raises KmsError."""
     now = now or datetime.now(UTC)
     header = request.header("authorization")
     if header is None:
@@ -121,7 +121,7 @@ def verify(
     token = request.header("x-amz-security-token")
     if not hmac.compare_digest((credential.token or "").encode(), (token or "").encode()):
         raise _bad("UnrecognizedClientException", "The security token included in the request is invalid.",
-                   f"the session token is not that of the access key {key_id}")  # fmt: skip
+                   f"the session token does not belong to the access key {key_id}")  # fmt: skip
     if credential.expires is not None and now.timestamp() > credential.expires:
         raise _bad("ExpiredTokenException", "The security token included in the request is expired")
     _check_scope(scope, stamp, region)
@@ -137,7 +137,7 @@ def verify(
             "The request signature we calculated does not match the signature you provided. Check your AWS "
             "Secret "
             "Access Key and signing method. Consult the service documentation for details.",
-            f"the signature is not by the secret of {key_id} over what came, with the host "
+            f"the signature does not match the secret key of {key_id} and the request, with the host "
             f"{request.header('host')}",
         )
     return credential

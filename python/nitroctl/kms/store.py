@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Where keys, aliases, grants, callers and seen measurements lie: one SQLite file in a private folder.
+"""The store of keys, aliases, grants, callers and measurements: one SQLite file in a private folder.
 
-Any number of servers and commands share it: each request reads and writes in one transaction, nothing is kept
-in memory between two, and SQLite's write-ahead log makes what was answered survive `kill -9` and a loss of
-power. Key material is not encrypted: the folder (0700) and the file (0600) protect it, as they do an SSH key.
-What the rows mean is for others to say.
+Any number of servers and commands can share it: each request reads and writes in one transaction, and nothing
+is kept in memory between requests. Thanks to SQLite's write-ahead log, what was answered survives `kill -9`
+and a power failure. Key material is not encrypted: like an SSH key it is protected only by the modes of the
+folder (0700) and the file (0600). What the rows mean is left to the other modules.
 """
 
 from __future__ import annotations
@@ -62,20 +62,23 @@ def default_folder() -> Path:
 
 
 class Store:
-    """One per process; each thread has a connection of its own. Raises NitroError where it cannot be opened,
-    sqlite3.Error from then on."""
+    """Use one per process; each thread gets its own connection. Raises NitroError if the store cannot be
+    opened, sqlite3.Error later."""
 
     def __init__(self, folder: Path | None = None) -> None:
         self.folder = config.private_dir(folder or default_folder())
         self.path = self.folder / FILE
         self._local = threading.local()
         try:
-            # SQLite makes the files beside it with the mode of this one.
+            # SQLite creates its other files (-wal, -shm) with the mode of this one.
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
             with contextlib.closing(self._open()) as db:
                 (version,) = db.execute("PRAGMA user_version").fetchone()
                 if version > VERSION:
-                    raise NitroError(f"{self.path} was written by a newer nitroctl (form {version})")
+                    raise NitroError(
+                        f"{self.path} was written by a newer nitroctl (schema version {version})",
+                        hint="upgrade nitroctl, or use another folder",
+                    )
                 if version < VERSION:
                     db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {VERSION}; COMMIT;")
         except OSError as e:
@@ -83,7 +86,7 @@ class Store:
         except sqlite3.Error as e:
             raise NitroError(
                 f"cannot use {self.path}: {e}",
-                hint="move it aside to start anew; the keys in it are lost then",
+                hint="move the file away to start with an empty store; the keys in it are then lost",
             ) from e
 
     def _open(self) -> sqlite3.Connection:
@@ -101,7 +104,7 @@ class Store:
         return db
 
     def close(self) -> None:
-        """This thread's connection."""
+        """Close this thread's connection."""
         db: sqlite3.Connection | None = getattr(self._local, "db", None)
         if db is not None:
             self._local.db = None
@@ -109,7 +112,8 @@ class Store:
 
     @contextlib.contextmanager
     def transaction(self, *, write: bool = False) -> Iterator[sqlite3.Connection]:
-        """All or nothing. Within another transaction of this thread it is part of that one."""
+        """A transaction: all or nothing. Inside another transaction of this thread it becomes part of that
+        one. `write` takes the write lock at once."""
         db = self._db()
         if db.in_transaction:
             yield db
@@ -118,7 +122,7 @@ class Store:
         try:
             yield db
         except BaseException:
-            with contextlib.suppress(sqlite3.OperationalError):  # a full disk may have ended it
+            with contextlib.suppress(sqlite3.OperationalError):  # a full disk may already have rolled it back
                 db.execute("ROLLBACK")
             raise
         db.execute("COMMIT")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The certificate for clients that insist on https://kms.REGION.amazonaws.com, under a CA of its own.
+"""The TLS certificate for clients that insist on https://kms.REGION.amazonaws.com, and the CA that signs it.
 
-The CA is made once, signs one certificate and loses its key: whoever trusts it trusts that certificate and no
-other. What it could have signed is narrowed all the same, by critical name constraints. It has nothing to do
-with the CA of attestation documents.
+The CA is made once, signs one certificate, and its private key is thrown away: to trust the CA is to trust
+that one certificate. Critical name constraints limit the CA all the same. It has nothing to do with the CA of
+attestation documents.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FOLDER = "tls"
 CA, CERTIFICATE, KEY = "ca.pem", "server.pem", "server.key"
 YEARS = 10
-# One certificate serves them all: an image that trusts the CA stays as it is when the region changes.
+# One certificate for all regions: an image that trusts the CA need not be rebuilt when the region changes.
 REGIONS = (
     *(f"{area}-{number}" for area in ("us-east", "us-west", "ca-central", "eu-central", "eu-north",
     "eu-south",
@@ -109,23 +109,23 @@ def _make(folder: Path, region: str) -> None:
 
 
 def ca_file(store: Path, region: str) -> Path:
-    """The CA that clients have to trust, made if there is none yet. Raises NitroError."""
+    """The PEM file of the CA that clients must trust; it is made if there is none yet. Raises NitroError."""
     folder = store / FOLDER
     if not folder.exists():
         try:
             _make(folder, region)
         except OSError as e:
-            if not (folder / CA).exists():  # else another process was first
+            if not (folder / CA).exists():  # if it does, another process has made it meanwhile
                 raise NitroError(f"cannot make the TLS certificate in {folder}: {e.strerror}") from e
     return folder / CA
 
 
 def context(store: Path, region: str) -> ssl.SSLContext:
-    """What a server needs. Raises NitroError."""
+    """The TLS context of a server. Raises NitroError."""
     from cryptography import x509
 
     folder = ca_file(store, region).parent
-    hint = f"remove {folder} for a new one; images that trust the old CA have to be built again then"
+    hint = f"remove {folder} to get a new one; images that trust the old CA must then be rebuilt"
     try:
         certificate = x509.load_pem_x509_certificate((folder / CERTIFICATE).read_bytes())
         made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""`kms policy test`: what a policy would answer to an enclave that runs a given image, without a server."""
+"""`kms policy test`: what a policy would decide for an enclave that runs a given image, without a server."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def _extended(text: str) -> str:
 
 @dataclass(frozen=True)
 class Enclave:
-    """What its document would say."""
+    """An enclave, by what its attestation document would say."""
 
-    pcrs: Mapping[int, str]  # as measured
+    pcrs: Mapping[int, str]  # as measured from the EIF
     role: str | None = None
     instance_id: str | None = None
     debug: bool = False
-    more: Mapping[int, str] | None = None  # given by hand, above all
+    more: Mapping[int, str] | None = None  # given by the user; these override all others
 
     def document(self) -> dict[int, str]:
         found = dict.fromkeys(range(16), ZERO)
@@ -45,8 +45,9 @@ class Enclave:
 
 
 def caller_for(read: Policy, role: str | None, principal: str | None) -> tuple[Caller, bool]:
-    """(who asks, whether he was only supposed): the principal, a session of the role, or else the first user
-    or role that the policy allows something, or else one of the account whom IAM allows all."""
+    """(the caller, whether it was guessed). The caller is the principal, if given; else a session of the
+    role; else a guess: the first user or role that the policy allows something, or else a user of the account
+    whom IAM allows everything."""
     if principal or role:
         return callers.caller_of(principal or role or "", callers.SESSION), False
     for statement in read.statements:
@@ -74,7 +75,8 @@ def decide(
     context: Mapping[str, str] | None = None,
     region: str = "us-east-1",
 ) -> Decision:
-    """`document` is None for a request without one; `iam` None for a caller whom IAM allows all of KMS."""
+    """Decide about one request. `document` is None for a request without one; `iam` is None for a caller whom
+    IAM allows all of KMS."""
     if iam is None:
         iam = [policy.parse(callers.EVERYTHING, "iam", "an IAM policy that allows kms:*")]
     now = datetime.now(UTC)

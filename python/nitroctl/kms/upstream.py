@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""Requests for other services, passed on to an emulator of those, and none for KMS: its own would hand out
-what ours guards."""
+"""Passes requests for other services on to an emulator (--upstream), but none for KMS: the emulator's own KMS
+would hand out what ours protects."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from nitroctl.base.errors import UsageError
 from nitroctl.kms.sigv4 import Received
 
 SECONDS = 60.0
-# Of one connection, RFC 9110 section 7.6.1; and what is told anew.
+# Headers that are not passed on: those of one connection (RFC 9110, section 7.6.1), and those that are set
+# anew.
 _HOP = {"connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te", "trailer",
         "transfer-encoding", "upgrade", "content-length", "expect"}  # fmt: skip
 _SCOPE = re.compile(r"Credential=[^/,\s]+/[^/]*/[^/]*/([^/,\s]+)/", re.IGNORECASE)
 
 
 def is_kms(request: Received) -> bool:
-    """By any of the ways by which emulators tell a service."""
+    """Whether a request is for KMS, by any of the ways in which emulators recognise a service."""
     target, host = request.header("x-amz-target") or "", request.header("host") or ""
     path = unquote(request.target)
     scope = _SCOPE.search(f"{request.header('authorization') or ''} {path}")
@@ -32,7 +33,7 @@ def is_kms(request: Received) -> bool:
 
 
 def is_blocked(request: Received) -> bool:
-    """An emulator's own switches: they could reset it, or read its state."""
+    """Whether a request is for the emulator's own API, which could reset the emulator or read its state."""
     path = posixpath.normpath("/" + unquote(request.target.partition("?")[0]).lower()).lstrip("/")
     return path.startswith(("moto-api", "_localstack", "_aws"))
 
@@ -54,7 +55,8 @@ class Upstream:
         self._host, self._port, self._tls = parts.hostname, port, parts.scheme == "https"
 
     def forward(self, request: Received) -> tuple[int, list[tuple[str, str]], bytes]:
-        """(status, headers, body). Raises OSError and http.client.HTTPException."""
+        """Send a request on; returns (status, headers, body). Raises OSError and
+        http.client.HTTPException."""
         kind = http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
         connection = kind(self._host, self._port, timeout=SECONDS)
         try:

@@ -89,7 +89,7 @@ def test_policies_are_put_only_if_understood_and_never_lock_out(world: World) ->
     refused(
         "MalformedPolicyDocumentException", world, "PutKeyPolicy", ALICE, KeyId=key, Policy=policy(attested())
     )
-    assert "would not let" in world.why
+    assert "would not allow" in world.why
     world.call(
         "PutKeyPolicy", ALICE, KeyId=key, Policy=policy(attested()), BypassPolicyLockoutSafetyCheck=True
     )

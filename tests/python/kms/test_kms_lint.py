@@ -66,7 +66,7 @@ def test_the_pcrs_of_images() -> None:
     text = policy(ADMINISTRATION, attested())
     assert lint(text, own) == lint(text, own | other) == lint(text) == []
     (found,) = lint(text, other)
-    assert found.rule == "no-image" and "is of none of old.eif" in found.text
+    assert found.rule == "no-image" and "belongs to none of old.eif" in found.text
     assert str(found).startswith('statement 2 ("Enclave") of the key policy: ') and str(found).endswith(
         "[no-image]"
     )

@@ -190,30 +190,30 @@ def test_a_denial_names_the_nearest_statement_and_what_it_lacked() -> None:
 
 ANY = {"Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*"}
 BROKEN: list[tuple[Any, str]] = [
-    ("{", "is no JSON"),
+    ("{", "is not JSON"),
     ("[" * 30000, "nested too deeply"),
-    ("[]", "is no JSON object"),
+    ("[]", "is not a JSON object"),
     ("{}", "has no Statement"),
     ('{"Statement": []}', "has no Statement"),
-    ('{"Statement": ["x"]}', "one that is no object"),
-    ('{"Version": "2012-10-17", "Version": "2012-10-17", "Statement": {}}', '"Version" stands twice'),
-    ('{"Statement": NaN}', "NaN is no JSON value"),
-    ({"Version": "2020-01-01", "Statement": [ANY]}, "has the version '2020-01-01'"),
-    ({"Statements": [ANY]}, "has the element Statements"),
-    ({"Id": 5, "Statement": [ANY]}, "the Id of the key policy is no text"),
-    ({**ANY, "Conditions": {}}, "the element Conditions is not known"),
-    ({**ANY, "effect": "Deny"}, "the element effect is not known"),
+    ('{"Statement": ["x"]}', "one that is not an object"),
+    ('{"Version": "2012-10-17", "Version": "2012-10-17", "Statement": {}}', '"Version" occurs twice'),
+    ('{"Statement": NaN}', "NaN is not a JSON value"),
+    ({"Version": "2020-01-01", "Statement": [ANY]}, "has the unknown version '2020-01-01'"),
+    ({"Statements": [ANY]}, "has an unknown element: Statements"),
+    ({"Id": 5, "Statement": [ANY]}, "the Id of the key policy is not a string"),
+    ({**ANY, "Conditions": {}}, "the element Conditions is unknown"),
+    ({**ANY, "effect": "Deny"}, "the element effect is unknown"),
     ({**ANY, "Effect": "allow"}, "neither Allow nor Deny"),
-    ({**ANY, "Sid": 1}, "its Sid is no text"),
+    ({**ANY, "Sid": 1}, "its Sid is not a string"),
     ({**ANY, "NotAction": "kms:*"}, "it has both Action and NotAction"),
     ({"Effect": "Allow", "Principal": "*", "Resource": "*"}, "it has neither Action nor NotAction"),
     ({"Effect": "Allow", "Principal": "*", "Action": "kms:*"}, "it has neither Resource nor NotResource"),
     ({"Effect": "Allow", "Action": "kms:*", "Resource": "*"}, "it has no Principal"),
     ({**ANY, "Action": []}, "its Action is neither"),
     ({**ANY, "Action": "Decrypt"}, "neither * nor SERVICE:NAME"),
-    ({**ANY, "Action": "s3:GetObject"}, "is none of KMS"),
-    ({**ANY, "Action": "kms:Decrpyt"}, "the action kms:Decrpyt is none of KMS"),
-    ({**ANY, "Action": "kms:Frob*"}, "is none of KMS"),
+    ({**ANY, "Action": "s3:GetObject"}, "is not an action of KMS"),
+    ({**ANY, "Action": "kms:Decrpyt"}, "kms:Decrpyt is not an action of KMS"),
+    ({**ANY, "Action": "kms:Frob*"}, "is not an action of KMS"),
     ({**ANY, "Resource": "key/1"}, "neither * nor an ARN"),
     ({**ANY, "Resource": "arn:aws:kms:*:*:key/${x}"}, "policy variables"),
     ({**ANY, "Principal": ROLE}, 'neither "*" nor an object'),
@@ -223,11 +223,11 @@ BROKEN: list[tuple[Any, str]] = [
     ({**ANY, "Principal": {}}, 'neither "*" nor an object'),
     ({"Effect": "Allow", "NotPrincipal": {"AWS": ROLE}, "Action": "kms:*", "Resource": "*"}, "NotPrincipal "
                                                                                              "with Allow"),
-    ({**ANY, "Condition": []}, "its Condition is no object"),
-    ({**ANY, "Condition": {"StringEquals": {}}}, "no object with condition keys"),
-    ({**ANY, "Condition": {"StringEquals": {PCR0: None}}}, "neither text, number"),
+    ({**ANY, "Condition": []}, "its Condition is not an object"),
+    ({**ANY, "Condition": {"StringEquals": {}}}, "is not an object with condition keys"),
+    ({**ANY, "Condition": {"StringEquals": {PCR0: None}}}, "is not a string, a number"),
     ({**ANY, "Condition": {"StringEquals": {PCR0: []}}}, "has no value"),
-    ({**ANY, "Condition": {"StringEquals": {PCR0: "x", PCR0.upper(): "y"}}}, "stands twice"),
+    ({**ANY, "Condition": {"StringEquals": {PCR0: "x", PCR0.upper(): "y"}}}, "occurs twice"),
     ({**ANY, "Condition": {"StringEquals": {"kms:RecipientAttestation": "x"}}}, "lacks :ImageSha384"),
     ({**ANY, "Sid": "x" * 40000}, "longer than 32768 bytes"),
 ]  # fmt: skip
@@ -251,7 +251,7 @@ def test_an_iam_policy_may_be_about_other_services_too() -> None:
           "Condition": {"StringLike": {"s3:prefix": "x"}}}  # fmt: skip
     read = parse(policy(s3, {"Effect": "Allow", "Action": "kms:*", "Resource": "*"}), "iam")
     assert [s.takes_action("kms:Decrypt") for s in read.statements] == [False, True]
-    with pytest.raises(KmsPolicyError, match="has no Principal"):
+    with pytest.raises(KmsPolicyError, match="must not have a Principal"):
         parse(policy(ANY), "iam")
 
 

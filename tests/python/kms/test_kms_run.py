@@ -41,7 +41,7 @@ def test_it_is_there_before_the_guest_and_goes_with_it(bench: Bench) -> None:
         )
         run.process.terminate()
         assert run.wait() == 143
-        assert "ListKeys by nobody known: MissingAuthenticationTokenException" in run.err.decode()
+        assert "ListKeys by an unknown caller: MissingAuthenticationTokenException" in run.err.decode()
     assert bench.left() == []
     store = bench.tmp / "data" / "nitroctl" / "kms"
     assert (store / "kms.sqlite3").exists() and (store / "tls" / "ca.pem").exists()

@@ -142,8 +142,8 @@ def test_bad_documents(world: World, tmp_path: Path) -> None:
         (stranger.document(), "which is not the trusted root"),
         (small.document(), "has 1024 bits, not 2048, 3072 or 4096"),
         (ENCLAVE.document(public_key=None), "has no public_key"),
-        (ENCLAVE.document(public_key=b"x"), "is no SubjectPublicKeyInfo in DER"),
-        (ENCLAVE.document(public_key=point), "is no RSA key"),
+        (ENCLAVE.document(public_key=b"x"), "is not a DER SubjectPublicKeyInfo"),
+        (ENCLAVE.document(public_key=point), "is not an RSA key"),
         (ENCLAVE.document(public_key=bytes(even)), "its modulus is even"),
     ):
         recipient = {"AttestationDocument": document, "KeyEncryptionAlgorithm": "RSAES_OAEP_SHA_256"}
@@ -341,7 +341,7 @@ def test_recipient_where_there_is_none_counts_for_nothing(world: World) -> None:
     key = world.key(ADMINISTRATION, attested(action="kms:Encrypt"))
     refused("AccessDeniedException", world, "Encrypt", world.role, KeyId=key, Plaintext=b"x",
             Recipient=ENCLAVE.recipient())  # fmt: skip
-    assert world.events[-1]["why"]["notes"] == ["Recipient: passed over, as AWS does, by Encrypt"]
+    assert world.events[-1]["why"]["notes"] == ["Recipient: ignored, as by AWS, for Encrypt"]
 
 
 # --- shapes ----------------------------------------------------------------------------------------------
