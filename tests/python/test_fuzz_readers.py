@@ -73,5 +73,5 @@ def test_what_was_found_to_matter(readers: ModuleType) -> None:
 def test_numbers_of_an_archive_are_hexadecimal_digits(readers: ModuleType) -> None:
     from io import BytesIO
 
-    with pytest.raises(readers.newc.NotReadable, match="a number that is none"):
+    with pytest.raises(readers.newc.NotReadable, match="a field that is not a hexadecimal number"):
         list(readers.newc.read(BytesIO(SIGNED_SIZE)))

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Attestation documents of the Nitro Secure Module: read, verify, and the local CA that stands behind ours.
+"""Attestation documents of the Nitro Secure Module (NSM): read and verify them; and the local CA under which
+local enclaves' documents are issued.
 
-    verify       check a document from its bytes to its policy; returns it or raises
-    document     what a document says: COSE_Sign1 and payload, decoded strictly
+    verify       check a document, from its bytes to the caller's policy; returns it or raises
+    document     decode a document strictly: COSE_Sign1 and payload
     chain        the X.509 path from the enclave's certificate to the root
     pki          the user's local CA, and the chain minted for one enclave
     errors       one class per reason to refuse a document
 
-A document of a local enclave proves which code was measured, under a root that its user owns. It never
-proves isolation: there is no Nitro hardware behind it.
+A local enclave's document proves which code was measured, under a root that its user owns. It never proves
+isolation: there is no Nitro hardware behind it.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ __all__ = [
     "verify",
 ]
 
-# Where they are; all others are errors.
+# The modules of these names; all other names are in `errors`.
 _HOMES = {
     "Document": "document",
     "Policy": "verification",

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""One X.509 certificate of a document's chain, taken apart by rules that leave no two readings.
+"""Parses one X.509 certificate of a document's chain, by rules that leave no room for interpretation.
 
-Libraries differ in what they forgive: dates that no calendar has, strings of the wrong characters, lengths
-that are not the shortest. The machine has gnutls and this package has cryptography; so that both give one
-verdict on a chain, both apply these rules first, written down in docs/attestation.md and, for the machine, in
-hw/virtio/nsm/nsm-cert.c. Only what a path needs is read: of extensions that are not critical nothing is,
-so that none of them can be in the way.
+Libraries differ in what they tolerate: impossible dates, strings with characters that their type does not
+allow, lengths that are not the shortest. The machine uses gnutls and this package uses cryptography. To reach
+the same verdict on a chain, both first apply these rules, which are written down in docs/attestation.md; the
+machine's code is in hw/virtio/nsm/nsm-cert.c. Only what path validation needs is read. Extensions that are
+not critical are ignored, so that none of them can cause a refusal.
 
-RFC 5280, section 4; X.690, section 10 (DER). Who issued whom is `chain`'s business.
+RFC 5280, section 4; X.690, section 10 (DER). `chain` checks who issued which certificate.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ INTEGER, BIT_STRING, OCTET_STRING, OID = 0x02, 0x03, 0x04, 0x06
 UTF8, PRINTABLE, IA5, UTC_TIME, GENERALIZED_TIME = 0x0C, 0x13, 0x16, 0x17, 0x18
 BOOLEAN, SEQUENCE, SET, CONTEXT_0, CONTEXT_3 = 0x01, 0x30, 0x31, 0xA0, 0xA3
 
-SERIAL_MAX = 20  # RFC 5280, section 4.1.2.2; AWS has such, with a zero in front
+SERIAL_MAX = 20  # bytes (RFC 5280, section 4.1.2.2); AWS has such serial numbers, with a leading zero byte
 OID_MAX = 32
 EXTENSIONS_MAX = 32
 # AlgorithmIdentifier of ecdsa-with-SHA384 (RFC 5758, section 3.2), without its head
@@ -34,18 +34,18 @@ P384_SIZE = len(P384) + 96
 
 ORGANIZATIONAL_UNIT = bytes.fromhex("55040b")  # 2.5.4.11
 BASIC_CONSTRAINTS, KEY_USAGE, NAME_CONSTRAINTS = "2.5.29.19", "2.5.29.15", "2.5.29.30"
-DIGITAL_SIGNATURE, KEY_CERT_SIGN = 0x80, 0x04  # of the first byte of KeyUsage
+DIGITAL_SIGNATURE, KEY_CERT_SIGN = 0x80, 0x04  # bits in the first byte of KeyUsage
 
 
 class Fault(ValueError):
-    """What is wrong with the certificate: a predicate, as in "the root certificate {fault}"."""
+    """What is wrong with the certificate, worded so that it completes "the root certificate {fault}"."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    tbs: bytes  # what is signed
+    tbs: bytes  # the TBSCertificate, which is what is signed
     signature: bytes  # DER of ECDSA-Sig-Value
-    algorithms: tuple[bytes, bytes]  # of the signature, inside and outside of `tbs`
+    algorithms: tuple[bytes, bytes]  # the signature algorithm, as given inside and outside of `tbs`
     issuer: bytes  # Name in DER
     subject: bytes
     begin: datetime
@@ -58,7 +58,7 @@ class Certificate:
 
 
 class _Reader:
-    """What is left of a constructed value's content."""
+    """The part of a constructed value's content that has not been read yet."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -95,7 +95,7 @@ class _Reader:
 
 
 def _integer(reader: _Reader, what: str) -> int:
-    """An integer of any length that is not negative."""
+    """An integer of any length; it must not be negative."""
     content = reader.take(INTEGER, what)
     if not content or (len(content) > 1 and content[0] == 0 and content[1] < 0x80):
         raise Fault(f"is no X.509 certificate in DER: {what} is no integer in DER")
@@ -105,7 +105,7 @@ def _integer(reader: _Reader, what: str) -> int:
 
 
 def _oid(content: bytes, what: str) -> str:
-    """Dotted; each arc has nine bytes at the most."""
+    """An object identifier in dotted form; each arc may have at most nine bytes."""
     arcs, arc, size = [], 0, 0
     if not 1 <= len(content) <= OID_MAX or content[-1] & 0x80:
         raise Fault(f"is no X.509 certificate in DER: {what} has no object identifier")
@@ -180,7 +180,7 @@ def _time(reader: _Reader, what: str) -> datetime:
 
 
 def _bits(content: bytes, what: str) -> tuple[int, bytes]:
-    """Unused bits at the end, which are zero, and the bytes."""
+    """A BIT STRING: (number of unused bits at the end, which must be zero, and the bytes)."""
     if not content or content[0] > 7 or (content[0] and len(content) < 2):
         raise Fault(f"is no X.509 certificate in DER: {what} is no bit string")
     if content[0] and content[-1] & ((1 << content[0]) - 1):
@@ -214,7 +214,7 @@ def _key_usage(value: bytes) -> int:
 
 
 def _extensions(reader: _Reader) -> dict[str, tuple[bool, bytes]]:
-    """By their identifiers: critical or not, and the value. Unknown critical ones are refused."""
+    """The extensions by their OIDs: (critical, value). Unknown critical extensions are refused."""
     found: dict[str, tuple[bool, bytes]] = {}
     while reader.tag() is not None:
         extension = reader.inside(SEQUENCE, "an extension")
@@ -239,7 +239,7 @@ def _extensions(reader: _Reader) -> dict[str, tuple[bool, bytes]]:
 
 
 def units_of(der: bytes) -> list[str]:
-    """The organizational units in a certificate's name; none of what `parse` refuses."""
+    """The organizational units in a certificate's subject name; empty if `parse` refuses the certificate."""
     try:
         subject = parse(der).subject
     except Fault:
@@ -252,7 +252,7 @@ def units_of(der: bytes) -> list[str]:
             pair = values.inside(SEQUENCE, "subject")
             unit = pair.take(OID, "subject") == ORGANIZATIONAL_UNIT
             tag = pair.tag()
-            assert tag is not None  # `parse` has seen to it
+            assert tag is not None  # `parse` has checked it
             text = pair.take(tag, "subject").decode()
             found += [text] if unit else []
     return found
@@ -263,7 +263,7 @@ def _malformed(what: str) -> NoReturn:
 
 
 def parse(der: bytes) -> Certificate:
-    """Take a certificate apart, or raise Fault. Key and signature are not looked at."""
+    """Parse a certificate; raises Fault. The key and the signature are not checked."""
     outer = _Reader(der)
     whole = outer.inside(SEQUENCE, "the certificate")
     outer.end("the certificate")

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""The X.509 path from an enclave's certificate to the root: who issued whom, with which rights, valid when.
+"""Validates the X.509 path from the root to an enclave's certificate: issuers, rights, and dates.
 
-Path rules are RFC 5280 section 6.1 as AWS's attestation guide narrows them: P-384 with SHA-384 everywhere,
-the root by its bytes and not by its name, no revocation lists, no extended key usage. What is critical and
-not processed here is refused, and so is any name constraint. The machine checks its CA certificates by the
-same rules (hw/virtio/nsm/nsm-chain-load.c).
+The rules are those of RFC 5280 section 6.1, restricted as in AWS's attestation guide: P-384 with SHA-384
+everywhere, the root is identified by its bytes and not by its name, no revocation lists, no extended key
+usage. Critical extensions that are not processed here are refused, and so are name constraints. The machine
+checks its CA certificates by the same rules (hw/virtio/nsm/nsm-chain-load.c).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def parse(der: bytes, name: str) -> Certificate:
-    """Take one DER certificate apart; raises CertificateError."""
+    """Parse one DER certificate and check its algorithms. `name` is for errors. Raises CertificateError."""
     try:
         certificate = der_rules.parse(der)
     except der_rules.Fault as e:
@@ -37,7 +37,8 @@ def parse(der: bytes, name: str) -> Certificate:
 
 
 def load(der: bytes, name: str) -> x509.Certificate:
-    """The same certificate as `cryptography` has it, for its key and its name; raises CertificateError."""
+    """The same certificate as an object of `cryptography`, for its key and its name. Raises
+    CertificateError."""
     from cryptography import x509
     from cryptography.exceptions import UnsupportedAlgorithm
 
@@ -47,7 +48,7 @@ def load(der: bytes, name: str) -> x509.Certificate:
         _ = certificate.subject.rfc4514_string(), certificate.issuer.rfc4514_string()
         return certificate
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as e:
-        raise CertificateError(f"the {name} is no X.509 certificate: {e}") from e
+        raise CertificateError(f"the {name} is not an X.509 certificate: {e}") from e
 
 
 def _check_dates(certificate: Certificate, name: str, at: datetime) -> None:
@@ -59,7 +60,8 @@ def _check_dates(certificate: Certificate, name: str, at: datetime) -> None:
 
 
 def _check_ca(certificate: Certificate, name: str, below: int) -> None:
-    """A CA with `below` further CA certificates between it and the leaf."""
+    """Check that the certificate is a CA's that may have `below` more CA certificates between it and the
+    leaf."""
     if certificate.ca is None:
         raise CertificateError(f"the {name} lacks an extension: BasicConstraints")
     if not certificate.ca or not certificate.ca_critical:
@@ -83,9 +85,10 @@ def _check_leaf(certificate: Certificate, name: str) -> None:
 
 
 def check_path(ders: Sequence[bytes], at: datetime, *, leaf: bool = True) -> list[x509.Certificate]:
-    """Check a path, root first, at the time `at` (aware); return it. Without `leaf` all are CAs.
+    """Check a path, root first, at the time `at` (with a time zone), and return it. Without `leaf` all
+    certificates must be CAs'.
 
-    Raises ChainError. Whether the root is the right one is `check`'s question.
+    Raises ChainError. Whether the root is the trusted one is checked by `check`.
     """
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives import hashes
@@ -105,7 +108,7 @@ def check_path(ders: Sequence[bytes], at: datetime, *, leaf: bool = True) -> lis
                 f"({path[above].subject.rfc4514_string()})"
             )
         key = path[above].public_key()
-        assert isinstance(key, ec.EllipticCurvePublicKey)  # parse() has seen to it
+        assert isinstance(key, ec.EllipticCurvePublicKey)  # parse() has checked it
         try:
             key.verify(certificate.signature, certificate.tbs, ec.ECDSA(hashes.SHA384()))
         except InvalidSignature as e:
@@ -119,17 +122,17 @@ def check_path(ders: Sequence[bytes], at: datetime, *, leaf: bool = True) -> lis
 
 
 def _claimed(der: bytes) -> str:
-    """The subject of what should have been the root, for a message."""
+    """The subject of the certificate in the root's place, for a message."""
     try:
         parse(der, "root certificate")
         return load(der, "root certificate").subject.rfc4514_string()
     except CertificateError:
-        return "no certificate as a chain has them"
+        return "not a valid certificate"
 
 
 class Remembering:
-    """`check` for whoever verifies many documents of few enclaves: a path that was good is good
-    again for as long as all its certificates are valid. It is known by all their bytes."""
+    """`check` with a memory, for verifying many documents of few enclaves: a path that was found valid is
+    valid again while all its certificates are. It is recognised by all their bytes."""
 
     def __init__(self, most: int = 256) -> None:
         self._most = most
@@ -160,13 +163,14 @@ class Remembering:
 def check(
     leaf: bytes, cabundle: Sequence[bytes], root: x509.Certificate, at: datetime
 ) -> list[x509.Certificate]:
-    """Check the path at the time `at` (aware); return it, root first. Raises RootMismatch or ChainError."""
+    """Check the path at the time `at` (with a time zone); return it, root first. Raises RootMismatch or
+    ChainError."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
     if cabundle[0] != root.public_bytes(Encoding.DER):
         raise RootMismatch(
             f"the document's chain begins with ({_claimed(cabundle[0])}), which is not the trusted root "
             f"({root.subject.rfc4514_string()})",
-            hint="name the root that should have issued it with --root PEM, or --root aws",
+            hint="give the root that should have issued it with --root PEM, or --root aws",
         )
     return check_path([*cabundle, leaf], at)

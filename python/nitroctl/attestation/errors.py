@@ -4,15 +4,15 @@
 AttestationError
 ├── MalformedDocument       not an untagged or tagged COSE_Sign1 of the right shape
 ├── FieldError              a payload field is missing, of a wrong type or out of range: `field`
-├── RootMismatch            the bundle does not begin with the root that we trust
+├── RootMismatch            the cabundle does not begin with the trusted root
 ├── ChainError              a certificate does not follow from its issuer
-│   ├── CertificateError    a certificate has not the constraints of its place
+│   ├── CertificateError    a certificate lacks the properties that its place in the chain needs
 │   └── CertificateExpired  a certificate is not valid at the time of the check
 ├── SignatureMismatch       the document was not signed by the enclave's key
-└── PolicyError             a genuine document that is not what was asked for
+└── PolicyError             a genuine document, but not what the caller expects
     ├── DebugEnclave        PCR0 is zero: the enclave runs in debug mode
-    ├── UnmeasuredEnclave   it runs what its PCRs do not say, as its issuer's name does
-    ├── PcrMismatch         another value, or none, in `index`: `expected`, `found`
+    ├── UnmeasuredEnclave   it runs code that its PCRs do not measure, as its issuer's name says
+    ├── PcrMismatch         PCR `index` has another value, or none: `expected`, `found`
     ├── NonceMismatch, UserDataMismatch, PublicKeyMismatch
     └── StaleDocument       older than allowed, or from the future
 """

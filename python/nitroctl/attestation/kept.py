@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Chains that were minted a short while ago, for the next enclave of the same parent instance: on AWS, too,
-the enclaves of an instance are issued under one certificate of that instance. Costs no cryptography.
+"""Keeps recently minted chains for the next enclave of the same parent instance, which saves the
+cryptography. On AWS, too, the documents of an instance's enclaves are issued under one certificate of that
+instance.
 
-They lie beside the CA that they are of, whose own key could make as many as it likes. What is not as it
-should be there is as good as nothing: a new chain is minted.
+The chains are stored beside the CA that issued them, whose key, in the same folder, could make any number of
+them anyway. A stored chain that is damaged or does not fit is ignored, and a new one is minted.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from nitroctl.attestation import pki
 from nitroctl.base import atomic
 
 FOLDER = "instances"
-SECONDS = 3600.0  # so long is a chain handed out; it ends that much sooner for its last enclave
+SECONDS = 3600.0  # how long a chain is reused; for its last enclave it expires that much earlier
 
 
 def chain(instance_id: str, *, days: int, form: pki.DocumentForm, unmeasured: bool) -> tuple[str, str]:
-    """The chain and the instance's key in PEM, as `pki.mint` makes them. Raises NitroError as that does."""
+    """The chain and the instance CA's key in PEM, as `pki.mint` makes them. Raises NitroError like
+    `pki.mint`."""
     wanted = {"instance_id": instance_id, "days": days, "form": form, "unmeasured": unmeasured}
     path = pki.ca_dir() / FOLDER / f"{instance_id.encode().hex()}.{days}.{form}.{int(unmeasured)}"
     with contextlib.suppress(OSError, ValueError):

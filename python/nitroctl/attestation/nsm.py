@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What a guest asked its NSM, and what it was answered, in words: a line of the device's log in, an entry
-out.
+"""Turns a line of the NSM device's log into an entry for people: what a guest asked, and what was answered.
 
-The bytes are the guest's: they are read with `base.cbor`, which believes no length, and whatever is no
-request stays the bytes that it is. The requests and answers are those of AWS's NSM API; a guest may spell one
-in several ways (a list for a map, text for bytes), which the device takes, and so does this. What keeps the
-log, and how it comes from the device, is not known here; its lines are described in docs/machine.md.
+The bytes come from the guest and are not trusted: they are decoded with `base.cbor`, which trusts no length,
+and what is not a valid request is kept as bytes. Requests and answers are those of AWS's NSM API. A guest may
+encode a request in several ways (a list for a map, text for bytes), which the device accepts, and so does
+this module. How the log is transferred and kept is left to others; its lines are described in
+docs/machine.md.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 
 from nitroctl.base import cbor
 
-VERSION = 1  # of the device's lines
+VERSION = 1  # of the format of the device's lines
 LINE_MAX = 1 << 16  # bytes; the longest request and answer in hex have half of that
 
 SUCCESS = "Success"
-SHOWN_BYTES = 16  # of a value, in the words
+SHOWN_BYTES = 16  # how many bytes of a value are shown
 
 # Each operation's arguments, in the order in which a list has them.
 _ARGUMENTS: dict[str, tuple[str, ...]] = {
@@ -37,12 +37,12 @@ _ARGUMENTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Entry:
-    """One request and its answer. What a request of this kind does not have is None.
+    """One request and its answer. Fields that a request of this kind does not have are None.
 
-    `kind` is None for what is no request, which is in `request` then. `index` is LockPCRs' range, too;
-    `value` the register after ExtendPCR or at DescribePCR. Of GetRandom only the number of bytes is kept.
-    `faults` names what `nitroctl fault` did to it, `dropped` counts the requests since the entry before that
-    are missing, because nobody took them from the device in time.
+    `kind` is None if the bytes are not a valid request; they are then in `request`. `index` is also LockPCRs'
+    range; `value` is the PCR after ExtendPCR or in DescribePCR. Of GetRandom's answer only the number of
+    bytes is kept. `faults` names what `nitroctl fault` did to the request. `dropped` counts the requests
+    since the previous entry that are missing, because nobody read them from the device in time.
     """
 
     time: str
@@ -75,7 +75,7 @@ class Entry:
 
     @classmethod
     def from_json(cls, value: Any) -> Entry:
-        """Raises KeyError, TypeError or ValueError for what `to_json` has not made."""
+        """The entry from what `to_json` made. Raises KeyError, TypeError or ValueError for anything else."""
         found = {one.name: value[one.name] for one in fields(cls)}
         for name in ("data", "user_data", "nonce", "public_key", "value", "document", "request"):
             if found[name] is not None:
@@ -83,7 +83,7 @@ class Entry:
         return cls(**{**found, "faults": tuple(found["faults"])})
 
     def words(self, *, documents: bool = False) -> str:
-        """For people, on one line; to be shown by `base.shown`."""
+        """The entry for people, on one line; print it with `base.shown`."""
         given = [
             f"{'range' if name == 'index' and self.kind == 'LockPCRs' else name}={_short(value)}"
             for name in ("index", "data", "user_data", "nonce", "public_key")
@@ -123,7 +123,7 @@ def _short(value: bytes | int) -> str:
 
 
 def entry(line: bytes) -> Entry | None:
-    """The entry of one line of the device's log, None for what is none of its lines."""
+    """The entry of one line of the device's log; None if it is not such a line."""
     parts = line.split(b" ")
     if len(parts) != 8 or len(line) > LINE_MAX or parts[0] != b"%d" % VERSION:
         return None
@@ -166,7 +166,7 @@ def _decoded(data: bytes) -> Any:
 
 
 def _request(data: bytes) -> tuple[str | None, Mapping[str, Any]]:
-    """The operation and its arguments by their names."""
+    """The operation and its arguments by name."""
     value = _decoded(data)
     given: Any = None
     if isinstance(value, Mapping) and len(value) == 1:
@@ -190,7 +190,7 @@ def _request(data: bytes) -> tuple[str | None, Mapping[str, Any]]:
 
 
 def _answer(data: bytes, kind: str | None) -> tuple[str, Mapping[str, Any]]:
-    """How it ended, and what it gave."""
+    """The outcome (a name or an error), and the answer's fields."""
     value = _decoded(data)
     if isinstance(value, str) and value == kind:
         return SUCCESS, {}

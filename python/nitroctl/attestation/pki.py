@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The user's local CA, and the certificate chain minted from it for one enclave. Verifies nothing.
 
-One root per user, made on first use, kept in the data folder. For each enclave three CA certificates are
-minted under it, in the shape of AWS's (regional, zonal, instance); QEMU gets the instance CA's key and makes
-the enclave's own certificate and key itself. All keys are P-384, all signatures ecdsa-with-SHA384.
+There is one root per user, made on first use and kept in the data folder. For each enclave three CA
+certificates are minted under it, like AWS's (regional, zonal, instance). QEMU gets the instance CA's key and
+makes the enclave's own certificate and key itself. All keys are P-384, all signatures ecdsa-with-SHA384.
 
-The root's name says that it is local and not AWS's: nobody shall mistake one for the other.
+The root's name says that it is local and not AWS's, so that nobody mistakes one for the other.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 ROOT_YEARS = 30
 DEFAULT_DAYS = 30  # of a minted chain
 MAX_DAYS = 3650
-BACKDATE = timedelta(hours=1)  # verifiers whose clock is behind, as AWS's own chains allow
+BACKDATE = timedelta(hours=1)  # for verifiers whose clock is slow; AWS's chains are backdated, too
 SERIAL_BYTES = 16
 INSTANCE_SERIAL_BYTES = 20
-# Dates until then are UTCTime (RFC 5280, section 4.1.2.5), as all of AWS's are.
+# Dates before this are UTCTime (RFC 5280, section 4.1.2.5), like all of AWS's.
 UTC_TIME_ENDS = datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC)
-# AWS's documents changed: since July 2024 the instance's certificate has key identifiers, since April 2025
-# the payload is a map of indefinite length.
+# The forms of AWS's documents: since July 2024 the instance's certificate has key identifiers; since April
+# 2025 the payload is a map of indefinite length.
 DocumentForm = Literal["2025", "2023"]
 DOCUMENT_FORMS: tuple[DocumentForm, ...] = ("2025", "2023")
 COMMON_NAME_MAX = 64  # RFC 5280, appendix A: ub-common-name
@@ -56,7 +56,7 @@ class Authority(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """What QEMU needs for one enclave: four certificates, root first, and the last one's key."""
+    """What QEMU needs for one enclave: four certificates, root first, and the key of the last one."""
 
     certificates: tuple[x509.Certificate, ...]
     key: ec.EllipticCurvePrivateKey
@@ -81,7 +81,8 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def _name(*parts: tuple[str, str]) -> x509.Name:
-    """A distinguished name: countryName is a PrintableString, all else UTF8String, as in AWS's chains."""
+    """A distinguished name: countryName is a PrintableString, the rest are UTF8Strings, as in AWS's
+    chains."""
     from cryptography import x509
     from cryptography.x509.oid import NameOID
 
@@ -96,8 +97,8 @@ def _name(*parts: tuple[str, str]) -> x509.Name:
     return x509.Name([x509.NameAttribute(oids[key], value) for key, value in parts])
 
 
-# In the name of what issues the documents of an enclave whose PCRs do not say what runs. `verify` looks for
-# the word, and so does the machine.
+# In the name of the instance CA of an enclave that runs code which its PCRs do not measure. `verify` and the
+# machine look for the word "unmeasured".
 UNMEASURED = "Local, not AWS, unmeasured"
 _ORGANISATION = (("O", "nitroctl"), ("OU", "Local, not AWS"))
 # ISO 3166-1 reserves XX for users: a local chain belongs to no country.
@@ -115,13 +116,13 @@ def _issue(
     identifiers: bool = True,
     serial_bytes: int = SERIAL_BYTES,
 ) -> Authority:
-    """One CA certificate with a new key, signed by `issuer`, or by itself for None."""
+    """One CA certificate with a new key, signed by `issuer`, or self-signed if that is None."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec
 
     key = ec.generate_private_key(ec.SECP384R1())
-    # A positive serial that fills its bytes (RFC 5280, section 4.1.2.2).
+    # A positive serial number without a leading zero byte (RFC 5280, section 4.1.2.2).
     serial = int.from_bytes(os.urandom(serial_bytes), "big") >> 1 | 1 << (8 * serial_bytes - 2)
     usage = x509.KeyUsage(
         digital_signature=signs_documents,
@@ -155,7 +156,7 @@ def _issue(
 
 
 def make_root(now: datetime | None = None) -> Authority:
-    """A new root, in memory only."""
+    """Make a new root, in memory only."""
     begin = (now or datetime.now(UTC)).replace(microsecond=0) - BACKDATE
     subject = _name(_COUNTRY, *_ORGANISATION, ("CN", AREA))
     end = min(begin + timedelta(days=365 * ROOT_YEARS), UTC_TIME_ENDS)
@@ -173,11 +174,11 @@ def mint(
 ) -> Chain:
     """Mint the three CA levels of one enclave under `root`, valid for `days` days from now.
 
-    Those of an `unmeasured` enclave say so in the instance CA's name. Raises NitroError if the root ends
-    before they would, or for an argument out of range.
+    For an `unmeasured` enclave the instance CA's name says so. Raises NitroError if the root expires before
+    they would, or if an argument is out of range.
     """
     if not 1 <= days <= MAX_DAYS:
-        raise NitroError(f"a chain of {days} days is out of range: 1 to {MAX_DAYS}")
+        raise NitroError(f"a chain cannot be valid for {days} days: give 1 to {MAX_DAYS}")
     if len(f"{instance_id}.{AREA}") > COMMON_NAME_MAX:
         raise NitroError(
             f"the instance id {instance_id!r} is too long for a certificate: {len(instance_id)} characters, "
@@ -188,7 +189,7 @@ def mint(
     last = root.certificate.not_valid_after_utc
     if end > last:
         raise NitroError(
-            f"the local CA's root ends at {last:%F %T} UTC, before a chain of {days} days would",
+            f"the local CA's root expires at {last:%F %T} UTC, before a chain of {days} days would",
             hint="make a new one with `nitroctl attest ca init --force`",
         )
     place = (("ST", "Local"), ("L", "Local"))
@@ -225,7 +226,7 @@ def load() -> Authority | None:
     folder = ca_dir()
     if not folder.exists():
         return None
-    hint = "restore it from a copy, or start anew with `nitroctl attest ca init --force` (keeps it aside)"
+    hint = "restore it from a copy, or make a new one: `nitroctl attest ca init --force` (keeps the old)"
     try:
         pem, key_pem = (folder / ROOT_FILE).read_bytes(), (folder / KEY_FILE).read_bytes()
         certificate = x509.load_pem_x509_certificate(pem)
@@ -244,18 +245,18 @@ def init(*, force: bool = False) -> Authority:
     folder = ca_dir()
     if folder.exists() and not force:
         raise NitroError(
-            f"there is a local CA in {folder} already",
-            hint="use it, or replace it with --force: documents issued under it no longer verify then",
+            f"there is already a local CA in {folder}",
+            hint="use it, or replace it with --force: documents issued under it then no longer verify",
         )
     return _make(folder, force=force)
 
 
 def _make(folder: Path, *, force: bool) -> Authority:
-    """A new CA in `folder`; without `force`, that of whoever was first."""
+    """Make a CA in `folder`; without `force`, if another process has made one meanwhile, that one."""
     root = make_root()
     try:
         folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Fails if another process was first: its CA stands.
+        # Fails if another process was first: then its CA is used.
         with atomic.folder(folder, mode=0o700, sync=True) as aside:
             for name, data, mode in ((KEY_FILE, _key_pem(root.key), 0o600), (ROOT_FILE, root.pem, 0o644)):
                 write_private(aside / name, data, mode)
@@ -273,12 +274,12 @@ def _make(folder: Path, *, force: bool) -> Authority:
 
 
 def load_or_init() -> Authority:
-    """The user's CA, made now if there is none."""
+    """The user's CA; it is made if there is none."""
     return load() or _make(ca_dir(), force=False)
 
 
 def write_private(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Write a new file whose mode is `mode` from its first byte on."""
+    """Write a new file that has the mode `mode` from the moment it is created."""
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as f:
         os.fchmod(f.fileno(), mode)
         f.write(data)

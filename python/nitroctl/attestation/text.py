@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Attestation documents as they travel in JSON, logs and terminals: hexadecimal, base64, base64url.
+"""Text encodings in which attestation documents are passed on in JSON, logs and terminals: hexadecimal,
+base64, base64url.
 
-Only the dress is taken off; what is below need not be a document.
+Only the encoding is removed; the result need not be a document.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ import base64
 import binascii
 import re
 
-# A document begins with 0x84, or with 0xd2 where it has its tag: neither is ASCII, nor white space.
+# A document begins with 0x84, or with 0xd2 if it is tagged: neither is an ASCII character.
 _TEXT = re.compile(rb"\s*[A-Za-z0-9+/_=-]")
 _HEX = re.compile(rb"(?:84|d2)(?:[0-9a-f]{2})*", re.IGNORECASE)
 
 
 def undress(data: bytes) -> bytes:
-    """The bytes behind `data`, raw or text with white space in it. What is neither comes back as it is."""
+    """Decode `data`, which is raw bytes or one of these encodings, perhaps with white space in it. Raw bytes
+    are returned unchanged."""
     if not _TEXT.match(data):
         return data
     text = b"".join(data.split())

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Verify an attestation document, from its bytes to what the caller expects of it.
+"""Verifies an attestation document, from its bytes to what the caller expects in it.
 
-`verify` returns the document or raises one of `errors`; there is no True or False to forget. The steps are
-those of AWS's attestation guide: shape, path to a pinned root, COSE signature, and then the caller's policy.
+`verify` returns the document or raises one of `errors`; it has no boolean result that a caller could forget
+to check. The steps are those of AWS's attestation guide: structure, path to a pinned root, COSE signature,
+and then the caller's policy.
 """
 
 from __future__ import annotations
@@ -34,18 +35,19 @@ from nitroctl.base.instants import UTC
 if TYPE_CHECKING:
     from cryptography import x509
 
-# How far a document's clock may be ahead of ours before it counts as from the future.
+# How far a document's timestamp may be ahead of our clock.
 CLOCK_SKEW = timedelta(minutes=1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Policy:
-    """What a caller expects of a genuine document; None leaves a field unchecked.
+    """What a caller expects in a genuine document; None leaves a field unchecked.
 
-    `at` is the time for which certificates must be valid: an aware datetime, "document" for the document's
-    own timestamp (archived documents), None for now. `max_age` is counted from the timestamp to `at`, so that
-    it says nothing together with "document". `field_max` is the most bytes that public key, user data and
-    nonce may each have; AWS's guide says 1024. Raises UsageError for what cannot be meant.
+    `at` is the time at which the certificates must be valid: a datetime with a time zone, "document" for the
+    document's own timestamp (for archived documents), or None for now. `max_age` is counted from the
+    timestamp to `at`, so it cannot be combined with "document". `field_max` is the most bytes that public
+    key, user data and nonce may each have; AWS's guide says 1024. Raises UsageError for values that make no
+    sense.
     """
 
     at: datetime | Literal["document"] | None = None
@@ -69,14 +71,16 @@ class Policy:
             except OverflowError as e:
                 raise UsageError(f"the time {self.at} is not in the years 1 to 9999 of UTC") from e
         elif self.at not in (None, "document"):
-            raise UsageError(f'the time {self.at!r} is neither a datetime nor "document" nor None')
+            raise UsageError(f'the time {self.at!r} is not a datetime, "document" or None')
         if self.max_age is not None:
             if self.max_age < timedelta():
-                raise UsageError(f"a greatest age of {self.max_age.total_seconds():.0f} s is less than none")
+                raise UsageError(
+                    f"the greatest age must not be negative: {self.max_age.total_seconds():.0f} s"
+                )
             if self.at == "document":
                 raise UsageError(
-                    "at its own time a document has no age: the two contradict each other",
-                    hint="for a fresh document leave the time out; for an archived one, the age",
+                    "a document has no age at its own time: the two options contradict each other",
+                    hint="for a fresh document leave the time out; for an archived one leave the age out",
                 )
 
 
@@ -96,13 +100,14 @@ def load_root(source: str | Path | bytes) -> x509.Certificate:
             raise NitroError(f"cannot read the root certificate {source}: {e.strerror}") from e
     try:
         with warnings.catch_warnings():
-            # What it only warns of, such as a serial number below zero, is refused with the document.
+            # What the library only warns about, such as a negative serial number, is refused with the
+            # document.
             warnings.simplefilter("ignore")
             root = x509.load_pem_x509_certificate(data)
-        _ = root.subject.rfc4514_string()  # it is parsed no sooner
+        _ = root.subject.rfc4514_string()  # the library parses the name only now
         return root
     except (ValueError, TypeError, x509.InvalidVersion) as e:
-        raise NitroError(f"{name} is no certificate in PEM: {e}") from e
+        raise NitroError(f"{name} is not a PEM certificate: {e}") from e
 
 
 def _check_signature(document: Document, leaf: x509.Certificate) -> None:
@@ -111,23 +116,24 @@ def _check_signature(document: Document, leaf: x509.Certificate) -> None:
     from cryptography.hazmat.primitives.asymmetric import ec, utils
 
     key = leaf.public_key()
-    assert isinstance(key, ec.EllipticCurvePublicKey)  # chain.load has seen to it
+    assert isinstance(key, ec.EllipticCurvePublicKey)  # chain.load has checked it
     half = SIGNATURE_SIZE // 2
     r, s = (int.from_bytes(part, "big") for part in (document.signature[:half], document.signature[half:]))
     try:
         key.verify(utils.encode_dss_signature(r, s), document.signed_bytes(), ec.ECDSA(hashes.SHA384()))
     except InvalidSignature as e:
-        raise SignatureMismatch("the signature is not the enclave's key's over this content") from e
+        raise SignatureMismatch("the signature was not made over this content with the enclave's key") from e
 
 
 def _check_time(document: Document, leaf: x509.Certificate) -> None:
-    """The key that signs documents is valid when it does; whole seconds, as certificates have them."""
+    """Check that the enclave's certificate was valid when the document was signed; in whole seconds, as in
+    certificates."""
     time = document.time.replace(microsecond=0)
     begin, end = leaf.not_valid_before_utc, leaf.not_valid_after_utc
     if not begin <= time <= end:
         raise FieldError(
             "timestamp",
-            f"is {time:%F %T} UTC, and the enclave's certificate valid from {begin:%F %T} to {end:%F %T} UTC",
+            f"is {time:%F %T} UTC; the enclave's certificate is valid from {begin:%F %T} to {end:%F %T} UTC",
         )
 
 
@@ -139,7 +145,7 @@ def _check_policy(document: Document, policy: Policy, at: datetime) -> None:
         )
     if document.unmeasured and not policy.allow_unmeasured:
         raise UnmeasuredEnclave(
-            "the enclave is unmeasured, says its issuer's name: it runs more than its PCRs tell of",
+            "the enclave is unmeasured, as its issuer's name says: it runs code that its PCRs do not cover",
             hint="--allow-unmeasured accepts such documents",
         )
     for index, expected in sorted(policy.pcrs.items()):
@@ -165,7 +171,7 @@ def _check_policy(document: Document, policy: Policy, at: datetime) -> None:
 
 
 class CheckPath(Protocol):
-    """`chain.check`, or one that remembers what it has checked."""
+    """`chain.check`, or a `Remembering`."""
 
     def __call__(
         self, leaf: bytes, cabundle: Sequence[bytes], root: x509.Certificate, at: datetime
@@ -178,7 +184,7 @@ def verify_chain(
     policy: Policy = Policy(),
     check_path: CheckPath = chain.check,
 ) -> tuple[Document, list[x509.Certificate]]:
-    """As `verify`, and also return the certificates of the path, root first."""
+    """Like `verify`, but also return the certificates of the path, root first."""
     from cryptography import x509
 
     if not isinstance(root, x509.Certificate):

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What an image says about itself in its metadata section, as AWS's tools write it, with our own marks.
-Reads no file.
-"""
+"""The contents of an EIF's metadata section, as AWS's tools write it, and our own marks in it. Reads no
+file."""
 
 from __future__ import annotations
 
@@ -11,18 +10,18 @@ from nitroctl.eif.metadata import parse as json_of
 
 # Keys of the metadata section's BuildMetadata, in AWS's order.
 BUILD_KEYS = ("BuildTime", "BuildTool", "BuildToolVersion", "OperatingSystem", "KernelVersion")
-METADATA_KEPT = 1 << 20  # bytes that are read of it
+METADATA_KEPT = 1 << 20  # how many bytes of the section are read
 
 
 def custom(metadata: dict[str, Any]) -> dict[str, Any]:
-    """The custom metadata's keys, which nitro-cli mixes with those of the build; what has no keys has that of
-    its own."""
+    """The custom metadata as keys beside those of BuildMetadata, where nitro-cli puts them; custom metadata
+    that are not an object get a key of their own."""
     value = metadata["CustomMetadata"]
     return {} if value is None else value if isinstance(value, dict) else {"CustomMetadata": value}
 
 
 def metadata_json(metadata: dict[str, Any]) -> dict[str, Any]:
-    """What nitro-cli prints of a metadata section."""
+    """What nitro-cli prints about a metadata section."""
     return {
         "ImageName": metadata["ImageName"],
         "ImageVersion": metadata["ImageVersion"],
@@ -35,8 +34,8 @@ def metadata_json(metadata: dict[str, Any]) -> dict[str, Any]:
 
 
 def parse_metadata(data: bytes) -> tuple[dict[str, Any] | None, str | None]:
-    """(metadata, None), or (None, why not). All keys must be there, as nitro-cli wants it; null may stand for
-    DockerInfo and CustomMetadata."""
+    """Parse a metadata section: (metadata, None), or (None, what is wrong). As with nitro-cli all keys must
+    be there; DockerInfo and CustomMetadata may be null."""
     if len(data) >= METADATA_KEPT:
         return None, f"more than {METADATA_KEPT} bytes"
     try:
@@ -65,7 +64,7 @@ def wants_acpi(metadata: dict[str, Any] | None) -> bool:
 
 
 def lacking(metadata: dict[str, Any] | None) -> list[str]:
-    """What programs can miss of AWS's kernel in this image's, as it says itself."""
+    """Which features of AWS's kernel the image's own kernel lacks, according to the metadata."""
     lacks = _marks(metadata).get("lacks")
     return [item for item in lacks[:64] if isinstance(item, str)] if isinstance(lacks, list) else []
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""An EIF of an image as `nitro-cli build-enclave` makes it from the same image and blobs: same PCRs.
+"""Builds the EIF that `nitro-cli build-enclave` makes from the same container image and blobs: the same PCRs.
 
-The ramdisks are `linuxkit`'s; command line, order of sections, flags and metadata are AWS's too. Only what is
-in no PCR differs from one build to the next there as well: the build's time, and what Docker tells of itself.
-With another kernel and init than AWS's blobs PCR2 still is AWS's, PCR0 and PCR1 are not; our init then does
-what AWS's does and no more, by a mark in its own ramdisk.
+`linuxkit` makes the ramdisks; command line, order of sections, flags and metadata are also as in AWS's build.
+What differs is in no PCR, and differs between two of AWS's builds too: the build time, and what Docker says
+about itself. With another kernel and init than AWS's blobs, PCR2 is still AWS's but PCR0 and PCR1 are not; a
+mark in the bootstrap ramdisk then tells our init to do only what AWS's does.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MODULE_MAX = 64 << 20  # bytes of init or nsm.ko
 
 @dataclass(frozen=True)
 class Choice:
-    """Which image of a file or folder; see `image.open_image`."""
+    """Which image of those in a file or folder; see `image.open_image`."""
 
     path: Path
     name: str | None = None
@@ -42,36 +42,38 @@ class Choice:
 
 
 def command(run: dict[str, Any]) -> tuple[str, ...]:
-    """What AWS's init starts, of an image's configuration: CMD where there is one, even an empty list, else
-    ENTRYPOINT. Never both, which is what a container would run."""
+    """The command that AWS's init starts, from an image's configuration: CMD if there is one, even an empty
+    list; else ENTRYPOINT. Never both, although a container would run both."""
     for key in ("Cmd", "Entrypoint"):
         if isinstance(run.get(key), list):
             return tuple(run[key])
-    raise NitroError("the image says neither CMD nor ENTRYPOINT, and AWS's build-enclave fails")
+    raise NitroError("the image has neither CMD nor ENTRYPOINT; AWS's build-enclave would fail, too")
 
 
 def _doubts(image: Image, exported: Export) -> list[str]:
-    """Where AWS's own result depends on more than the image."""
+    """Warnings about what makes AWS's own result depend on more than the image."""
     found = []
     if uncertain := linuxkit.uncertain(exported):
         found.append(
-            f"AWS's PCR2 cannot be told beforehand: no layer lists {_some(uncertain)}, so Docker gives them "
-            "the time of unpacking; here it is 0. Let the image make its folders, also its WORKDIR"
+            f"AWS's PCR2 cannot be predicted: no layer lists {_some(uncertain)}, so Docker gives them the "
+            "time of unpacking; here it is 0. Create these folders in the image, WORKDIR included"
         )
     files = [(name, node) for name, node in exported.walk() if isinstance(node, Inode)]
     if devices := [n for n, node in files if stat.S_ISCHR(node.mode) or stat.S_ISBLK(node.mode)]:
         found.append(
-            f"a rootless Docker leaves out device nodes: {_some(devices)}; AWS's PCR2 is another then"
+            f"a rootless Docker leaves out device nodes: {_some(devices)}; AWS's PCR2 is then different"
         )
     if links := [n for n, node in files if stat.S_ISLNK(node.mode) and node.early]:
         found.append(f"with Docker before 28, links dated before 1970 break AWS's archive: {_some(links)}")
     run = image.info["Config"]
     if any("\n" in item for item in (*command(run), *image.config.env)):
-        found.append("an argument or variable has a line break, where AWS's init begins another one")
+        found.append("an argument or variable has a line break, at which AWS's init splits it in two")
     if run.get("Cmd") == []:
         found.append("CMD is an empty list: with Docker 28.5 and later, AWS's build takes ENTRYPOINT instead")
     if run.get("Cmd") and run.get("Entrypoint") and run.get("Env") is None:
-        found.append("an image without variables: nitro-cli up to 1.2.3 takes ENTRYPOINT, not CMD")
+        found.append(
+            "the image has no environment variables: nitro-cli up to 1.2.3 takes ENTRYPOINT, not CMD"
+        )
     return found
 
 
@@ -81,15 +83,15 @@ def _some(names: list[bytes]) -> str:
 
 
 def _differences(image: Image) -> list[str]:
-    """What will not be as in a container of this image."""
+    """Warnings about what will be different from a container of this image."""
     run, config = image.info["Config"], image.config
     found = []
     if run.get("Cmd") and config.entrypoint:
         found.append("AWS's build-enclave takes CMD and leaves out ENTRYPOINT, which a container would start")
     if config.user not in ("", "0", "root", "0:0", "root:root"):
-        found.append(f"AWS's init knows no USER: the application runs as root, not as {config.user!r}")
+        found.append(f"AWS's init ignores USER: the application runs as root, not as {config.user!r}")
     if config.workdir not in ("", "/"):
-        found.append(f"AWS's init knows no WORKDIR: the application starts in /, not in {config.workdir!r}")
+        found.append(f"AWS's init ignores WORKDIR: the application starts in /, not in {config.workdir!r}")
     return found
 
 
@@ -103,8 +105,8 @@ def requested(
     check_kernel: bool = True,
     explain: bool = True,
 ) -> Iterator[tuple[Parts, list[str]]]:
-    """What to build, and what to warn of; to be built within the body. The image's files are kept below
-    `scratch` for as long. With `explain`, what will not be as in a container is warned of, too. Raises
+    """What to build, and the warnings; it must be built within the `with` body, during which the image's
+    files are kept below `scratch`. `explain` adds warnings about what differs from a container. Raises
     NitroError."""
     image = open_image(choice.path, name=choice.name, platform=choice.platform, arch=start.kernel.arch)
     run = image.info["Config"]
@@ -162,7 +164,7 @@ def _write_bootstrap(sink: Sink, start: Bootstrap) -> None:
 def _content(path: Path) -> bytes:
     try:
         if path.stat().st_size > MODULE_MAX:
-            raise NitroError(f"{path} has {path.stat().st_size} bytes; at most {MODULE_MAX} are taken")
+            raise NitroError(f"{path} has {path.stat().st_size} bytes; at most {MODULE_MAX} are allowed")
         return path.read_bytes()
     except OSError as e:
         raise NitroError(f"cannot read {path}: {e.strerror}") from e
@@ -188,6 +190,6 @@ def make(
 def predict(
     choice: Choice, start: Bootstrap, options: Options, *, check_kernel: bool = True
 ) -> tuple[Measurements, list[str]]:
-    """What `make` would measure to, without an EIF; and what it would warn of."""
+    """The measurements of the EIF that `make` would make, and its warnings; no EIF is written."""
     with requested(choice, start, options, check_kernel=check_kernel) as (request, said):
         return premeasure(request), said

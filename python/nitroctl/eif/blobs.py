@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The files of a container image, in a folder or in a tar, found and read where they are. What is in them is
-not known here.
+"""The files of a container image, in a folder or a tar archive, found and read in place. What they contain is
+left to other modules.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from nitroctl.eif.measure import CHUNK, Progress
 from nitroctl.eif.tar import Member, damage, members
 from nitroctl.eif.unpack import GZIP_MAGIC, ZSTD_MAGIC
 
-MEMBERS_MAX = 100_000  # of an archive that holds an image
+MEMBERS_MAX = 100_000  # how many members an image's archive may have
 
 MAKE = "make one: `docker save -o app.tar IMAGE`, or `skopeo copy docker://IMAGE oci-archive:app.tar`"
-# What a whole archive may be compressed with, which cannot be read in place.
+# Programs that compress a whole archive, which then cannot be read in place.
 _COMPRESSED = {GZIP_MAGIC: "gzip", ZSTD_MAGIC: "zstd", b"\xfd7zXZ": "xz", b"BZh": "bzip2"}
 
 
 @dataclass(frozen=True)
 class Blob:
-    """A run of bytes in a file. `digest` ("sha256:...") is that of the bytes themselves, `content` that of
-    what they unpack to; they are checked when all of it is read."""
+    """A range of bytes in a file. `digest` ("sha256:...") is the digest of these bytes, `content` that of the
+    bytes to which they unpack; both are checked when the whole blob is read."""
 
     path: Path
     offset: int
@@ -41,8 +41,8 @@ class Blob:
 
 
 class Slice(io.RawIOBase):
-    """A blob as a file that can be read and, forwards and backwards, sought in. Progress counts how far it
-    was read."""
+    """A blob as a file that can be read and seeked in, forwards and backwards. Progress counts how far it has
+    been read."""
 
     def __init__(self, blob: Blob, progress: Progress | None = None) -> None:
         self._fd = os.open(blob.path, os.O_RDONLY | os.O_CLOEXEC)
@@ -85,7 +85,7 @@ class Slice(io.RawIOBase):
         return n
 
     def check(self, what: str) -> None:
-        """Read what is left, and compare the digest."""
+        """Read the rest, and compare the digest."""
         if not self._hash:
             return
         self.seek(self._hashed)
@@ -102,12 +102,12 @@ def check_digest(what: str, hash: Any, expected: str | None) -> None:
 
 
 def encoded(text: str) -> bytes:
-    """An image's text in bytes: UTF-8 in every locale, and what was not UTF-8 as it was."""
+    """A text of an image as bytes: UTF-8 in every locale; what was not UTF-8 is given back unchanged."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def lines(items: Iterable[str]) -> bytes:
-    """Texts of an image as init reads them, a line each."""
+    """Texts of an image as init reads them, one per line."""
     return b"".join(encoded(item) + b"\n" for item in items)
 
 
@@ -137,13 +137,13 @@ class Archive:
         what = f"the image {path}"
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise NitroError(f"{what} is not a regular file; an image's parts are read in place")
+            raise NitroError(f"{what} is not a regular file; save it to a file first")
         size = status.st_size
         with open(path, "rb") as f, damage(what):
             head = f.read(8)
             for magic, program in _COMPRESSED.items():
                 if head.startswith(magic):
-                    hint = f"its parts are read in place; unpack it first: {program} -dc {path} > app.tar"
+                    hint = f"its parts are read in place, so unpack it first: {program} -dc {path} > app.tar"
                     raise NitroError(f"{what} is compressed as a whole ({program})", hint=hint)
             f.seek(0)
             try:
@@ -162,7 +162,7 @@ class Archive:
                     if member.offset_data + member.size > size:
                         raise NitroError(f"{what} ends within {cpio.readable(encoded(name))}")
                     self._members[name] = (member.offset_data, member.size)
-        # Old versions of Docker link a layer that comes twice.
+        # Old versions of Docker store a layer that occurs twice as a link.
         for name, target in links.items():
             if target in self._members:
                 self._members.setdefault(name, self._members[target])

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Kernel, command line and ramdisks into an EIF, as AWS's `eif_build` makes it. Makes no ramdisk itself.
+"""Builds an EIF from a kernel, a command line and ramdisks, as AWS's `eif_build` does. Makes no ramdisk
+itself.
 
-The sections come in AWS's order (kernel, command line, metadata, ramdisks) and the metadata have AWS's
-keys in AWS's order. Everything is read once: measurements and checksum are taken while the data are written,
-and the headers, which need them, are filled in at the end. The same input gives the same bytes: the only
-date in an EIF is the metadata's BuildTime, which is SOURCE_DATE_EPOCH (reproducible-builds.org) or else the
-first second of 1970, unless the request names another.
+The sections have AWS's order (kernel, command line, metadata, ramdisks), and so have the keys of the
+metadata. Everything is read once: PCRs and checksum are computed while the data are written, and the headers,
+which need them, are filled in at the end. The same input gives the same bytes: the only date in an EIF is the
+metadata's BuildTime, which is SOURCE_DATE_EPOCH (reproducible-builds.org) or else the first second of 1970,
+unless the request names another.
 """
 
 from __future__ import annotations
@@ -51,8 +52,8 @@ from nitroctl.eif.output import replacing
 from nitroctl.eif.pcr import Measurements
 
 TEXT_OFFSET_GIVEN = (
-    f"the arm64 kernel's text_offset was 0 and is {ARM64_TEXT_OFFSET:#x} in the image, as in AWS's own: "
-    "otherwise it would not run there"
+    f"the arm64 kernel's text_offset was 0 and was set to {ARM64_TEXT_OFFSET:#x} in the image, as in AWS's "
+    "kernels: otherwise it would not run on AWS"
 )
 
 # nitro-cli's limit for a file of custom metadata.
@@ -61,7 +62,7 @@ CUSTOM_METADATA_MAX = 4096
 # Kernel, command line, metadata; one more slot stays free so that the image can be signed later.
 RAMDISKS_MAX = MAX_SECTIONS - 4
 
-_HOLE_MIN = 1 << 16  # a shorter hole is not worth a seek
+_HOLE_MIN = 1 << 16  # a run of zeros shorter than this is written; skipping it would not pay
 _ZEROS = memoryview(bytes(CHUNK))
 
 
@@ -91,10 +92,10 @@ Source = Path | Generated
 
 
 class FileSigner(Protocol):
-    """Who signs a file that is being written (`sign.SigningKey`)."""
+    """Something that can sign a file while it is written (`sign.SigningKey`)."""
 
     def append(self, writer: Writer, measurements: Measurements) -> Measurements:
-        """Write a signature section over PCR0; gives the measurements with PCR8."""
+        """Write a signature section over PCR0; returns the measurements with PCR8."""
         ...
 
     def warnings(self) -> list[str]: ...
@@ -115,7 +116,8 @@ class Metadata:
     custom: Any = None
 
     def to_json(self) -> bytes:
-        """Compact, with AWS's keys in AWS's order, and those within the last two sorted, as AWS has them."""
+        """The section's compact JSON: AWS's keys in AWS's order; the keys inside the last two are sorted, as
+        in AWS's files."""
         value = {
             "ImageName": self.image_name,
             "ImageVersion": self.image_version,
@@ -127,7 +129,7 @@ class Metadata:
                 "KernelVersion": self.kernel_version,
             },
         }
-        # Names may come from a file system, where not every name is Unicode.
+        # Names may come from a file system, where a name need not be valid Unicode.
         text = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
         docker, custom = metadata.write(self.docker_info), metadata.write(self.custom)
         return text[:-1] + b',"DockerInfo":' + docker + b',"CustomMetadata":' + custom + b"}"
@@ -135,9 +137,10 @@ class Metadata:
 
 @dataclass(frozen=True)
 class Parts:
-    """`kernel` must be a file; a ramdisk may also be a pipe or generated. With `check_kernel` false anything
-    passes for a kernel, and the command line is not held against its limit. `signer` signs the image. With
-    `give_text_offset` an arm64 Image that has a text_offset of 0 gets that of AWS's own kernels."""
+    """What an EIF is built from. `kernel` must be a file; a ramdisk may also be a pipe or generated. If
+    `check_kernel` is false, any file is accepted as a kernel, and the length of the command line is not
+    checked against the kernel's limit. `signer` signs the image. `give_text_offset`: an arm64 Image whose
+    text_offset is 0 gets that of AWS's own kernels."""
 
     kernel: Path
     cmdline: bytes
@@ -151,8 +154,8 @@ class Parts:
 
 @dataclass(frozen=True)
 class Built:
-    """What was made. `warnings` are sentences about what will probably not boot, `notes` about what is good
-    to know."""
+    """The EIF that was made. `warnings` are sentences about what will probably not boot, `notes` about what
+    is good to know."""
 
     path: Path
     size: int
@@ -161,7 +164,7 @@ class Built:
     notes: tuple[str, ...] = field(default=())
 
     def __fspath__(self) -> str:
-        """So that it can be given where an EIF's path is wanted."""
+        """Makes it usable as the path of an EIF."""
         return os.fspath(self.path)
 
 
@@ -191,7 +194,7 @@ def parse_build_time(text: str) -> str:
 
 def read_custom_metadata(path: Path) -> Any:
     """The JSON value in a file of at most 4096 bytes; nitro-cli has the same limit."""
-    over = f"{path}: custom metadata may have {CUSTOM_METADATA_MAX} bytes, the file has more"
+    over = f"{path}: custom metadata may have at most {CUSTOM_METADATA_MAX} bytes; the file has more"
     data = files.read_at_most(path, CUSTOM_METADATA_MAX, over=over, name=f"the metadata file {path}")
     try:
         return metadata.parse_custom(data)
@@ -215,10 +218,10 @@ def _multiply(a: int, b: int) -> int:
 
 
 def crc32_combine(first: int, second: int, length: int) -> int:
-    """The CRC-32 of two runs of bytes from their own; `length` is that of the second.
+    """The CRC-32 of A || B from those of A (`first`) and B (`second`); `length` is the number of bytes in B.
 
     crc(A || B) = crc(A) * x^(8 * len(B)) + crc(B), the arithmetic of zlib's function of this name, which
-    Python's module does not offer.
+    Python's zlib module does not offer.
     """
     power = 1 << 30  # x
     shift = 1 << 31  # 1
@@ -236,7 +239,7 @@ def crc32_combine(first: int, second: int, length: int) -> int:
 
 @dataclass
 class Part:
-    """A section as it was written so far; `crc` is that of its data."""
+    """A section as far as it has been written; `crc` is the CRC-32 of its data."""
 
     type: SectionType
     offset: int
@@ -247,8 +250,8 @@ class Part:
 
 
 class Writer:
-    """Writes sections one after the other to a descriptor, measuring what passes. A `Sink`. `name` is the
-    file's, for errors: where they come up, only what is being read is known."""
+    """Writes sections one after the other to a file descriptor, and measures them meanwhile. A `Sink`. `name`
+    is the name of the file that is written, for error messages."""
 
     def __init__(self, fd: int, digests: Digests, progress: Progress | None = None, *, name: str) -> None:
         self._fd = fd
@@ -277,7 +280,7 @@ class Writer:
             view = view[n:]
 
     def copy(self, fd: int, size: int | None, name: str) -> None:
-        """The next `size` bytes of `fd`, or all up to its end. Holes in the file stay holes."""
+        """Copy the next `size` bytes of `fd`, or everything up to its end. Holes in the file stay holes."""
         if size is None:
             while self._fill_from(fd, CHUNK, name):
                 pass
@@ -297,12 +300,12 @@ class Writer:
             raise NitroError(f"{name} became shorter while it was read")
 
     def measurements(self) -> Measurements:
-        """Of what was written so far."""
+        """The measurements of what has been written so far."""
         self._flush()
         return self._digests.finish()
 
     def finish(self, hints: Hints = Hints()) -> int:  # noqa: B008 (frozen)
-        """Write the headers; gives the file's size."""
+        """Write the headers; returns the file's size in bytes."""
         self._flush()
         offsets = [p.offset for p in self.parts]
         sizes = [p.size for p in self.parts]
@@ -316,8 +319,9 @@ class Writer:
         return self._at
 
     def misaligned(self, names: Sequence[str]) -> list[str]:
-        """Warnings about ramdisks that the kernel will not find. It reads all of them as one initramfs, in
-        which an uncompressed archive must begin at a multiple of four (init/initramfs.c)."""
+        """Warnings about ramdisks that the kernel will not find. The kernel reads all ramdisks as one
+        initramfs, in which an uncompressed archive must begin at a multiple of four bytes
+        (init/initramfs.c)."""
         found, at = [], 0
         ramdisks = [p for p in self.parts if p.type is SectionType.RAMDISK]
         for name, part in zip(names, ramdisks, strict=True):
@@ -368,7 +372,7 @@ class Writer:
     def _hole(self, length: int) -> None:
         self._flush()
         while length:
-            self._ring.next()  # for its turn alone: it bounds what waits for the digests
+            self._ring.next()  # the buffer is not used; waiting for it limits what is queued for the digests
             data = _ZEROS[:length]
             self._take(data)
             length -= len(data)
@@ -385,7 +389,8 @@ class Writer:
 
 
 def _extents(fd: int, size: int) -> Iterator[tuple[int, bool]]:
-    """(length, whether it holds data) of the next `size` bytes of a file; the position is not moved."""
+    """The data and the holes in the next `size` bytes of a file: (length, whether it is data) each. The file
+    position stays the same."""
     start = at = os.lseek(fd, 0, os.SEEK_CUR)
     end = start + size
     while at < end:
@@ -393,7 +398,7 @@ def _extents(fd: int, size: int) -> Iterator[tuple[int, bool]]:
             data = min(os.lseek(fd, at, os.SEEK_DATA), end)
             hole = min(os.lseek(fd, data, os.SEEK_HOLE), end) if data < end else end
         except OSError as e:
-            if e.errno != errno.ENXIO:  # else: no data up to the end of the file
+            if e.errno != errno.ENXIO:  # ENXIO: no data up to the end of the file
                 raise
             data = hole = end
         os.lseek(fd, at, os.SEEK_SET)
@@ -406,24 +411,29 @@ def _extents(fd: int, size: int) -> Iterator[tuple[int, bool]]:
 
 
 def _check(request: Parts) -> list[str]:
-    """Refuse what cannot become an EIF; returns warnings."""
+    """Check that the parts can become an EIF; returns warnings. Raises NitroError."""
     if len(request.ramdisks) > RAMDISKS_MAX:
-        raise UsageError(f"{len(request.ramdisks)} ramdisks; an image takes at most {RAMDISKS_MAX}")
+        raise UsageError(
+            f"{len(request.ramdisks)} ramdisks are too many; an EIF takes at most {RAMDISKS_MAX}"
+        )
     nul = request.cmdline.find(0)
     if nul >= 0:
-        raise EifError("cmdline-nul", f"the command line has a NUL at {nul}, where the kernel would end it")
+        raise EifError(
+            "cmdline-nul", f"the command line has a NUL at byte {nul}, where the kernel would cut it off"
+        )
     if request.check_kernel:
         check_cmdline(len(request.cmdline), read_kernel(request.kernel, request.arch))
     warnings = []
     if not request.give_text_offset and _head(request) is not None:
         warnings.append(NOT_ON_AWS)
     if not request.ramdisks:
-        warnings.append("the image has no ramdisk: it boots only if the kernel has an initramfs of its own")
+        warnings.append("the image has no ramdisk: it boots only if the kernel has a built-in initramfs")
     return warnings
 
 
 def _head(request: Parts) -> bytes | None:
-    """The beginning of an arm64 Image that AWS's loader would put where it cannot run; None of any other."""
+    """The corrected first bytes of an arm64 Image that AWS's loader would load where it cannot run; None for
+    any other kernel."""
     if request.arch != "aarch64":
         return None
     try:
@@ -435,8 +445,7 @@ def _head(request: Parts) -> bytes | None:
 
 
 def _file(path: Path, stack: ExitStack, *, skip: int = 0) -> Generated:
-    """A file or pipe as something to write from, less its first `skip` bytes. It stays open until `stack`
-    ends."""
+    """A file or pipe as a source, without its first `skip` bytes. It stays open until `stack` is closed."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         stack.callback(os.close, fd)
@@ -452,7 +461,7 @@ def _file(path: Path, stack: ExitStack, *, skip: int = 0) -> Generated:
 
 
 def build(request: Parts, output: Path) -> Built:
-    """Make the EIF. Raises NitroError; then nothing was written and what stood at `output` is unchanged."""
+    """Make the EIF. Raises NitroError; then nothing was written, and a file at `output` is unchanged."""
     warnings = _check(request)
     with ExitStack() as stack:
         sources = _sources(request, stack)
@@ -470,7 +479,8 @@ def build(request: Parts, output: Path) -> Built:
 
 
 def premeasure(request: Parts) -> Measurements:
-    """What the EIF would measure to, without writing one; a signature is not made, so PCR8 is left out."""
+    """The measurements that the EIF would have, without writing it; no signature is made, so there is no
+    PCR8."""
     _check(request)
     with ExitStack() as stack:
         sources = _sources(request, stack)
@@ -483,7 +493,7 @@ def premeasure(request: Parts) -> Measurements:
 
 @dataclass(frozen=True)
 class _Sources:
-    """`head`: what takes the place of the kernel's first bytes, if anything does."""
+    """The opened parts. `head` replaces the kernel's first bytes, if it is not empty."""
 
     kernel: Generated
     ramdisks: list[Generated]

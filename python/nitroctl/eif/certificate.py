@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""The signing certificate: found in its PEM text, and read for what a signature needs of it: the bytes that
-PCR8 measures, the key, the dates. No path validation: a signer's certificate vouches for itself.
+"""The signing certificate: finds it in a PEM text and reads what a signature needs: the bytes that PCR8
+measures, the key, and the dates. No path validation: nothing but the certificate itself vouches for the
+signer.
 
-Two libraries never draw the line between good and bad at the same place, neither in PEM nor in X.509, and the
-machine's verdict must be this one. So the grammar is written down (docs/eif.md, "The certificate in a
-signature") and read here and in hw/core/eif/eif-certificate.c in the same steps; the libraries get the bare
-key. What is only shown, names for instance, is the library's.
+No two libraries accept exactly the same PEM and X.509 input, but the machine and this module must reach the
+same verdict. So the grammar is written down (docs/eif.md, "The certificate in a signature"), and this module
+and hw/core/eif/eif-certificate.c parse it in the same steps; the libraries get only the bare key. What is
+only shown to people, such as names, comes from the library.
 
 RFC 7468 (PEM, with its lax whitespace), RFC 5280 section 4.1 (certificate), RFC 5480 section 2.1 (EC keys),
 X.690 (DER).
@@ -37,13 +38,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Curve:
-    """A curve that may sign: cryptography's name of it, COSE's of the algorithm, bytes of r and of s."""
+    """A curve that may sign: its name in `cryptography`, its COSE algorithm, and the bytes in each of r and
+    s."""
 
     name: str
     alg: int
     alg_name: str
     half: int
-    oid: bytes  # DER, without tag and length
+    oid: bytes  # DER content octets, without tag and length
 
     def hash_algorithm(self) -> hashes.HashAlgorithm:
         from cryptography.hazmat.primitives import hashes
@@ -62,7 +64,7 @@ _EC_PUBLIC_KEY = bytes.fromhex("2a8648ce3d0201")
 @dataclass(frozen=True)
 class Signer:
     """The certificate of a signature, with an EC key on a known curve. `algorithm` (an OID) and `signature`
-    are its issuer's."""
+    are those with which its issuer signed the certificate."""
 
     der: bytes
     not_before: datetime
@@ -78,7 +80,7 @@ class Signer:
 
     @property
     def pem(self) -> bytes:
-        """As everybody's tools write it: RFC 7468's strict form, without text around it."""
+        """The certificate in RFC 7468's strict form, which all tools write; without text around it."""
         lines = textwrap.wrap(base64.b64encode(self.der).decode("ascii"), 64)
         return "\n".join([_BEGIN, *lines, _END, ""]).encode("ascii")
 
@@ -93,7 +95,7 @@ class Signer:
 
     @cached_property
     def _certificate(self) -> x509.Certificate | None:
-        """As the library has it, for what is only shown. A name may be one that it cannot read."""
+        """The certificate as the library reads it, for what is only shown; None if the library cannot."""
         from cryptography import x509
 
         with warnings.catch_warnings():
@@ -105,8 +107,8 @@ class Signer:
 
     @property
     def issuer(self) -> list[tuple[str, str]]:
-        """The parts of the issuer's name, each with OpenSSL's name of its kind; none if they are unreadable:
-        what a name consists of is nobody's rule."""
+        """The parts of the issuer's name, each with OpenSSL's name for its type. Empty if the name cannot be
+        read: no rule says what a name must contain."""
         try:
             parts = list(self._certificate.issuer) if self._certificate else []
             return [(_long_name(a.oid), str(a.value)) for a in parts]
@@ -115,17 +117,17 @@ class Signer:
 
     @property
     def subject(self) -> str:
-        """As RFC 4514 writes names."""
+        """The subject's name, as RFC 4514 writes it."""
         try:
             if self._certificate:
                 return self._certificate.subject.rfc4514_string()
         except (ValueError, TypeError):
             pass
-        return "of an unreadable name"
+        return "with an unreadable name"
 
 
 def _long_name(oid: x509.ObjectIdentifier) -> str:
-    """OpenSSL's long name of an object identifier; dotted numbers where there is none."""
+    """OpenSSL's long name of an object identifier; dotted numbers if it has none."""
     name = str(oid._name)
     return oid.dotted_string if name == "Unknown OID" else name
 
@@ -147,7 +149,7 @@ class _Bad(Exception):
 
 
 def holds_private_key(pem: bytes) -> bool:
-    """Does the text, whatever else is in it, have a private key?"""
+    """Whether the text contains a private key, whatever else it contains."""
     return bool(_PRIVATE.search(pem))
 
 
@@ -156,31 +158,31 @@ def _der_of(pem: bytes) -> bytes:
     lines = iter([line.rstrip(_WHITE) for line in pem.split(b"\n")])
     end = next((_ENDS[line] for line in lines if line in _ENDS), None)
     if end is None:
-        raise _Bad(f"is no certificate in PEM: no line of it is {_BEGIN}")
+        raise _Bad(f"is not a PEM certificate: it has no line {_BEGIN}")
     body = []
     for line in lines:
         if line.startswith(b"-----"):
             break
         body.append(line.translate(None, _WHITE))
     else:
-        raise _Bad("is not whole PEM text: its END line is missing")
+        raise _Bad("is incomplete PEM: its END line is missing")
     if line != end:
-        raise _Bad("is not PEM text: its END line is not that of its BEGIN line")
+        raise _Bad("is not PEM: its END line does not match its BEGIN line")
     text = b"".join(body)
     if not _BASE64.fullmatch(text):
-        raise _Bad("is not PEM text: between its BEGIN and END is other than base64")
-    return binascii.a2b_base64(text)  # bits that come to no byte are ignored
+        raise _Bad("is not PEM: between its BEGIN and END lines is something other than base64")
+    return binascii.a2b_base64(text)  # surplus bits that do not make a byte are ignored
 
 
 # ---- DER ----
 
 _INTEGER, _BITS, _OID, _UTC_TIME, _TIME, _SEQUENCE = 0x02, 0x03, 0x06, 0x17, 0x18, 0x30
 _VERSION, _ISSUER_ID, _SUBJECT_ID, _EXTENSIONS = 0xA0, 0x81, 0x82, 0xA3
-_FORM = "cannot be read: it is not in the form of X.509"
+_FORM = "cannot be read: it is not an X.509 certificate in DER"
 
 
 class _Der:
-    """A value's bytes, of which the first are taken away while they are read."""
+    """The content of a DER value. Reading an element removes it from the front."""
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -192,7 +194,7 @@ class _Der:
             raise _Bad(problem)
         size, head = data[1], 2
         if size >= 0x80:
-            # In the fewest bytes; 16 MB are more than any text gives.
+            # DER: in as few bytes as possible; no PEM text here is as long as 16 MB.
             head += size & 0x7F
             if not 3 <= head <= 5 or len(data) < head or data[2] == 0:
                 raise _Bad(problem)
@@ -208,21 +210,21 @@ class _Der:
         return self.take(tag) if self.data[:1] == bytes([tag]) else None
 
     def take_integer(self, problem: str = _FORM) -> bytes:
-        """In the fewest bytes."""
+        """An INTEGER's content; it must have as few bytes as possible."""
         value = self.take(_INTEGER, problem).data
         if not value or (len(value) > 1 and (value[0], value[1] >> 7) in ((0x00, 0), (0xFF, 1))):
             raise _Bad(problem)
         return value
 
     def take_bytes(self, problem: str = _FORM) -> bytes:
-        """A bit string of whole bytes, one at least."""
+        """The bytes of a BIT STRING, which must be whole bytes, at least one."""
         value = self.take(_BITS, problem).data
         if len(value) < 2 or value[0] != 0:
             raise _Bad(problem)
         return value[1:]
 
     def take_time(self) -> datetime:
-        """RFC 5280, 4.1.2.5: UTCTime or GeneralizedTime, in whole seconds, in UTC."""
+        """A time (RFC 5280, 4.1.2.5): UTCTime or GeneralizedTime, in whole seconds, in UTC."""
         problem = "has unreadable dates"
         short = self.data[:1] == bytes([_UTC_TIME])
         text = self.take(_UTC_TIME if short else _TIME, problem).data
@@ -243,7 +245,7 @@ class _Der:
 
 
 def _oid_text(oid: bytes) -> str:
-    """1.2.840.10045.2.1, or "unknown" for what is no OID."""
+    """An OID in dotted form (1.2.840.10045.2.1), or "unknown" if the bytes are not an OID."""
     arcs, arc = [], 0
     for byte in oid:
         arc = arc << 7 | byte & 0x7F
@@ -269,8 +271,8 @@ def _read_key(spki: _Der) -> tuple[Curve, ec.EllipticCurvePublicKey]:
         raise _Bad(f"has a key of type {_known(kind)}, {usable}")
     if algorithm.data[:1] == bytes([_SEQUENCE]):
         raise _Bad(
-            "has a key whose curve is written out, which X.509 does not allow (RFC 5480); make the key "
-            "again, with the curve's name (openssl: -param_enc named_curve)"
+            "has a key with explicit curve parameters, which X.509 does not allow (RFC 5480); make a new key "
+            "with a named curve (openssl: -param_enc named_curve)"
         )
     problem = "cannot be read: its key names no curve"
     name = algorithm.take(_OID, problem).data
@@ -280,10 +282,10 @@ def _read_key(spki: _Der) -> tuple[Curve, ec.EllipticCurvePublicKey]:
         raise _Bad(f"has a key on curve {_known(name)}, {usable}")
     if point[0] in (2, 3):
         raise _Bad(
-            "has its key as a compressed point; make it again with an uncompressed one "
+            "has its key as a compressed point; make it again with an uncompressed point "
             "(openssl: -conv_form uncompressed)"
         )
-    problem = "has a key that is no point on its curve"
+    problem = "has a key that is not a point on its curve"
     if point[0] != 4 or len(point) != 1 + 2 * curve.half:
         raise _Bad(problem)
     known = {"secp256r1": ec.SECP256R1(), "secp384r1": ec.SECP384R1(), "secp521r1": ec.SECP521R1()}
@@ -294,7 +296,7 @@ def _read_key(spki: _Der) -> tuple[Curve, ec.EllipticCurvePublicKey]:
 
 
 def _known(oid: bytes) -> str:
-    """A name where people know one, or the OID."""
+    """The usual name of an OID if it has one, else its dotted form."""
     text = _oid_text(oid)
     names = {"1.2.840.113549.1.1.1": "RSA", "1.3.101.112": "Ed25519", "1.3.132.0.10": "secp256k1"}
     return names.get(text, text)
@@ -309,7 +311,7 @@ def _read_der(der: bytes) -> Signer:
     certificate.end()
     if version := tbs.take_optional(_VERSION):
         # v2 and v3 are 1 and 2; v1 is left out (RFC 5280, 4.1.2.1)
-        problem = "is of no known version"
+        problem = "has an unknown X.509 version"
         if version.take_integer(problem) not in (b"\1", b"\2"):
             raise _Bad(problem)
         version.end(problem)

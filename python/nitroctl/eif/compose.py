@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""An application and how it is started, into an EIF of two ramdisks as AWS makes them.
+"""Builds an EIF from an application and what starts it, with two ramdisks as in AWS's EIFs.
 
     ramdisk 1, "bootstrap"     dev/, init, and modules that the kernel needs; the same for all applications
-    ramdisk 2, "application"   rootfs/, and for init: cmd, env (one entry a line); cwd, user, program where
-                               needed; cmd0, env0 (each entry ended by NUL) where one has a line break
+    ramdisk 2, "application"   rootfs/, and for init: cmd, env (one entry per line); if needed cwd, user,
+    program,
+                               and cmd0, env0 (each entry ended by NUL) if an entry has a line break
 
-An application is a container image or a folder. AWS's build-enclave takes CMD, or ENTRYPOINT where there is
-no CMD, and knows neither WORKDIR nor USER; here all of them take effect as in a container, unless `aws_cmd`
-asks for AWS's way. cwd, user, program, cmd0 and env0 are read by our init alone.
+An application is a container image or a folder. AWS's build-enclave takes CMD, or ENTRYPOINT if there is no
+CMD, and ignores WORKDIR and USER; here all of them take effect as in a container, unless `aws_cmd` asks for
+AWS's way. Only our own init reads cwd, user, program, cmd0 and env0.
 """
 
 from __future__ import annotations
@@ -45,21 +46,22 @@ CMDLINES: dict[Arch, str] = {
 }
 CMDLINE = CMDLINES["x86_64"]
 
-# What a container has in PATH when its image says nothing.
+# PATH in a container whose image does not set it.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-# Bytes of memory that a kernel takes for itself before there is a file system; and one in 64 of all, for its
-# table of pages.
+# Bytes of memory that a kernel uses before there is a file system; and the fraction (one in 64) of all memory
+# that it uses for its page structures.
 KERNEL_NEEDS = 20 << 20
 
-# Where init mounts things, and /var because AWS's builder makes it.
+# The folders on which init mounts something; and /var, because AWS's builder makes it.
 MOUNT_POINTS = {"dev": 0o755, "proc": 0o755, "run": 0o755, "sys": 0o755, "tmp": 0o1777, "var": 0o755}
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """A bzImage, or an arm64 Image; `files` go into the bootstrap ramdisk with it; `acpi`: it finds virtio
-    devices only with ACPI, so the machine needs acpi=on; `lacks`: what programs can miss of AWS's kernel."""
+    """A bzImage or an arm64 Image. `files` go into the bootstrap ramdisk with it. `acpi`: it finds virtio
+    devices only through ACPI, so the machine needs acpi=on. `lacks`: the features of AWS's kernel that it
+    does not have."""
 
     image: Path
     files: tuple[cpio.Entry, ...] = ()
@@ -69,7 +71,8 @@ class Kernel:
 
     @property
     def marks(self) -> dict[str, Any]:
-        """What custom metadata say of it under "nitroctl", for `about.wants_acpi` and `lacking`."""
+        """What the custom metadata say about it under "nitroctl", for `about.wants_acpi` and
+        `about.lacking`."""
         marks: dict[str, Any] = {"acpi": True} if self.acpi else {}
         if self.lacks:
             marks["lacks"] = list(self.lacks)
@@ -83,13 +86,14 @@ class Bootstrap:
     kernel: Kernel
     init: Path
     cmdline: str = CMDLINE
-    aws: bool = False  # AWS's own init, which knows no cwd and no user
+    aws: bool = False  # it is AWS's own init, which ignores cwd and user
 
 
 @dataclass(frozen=True)
 class Application:
-    """`write` adds rootfs/ and what is in it to an archive; `size` (bytes of content) is for progress.
-    `program`, if not empty, is the file to execute where the command's first word is no path."""
+    """What runs in the enclave. `write` adds rootfs/ and its contents to an archive; `size` (bytes of
+    content) is for progress. `program`, if not empty, is the file to execute if the command's first word is
+    not a path."""
 
     write: Callable[[cpio.Archive], None]
     cmd: tuple[str, ...]
@@ -103,15 +107,16 @@ class Application:
     info: Mapping[str, Any] | None = None
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    missing: str = ""  # the one of the warnings that says that its program is not in it
+    missing: str = ""  # the warning that its program is missing, if there is one
 
 
 # ---- what starts ----
 
 
 def locate_kernel(name: str | None = None, arch: Arch | None = None) -> Kernel:
-    """The kernel "own"; "prebuilt", fetched if need be; or the path of one. By default the first where it was
-    built, else the second. `arch`: the host's, unless the kernel of a path is another's."""
+    """The kernel "own"; "prebuilt", which is fetched if needed; or that at a path. By default "own" if it was
+    built, else "prebuilt". `arch`: by default that of the kernel file, if a path is given, else the
+    host's."""
     from nitroctl.toolchain import guest, prebuilt
 
     if name not in (None, "own", "prebuilt"):
@@ -127,7 +132,7 @@ def locate_kernel(name: str | None = None, arch: Arch | None = None) -> Kernel:
 def bootstrap(
     kernel: str | None = None, cmdline: str | None = None, *, arch: Arch | None = None
 ) -> Bootstrap:
-    """Our init, compiled if need be, and a kernel as `locate_kernel` knows it."""
+    """Our init, which is compiled if needed, and a kernel as for `locate_kernel`."""
     from nitroctl.toolchain import guest
 
     found = locate_kernel(kernel, arch)
@@ -136,17 +141,18 @@ def bootstrap(
 
 
 def from_blobs(path: Path, cmdline: str | None = None, *, arch: Arch | None = None) -> Bootstrap:
-    """AWS's blobs: bzImage (aarch64: Image), init, cmdline, and nsm.ko where the kernel has it as a module.
-    They are in a folder, in a checkout of aws-nitro-enclaves-cli, which has both architectures', or in Amazon
-    Linux's package. `arch`: by default that of the kernel that is there, this host's where both are."""
+    """AWS's blobs: bzImage (aarch64: Image), init, cmdline, and nsm.ko if the kernel has the NSM driver as a
+    module. `path` is their folder, a checkout of aws-nitro-enclaves-cli (which has those of both
+    architectures), or Amazon Linux's package. `arch`: by default that of the kernel found there; if there are
+    two, the host's."""
     folder = package.unpacked(path) if rpm.is_rpm(path) else aws_blobs.found(path, arch)
     if not folder.is_dir():
-        what = "is neither a folder nor an RPM package" if path.exists() else "is not there"
-        raise NitroError(f"{path}, which should have AWS's blobs, {what}", hint=aws_blobs.HINT)
+        what = "is neither a folder nor an RPM package" if path.exists() else "does not exist"
+        raise NitroError(f"{path}, given for AWS's blobs, {what}", hint=aws_blobs.HINT)
     has = aws_blobs.arch_of(folder)
     if arch is not None and has not in (None, arch):
         raise NitroError(
-            f"the blobs in {folder} are for {has}, and the enclave is to be {arch}",
+            f"the blobs in {folder} are for {has}, but the enclave's architecture is {arch}",
             hint=f"give --arch {has}, or AWS's blobs for {arch}",
         )
     has = has or arch or arches.default()
@@ -177,10 +183,10 @@ def from_image(
     aws_cmd: bool = False,
     trusted: bytes = b"",
 ) -> Application:
-    """A container image in a file or folder; `name`, `platform` and `arch` choose among several, see
-    `open_image`.
-    With `aws_cmd` its ENTRYPOINT counts only where there is no CMD, and WORKDIR, USER and PATH's default do
-    not. `trusted`: CA certificates for its bundles of roots."""
+    """A container image in a file or folder as an application. `name`, `platform` and `arch` choose among
+    several images, see `open_image`. With `aws_cmd` ENTRYPOINT is used only if there is no CMD, and WORKDIR,
+    USER and the default of PATH have no effect. `trusted`: CA certificates (PEM) to add to the image's CA
+    bundles."""
     image = open_image(path, name=name, platform=platform, arch=arch)
     with shown(f"Reading {path.name}", sum(b.size for b in image.layers)) as advance:
         tree = read_tree(image, advance)
@@ -209,8 +215,8 @@ def from_image(
     )
     if not application.cmd:
         raise NitroError(
-            f"{path} says neither CMD nor ENTRYPOINT: there is nothing to run",
-            hint="say it in the image, or unpack it and give --directory and --cmd",
+            f"{path} has neither CMD nor ENTRYPOINT: there is nothing to run",
+            hint="set one of them in the image, or unpack the image and give --directory and --cmd",
         )
     with about(path):
         return _checked(application if aws_cmd else _as_in_a_container(application, config, tree))
@@ -218,7 +224,7 @@ def from_image(
 
 @contextmanager
 def about(path: Path) -> Iterator[None]:
-    """Errors of the body name the image or folder."""
+    """Prefixes errors raised in the body with the image or folder."""
     try:
         yield
     except NitroError as e:
@@ -234,7 +240,8 @@ def _make_mount_points(tree: Tree, what: str) -> None:
 
 
 def _untagged(name: str) -> str:
-    """registry:5000/team/app:1.2 without the tag; a colon before the last slash is a port's."""
+    """A name such as registry:5000/team/app:1.2 without its tag; a colon before the last slash is that of a
+    port."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + base.partition(":")[0]
 
@@ -269,8 +276,8 @@ def _as_in_a_container(application: Application, config: Config, tree: Tree) -> 
 
 
 def _program(name: str, path: str, cwd: str, tree: Tree) -> str | None:
-    """Where a program is, as execvp(3) finds it. init looks in AWS's fixed folders, so it is told the
-    place."""
+    """The path of a program, found as execvp(3) would. init itself searches only AWS's fixed folders, so it
+    must be told the path."""
     folders = [""] if "/" in name else path.split(":")
     for place in (os.path.join(cwd, folder, name) for folder in folders):
         try:
@@ -297,8 +304,8 @@ def _user(text: str, tree: Tree) -> tuple[str, str]:
         gid = next((g[2] for g in groups if group in (g[0], g[2])), group)
     for number, what in ((uid, "user"), (gid, "group")):
         if not _is_id(number):
-            raise NitroError(f"the application runs as {text!r}, and the image has no {what} {number!r}")
-    # Further groups only where the image names no group, as container runtimes do it.
+            raise NitroError(f"the application is to run as {text!r}, but the image has no {what} {number!r}")
+    # Supplementary groups only if the image names no group, as container runtimes do.
     more = [g[2] for g in groups if entry and not group and entry[0] in g[3].split(",") and _is_id(g[2])]
     home = entry[5] if entry and entry[5] else "/"
     if (uid, gid) == ("0", "0") and not more:
@@ -326,13 +333,13 @@ def from_directory(
     user: str = "",
     trusted: bytes = b"",
 ) -> Application:
-    """A folder as the root file system, started as a container would be from an image of it. Modes are kept;
-    what belongs to the user who runs this, unless that is root, will be root's, so that the image is the same
-    for everybody. `user` is USER or USER:GROUP, by number or as in the folder's /etc/passwd."""
+    """A folder as the root file system of an application, which starts as in a container. Modes are kept.
+    Files that belong to the calling user (if not root) become root's, so that everybody gets the same image.
+    `user` is USER or USER:GROUP, as numbers or names from the folder's /etc/passwd and /etc/group."""
     if not folder.is_dir():
         raise NitroError(f"{folder} is not a folder")
     if not cmd:
-        raise UsageError("a folder says nothing about what to run: give --cmd")
+        raise UsageError("a folder does not say what to run: give --cmd")
     for item in env:
         if not item.partition("=")[0] or "=" not in item:
             raise UsageError(f"the variable {item!r} is not NAME=VALUE")
@@ -348,7 +355,7 @@ def from_directory(
     if trusted:
         with about(folder):
             notes.append(trust.add(tree, trusted))
-        # What has been added to has its content in the tree now.
+        # A file that was added to has its new content in the tree.
         changed = {path: node.target for path, node in tree.walk() if stat.S_ISREG(node.mode) and node.target}
         found = [replace(e, data=changed[e.name], path=None) if e.name in changed else e for e in found]
 
@@ -365,7 +372,7 @@ def from_directory(
 
 
 def _tree_of(entries: Iterable[cpio.Entry]) -> Tree:
-    """The tree of a folder's entries, for finding names in it."""
+    """The tree of a folder's entries, for looking up names in it."""
     tree = Tree()
     for entry in entries:
         *parts, base = entry.name.split(b"/")
@@ -401,16 +408,16 @@ def compose(application: Application, start: Bootstrap, output: Path, options: O
     if start.kernel.acpi:
         if not isinstance(custom, dict | None):
             raise NitroError(
-                f"custom metadata must be a JSON object, not {type(custom).__name__}, with this kernel: "
-                "that it needs ACPI is written there"
+                f"with this kernel, custom metadata must be a JSON object, not {type(custom).__name__}: "
+                "nitroctl notes there that the kernel needs ACPI"
             )
         custom = {**(custom or {}), "nitroctl": start.kernel.marks}
     if start.aws:
         _check_lines(application)
     warnings = list(application.warnings)
     if start.aws and (application.cwd or application.user):
-        warnings.append("AWS's init knows neither WORKDIR nor USER: the application runs as root in /")
-    if start.aws and application.program:  # which its init would look for elsewhere
+        warnings.append("AWS's init ignores WORKDIR and USER: the application runs as root in /")
+    if start.aws and application.program:  # AWS's init would look for it elsewhere
         application = replace(application, cmd=(application.program, *application.cmd[1:]), program="")
     size = start.init.stat().st_size
     unpacked: list[int] = []
@@ -439,29 +446,31 @@ def compose(application: Application, start: Bootstrap, output: Path, options: O
 
 
 def _memory_warnings(size: int, unpacked: int) -> list[str]:
-    """An enclave's default memory follows the file's size. What its ramdisks unpack to may take half of it:
-    the kernel's limit for its first file system (Documentation/filesystems/tmpfs.rst)."""
+    """Warn if the enclave's default memory is too small. It depends on the file's size, but the unpacked
+    ramdisks may take only half of the memory: the kernel's limit for its first file system
+    (Documentation/filesystems/tmpfs.rst)."""
     memory = default_memory(size)
     if 2 * unpacked <= memory * MIB * 63 // 64 - KERNEL_NEEDS:
         return []
     return [
-        f"the compressed ramdisks take {-(-unpacked // MIB)} MiB when the enclave has unpacked them, and its "
-        f"default memory of {memory} MiB will not do: run it with --memory {default_memory(unpacked)}"
+        f"the ramdisks unpack to {-(-unpacked // MIB)} MiB in the enclave, for which its default memory of "
+        f"{memory} MiB is too small: run it with --memory {default_memory(unpacked)}"
     ]
 
 
 def write_bootstrap(sink: Sink, start: Bootstrap, *, as_aws: bool = False) -> None:
-    """With `as_aws`, our init is told to leave out what AWS's does not do (guest/init.c)."""
+    """Write the bootstrap ramdisk. With `as_aws` our init is told to do only what AWS's does
+    (guest/init.c)."""
     mark = (cpio.file("as-aws", b""),) if as_aws else ()
     files = (*mark, cpio.directory("dev"), cpio.file("init", start.init, 0o755), *start.kernel.files)
     cpio.write(sink, files)
 
 
 def _checked(application: Application) -> Application:
-    """What no init can be given."""
+    """Refuse texts that no init can be given. Raises NitroError."""
     for what, text in (("the working directory", application.cwd), ("the program", application.program)):
         if "\n" in text:
-            raise NitroError(f"{what} has a line break, which init cannot be given: {text[:100]!r}")
+            raise NitroError(f"{what} has a line break, which cannot be passed to init: {text[:100]!r}")
     for what, items in (
         ("an argument", application.cmd),
         ("the working directory", (application.cwd,)),
@@ -470,13 +479,15 @@ def _checked(application: Application) -> Application:
     ):
         for item in items:
             if "\0" in item:
-                raise NitroError(f"{what} has a NUL, which no program can be given: {item[:100]!r}")
+                raise NitroError(f"{what} has a NUL, which cannot be passed to a program: {item[:100]!r}")
     return application
 
 
 def _check_lines(application: Application) -> None:
-    """AWS's init reads a line for each text, and would take each line of one for another."""
-    hint = "nitroctl's own init takes it (without --blobs); or encode the text, in base64 for instance"
+    """Refuse line breaks for AWS's init, which reads one text per line and would split such a text."""
+    hint = (
+        "use nitroctl's own init, which accepts it (no --blobs), or encode the text, for instance in base64"
+    )
     for item in application.env:
         if "\n" in item:
             name = item.partition("=")[0][:100]
@@ -505,18 +516,19 @@ def _write_application(sink: Sink, application: Application) -> None:
 
 
 def _add_texts(archive: cpio.Archive, name: str, items: tuple[str, ...]) -> None:
-    """A file of lines; where a text has a line break, also one of all texts, each ended by NUL, which takes
-    its place."""
+    """Add a file with one text per line; and, if a text has a line break, a second file with all texts, each
+    ended by NUL, which our init reads instead."""
     archive.add(cpio.file(name, lines(tuple(item for item in items if "\n" not in item))))
     if any("\n" in item for item in items):
         archive.add(cpio.file(f"{name}0", b"".join(encoded(item) + b"\0" for item in items)))
 
 
 class _Gzip:
-    """A sink that compresses: the same bytes for the same input and zlib; the header has no name, no date."""
+    """A sink that compresses with gzip. The same input and zlib give the same bytes: the header has neither
+    name nor date."""
 
     def __init__(self, sink: Sink) -> None:
-        self.size = 0  # of what came in
+        self.size = 0  # bytes of input
         self._sink = sink
         self._packer = zlib.compressobj(6, zlib.DEFLATED, 31)
 
@@ -530,7 +542,7 @@ class _Gzip:
             data = os.read(fd, 1 << 20 if left is None else min(left, 1 << 20))
             if not data:
                 if left:
-                    raise NitroError(f"{name} became shorter while it was read")
+                    raise NitroError(f"{name} became shorter while it was being read")
                 return
             self.write(data)
             left = None if left is None else left - len(data)
@@ -540,7 +552,7 @@ class _Gzip:
 
 
 def _compressed(disk: Generated, sizes: list[int]) -> Generated:
-    """That ramdisk compressed; once written, its size before is in `sizes`."""
+    """A ramdisk, compressed. When it has been written, its uncompressed size is appended to `sizes`."""
 
     def write(sink: Sink) -> None:
         packer = _Gzip(sink)

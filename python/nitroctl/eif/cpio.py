@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Writes cpio archives of the "newc" kind, the form in which the kernel takes an initramfs. Reads none.
+"""Writes cpio archives in "newc" format, which the kernel takes as an initramfs. Reads none.
 
-(Linux, Documentation/driver-api/early-userspace/buffer-format.rst.) The archive depends on its entries alone:
-inode numbers counted from 1, the archive's own device numbers zero, names sorted (by `write`), the end padded
-with zeros to a multiple of four, as AWS's ramdisks have it, so that another can follow.
+(Linux, Documentation/driver-api/early-userspace/buffer-format.rst.) The bytes depend only on the entries:
+inode numbers count from 1, the archive's own device numbers are zero, names are sorted (by `write`). The end
+is padded with zeros to a multiple of four bytes, as in AWS's ramdisks, so that another archive can follow.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from nitroctl.base.errors import NitroError
 MAGIC = b"070701"
 TRAILER = b"TRAILER!!!"
 FIELD_MAX = (1 << 32) - 1  # every number has eight hexadecimal digits
-NAME_MAX = 4095  # PATH_MAX less its NUL: the kernel skips what is longer
+NAME_MAX = 4095  # PATH_MAX without the NUL: the kernel skips an entry with a longer name
 
 
 class Sink(Protocol):
@@ -36,8 +36,9 @@ class Entry:
     """One name in the archive.
 
     `name` is relative, without "." or "..", in bytes as the kernel will see it. `mode` is st_mode with the
-    file type. The content is `data` (a file's bytes, or a link's target), that of the file `path`, read when
-    the archive is written, or the `size` bytes that `filler` writes. `device` is (major, minor) of a node.
+    file type. The content is `data` (a file's bytes, or a link's target), or that of the file `path`, which
+    is read when the archive is written, or the `size` bytes that `filler` writes. `device` is a node's
+    (major, minor).
     """
 
     name: bytes
@@ -79,9 +80,10 @@ def device(name: str, kind: int, major: int, minor: int, mode: int = 0o600) -> E
 
 
 def tree(folder: Path, *, every_mode: bool = False) -> Iterator[Entry]:
-    """What is in a folder, for the archive's root. Of the modes only the right to execute is kept, and no
-    owner, so that neither umask nor user shows; with `every_mode` all of it, and devices too. Raises
-    NitroError for what cannot be read or be in an archive."""
+    """The contents of a folder, as entries for the archive's root. Of the mode only the execute bit is kept,
+    and the owner is dropped, so that the archive depends on neither umask nor user; with `every_mode` both
+    are kept, and devices are included. Raises NitroError for what cannot be read or cannot be in an
+    archive."""
     try:
         for path in _below(folder):
             name = os.fspath(path.relative_to(folder))
@@ -106,8 +108,8 @@ def tree(folder: Path, *, every_mode: bool = False) -> Iterator[Entry]:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """All names below a folder, folders before what is in them. A folder that cannot be read is an OSError;
-    pathlib's rglob would leave it out."""
+    """All names below a folder, each folder before its contents. Raises OSError if a folder cannot be read,
+    which pathlib's rglob would leave out silently."""
     todo = [folder]
     while todo:
         with os.scandir(todo.pop()) as found:
@@ -118,7 +120,7 @@ def _below(folder: Path) -> Iterator[Path]:
 
 
 class Archive:
-    """An archive that is being written: entries in the caller's order, a folder before what is in it."""
+    """An archive that is being written: entries in the caller's order, each folder before its contents."""
 
     def __init__(self, sink: Sink, *, mtime: int = 0) -> None:
         self._sink = sink
@@ -129,7 +131,7 @@ class Archive:
     def add(self, entry: Entry, also: Sequence[bytes] = ()) -> None:
         """Write an entry, and then more names of the same file (hard links).
 
-        Raises NitroError for a name that cannot be in an archive, a number that is too large for it, and a
+        Raises NitroError for a name that cannot be in an archive, a number that is too large for one, and a
         file that cannot be read.
         """
         self._inode += 1
@@ -140,7 +142,7 @@ class Archive:
             numbers = (entry.mode, entry.uid, entry.gid, links, self._time(entry), size)
             if not all(0 <= n <= FIELD_MAX for n in (*numbers, *entry.device)):
                 raise NitroError(f"{readable(name)} has {size} bytes, owner {entry.uid}:{entry.gid}; "
-                                 "a cpio archive takes numbers of 32 bits")  # fmt: skip
+                                 "a cpio archive holds only 32-bit numbers")  # fmt: skip
             self._put(_header(self._inode, *numbers, entry.device, name))
 
         def end(size: int) -> None:
@@ -184,13 +186,13 @@ class Archive:
 
 
 def write(sink: Sink, entries: Iterable[Entry], *, mtime: int = 0) -> None:
-    """Write a whole archive, sorted, so that a folder comes before what is in it. As `Archive.add`; besides,
-    a name that is given twice is refused."""
+    """Write a whole archive, sorted, so that each folder comes before its contents. Raises NitroError like
+    `Archive.add`, and for a name that is given twice."""
     archive = Archive(sink, mtime=mtime)
     last: bytes | None = None
     for entry in sorted(entries, key=lambda e: e.name.split(b"/")):
         if entry.name == last:
-            raise NitroError(f"the archive would have {readable(entry.name)} twice")
+            raise NitroError(f"the archive would contain {readable(entry.name)} twice")
         last = entry.name
         archive.add(entry)
     archive.finish()
@@ -214,5 +216,5 @@ def _check_name(name: bytes) -> None:
 
 
 def readable(name: bytes) -> str:
-    """A name for a message."""
+    """A name as text for a message."""
     return shown.line(name.decode("utf-8", "backslashreplace"), 300)

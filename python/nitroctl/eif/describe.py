@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What an EIF is: a table for people, the JSON of `nitro-cli describe-eif` for programs. Changes nothing.
+"""Describes an EIF: a table for people, the JSON of `nitro-cli describe-eif` for programs. Changes nothing.
 
-Structure is judged strictly. What nitro-cli reports instead of refusing is reported here too: a checksum that
-does not match ("CheckCRC": false) and a signature over another PCR0 ("SignatureCheck": false). What else the
-machine refuses the file for is `Description.refusal`. Metadata that cannot be read leave their keys out, with
-a warning, since nothing in an enclave depends on them.
+The structure is checked strictly. Two faults are reported and not refused, as nitro-cli does: a checksum that
+does not match ("CheckCRC": false) and a signature over another PCR0 ("SignatureCheck": false). Any other
+reason for which the machine refuses the file is in `Description.refusal`. If the metadata cannot be read,
+their keys are left out with a warning, because nothing in an enclave depends on them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct",
 
 @dataclass(frozen=True)
 class SignatureInfo:
-    """A signature that was made with its certificate's key. `covers_pcr0`: and is over this file's PCR0."""
+    """A signature that was made with its certificate's key. `covers_pcr0`: whether it is over this file's
+    PCR0."""
 
     signature: Signature
     signer: Signer
@@ -55,8 +56,8 @@ class SignatureInfo:
 
 @dataclass(frozen=True)
 class Description:
-    """All that one pass over a file tells. `metadata` is the parsed section, None if there is none or it is
-    not what AWS's tools write; then `metadata_error` says why."""
+    """All that one pass over a file finds out. `metadata` is the parsed section; None if there is none, or if
+    it is not what AWS's tools write: then `metadata_error` says why."""
 
     path: Path
     layout: Layout
@@ -71,12 +72,14 @@ class Description:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences about what is accepted, and odd."""
+        """Sentences about what is accepted but unusual."""
         found = []
         if gap := self.layout.gap_size:
-            found.append(f"{gap} bytes lie between the sections: in the checksum, in no PCR")
+            found.append(f"{gap} bytes lie between the sections: the checksum covers them, no PCR does")
         if self.signature and holds_private_key(self.signature.signature.pem):
-            found.append("the signature's certificate has a PRIVATE KEY beside it: the image gives it away")
+            found.append(
+                "the signature section also contains a PRIVATE KEY: whoever has the image has that key"
+            )
         return found
 
     @property
@@ -106,9 +109,9 @@ def _openssl_time(t: datetime) -> str:
 
 
 def describe(path: Path, *, file_rules_only: bool = False) -> Description:
-    """Read a file once and say what it is; with `file_rules_only`, without asking whether its kernel can be
-    booted. Raises EifError for a broken file and for a signature that cannot
-    be read or was not made with its certificate's key, as nitro-cli does."""
+    """Read a file once and describe it; with `file_rules_only` without checking that its kernel can be
+    booted. Raises EifError for a broken file, and, as nitro-cli does, for a signature that cannot be read or
+    was not made with its certificate's key."""
     scan = measuring.scan(path)
     metadata, problem = parse_metadata(scan.metadata) if scan.metadata is not None else (None, None)
     measurements = scan.measurements

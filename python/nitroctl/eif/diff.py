@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What differs between two EIFs: which register, section, and file in a ramdisk; where AWS's builder made one
-of them also by which of its rules. Judges nothing else.
+"""Finds the differences between two EIFs: PCRs, sections, and files in ramdisks. If AWS's builder made one of
+them, also the rule of that builder which explains a difference.
 
-Ramdisks are looked into where they are cpio archives ("newc"), compressed or not; others are compared as a
-whole. Memory grows with the number of names in a ramdisk, not with their content, and names have a limit.
+A ramdisk that is a cpio archive ("newc"), compressed or not, is compared file by file; any other as a whole.
+Memory use depends on the number of names in a ramdisk, which is limited, and not on their contents.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from nitroctl.eif.listing import Listing
 
 @dataclass(frozen=True)
 class Difference:
-    """`where` names a register, a section, or "ramdisk N: path"; `a` and `b` are what the two files have
-    there, None for nothing; `pcrs` are the registers that a difference there moves. `rule` is the name of the
-    rule of AWS's builder that explains it, if one does."""
+    """`where` names a PCR, a section, or "ramdisk N: path"; `a` and `b` are what the two files have there,
+    None for nothing; `pcrs` are the PCRs that change with it. `rule` is the name of the rule of AWS's builder
+    that explains the difference, if there is one."""
 
     where: str
     a: str | None
@@ -64,19 +64,19 @@ def diff(a: Path, b: Path) -> list[Difference]:
 
 
 def _of_the_file(difference: Difference) -> str | None:
-    """The rule of what lies outside of the ramdisks, where AWS's builder made one of the files."""
+    """The rule that explains a difference outside the ramdisks, if AWS's builder made one of the files."""
     if difference.where == "kernel":
         return "blobs"
     return "metadata" if difference.where.startswith("metadata") else difference.rule
 
 
 def is_consequence(difference: Difference) -> bool:
-    """A register or a whole ramdisk, which differs because of what is in it."""
+    """Whether this is a PCR or a whole ramdisk, which differs only because of what is in it."""
     return difference.where.startswith("PCR") or difference.rule == "archive-form"
 
 
 def _moved(type: SectionType, number: int) -> tuple[str, ...]:
-    """The registers that the content of the section measures into."""
+    """The PCRs into which the section is measured."""
     if type not in (SectionType.KERNEL, SectionType.RAMDISK):
         return ()
     return ("PCR0", "PCR2" if type is SectionType.RAMDISK and number else "PCR1")
@@ -154,7 +154,7 @@ def _compare_section(name: str, a: Open, b: Open, pcrs: tuple[str, ...]) -> list
 
 
 def _rule(key: bytes, one: Listing, two: Listing, *, bootstrap: bool) -> str | None:
-    """Which of AWS's rules makes this difference."""
+    """Which rule of AWS's builder makes this difference."""
     old, new = one.entries.get(key), two.entries.get(key)
     if one.by_aws == two.by_aws:
         return diff_rules.folder_time(old, new) if one.by_aws and old and new else None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Why a ramdisk of AWS's builder differs from ours of the same image: each rule, and what it makes of an
-entry. A difference is explained only if the rule makes exactly what AWS's ramdisk has.
+"""Why a ramdisk of AWS's builder differs from ours for the same image: the rules, and how each changes an
+entry. A rule explains a difference only if it produces exactly what AWS's ramdisk contains.
 
-The rules themselves are `export`'s and `linuxkit`'s, which build by them; these here are told after the fact.
+`export` and `linuxkit` follow the same rules when they build; here they are recognised afterwards.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from dataclasses import replace
 from nitroctl.eif import linuxkit
 from nitroctl.eif.listing import Entry
 
-# name -> what it says of a difference
+# name of the rule -> how it explains a difference
 RULES = {
     "archive-form": "AWS's archive has another form: order, inode numbers, slashes behind folders, padding",
     "blobs": "AWS's kernel and init are not ours: give --blobs to build with AWS's",
-    "command": "AWS's builder takes CMD and leaves out ENTRYPOINT",
+    "command": "AWS's builder takes CMD and ignores ENTRYPOINT",
     "container-folder": "a container has this folder, and so has AWS's image",
     "folder-time": "no layer lists this folder, so Docker gives it the time of unpacking: it may change from "
     "one of AWS's builds to the next",
-    "hard-link": "AWS's builder makes further names of a file symbolic links",
+    "hard-link": "AWS's builder turns all names of a file but the first into symbolic links",
     "hosts": "AWS replaces /etc/hosts",
     "left-out": "AWS's builder leaves this file out",
     "metadata": "metadata are in no PCR; BuildTime and DockerInfo change with each of AWS's builds",
-    "mount-point": "AWS's builder makes /dev, /proc, /run, /sys, /tmp, /var and the root anew: 0755, of root",
+    "mount-point": "AWS's builder makes /dev, /proc, /run, /sys, /tmp, /var and the root anew: 0755, root's",
     "mtab": "AWS makes /etc/mtab a link to /proc/mounts",
     "own-init": "only our init knows this file: AWS's builder has no place for WORKDIR, USER and line breaks",
     "own-time": "AWS's builder gives this a time of its own, 2017-04-18 16:30 UTC",
@@ -57,7 +57,8 @@ _REPLACED = {
 def of_application(
     name: bytes, aws: Entry | None, ours: Entry | None, all_of_ours: Mapping[bytes, Entry]
 ) -> str | None:
-    """The rule by which AWS's application ramdisk has `aws` where ours has `ours`; None: no rule does."""
+    """The rule that explains why AWS's application ramdisk has `aws` where ours has `ours`; None if none
+    does."""
     if name in _REPLACED:
         rule, made = _REPLACED[name]
     elif name in _LEFT_OUT:
@@ -85,33 +86,33 @@ def of_application(
 
 
 def folder_time(a: Entry, b: Entry) -> str | None:
-    """The one thing that Docker does not decide by the image."""
+    """The rule about folder times, the only thing that Docker does not derive from the image."""
     same = stat.S_ISDIR(a.mode) and replace(a, mtime=0).said == replace(b, mtime=0).said
     return "folder-time" if same else None
 
 
 def of_bootstrap(name: bytes, aws: Entry | None, ours: Entry | None) -> str:
-    """The same of the ramdisk with init."""
+    """The same for the bootstrap ramdisk."""
     if aws and ours and replace(ours, mtime=linuxkit.TIME).said == aws.said:
         return "own-time"
     return "blobs"
 
 
 def _text(name: bytes, ours: Entry, all_of_ours: Mapping[bytes, Entry]) -> bytes:
-    """What our init reads, in lines: AWS's knows no other form."""
+    """A text that our init reads, as lines: AWS's init reads no other form."""
     whole = all_of_ours.get(name + b"0")
     return whole.text.replace(b"\0", b"\n") if whole else ours.text
 
 
 def _command(ours: bytes, aws: bytes) -> tuple[str, bytes]:
-    """AWS's is the end of ours: CMD behind ENTRYPOINT; also an empty CMD."""
+    """AWS's cmd is the end of ours, which is ENTRYPOINT followed by CMD; CMD may be empty."""
     if ours == aws:
         return "own-time", ours
     return "command", aws if not aws or ours.endswith(b"\n" + aws) else ours
 
 
 def _variables(ours: bytes, aws: bytes) -> tuple[str, bytes]:
-    """AWS's lack our first or last line, a container's PATH and HOME."""
+    """AWS's env lacks our first or last line, the PATH and HOME of a container."""
     if ours == aws:
         return "own-time", ours
     lines = ours.splitlines(keepends=True)
@@ -124,7 +125,7 @@ def _variables(ours: bytes, aws: bytes) -> tuple[str, bytes]:
 
 
 def _other_name(name: bytes, aws: Entry, ours: Entry, all_of_ours: Mapping[bytes, Entry]) -> Entry | None:
-    """The name to which AWS's link leads, if it is one of the same file in ours."""
+    """The target of AWS's symbolic link, if in our ramdisk it is another name of the same file."""
     if aws.text.startswith(b"/") or aws.text == ours.text:
         return None
     other = all_of_ours.get(posixpath.normpath(posixpath.join(posixpath.dirname(name), aws.text)))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Files of /etc that AWS's builder gives every image, for the images that bring none: without /etc/hosts
-`localhost` does not resolve, and Debian's and Ubuntu's images bring no such file (Docker makes one for each
-container). An image's own stay, and are told, since AWS's builder replaces them (`linuxkit`).
+"""Adds the files in /etc that AWS's builder puts into every image, if the image has none. Without /etc/hosts
+`localhost` does not resolve, and Debian's and Ubuntu's images have no such file (Docker makes one for each
+container). Files of the image are kept, with a note, because AWS's builder replaces them (`linuxkit`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def complete(tree: Tree) -> list[str]:
     try:
         tree.ensure_folder("/etc")
     except NitroError:
-        return []  # something else has that name, and the image must live with it
+        return []  # something else has that name: nothing is added
     own = []
     for name, made in (("hosts", _file(HOSTS)), ("resolv.conf", None), ("mtab", _link(MOUNTS))):
         folder = tree.find([b"etc"], follow=True)
@@ -42,7 +42,7 @@ _AWS = ((stat.S_IFLNK, MOUNTS), (stat.S_IFLNK, RESOLV_CONF))
 
 def _file(content: bytes) -> Node:
     node = Node(stat.S_IFREG | 0o644, 0)
-    node.target = content  # of what no layer has, as of a link
+    node.target = content  # content that is in no layer is kept here, as for a link
     return node
 
 

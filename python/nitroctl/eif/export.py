@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""The file system of a container that Docker would make of an image, as `docker export` hands it out.
+"""The file system of a container that Docker would make from an image, as `docker export` writes it.
 
-AWS's builder takes an image's files from there, so names, order, modes and times of its application ramdisk
-(and PCR2) are decided by what dockerd does:
+AWS's builder takes an image's files from there, so dockerd decides about names, order, modes and times in the
+application ramdisk (and so about PCR2):
 
-    layers      each is unpacked alone, then they lie one over the other, as the overlay driver mounts them;
-                so a folder in a layer hides a link of the same name below it
-    init layer  mount points, /etc/hosts and the like, made anew when the container is
-    WORKDIR     made if the image does not bring it
-    order       of a walk: each folder's names by their bytes, its content directly after it
+    layers      each is unpacked on its own, then they are stacked, as the overlay driver mounts them;
+                so a folder in a layer hides a link of the same name in a lower layer
+    init layer  mount points, /etc/hosts and the like, made when the container is created
+    WORKDIR     made if it is not in the image
+    order       of a walk: each folder's names sorted by their bytes, its contents directly after it
 
-Only headers are read here; a file is known by its layer and its place there. What Docker does not decide the
-same way each time is the time of a folder that no layer lists (`Folder.listed`). Knows no ramdisk.
+Only headers are read here; a file is identified by its layer and its place in it. The time of a folder that
+no layer lists (`Folder.listed`) is the only thing that can differ from one export to the next. Ramdisks are
+made elsewhere.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from nitroctl.eif.layers import ENTRIES_MAX, LINKS_MAX, check_limits, layer_memb
 from nitroctl.eif.measure import Progress
 from nitroctl.eif.tar import Member, seconds
 
-# Docker sets what it cannot express to 0: times before 1970, and after what 63 bits of nanoseconds hold.
+# Docker sets times that it cannot express to 0: before 1970, or more nanoseconds than fit into 63 bits.
 TIME_MAX = (1 << 63) // 10**9
 
 # What a new container gets above its image, in dockerd's order: folders, empty files, and a link.
@@ -60,24 +61,25 @@ class Inode:
     device: tuple[int, int] = (0, 0)
     layer: int = -1
     index: int = -1
-    early: bool = False  # its header says a time before 1970
+    early: bool = False  # the time in its header is before 1970
 
 
 @dataclass(eq=False, slots=True)
 class Folder:
-    """`listed`: some layer has a header for it, so its time is the image's; else it is that of unpacking."""
+    """A folder. `listed`: a layer has a header for it, so its time comes from the image; otherwise it gets
+    the time of unpacking."""
 
     mode: int = stat.S_IFDIR | 0o755
     uid: int = 0
     gid: int = 0
     mtime: int = 0
     listed: bool = False
-    opaque: bool = False  # in a layer: hides what lower ones have in it
+    opaque: bool = False  # in a layer: hides the folder's contents in lower layers
     children: dict[bytes, Inode | Folder] = field(default_factory=dict)
 
 
 class _Whiteout(Inode):
-    """In a layer: there is nothing of that name below it."""
+    """In a layer: removes that name of the lower layers."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +99,8 @@ class Export:
 
 
 def export(image: Image, workdir: str, progress: Progress | None = None) -> Export:
-    """What `docker export` hands out for a container of the image. Progress counts bytes of layers as they
-    are stored. Raises NitroError for what Docker refuses as well, and for damaged layers."""
+    """What `docker export` writes for a container of the image. Progress counts the layers' bytes as stored.
+    Raises NitroError for what Docker would refuse, too, and for damaged layers."""
     root = Folder()
     budget = _Budget()
     for number in range(len(image.layers)):
@@ -113,7 +115,8 @@ def export(image: Image, workdir: str, progress: Progress | None = None) -> Expo
 
 
 class _Budget:
-    """Names in all layers together, folders that nobody listed included: what the memory depends on."""
+    """Limits the names in all layers together, unlisted folders included, because memory use depends on
+    them."""
 
     def __init__(self) -> None:
         self._left = ENTRIES_MAX
@@ -125,7 +128,7 @@ class _Budget:
 
 
 def _unpack(image: Image, number: int, budget: _Budget, progress: Progress | None) -> Folder:
-    """A layer alone, as an unpacker would write it into an empty folder."""
+    """One layer, as if it were unpacked into an empty folder."""
     root = Folder(listed=True)
     what = layer_name(image, number)
     for index, member in enumerate(layer_members(image, number, progress)):
@@ -154,9 +157,9 @@ def _unpack_member(
     elif base.startswith(b".wh."):
         hidden = base.removeprefix(b".wh.")
         if hidden in (b"", b".", b".."):
-            raise NitroError("a whiteout of nothing")
+            raise NitroError("a whiteout without a name")
         if not isinstance(folder.children.get(hidden), _Whiteout | None):
-            raise NitroError("a whiteout of what the same layer brings, which Docker cannot unpack")
+            raise NitroError("a whiteout of something in the same layer, which Docker cannot unpack")
         folder.children[hidden] = _Whiteout(0)
     else:
         old = folder.children.get(base)
@@ -169,19 +172,21 @@ def _unpack_member(
 
 
 def _parent(root: Folder, parts: Sequence[bytes], budget: _Budget) -> Folder:
-    """The folder at a path of a layer, made with its parents as far as they are not there. Links that the
-    layer itself brings are followed."""
+    """The folder at a path in a layer; it and its parents are made if they are missing. Links in the same
+    layer are followed."""
     found = _follow(root, parts, budget)
     if not isinstance(found, Folder):
-        raise NitroError(f"{readable(b'/'.join(parts))} is no folder, so Docker cannot unpack what is in it")
+        raise NitroError(
+            f"{readable(b'/'.join(parts))} is not a folder, so Docker cannot unpack what is in it"
+        )
     return found
 
 
 def _follow(root: Folder, parts: Sequence[bytes], make: _Budget | None) -> Folder | Inode | None:
-    """What is at a path; links are followed, also the last. With `make`, folders that are missing are made,
-    but not where a link leads: mkdir(2) does not either."""
+    """What is at a path; all links are followed, the last one too. With `make` missing folders are made, but
+    not at the target of a link, where mkdir(2) does not make one either."""
     trail: list[Folder | Inode] = [root]
-    todo = [(part, False) for part in reversed(parts)]  # and whether a link's target says so
+    todo = [(part, False) for part in reversed(parts)]  # (part, whether it comes from a link's target)
     links = 0
     while todo:
         part, linked = todo.pop()
@@ -212,16 +217,14 @@ def _follow(root: Folder, parts: Sequence[bytes], make: _Budget | None) -> Folde
 
 def _inode(root: Folder, member: Member, layer: int, index: int, budget: _Budget) -> Inode:
     if member.islnk():
-        # As link(2): the last component is not followed.
+        # As with link(2), a link as the last component is not followed.
         *parts, base = path_parts(encoded(member.linkname)) or [b""]
         folder = _follow(root, parts, None)
         target = folder.children.get(base) if isinstance(folder, Folder) else None
         if not isinstance(target, Inode) or isinstance(target, _Whiteout):
             what = "a folder" if target else "nothing"
             link = readable(encoded(member.linkname))
-            raise NitroError(
-                f"a hard link to {link}, where this layer brings {what}: Docker cannot unpack it"
-            )
+            raise NitroError(f"a hard link to {link}, where this layer has {what}: Docker cannot unpack it")
         return target
     if member.isreg():
         return Inode(stat.S_IFREG, size=member.size, layer=layer, index=index)
@@ -253,7 +256,7 @@ def _set_attributes(node: Inode | Folder, member: Member) -> None:
 
 
 def _stack(lower: Folder, upper: Folder) -> None:
-    """Lay a layer over what lower layers made. `lower` becomes the result."""
+    """Stack a layer on the result of the lower layers. `lower` becomes the new result."""
     todo = [(lower, upper)]
     while todo:
         below, above = todo.pop()
@@ -283,7 +286,7 @@ def _add_init_layer(root: Folder) -> None:
         for part in parts:
             folder = _real_folder(folder, part)
         if isinstance(folder.children.get(base), Folder):
-            continue  # a folder stays, whatever it should be
+            continue  # an existing folder stays, whatever should be there
         if kind == stat.S_IFDIR:
             _real_folder(folder, base)
         else:
@@ -292,7 +295,7 @@ def _add_init_layer(root: Folder) -> None:
 
 
 def _real_folder(parent: Folder, name: bytes) -> Folder:
-    """What is no folder there is removed, and a folder made."""
+    """The folder of that name; anything else of that name is replaced by a new folder."""
     node = parent.children.get(name)
     if not isinstance(node, Folder):
         node = parent.children[name] = Folder()
@@ -300,13 +303,13 @@ def _real_folder(parent: Folder, name: bytes) -> Folder:
 
 
 def _make_workdir(root: Folder, workdir: str) -> None:
-    """dockerd makes the folder, and its parents, when it makes the container."""
+    """Make WORKDIR and its parents, as dockerd does when it creates a container."""
     if not workdir.startswith("/"):
         workdir = "/" + workdir
     parts = path_parts(encoded(workdir))
     found = _follow(root, parts, None)
     if found is None:
-        # The parent in which the first folder is made gets a new time, too.
+        # The existing parent of the first new folder gets a new time, too.
         known = len(parts)
         while known and _follow(root, parts[:known], None) is None:
             known -= 1
@@ -315,4 +318,6 @@ def _make_workdir(root: Folder, workdir: str) -> None:
             parent.listed, parent.mtime = False, 0
         found = _follow(root, parts, _Budget())
     if not isinstance(found, Folder):
-        raise NitroError(f"the working directory {workdir!r} is no folder, so Docker makes no container")
+        raise NitroError(
+            f"the working directory {workdir!r} is not a folder, so Docker cannot create a container"
+        )

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Takes an EIF apart: each section into a file of its own, in a new folder. Opens no ramdisk.
+"""Splits an EIF: writes each section to a file of its own, in a new folder. Ramdisks are not unpacked.
 
     kernel, cmdline, metadata.json, ramdisk-0.cpio (.gz, .xz, ...), signature.cbor, certificate.pem
 
-The names are ours, nothing in the file has a say in them. The folder appears whole or not at all, and only if
-the file keeps its rules.
+The file names are fixed; nothing in the EIF influences them. The folder is created completely or not at all,
+and only if the EIF breaks no rule.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nitroctl.eif import signature
 from nitroctl.eif.format import CRC_OFFSET, Layout, Section, SectionType, open_eif, read_layout
 from nitroctl.eif.measure import CHUNK, Progress, crc_mismatch, crc_of_gap, shown
 
-# First bytes of what a kernel can unpack (lib/decompress.c) -> suffix.
+# First bytes of the formats that a kernel can unpack (lib/decompress.c) -> suffix of the file's name.
 _MAGICS = (
     (b"07070", ".cpio"),
     (b"\x1f\x8b", ".cpio.gz"),
@@ -36,7 +36,7 @@ _MAGICS = (
 
 
 def suffix(head: bytes) -> str:
-    """What a ramdisk with these first bytes is, as the end of a file's name."""
+    """The suffix of a file's name for a ramdisk with these first bytes."""
     return next((s for magic, s in _MAGICS if head.startswith(magic)), "")
 
 
@@ -46,7 +46,7 @@ def read_section(fd: int, section: Section, path: Path) -> Iterator[bytes]:
     while at < section.end:
         data = os.pread(fd, min(CHUNK, section.end - at), at)
         if not data:
-            raise EifError("io", "the file became shorter while it was read", path=path, offset=at)
+            raise EifError("io", "the file became shorter while it was being read", path=path, offset=at)
         yield data
         at += len(data)
 
@@ -59,8 +59,10 @@ def extract(path: Path, folder: Path) -> list[Path]:
         layout = read_layout(fd, size, path)
         try:
             if folder.exists() and (not there or any(folder.iterdir())):
-                raise NitroError(f"{folder} is there already", hint="name a new folder, or an empty one")
-            if there:  # not replaced: somebody may be in it
+                raise NitroError(f"{folder} already exists", hint="name a new folder, or an empty one")
+            if (
+                there
+            ):  # an existing folder is filled, not replaced: a process may have it as working directory
                 with tempfile.TemporaryDirectory(prefix=".", dir=folder, ignore_cleanup_errors=True) as aside:
                     names = _write(fd, layout, Path(aside), path, advance)
                     for name in names:

@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""The layout of an Enclave Image File, and the rules that every file must keep.
+"""The layout of an Enclave Image File (EIF), and the rules that every file must keep.
 
 An EIF is a 548-byte header and up to 32 sections, each a 12-byte section header and its data, in the order of
-their offsets; AWS's tools leave no gaps between them, Nitro boots files that have some.
+their offsets. AWS's tools leave no gaps between sections, but Nitro boots files that have some.
 All numbers are big-endian (AWS's EIF specification, version 4 of 2024-06-21; versions 2 and 3 have the same
 layout). This module reads headers only; it never touches a section's data, and no number in a file makes it
 allocate anything. `measure` reads the data.
 
-The first violated rule is raised as an `EifError` whose `rule` is the name that the machine's own loader
-uses for it. Both judge in the same order:
+The first broken rule is raised as an `EifError` whose `rule` is the machine's loader's name for it. Both
+check the rules in the same order:
 
     file-too-short, bad-magic, bad-version, bad-arch, section-count,
-    then for each slot of the header's tables   section-offset, section-beyond-file,
+    then for each entry of the header's tables  section-offset, section-beyond-file,
     trailing-bytes,
     then for each section header                section-size-mismatch, section-type, and by its type
         duplicate-kernel, duplicate-cmdline, ramdisk-before-kernel, duplicate-signature,
         signature-too-large, duplicate-metadata,
     no-kernel, no-cmdline, no-metadata
 
-then, from the data (`measure`), crc-mismatch and cmdline-nul, and the signature's own (`signature`).
+then, from the data (`measure`), crc-mismatch and cmdline-nul; then the rules of the signature (`signature`).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from nitroctl.base.errors import EifError
 MAGIC = b".eif"
 HEADER = struct.Struct(">4sHHQQHH32Q32QII")
 HEADER_SIZE = HEADER.size  # 548
-CRC_OFFSET = 544  # the four bytes that the checksum leaves out
+CRC_OFFSET = 544  # of the checksum's four bytes, which it does not cover
 SECTION_HEADER = struct.Struct(">HHQ")
 SECTION_HEADER_SIZE = SECTION_HEADER.size  # 12
 MIN_VERSION, MAX_VERSION = 2, 4
@@ -48,7 +48,7 @@ SIGNATURE_MAX = 32768  # bytes of a signature section's data
 
 FLAG_AARCH64 = arches.EIF_FLAG  # the only flag with a meaning; the others are reserved and ignored
 
-# What AWS's builder writes, whatever the image; nothing reads them.
+# Constants that AWS's builder writes into every image; nothing reads them.
 DEFAULT_MEM = 1 << 30
 DEFAULT_CPUS = 2
 
@@ -64,7 +64,7 @@ class SectionType(enum.IntEnum):
 
 
 class Section(NamedTuple):
-    """One section. `offset` is that of its 12-byte header in the file, `size` counts its data alone."""
+    """One section. `offset` is where its 12-byte header is in the file; `size` is that of its data only."""
 
     type: SectionType
     offset: int
@@ -94,7 +94,7 @@ class Header(NamedTuple):
 
 
 class Hints(NamedTuple):
-    """What a header says besides where the sections are; the defaults are what AWS's builder writes."""
+    """The header's fields other than the sections' places; the defaults are what AWS's builder writes."""
 
     version: int = MAX_VERSION
     flags: int = 0
@@ -111,7 +111,8 @@ class Hints(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """A file whose headers keep all rules: sections in file order, the last of which ends the file."""
+    """The layout of a file whose headers keep all rules. The sections are in file order; the file ends with
+    the last one."""
 
     header: Header
     sections: tuple[Section, ...]
@@ -125,12 +126,12 @@ class Layout(NamedTuple):
 
     @property
     def arch(self) -> Arch:
-        """What the image's kernel and programs are for."""
+        """The architecture that the image is for."""
         return arches.of_flags(self.header.flags)
 
     @property
     def gaps(self) -> tuple[tuple[int, int], ...]:
-        """(begin, end) of what lies before each section and belongs to none: in the checksum, in no PCR."""
+        """(begin, end) of each gap before a section. The checksum covers gaps, no PCR does."""
         ends = (HEADER_SIZE, *(s.end for s in self.sections))
         return tuple((end, s.offset) for end, s in zip(ends, self.sections, strict=False))
 
@@ -144,9 +145,9 @@ ReadAt = Callable[[int, int], bytes]  # (offset, length) -> at most that many by
 
 @contextmanager
 def open_eif(path: Path) -> Iterator[tuple[int, int]]:
-    """Open an EIF for reading: (descriptor, size). Whatever the system refuses is the rule `io`."""
+    """Open an EIF for reading: (file descriptor, size). Raises EifError `io` if the system refuses."""
     try:
-        # O_NONBLOCK: to open a FIFO would wait for its writer.
+        # O_NONBLOCK: otherwise opening a FIFO would wait for a writer.
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as e:
         raise EifError("io", f"cannot open the file: {e.strerror}", path=path) from e
@@ -163,8 +164,8 @@ def open_eif(path: Path) -> Iterator[tuple[int, int]]:
 
 
 def image_arch(path: Path) -> Arch:
-    """What a file's flags say that it is for; this host's, as far as enclaves have it, for one that does not
-    say it: what is wrong with it is told where it is judged."""
+    """The architecture in a file's flags. If the file cannot be read or is not an EIF, the host's (or the
+    default, if enclaves do not support that): its faults are reported where the file is checked."""
     try:
         with open_eif(path) as (fd, _):
             raw = os.pread(fd, 8, 0)
@@ -176,7 +177,7 @@ def image_arch(path: Path) -> Arch:
 
 
 def _hint(raw: bytes, path: Path | None) -> str | None:
-    """What to do with what people take for an EIF."""
+    """What to do with a file that is often mistaken for an EIF."""
     if raw[257:262] == b"ustar":
         return _made_of(path)
     if raw.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd")):
@@ -189,7 +190,7 @@ def _made_of(path: Path | None) -> str:
 
 
 def read_layout(fd: int, file_size: int, path: Path | None = None, *, only: Arch | None = None) -> Layout:
-    """Read and judge all headers of an open file. `only`: an image for any other architecture is refused.
+    """Read and check all headers of an open file. With `only` an image for another architecture is refused.
 
     Raises EifError for the first broken rule.
     """
@@ -199,18 +200,20 @@ def read_layout(fd: int, file_size: int, path: Path | None = None, *, only: Arch
 def parse_layout(
     read_at: ReadAt, file_size: int, path: Path | None = None, *, only: Arch | None = None
 ) -> Layout:
-    """As `read_layout`, from anything that can be read at an offset."""
+    """Like `read_layout`, for anything that can be read at an offset."""
     header = _parse_header(read_at(0, HEADER_SIZE), file_size, path, only)
     sections: list[Section] = []
     for i, (offset, size) in enumerate(zip(header.offsets, header.sizes, strict=True)):
         raw = read_at(offset, SECTION_HEADER_SIZE)
         if len(raw) != SECTION_HEADER_SIZE:
-            raise EifError("io", "the file became shorter while it was read", path=path, offset=offset)
+            raise EifError("io", "the file became shorter while it was being read", path=path, offset=offset)
         sections.append(_parse_section(i, offset, size, raw, sections, path))
     layout = Layout(header, tuple(sections), file_size)
     for type, rule in ((SectionType.KERNEL, "no-kernel"), (SectionType.CMDLINE, "no-cmdline")):
         if not layout.first(type):
-            raise EifError(rule, f"none of the {len(sections)} sections is a {type.name.lower()}", path=path)
+            raise EifError(
+                rule, f"none of the {len(sections)} sections is a {type.name.lower()} section", path=path
+            )
     if header.version >= 4 and not layout.first(SectionType.METADATA):
         raise EifError("no-metadata", f"version {header.version} needs a metadata section", path=path)
     return layout
@@ -225,18 +228,24 @@ def _parse_header(raw: bytes, file_size: int, path: Path | None, only: Arch | No
             "file-too-short", f"an EIF header has {HEADER_SIZE} bytes, the file only {file_size}", file_size
         )
     if len(raw) != HEADER_SIZE:
-        raise refuse("io", "the file became shorter while it was read", len(raw))
+        raise refuse("io", "the file became shorter while it was being read", len(raw))
     fields = HEADER.unpack(raw)
     magic, version, flags, default_mem, default_cpus, _, count = fields[:7]
     if magic != MAGIC:
         text = f"not an EIF: it begins with {magic.hex()}, not {MAGIC.hex()} (.eif)"
         raise EifError("bad-magic", text, path=path, offset=0, hint=_hint(raw, path))
     if not MIN_VERSION <= version <= MAX_VERSION:
-        raise refuse("bad-version", f"EIF version {version}; {MIN_VERSION} to {MAX_VERSION} are known", 4)
+        raise refuse(
+            "bad-version", f"EIF version {version} is unknown; known are {MIN_VERSION} to {MAX_VERSION}", 4
+        )
     if only not in (None, found := arches.of_flags(flags)):
         raise refuse("bad-arch", f"the image is for {found} (flags {flags:#06x}), not for {only}", 6)
     if not MIN_SECTIONS <= count <= MAX_SECTIONS:
-        raise refuse("section-count", f"{count} sections; an EIF has {MIN_SECTIONS} to {MAX_SECTIONS}", 26)
+        raise refuse(
+            "section-count",
+            f"the header says {count} sections; an EIF has {MIN_SECTIONS} to {MAX_SECTIONS}",
+            26,
+        )
     offsets, sizes = fields[7 : 7 + count], fields[39 : 39 + count]
     end = HEADER_SIZE
     for i, (offset, size) in enumerate(zip(offsets, sizes, strict=True)):
@@ -244,7 +253,7 @@ def _parse_header(raw: bytes, file_size: int, path: Path | None, only: Arch | No
         if offset < end:
             raise refuse(
                 "section-offset",
-                f"section {i} begins at {offset}, and what precedes it ends at {end} (overlap)",
+                f"section {i} begins at {offset}, before the end of what precedes it at {end} (overlap)",
                 slot,
             )
         end = offset + SECTION_HEADER_SIZE + size
@@ -271,7 +280,9 @@ def _parse_section(
     number, _, own_size = SECTION_HEADER.unpack(raw)
     if own_size != size:
         raise refuse(
-            "section-size-mismatch", f"section {i} says {own_size} bytes, the file header says {size}", 4
+            "section-size-mismatch",
+            f"section {i} has the size {own_size} in its own header, but {size} in the file header",
+            4,
         )
     try:
         type = SectionType(number)
@@ -280,9 +291,11 @@ def _parse_section(
     seen = {s.type for s in before}
     if type is SectionType.RAMDISK:
         if SectionType.KERNEL not in seen:
-            raise refuse("ramdisk-before-kernel", f"section {i} is a ramdisk, and no kernel comes before it")
+            raise refuse("ramdisk-before-kernel", f"section {i} is a ramdisk, but no kernel comes before it")
     elif type in seen:
-        raise refuse(f"duplicate-{type.name.lower()}", f"section {i} is a second {type.name.lower()}")
+        raise refuse(f"duplicate-{type.name.lower()}", f"section {i} is a second {type.name.lower()} section")
     if type is SectionType.SIGNATURE and size > SIGNATURE_MAX:
-        raise refuse("signature-too-large", f"the signature has {size} bytes; {SIGNATURE_MAX} are allowed", 4)
+        raise refuse(
+            "signature-too-large", f"the signature has {size} bytes; at most {SIGNATURE_MAX} are allowed", 4
+        )
     return Section(type, offset, size, raw)

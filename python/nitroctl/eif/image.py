@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Container images, by path: which there are in a file or folder, and the parts of the one that is meant.
+"""Container images in files: finds the images in a file or folder, and the parts of the one that is wanted.
 
     OCI layout           index.json; a folder, or a tar of it ("oci-archive"); also as cosign writes it
     docker-archive       manifest.json, a list: `docker save`, and crane, kaniko, ko, jib, rules_oci
     skopeo's dir:        manifest.json, one manifest; blobs beside it
 
-`docker save` writes the first two into one archive, and they need not name the same images. Specifications:
-OCI image-layout.md, image-index.md, manifest.md, config.md; Docker image specification v1.2; cosign's
-annotations. Layers are only found here; `layers` merges them, `root` writes what is left.
+`docker save` writes both of the first two into one archive, and they need not name the same images.
+Specifications: OCI image-layout.md, image-index.md, manifest.md, config.md; Docker image specification v1.2;
+cosign's annotations. Layers are only located here; `layers` merges them, `root` writes the result.
 
-All of it is input from strangers: JSON is bounded, and no name leads out of the image.
+The input is not trusted: the size of JSON is limited, and no name leads out of the image.
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ from nitroctl.eif import cpio
 from nitroctl.eif.blobs import MAKE, Archive, Blob, Folder, Slice, encoded
 
 JSON_MAX = 4 << 20  # bytes of a manifest or configuration; registries take 4 MiB
-JSON_TOTAL_MAX = 16 * JSON_MAX  # bytes of all that are read of one file or folder
-INDEXES_MAX = 4  # an index may name indexes, so deep
+JSON_TOTAL_MAX = 16 * JSON_MAX  # bytes of JSON that are read from one file or folder
+INDEXES_MAX = 4  # an index may name other indexes; how deep
 MANIFESTS_MAX = 10_000
 NAMES_SHOWN = 8
 
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _PLATFORM = re.compile(r"(?:linux/)?([a-z0-9_-]+)(?:/(v[1-9]))?")
-# The variant that every machine of that architecture runs, which is not named.
+# The variant that every machine of an architecture runs; it is left out of platform names.
 _FIRST: dict[Arch, str] = {"x86_64": "v1", "aarch64": "v8"}
 _ID = re.compile(r"(?:sha256:)?([0-9a-f]{12,64})")
-# Docker leaves these out of names.
+# Docker leaves these prefixes out of image names.
 _HUB = re.compile(r"(?:docker\.io/(?:library/)?)")
 
-# What a name of an image is given in. The second has a tag alone where people keep to the specification.
+# Annotations with an image's name. The second has only a tag if the writer follows the specification.
 _NAME_KEYS = ("io.containerd.image.name", "org.opencontainers.image.ref.name")
 _CONFIGS = ("application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json")
-# What lies beside images: signatures and the like of cosign, provenance of BuildKit.
+# What is stored beside images but is none: cosign's signatures and the like, BuildKit's provenance.
 _COSIGN = re.compile(r"dev\.cosignproject\.cosign/(?:sigs|atts|sboms)")
 
 
 @dataclass(frozen=True)
 class Config:
-    """What the image says about running it."""
+    """The image's configuration for running it."""
 
     entrypoint: tuple[str, ...] = ()
     cmd: tuple[str, ...] = ()
@@ -74,8 +74,8 @@ class Image:
 
 @dataclass
 class _Found:
-    """An image for this machine that the file or folder holds; `variant`: v2, ... of amd64, or empty for the
-    first of either architecture."""
+    """An image for the wanted architecture in the file or folder. `variant`: v2 and so on of amd64; empty for
+    the first variant of either architecture."""
 
     id: str
     variant: str
@@ -84,7 +84,8 @@ class _Found:
     names: list[str] = field(default_factory=list)
 
     def is_named(self, name: str) -> bool:
-        """Its name, with or without Docker's registry; its tag alone; its id, or the first 12 digits."""
+        """Whether `name` is its name (with or without Docker's registry), its tag alone, or its id (or the
+        first 12 digits of it)."""
         if (match := _ID.fullmatch(name)) and self.id.startswith(match[1]):
             return True
         return any(
@@ -102,21 +103,21 @@ def _familiar(name: str) -> str:
 
 
 def platform_arch(platform: str | None) -> Arch | None:
-    """The architecture that a platform names. Raises UsageError where enclaves have none like it."""
+    """The architecture in a platform's name. Raises UsageError if there are no enclaves for it."""
     return None if platform is None else _asked(platform)[0]
 
 
 def platform_of(arch: Arch, variant: str = "") -> str:
-    """As container images name it."""
+    """The platform's name in container images."""
     return f"linux/{facts(arch).debian}" + (f"/{variant}" if variant else "")
 
 
 def open_image(
     path: Path, *, name: str | None = None, platform: str | None = None, arch: Arch | None = None
 ) -> Image:
-    """Find an image in a folder or archive. Where there are several, `name` says which (a tag, a whole name,
-    an id), `arch` for which machine, by default that of `platform`, else this host's; and `platform` which of
-    several variants. Raises NitroError."""
+    """Find an image in a folder or archive. If there are several, `name` (a tag, a whole name, or an id) says
+    which one; `arch` says for which architecture, by default that of `platform`, else the host's; `platform`
+    says which of several variants. Raises NitroError."""
     variant = _variant(platform, arch)
     arch = arch or platform_arch(platform) or arches.default()
     try:
@@ -126,32 +127,32 @@ def open_image(
         return _image(parts, one, name)
     except OSError as e:
         reference = isinstance(e, FileNotFoundError) and path.suffix not in (".tar", ".oci", ".gz")
-        hint = f"one in a registry is docker://{path}" if reference else None
+        hint = f"for an image in a registry write docker://{path}" if reference else None
         raise NitroError(f"cannot read the image {path}: {e.strerror or e}", hint=hint) from e
 
 
 def _asked(platform: str) -> tuple[Arch, str]:
-    """Architecture and variant that a platform names."""
+    """The architecture and the variant in a platform's name."""
     match = _PLATFORM.fullmatch(platform)
     arch = named(match[1]) if match else None
     if match is None or arch is None:
         known = " or ".join(platform_of(arch) for arch in ARCHES)
         raise UsageError(
-            f"the platform {platform!r}: enclaves are {known}",
+            f"there are no enclaves for the platform {platform!r}; there are {known}",
             hint=f"give one of them, or a variant, such as {platform_of('x86_64', 'v3')}",
         )
     return arch, "" if match[2] in (None, _FIRST[arch]) else match[2]
 
 
 def _variant(platform: str | None, arch: Arch | None) -> str | None:
-    """That of --platform; None where nobody asks for one. The first variant has no name."""
+    """The variant in --platform; None if no platform is given, empty for the first variant."""
     if platform is None:
         return None
     of, variant = _asked(platform)
     if arch is not None and arch != of:
         raise UsageError(
-            f"the platform {platform!r} is {of}'s, and the enclave is to be {arch}",
-            hint=f"give {platform_of(arch)}, or leave it out",
+            f"the platform {platform!r} is for {of}, but the enclave's architecture is {arch}",
+            hint=f"give {platform_of(arch)}, or leave the platform out",
         )
     return variant
 
@@ -160,8 +161,8 @@ def _variant(platform: str | None, arch: Arch | None) -> str | None:
 
 
 class _Parts:
-    """An image's file or folder, of which no more is read than JSON_TOTAL_MAX. `others` collects the
-    platforms of images that are not for this machine."""
+    """An image's file or folder, from which at most JSON_TOTAL_MAX bytes of JSON are read. `others` collects
+    the platforms of images for other architectures."""
 
     def __init__(self, path: Path, arch: Arch) -> None:
         self.path = path
@@ -172,7 +173,7 @@ class _Parts:
 
     def read(self, blob: Blob, what: str) -> bytes:
         if blob.size > JSON_MAX:
-            raise NitroError(f"{what} has {blob.size} bytes; more than {JSON_MAX} are not read")
+            raise NitroError(f"{what} has {blob.size} bytes; at most {JSON_MAX} are read")
         self._left -= blob.size
         if self._left < 0:
             raise NitroError(f"the manifests of {self.path} have more than {JSON_TOTAL_MAX} bytes")
@@ -185,8 +186,8 @@ class _Parts:
         return _json(self.read(blob, what), what)
 
     def described(self, descriptor: Any, what: str, *, beside: str | None = None) -> Blob:
-        """The blob that an OCI descriptor names; its size must be the one said there. With `beside` it is no
-        layout's, but lies beside the manifest, under its digest and that ending."""
+        """The blob that an OCI descriptor names; it must have the size that is given there. With `beside` it
+        is not in an OCI layout but beside the manifest, and its name is its digest followed by `beside`."""
         digest = _get(descriptor, "digest", str, what)
         size = _get(descriptor, "size", int, what)
         if not _DIGEST.fullmatch(digest):
@@ -194,29 +195,29 @@ class _Parts:
         hex = digest.removeprefix("sha256:")
         blob = self.store.blob(f"blobs/sha256/{hex}" if beside is None else f"{hex}{beside}", digest)
         if blob.size != size:
-            raise NitroError(f"{what} says {size} bytes for {digest}; there are {blob.size}")
+            raise NitroError(f"{what} says that {digest} has {size} bytes, but it has {blob.size}")
         return blob
 
 
 def _json(data: bytes, what: str) -> Any:
     try:
         value = json.loads(data)
-        json.dumps(value, ensure_ascii=False).encode()  # escapes can say what is not Unicode
+        json.dumps(value, ensure_ascii=False).encode()  # refuses lone surrogates, which escapes can contain
         return value
     except (ValueError, RecursionError) as e:
         raise NitroError(f"{what} is not JSON: {e}") from None
 
 
 def _get(value: Any, key: str, kind: type, what: str) -> Any:
-    """A key of a JSON object that must be there and be of that kind."""
+    """The value of a key, which must be in the JSON object and have that type."""
     if not isinstance(value, dict) or not isinstance(value.get(key), kind):
         raise NitroError(f"{what} has no {key} that is a {kind.__name__}")
     return value[key]
 
 
 def _platform_of(value: Any, what: str) -> str:
-    """OS/ARCHITECTURE[/VARIANT] of a configuration or a descriptor's platform; the first variant is not
-    named."""
+    """OS/ARCHITECTURE[/VARIANT] from a configuration or a descriptor's platform; the first variant is left
+    out."""
     architecture = _get(value, "architecture", str, what)
     arch = named(architecture)
     architecture = facts(arch).debian if arch else architecture
@@ -227,17 +228,17 @@ def _platform_of(value: Any, what: str) -> str:
     return text
 
 
-# ---- which there are ----
+# ---- finding the images ----
 
 
 def _all_images(parts: _Parts, *, everything: bool) -> list[_Found]:
-    """Every image for this machine, once, with all its names. Where manifest.json and index.json are both
-    there, the first is enough, as before there was the second; it is not where it names images for another
-    machine, as a Docker on such a one writes it, nor for one who wants `everything`."""
+    """Every image for the wanted architecture, once, with all its names. If both manifest.json and index.json
+    are there, only the first is read, unless it names images for other architectures (it lists only those of
+    the machine on which Docker wrote it), or `everything` is wanted."""
     names = parts.store.names()
     if not names & {"manifest.json", "index.json"}:
         raise NitroError(
-            f"{parts.path} is no container image: there is neither index.json (OCI) nor manifest.json "
+            f"{parts.path} is not a container image: it has neither index.json (OCI) nor manifest.json "
             "(docker save)",
             hint=MAKE,
         )
@@ -268,8 +269,8 @@ def _images_of(parts: _Parts, kind: str, value: Any, what: str) -> Iterator[_Fou
 
 
 def _docker_image(parts: _Parts, manifest: Any, what: str) -> Iterator[_Found]:
-    """Of an entry of manifest.json. Its layers may be packed, and are named as their maker likes; all have a
-    configuration with the digests of the plain ones."""
+    """The image of an entry of manifest.json. Its layers may be compressed and can have any names; the
+    configuration always has the digests of the uncompressed layers."""
     blob = parts.store.blob(_get(manifest, "Config", str, what))
     text = f"the configuration of {parts.path}"
     data = parts.read(blob, text)
@@ -279,10 +280,10 @@ def _docker_image(parts: _Parts, manifest: Any, what: str) -> Iterator[_Found]:
         return
     layers = _get(manifest, "Layers", list, what)
     if not all(isinstance(name, str) for name in layers):
-        raise NitroError(f"{what}: a layer's name is no text")
+        raise NitroError(f"{what}: a layer's name is not a string")
     diff_ids = _get(_get(config, "rootfs", dict, text), "diff_ids", list, text)
     if len(diff_ids) != len(layers):
-        raise NitroError(f"{what} lists {len(layers)} layers, the configuration {len(diff_ids)}")
+        raise NitroError(f"{what} lists {len(layers)} layers, but the configuration lists {len(diff_ids)}")
     found = []
     for name, diff_id in zip(layers, diff_ids, strict=True):
         if not isinstance(diff_id, str) or not _DIGEST.fullmatch(diff_id):
@@ -294,20 +295,20 @@ def _docker_image(parts: _Parts, manifest: Any, what: str) -> Iterator[_Found]:
 
 
 def _oci_images(parts: _Parts, index: Any, what: str, *, beside: bool) -> Iterator[_Found]:
-    """Of an index and the indexes that it names."""
+    """The images of an OCI index and of the indexes that it names."""
     count = 0
     todo: list[tuple[Any, str, tuple[str, ...], int]] = [(index, what, (), 0)]
     while todo:
         value, what, names, depth = todo.pop()
         if depth >= INDEXES_MAX:
-            raise NitroError(f"{parts.path}: an index of indexes, {INDEXES_MAX} deep")
+            raise NitroError(f"{parts.path}: indexes are nested {INDEXES_MAX} deep, which is too deep")
         below = []
         for item in _get(value, "manifests", list, what):
             count += 1
             if count > MANIFESTS_MAX:
                 raise NitroError(f"{parts.path} names more than {MANIFESTS_MAX} manifests")
             if not isinstance(item, dict):
-                raise NitroError(f"{what}: a manifest's descriptor is no object")
+                raise NitroError(f"{what}: a manifest's descriptor is not an object")
             notes = item.get("annotations")
             notes = notes if isinstance(notes, dict) else {}
             platform = item.get("platform")
@@ -332,7 +333,7 @@ def _oci_images(parts: _Parts, index: Any, what: str, *, beside: bool) -> Iterat
 
 
 def _is_no_image(descriptor: Mapping[str, Any], notes: Mapping[str, Any], platform: Any) -> bool:
-    """A signature, a provenance and the like, which lie beside images."""
+    """Whether a descriptor is for something other than an image: a signature, a provenance and the like."""
     return (
         "vnd.docker.reference.type" in notes
         or _COSIGN.fullmatch(str(notes.get("kind", ""))) is not None
@@ -343,11 +344,11 @@ def _is_no_image(descriptor: Mapping[str, Any], notes: Mapping[str, Any], platfo
 def _oci_image(
     parts: _Parts, manifest: Any, variant: str | None, names: Iterable[str], what: str, *, beside: bool
 ) -> Iterator[_Found]:
-    """Of a manifest; `variant` is None where nobody has said yet what machine it is for."""
+    """The image of an OCI manifest; `variant` is None if its descriptor does not say the platform."""
     ending = "" if beside else None
     descriptor = _get(manifest, "config", dict, what)
     if descriptor.get("mediaType", _CONFIGS[0]) not in _CONFIGS:
-        return  # a chart, a module: what registries hold besides images
+        return  # something else that registries store: a Helm chart, a WebAssembly module
     config = parts.described(descriptor, what, beside=ending)
     text = f"the configuration of {parts.path}"
     data = parts.read(config, text)
@@ -360,7 +361,7 @@ def _oci_image(
 
 
 def _ours(parts: _Parts, platform: str) -> str | None:
-    """The variant, if that platform is this machine's; else it is noted."""
+    """The variant, if the platform has the wanted architecture; else None, and the platform is noted."""
     own = platform_of(parts.arch)
     if platform == own or platform.startswith(own + "/"):
         return platform.removeprefix(own).removeprefix("/")
@@ -369,7 +370,7 @@ def _ours(parts: _Parts, platform: str) -> str | None:
     return None
 
 
-# ---- which is meant ----
+# ---- choosing one ----
 
 
 def _choose(parts: _Parts, images: list[_Found], name: str | None, variant: str | None) -> _Found:
@@ -378,16 +379,16 @@ def _choose(parts: _Parts, images: list[_Found], name: str | None, variant: str 
     if name is not None:
         left = [image for image in images if image.is_named(name)]
         if images and not left:
-            raise NitroError(f"{path} holds no image {_safe(name)}: it holds {_list(parts, images)}")
+            raise NitroError(f"{path} has no image {_safe(name)}; it has {_list(parts, images)}")
     if variant is not None:
         have = left
         left = [image for image in have if image.variant == variant]
         if have and not left:
             raise NitroError(
-                f"{path} holds no image for {platform_of(parts.arch, variant)}: it holds {_list(parts, have)}"
+                f"{path} has no image for {platform_of(parts.arch, variant)}; it has {_list(parts, have)}"
             )
     else:
-        # What runs on every machine goes before a variant of the same image.
+        # The variant that runs on every machine is preferred to other variants of the same image.
         plain = [set(image.names) for image in left if not image.variant]
         left = [
             image
@@ -397,7 +398,7 @@ def _choose(parts: _Parts, images: list[_Found], name: str | None, variant: str 
     if len(left) == 1:
         return left[0]
     if not left and not parts.others:
-        raise NitroError(f"{path} holds no image", hint=MAKE)
+        raise NitroError(f"{path} contains no image", hint=MAKE)
     if not left:
         raise _for_others(parts, parts.others)
     if len({image.label for image in left}) == len(left):
@@ -407,12 +408,12 @@ def _choose(parts: _Parts, images: list[_Found], name: str | None, variant: str 
     else:
         hint = f"choose one by its id: {path}:{left[0].id[:12]}"
     raise NitroError(
-        f"{path} holds {len(left)} images for {platform_of(parts.arch)}: {_list(parts, left)}", hint=hint
+        f"{path} has {len(left)} images for {platform_of(parts.arch)}: {_list(parts, left)}", hint=hint
     )
 
 
 def _for_others(parts: _Parts, platforms: Iterable[str]) -> NitroError:
-    """Of an image that is for other machines alone: which, and how an enclave of such a one is made."""
+    """The error for an image that is only for other architectures: which ones, and what to do."""
     own = platform_of(parts.arch)
     ways = [
         f"give --arch {arch} for an enclave of that architecture"
@@ -421,13 +422,13 @@ def _for_others(parts: _Parts, platforms: Iterable[str]) -> NitroError:
     ]
     others = ", ".join(sorted(_safe(other) for other in platforms)[:NAMES_SHOWN])
     return NitroError(
-        f"{parts.path} is an image for {others}; the enclave is {parts.arch} ({own})",
+        f"{parts.path} is an image for {others}, but the enclave is {parts.arch} ({own})",
         hint="; or ".join([*ways, f"build or pull it with --platform {own}, and save it again"]),
     )
 
 
 def _list(parts: _Parts, images: list[_Found]) -> str:
-    """Names, and where they do not tell apart, variants or ids."""
+    """The images' names, with variants or ids if the names alone are ambiguous."""
     labels = [image.label for image in images]
     pairs = [(image.label, image.variant) for image in images]
     shown = []
@@ -458,17 +459,17 @@ def _image(parts: _Parts, found: _Found, asked: str | None) -> Image:
     def texts(key: str) -> tuple[str, ...]:
         items = run.get(key) or []
         if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-            raise NitroError(f"{what}: {key} is no list of texts")
+            raise NitroError(f"{what}: {key} is not a list of strings")
         return tuple(items)
 
     def text(key: str) -> str:
         item = run.get(key) or ""
         if not isinstance(item, str):
-            raise NitroError(f"{what}: {key} is no text")
+            raise NitroError(f"{what}: {key} is not a string")
         return item
 
     if not isinstance(run, dict):
-        raise NitroError(f"{what}: config is no object")
+        raise NitroError(f"{what}: config is not an object")
     config = Config(texts("Entrypoint"), texts("Cmd"), texts("Env"), text("WorkingDir"), text("User"))
     names = [name for name in found.names if re.search("[:/]", name)] or [parts.path.stem]
     name = next((n for n in names if asked and _familiar(asked) == _familiar(n)), names[0])

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Whether a kernel has the drivers that an enclave needs, told from texts that they have in the kernel or in
-a module. A kernel says no more of itself than its version; these texts are names that drivers give to Linux's
-device model, the same since 4.8 or before. What the kernel does with them is not known here.
+"""Whether a kernel has the drivers that an enclave needs. A kernel's header gives only its version, so the
+drivers are recognised by strings in the kernel or in a module: the names that they register with Linux's
+device model, unchanged since 4.8 or earlier. Whether a driver works is not checked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nitroctl.eif.boot import KERNEL_HEADER_SIZE, SECTOR
 from nitroctl.eif.measure import CHUNK
 from nitroctl.eif.unpack import GZIP_MAGIC, Damaged, unpacked_any
 
-# drivers -> their text: net/vmw_vsock/virtio_transport.c, drivers/misc/nsm.c and AWS's own module,
+# driver -> its string: net/vmw_vsock/virtio_transport.c, drivers/misc/nsm.c and AWS's own module,
 # drivers/virtio/virtio_mmio.c with devices from the command line.
 MARKS = {
     "vsock": b"vmw_vsock_virtio_transport\0",
@@ -33,7 +33,7 @@ def is_arm64(head: bytes) -> bool:
 
 
 def arch_of(path: Path) -> Arch | None:
-    """Of a kernel in a file of its own; None where it is neither, or cannot be read."""
+    """The architecture of a kernel file; None if it is neither, or cannot be read."""
     try:
         with open(path, "rb", buffering=0) as f:
             head = f.read(KERNEL_HEADER_SIZE) or b""
@@ -45,12 +45,12 @@ def arch_of(path: Path) -> Arch | None:
 
 
 def text_offset(head: bytes) -> int:
-    """Of an arm64 Image: where it wants to lie."""
+    """The text_offset of an arm64 Image: where it wants to be loaded."""
     return int.from_bytes(head[8:16], "little")
 
 
 def drivers_in(pieces: Iterable[bytes]) -> set[str]:
-    """The drivers whose texts are in there."""
+    """The drivers whose strings occur in the data."""
     found: set[str] = set()
     overlap = max(map(len, MARKS.values())) - 1
     tail = b""
@@ -64,8 +64,8 @@ def drivers_in(pieces: Iterable[bytes]) -> set[str]:
 
 
 def drivers_of(kernel: io.RawIOBase, size: int) -> set[str] | None:
-    """The drivers within an x86 bzImage or an arm64 Image of `size` bytes; None where it is compressed in a
-    way that cannot be read here, or by none."""
+    """The drivers in an x86 bzImage or an arm64 Image of `size` bytes; None if its compression is unknown or
+    not supported here."""
     head = kernel.read(KERNEL_HEADER_SIZE) or b""
     if is_arm64(head):
         kernel.seek(0)
@@ -78,7 +78,7 @@ def drivers_of(kernel: io.RawIOBase, size: int) -> set[str] | None:
     if not length or at + length > size:
         return None
     kernel.seek(at)
-    # The build appends the size of what was compressed, where the format does not have it itself.
+    # The kernel's build appends the uncompressed size if the compression format does not include it.
     packed = kernel.read(2)
     kernel.seek(at)
     part = _Part(kernel, length if packed == GZIP_MAGIC else max(0, length - 4))

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""Layers of a container image, merged in memory: what an extractor would leave on a disk.
+"""Layers of a container image, merged in memory: the file system that unpacking them would leave on a disk.
 
 `read_tree` replays the layers' headers (OCI image specification, layer.md: whiteouts, opaque folders, hard
-links), so that afterwards each file that is left is known by its layer and its place there. Nothing is
-written, and no content is kept but that of two small files.
+links). Each file of the result is then identified by its layer and its place in it. Nothing is written, and
+the contents of only a few small files are kept.
 
-All of it is input from strangers: names cannot leave the root, links have a limit, a number in a header makes
-nobody allocate, and an error names layer and entry.
+The input is not trusted: names cannot lead out of the root, the number of links is limited, no number in a
+header makes this module allocate memory, and errors name the layer and the entry.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from nitroctl.eif.unpack import unpacked
 ENTRIES_MAX = 2_000_000  # in all layers together
 PATH_MAX = 4095  # bytes of a name, as Linux has it
 LINKS_MAX = 40  # symbolic links in one name, as Linux has it
-# Where TLS libraries look for the roots that they trust; the first is Debian's, Ubuntu's and Alpine's.
+# Where TLS libraries look for trusted root certificates; the first is Debian's, Ubuntu's and Alpine's.
 CA_BUNDLES = (
     b"etc/ssl/certs/ca-certificates.crt",
     b"etc/pki/tls/certs/ca-bundle.crt",
@@ -40,7 +40,7 @@ CA_BUNDLES = (
     b"etc/ssl/ca-bundle.pem",
     b"etc/ssl/cert.pem",
 )
-TABLES = (b"etc/passwd", b"etc/group", *CA_BUNDLES)  # the files whose content is looked at
+TABLES = (b"etc/passwd", b"etc/group", *CA_BUNDLES)  # the files whose content is read
 SMALL_MAX = 1 << 20  # bytes of them
 
 _WHITEOUT, _OPAQUE, _AUFS = b".wh.", b".wh..wh..opq", b".wh..wh."
@@ -50,8 +50,8 @@ _WHITEOUT, _OPAQUE, _AUFS = b".wh.", b".wh..wh..opq", b".wh..wh."
 def opened_layer(
     blob: Blob, what: str, progress: Progress | None = None
 ) -> Iterator[tuple[IO[bytes], Callable[[], None]]]:
-    """A layer's tar, unpacked on the way if it is gzip or zstd; and what reads the rest and compares the
-    digests."""
+    """A layer's tar, decompressed while it is read (gzip, zstd); and a function that reads the rest and
+    compares the digests."""
     hash = hashlib.sha256() if blob.content else None
     with Slice(blob, progress) as raw, unpacked(raw, hash) as plain:
 
@@ -66,7 +66,7 @@ def opened_layer(
 
 
 class Node:
-    """Something in the image's file system: an inode, or one more name of an inode."""
+    """An entry of the image's file system: an inode, or another name of an inode."""
 
     __slots__ = (
         "mode", "uid", "gid", "mtime", "layer", "index", "size", "target", "device", "children", "linked",
@@ -80,7 +80,7 @@ class Node:
         self.target = b""
         self.device = (0, 0)
         self.children: dict[bytes, Node] | None = {} if stat.S_ISDIR(mode) else None
-        self.linked: Node | None = None  # a further name of that inode
+        self.linked: Node | None = None  # if this is another name of an inode: that inode
 
 
 class Tree:
@@ -109,7 +109,7 @@ class Tree:
                     self.small[node] = content.read(SMALL_MAX) if content else b""
 
     def _count(self) -> None:
-        """One more entry, or folder that nobody named: what the memory depends on."""
+        """Count an entry, or a folder that no layer lists: memory use depends on their number."""
         self._entries += 1
         if self._entries > ENTRIES_MAX:
             raise NitroError(f"the image has more than {ENTRIES_MAX} entries")
@@ -133,7 +133,7 @@ class Tree:
             self._whiteout(parts, base.removeprefix(_WHITEOUT), layer)
             return None
         if any(part.startswith(_WHITEOUT) for part in parts):
-            raise NitroError("a whiteout is no folder")
+            raise NitroError("a whiteout cannot be a folder")
         folder = self._folder(parts, layer)
         assert folder.children is not None
         old = folder.children.get(base)
@@ -177,14 +177,14 @@ class Tree:
 
     def _whiteout(self, parts: list[bytes], name: bytes, layer: int) -> None:
         if name in (b"", b".", b".."):
-            raise NitroError("a whiteout of nothing")
+            raise NitroError("a whiteout without a name")
         folder = self.find(parts, follow=True)
         if folder is None or folder.children is None or name not in folder.children:
             return
         old = folder.children[name]
         if old.children is not None:
             _prune(old, layer)
-        # What this layer itself brings under that name stays.
+        # Entries of this layer itself under that name stay.
         if old.layer < layer and not old.children:
             del folder.children[name]
 
@@ -198,7 +198,7 @@ class Tree:
         """The folder at a path, made with its parents if it is not there."""
         node = self._walk(parts, follow=True, make=layer)
         if node is None or node.children is None:
-            raise NitroError(f"{readable(b'/'.join(parts))} is no folder")
+            raise NitroError(f"{readable(b'/'.join(parts))} is not a folder")
         return node
 
     def _walk(self, parts: list[bytes], *, follow: bool, make: int | None) -> Node | None:
@@ -234,12 +234,12 @@ class Tree:
         return trail[-1]
 
     def content_of(self, path: str) -> bytes:
-        """What /etc/passwd or /etc/group has; empty if it is not there or no plain file."""
+        """The content of /etc/passwd or /etc/group; empty if it does not exist or is not a regular file."""
         node = self.find(path_parts(encoded(path)), follow=True)
         return self.small.get(node.linked or node, b"") if node else b""
 
     def ensure_folder(self, path: str, mode: int = 0o755) -> None:
-        """Make a folder, with its parents, unless there is one. Raises NitroError where something else is."""
+        """Make a folder, with its parents, unless it exists. Raises NitroError if something else is there."""
         parts = path_parts(encoded(path))
         if self.find(parts, follow=True) is None:
             self._folder(parts, 0).mode = stat.S_IFDIR | mode
@@ -247,7 +247,7 @@ class Tree:
             self._folder(parts, 0)
 
     def walk(self) -> Iterator[tuple[bytes, Node]]:
-        """All names but the root's, folders before what is in them, sorted."""
+        """All names except the root's, sorted, each folder before its contents."""
         stack = [(b"", self.root)]
         while stack:
             path, node = stack.pop()
@@ -259,19 +259,20 @@ class Tree:
 
 
 def check_limits(member: Member, name: bytes) -> None:
-    """Refuse a member with a name or a number that a ramdisk has no room for."""
+    """Refuse a member with a name or a number that is too large for a ramdisk. Raises NitroError."""
     if max(len(name), len(member.linkname)) > PATH_MAX:
         raise NitroError(f"a name of more than {PATH_MAX} bytes")
     numbers = (member.size, member.uid, member.gid, member.devmajor, member.devminor)
     if not all(0 <= n <= cpio.FIELD_MAX for n in numbers):
         raise NitroError(
             f"{member.size} bytes, owner {member.uid}:{member.gid}, device {member.devmajor}:"
-            f"{member.devminor}; a ramdisk takes numbers of 32 bits"
+            f"{member.devminor}; a ramdisk holds only 32-bit numbers"
         )
 
 
 def path_parts(name: bytes) -> list[bytes]:
-    """A tar's name as parts below the root: "/a", "./a" and "a/x/../a" are all fine; "../a" is not."""
+    """A name in a tar, split into its parts below the root: "/a", "./a" and "a/x/../a" are valid, "../a" is
+    not."""
     parts: list[bytes] = []
     for part in name.split(b"/"):
         if part == b"..":
@@ -292,7 +293,7 @@ def _attributes(node: Node, member: tarfile.TarInfo) -> None:
 
 
 def _prune(folder: Node, layer: int) -> None:
-    """Remove what lower layers brought into a folder, however deep."""
+    """Remove from a folder, at any depth, what came from lower layers."""
     # Two passes over a list instead of recursion: parents first, then children before parents.
     found = [folder]
     for node in found:
@@ -320,7 +321,7 @@ def read_tree(image: Image, progress: Progress | None = None) -> Tree:
 
 
 def layer_members(image: Image, number: int, progress: Progress | None = None) -> Iterator[Member]:
-    """The headers of a layer, in its order. Its digest is not checked."""
+    """The headers of a layer, in order. Its digest is not checked."""
     what = layer_name(image, number)
     unchecked = replace(image.layers[number], digest=None, content=None)
     with damage(what), opened_layer(unchecked, what, progress) as (f, _):
@@ -329,8 +330,8 @@ def layer_members(image: Image, number: int, progress: Progress | None = None) -
 
 
 def layer_files(image: Image, number: int, indexes: Set[int]) -> Iterator[tuple[int, int, Iterator[bytes]]]:
-    """(index, size, content) of these members of a layer, in its order; each content must be read before the
-    next. Raises NitroError, at the end also for a wrong digest."""
+    """(index, size, content) of the members of a layer with these indexes, in order. Each content must be
+    read before the next member is asked for. Raises NitroError; at the end also for a wrong digest."""
     what = layer_name(image, number)
     with damage(what), opened_layer(image.layers[number], what) as (f, check):
         left = set(indexes)
@@ -339,7 +340,7 @@ def layer_files(image: Image, number: int, indexes: Set[int]) -> Iterator[tuple[
                 left.remove(index)
                 yield index, member.size, _content(tar, member)
         if left:
-            raise NitroError(f"{what} was changed while it was read")
+            raise NitroError(f"{what} was changed while it was being read")
         check()
 
 

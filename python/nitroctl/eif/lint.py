@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""What AWS will refuse of an EIF, or do otherwise with it: findings by named rules. What an EIF shows is
-gathered by `lint_facts`; each rule here is a function of that, and docs/lint.md has a row for it.
+"""Finds what AWS will refuse in an EIF, or handle differently: findings by named rules. `lint_facts` gathers
+the facts about an EIF; each rule here is a function of them, and docs/lint.md has a row for it.
 
     run    this very file, on AWS
     build  the same image, when AWS's `nitro-cli build-enclave` makes the file
 
-Nothing is booted, so what a program does is not seen. An image whose ramdisks are not laid out as AWS's init
-wants them has an init of its own; the rules about AWS's init are then not asked.
+Nothing is booted, so what a program does is not seen. An image whose ramdisks do not have the layout that
+AWS's init needs has an init of its own; the rules about AWS's init are then skipped.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Rule:
 
 @dataclass(frozen=True)
 class Finding:
-    """`rule` is stable. `text` says what is so, `mend` what to do."""
+    """The name `rule` never changes. `text` says what was found, `mend` what to do."""
 
     rule: str
     severity: Severity
@@ -68,7 +68,7 @@ RULES: list[Rule] = []
 
 
 def _rule(severity: Severity, when: When) -> Callable[[Callable[[Facts], Found]], None]:
-    """Makes a function a rule, named as it is."""
+    """Register a function as a rule, under the function's name."""
 
     def add(find: Callable[[Facts], Found]) -> None:
         RULES.append(Rule(find.__name__.strip("_").replace("_", "-"), severity, when, find))
@@ -77,10 +77,10 @@ def _rule(severity: Severity, when: When) -> Callable[[Callable[[Facts], Found]]
 
 
 def lint(path: Path, *, memory: int | None = None) -> list[Finding]:
-    """All findings, the worst first; `memory` (MiB) is what the enclave will be given, if that is known.
+    """All findings, the most severe first. `memory` (MiB): what the enclave will be given, if known.
 
-    A rule of the file format that is broken is a finding of that rule's name. Raises EifError for a file
-    that cannot be read, or is no EIF.
+    A broken rule of the file format is a finding with that rule's name. Raises EifError for a file that
+    cannot be read, or is not an EIF.
     """
     try:
         facts = gather(path, memory)
@@ -108,8 +108,8 @@ def _flags(facts: Facts) -> Found:
     if facts.is_arm64 != kernel_is_arm and (kernel_is_arm or facts.kernel_head):
         said, has = ("aarch64", "x86_64") if facts.is_arm64 else ("x86_64", "aarch64")
         yield (
-            f"the header's flags say {said}, and the kernel is one for {has}",
-            "build it with that kernel's flags",
+            f"the header's flags say {said}, but the kernel is for {has}",
+            f"build the EIF for {has}",
         )
 
 
@@ -127,13 +127,14 @@ def _memory(facts: Facts) -> Found:
     least = max(MIN_MIB, _least(facts))
     if facts.memory is not None and facts.memory < least:
         yield (
-            f"AWS wants at least four times the EIF as memory, here {least} MiB; {facts.memory} are too few",
+            f"AWS demands at least four times the EIF's size as memory, here {least} MiB; {facts.memory} are "
+            "too few",
             f"run it with --memory {least}, or make the image smaller",
         )
 
 
 def _least(facts: Facts) -> int:
-    """nitro-cli's rule, in MiB."""
+    """The least memory, in MiB, by nitro-cli's rule."""
     return MEMORY_PER_EIF * -(-facts.layout.file_size // MIB)
 
 
@@ -141,7 +142,7 @@ def _least(facts: Facts) -> int:
 def _memory_pool(facts: Facts) -> Found:
     if _least(facts) > POOL_MIB:
         yield (
-            f"it needs {_least(facts)} MiB; AWS's allocator reserves {POOL_MIB} unless told otherwise",
+            f"the enclave needs {_least(facts)} MiB; AWS's allocator reserves {POOL_MIB} by default",
             "set memory_mib in /etc/nitro_enclaves/allocator.yaml on the parent instance",
         )
 
@@ -151,7 +152,7 @@ def _memory_unpacked(facts: Facts) -> Found:
     memory = default_memory(facts.layout.file_size)
     if facts.compressed and 2 * facts.unpacked > memory * MIB * 63 // 64 - KERNEL_NEEDS:
         yield (
-            f"the ramdisks unpack to {-(-facts.unpacked // MIB)} MiB, for which {memory} MiB will not do",
+            f"the ramdisks unpack to {-(-facts.unpacked // MIB)} MiB, for which {memory} MiB are too few",
             f"run it with --memory {default_memory(facts.unpacked)}",
         )
 
@@ -164,7 +165,7 @@ def _text_offset(facts: Facts) -> Found:
     head = facts.kernel_head
     if kernel_parts.is_arm64(head) and not kernel_parts.text_offset(head):
         yield (
-            "the arm64 kernel's text_offset is 0, where AWS's loader puts it, and it does not run there",
+            "the arm64 kernel's text_offset is 0: AWS's loader loads it there, and it does not run there",
             f"write {TEXT_OFFSET:#x} into bytes 8 to 15 of the Image, as AWS's own build does",
         )
 
@@ -173,8 +174,8 @@ def _text_offset(facts: Facts) -> Found:
 def _kernel_not_read(facts: Facts) -> Found:
     if facts.drivers is None:
         yield (
-            "the kernel cannot be looked into here: whether it has its drivers is not known",
-            "of a bzImage gzip, xz, zstd, bzip2, lzma and lz4 are read",
+            "the kernel cannot be unpacked here, so its drivers are not checked",
+            "a bzImage compressed with gzip, xz, zstd, bzip2, lzma or lz4 can be checked",
         )
 
 
@@ -182,8 +183,8 @@ def _kernel_not_read(facts: Facts) -> Found:
 def _kernel_virtio_mmio(facts: Facts) -> Found:
     if facts.drivers is not None and not facts.is_arm64 and "virtio-mmio" not in facts.drivers:
         yield (
-            "the kernel finds no virtio device by its command line; AWS's machine has neither ACPI nor PCI",
-            "build it with CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES=y, which Debian's (prebuilt) has not",
+            "the kernel takes no virtio device from its command line; AWS's machine has no ACPI and no PCI",
+            "build it with CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES=y, which Debian's kernel (prebuilt) lacks",
         )
 
 
@@ -191,7 +192,7 @@ def _kernel_virtio_mmio(facts: Facts) -> Found:
 def _kernel_vsock(facts: Facts) -> Found:
     if facts.drivers is not None and "vsock" not in facts.drivers:
         yield (
-            "neither kernel nor first ramdisk has the driver of virtio-vsock: there is no heartbeat",
+            "neither the kernel nor the first ramdisk has the virtio-vsock driver: there is no heartbeat",
             "build the kernel with CONFIG_VIRTIO_VSOCKETS=y",
         )
 
@@ -200,8 +201,8 @@ def _kernel_vsock(facts: Facts) -> Found:
 def _kernel_nsm(facts: Facts) -> Found:
     if facts.drivers is not None and "nsm" not in facts.drivers:
         yield (
-            "neither kernel nor first ramdisk has the driver of the NSM: there is no /dev/nsm",
-            "build the kernel with CONFIG_NSM=y (Linux 6.8), or bring AWS's nsm.ko",
+            "neither the kernel nor the first ramdisk has the NSM driver: there is no /dev/nsm",
+            "build the kernel with CONFIG_NSM=y (Linux 6.8), or add AWS's nsm.ko",
         )
 
 
@@ -209,8 +210,8 @@ def _kernel_nsm(facts: Facts) -> Found:
 def _cmdline_panic(facts: Facts) -> Found:
     if not any(word.startswith(b"panic=") and word != b"panic=0" for word in facts.cmdline.split()):
         yield (
-            "without panic=N on its command line a kernel that panics stands still: the enclave never ends",
-            "add panic=30, as AWS has it",
+            "without panic=N on the command line a kernel that panics hangs: the enclave never ends",
+            "add panic=30, as in AWS's command line",
         )
 
 
@@ -218,18 +219,18 @@ def _cmdline_panic(facts: Facts) -> Found:
 
 
 def _is_awss(facts: Facts) -> bool:
-    """Laid out as AWS's init wants it, or nearly."""
+    """Whether the image has the layout that AWS's init needs, or nearly."""
     return not facts.unread and bool({b"rootfs", b"cmd", b"env"} & facts.files.keys())
 
 
 @_rule("note", "run")
 def _not_looked_into(facts: Facts) -> Found:
     for why in facts.unread:
-        yield f"the files of {why}", "the rules about files were not asked; see `nitroctl eif extract`"
+        yield f"the files of {why}", "the rules about files were skipped; see `nitroctl eif extract`"
     if not facts.unread and not _is_awss(facts):
         yield (
-            "there is no rootfs, cmd or env behind the first ramdisk: an init of its own starts this image",
-            "the rules about AWS's init were not asked",
+            "there is no rootfs, cmd or env after the first ramdisk: the image has an init of its own",
+            "the rules about AWS's init were skipped",
         )
 
 
@@ -239,7 +240,7 @@ def _no_init(facts: Facts) -> Found:
         return
     init = facts.boot.get(b"init") or facts.files.get(b"init")
     if init is None:
-        yield "no ramdisk has an /init: the kernel panics", "give the ramdisk with init first"
+        yield "no ramdisk has an /init: the kernel panics", "put the ramdisk with init first"
     elif stat.S_ISREG(init.mode) and not init.mode & 0o111:
         yield "/init is not executable: the kernel panics", "give it mode 0755"
 
@@ -251,7 +252,7 @@ def _no_command(facts: Facts) -> Found:
             if name not in facts.files:
                 yield (
                     f"there is no file {readable(name)} beside rootfs: AWS's init crashes",
-                    "add it, if need be empty",
+                    "add it; it may be empty",
                 )
 
 
@@ -261,7 +262,7 @@ def _mount_point(facts: Facts) -> Found:
         for name in ("dev", "proc", "run", "sys", "tmp"):
             found = facts.follow(b"/" + name.encode())
             if found is None or not found[1].is_folder:
-                yield f"the root has no folder /{name}, on which init mounts something", "add an empty one"
+                yield f"the root has no folder /{name}, on which init mounts something", "add an empty folder"
 
 
 _MOUNTS = (b"/dev/", b"/proc/", b"/run/", b"/sys/", b"/tmp/")
@@ -298,7 +299,7 @@ def _program_unpacks(facts: Facts) -> Found:
     if facts.program and facts.program.pyinstaller:
         yield (
             "PyInstaller packed the program into one file: it unpacks libraries into /tmp, which is noexec",
-            "set TMPDIR to a folder of the image, or pack with --onedir",
+            "set TMPDIR to a folder in the image, or pack with --onedir",
         )
 
 
@@ -309,14 +310,14 @@ def _program_machine(facts: Facts) -> Found:
         machine = int.from_bytes(head[18:20], "big" if head[5:6] == b"\2" else "little")
         wanted = {False: (3, 62), True: (40, 183)}[facts.is_arm64]  # EM_386, EM_X86_64; EM_ARM, EM_AARCH64
         if machine not in wanted:
-            yield f"the program is for another machine (ELF machine {machine})", "take the image for this one"
+            yield f"the program is for another machine (ELF machine {machine})", "use an image for this one"
 
 
 @_rule("error", "run")
 def _program_missing(facts: Facts) -> Found:
     if _is_awss(facts) and facts.program and facts.program.path is None:
         word = readable((facts.lines(b"cmd") or [b"sh"])[0])
-        yield f"the program {word} is not in the image, or not where init looks", "name it by its whole path"
+        yield f"the program {word} is not in the image, or not where init looks", "give its full path"
 
 
 # ---- what AWS's build makes of the image ----
@@ -327,13 +328,13 @@ def _program_path(facts: Facts) -> Found:
     if facts.program and facts.program.path is not None and not facts.program.by_aws:
         word = readable((facts.lines(b"cmd") or [b""])[0])
         yield (
-            f"AWS's init looks for {word} in {', '.join(AWS_PATH)} from /, where it is not",
-            f"let the image's command name it: {readable(facts.program.path)}",
+            f"AWS's init looks for {word} in {', '.join(AWS_PATH)} from /, but it is not there",
+            f"give its full path in the image's command: {readable(facts.program.path)}",
         )
 
 
 def _config(facts: Facts) -> dict[str, Any]:
-    """What the image's configuration says, where the metadata have it."""
+    """The image's configuration, if the metadata have it."""
     info = (facts.metadata or {}).get("DockerInfo")
     config = info.get("Config") if isinstance(info, dict) else None
     return config if isinstance(config, dict) else {}
@@ -344,8 +345,8 @@ def _cmd_over_entrypoint(facts: Facts) -> Found:
     config = _config(facts)
     if config.get("Cmd") and config.get("Entrypoint"):
         yield (
-            "the image has ENTRYPOINT and CMD: AWS's build takes CMD alone for the command",
-            "put all of it into CMD, or into ENTRYPOINT and leave CMD out",
+            "the image has ENTRYPOINT and CMD: AWS's build uses only CMD as the command",
+            "put the whole command into CMD, or into ENTRYPOINT without a CMD",
         )
 
 
@@ -355,7 +356,7 @@ def _user_ignored(facts: Facts) -> Found:
     if user not in ("", "0", "root", "0:0", "root:root"):
         yield (
             f"the image's USER is {user!r}: AWS's init starts everything as root",
-            "let the program change its user",
+            "change the user in the program itself",
         )
 
 
@@ -367,7 +368,7 @@ def _workdir_ignored(facts: Facts) -> Found:
     if workdir not in ("", "/"):
         yield (
             f"the image's WORKDIR is {workdir!r}: AWS's init starts everything in /",
-            "let the program change its folder",
+            "change the working directory in the program itself",
         )
 
 
@@ -376,8 +377,8 @@ def _line_break(facts: Facts) -> Found:
     for name, what in ((b"cmd0", "an argument"), (b"env0", "a variable")):
         if name in facts.files:
             yield (
-                f"{what} has a line break, where AWS's init begins another one",
-                "encode it, in base64 for instance",
+                f"{what} has a line break, at which AWS's init splits it in two",
+                "encode it, for instance in base64",
             )
 
 
@@ -386,8 +387,8 @@ def _hosts(facts: Facts) -> Found:
     file = facts.files.get(b"rootfs/etc/hosts")
     if file and not file.is_folder and file.text != linuxkit.HOSTS:
         yield (
-            "the image's /etc/hosts is replaced by AWS's, which knows localhost alone",
-            "write it at the start",
+            "the image's /etc/hosts is replaced by AWS's, which has only localhost",
+            "write the file when the program starts",
         )
 
 
@@ -396,8 +397,8 @@ def _resolv_conf(facts: Facts) -> Found:
     file = facts.files.get(b"rootfs/etc/resolv.conf")
     if file and stat.S_ISREG(file.mode) and file.text:
         yield (
-            "the image's /etc/resolv.conf is replaced by a link to /run/resolvconf/resolv.conf, a dead one",
-            "make that folder and file at the start",
+            "the image's /etc/resolv.conf is replaced by a dangling link to /run/resolvconf/resolv.conf",
+            "make that folder and file when the program starts",
         )
 
 
@@ -407,13 +408,13 @@ def _left_out(facts: Facts) -> Found:
     gone = ["/etc/hostname"] if hostname and stat.S_ISREG(hostname.mode) and hostname.size else []
     gone += ["/Dockerfile"] if b"rootfs/Dockerfile" in facts.files else []
     if gone:
-        yield f"AWS's build leaves {' and '.join(gone)} out", "put what is needed of it elsewhere"
+        yield f"AWS's build leaves out {' and '.join(gone)}", "move what you need of it elsewhere"
 
 
 @_rule("note", "build")
 def _other_pcrs(facts: Facts) -> Found:
     if _is_awss(facts) and not facts.by_aws:
         yield (
-            "AWS's builder would make other ramdisks of this image, and so another PCR0 and PCR2",
-            "`nitroctl eif build --as-aws` makes AWS's; `nitroctl eif predict` tells the PCRs",
+            "AWS's builder would make different ramdisks, and so a different PCR0 and PCR2",
+            "`nitroctl eif build --as-aws` makes AWS's; `nitroctl eif predict` prints their PCRs",
         )

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""What `lint` judges: all that an EIF shows of its kernel, its ramdisks and the application in them. Judges
-nothing itself, and takes an image for either architecture.
+"""Gathers the facts that `lint` checks: about an EIF's kernel, its ramdisks and the application in them, for
+either architecture. Checks nothing itself.
 
-Archives come from anywhere: `newc` bounds names and their number, links are followed as often as Linux does,
-and of contents only what init reads, some files of /etc and the head of one program are kept.
+The input is not trusted: `newc` limits names and their number, links are followed at most as often as by
+Linux, and the only contents that are kept are what init reads, some files of /etc and the first bytes of one
+program.
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ _KEPT = {b"rootfs/etc/hosts", b"rootfs/etc/resolv.conf", b"rootfs/etc/hostname",
 _TEXT_MAX = 1 << 20
 _LINK_MAX = 4096
 
-# What stands at the end of a program that PyInstaller made as one file, and unpacks into /tmp.
+# The mark at the end of a one-file program of PyInstaller, which unpacks itself into /tmp.
 _PYINSTALLER = b"MEI\014\013\012\013\016"
 
 
 @dataclass(frozen=True)
 class File:
-    """`text` is the content where it is kept, or a link's target."""
+    """A file in a ramdisk. `text` is its content, if that is kept, or a link's target."""
 
     mode: int
     size: int
@@ -48,8 +49,8 @@ class File:
 
 @dataclass(frozen=True)
 class Program:
-    """What the application's command starts. `path` is None where nothing is found, `head` its first bytes;
-    `by_aws`: AWS's init finds it, not our own alone."""
+    """The program that the application's command starts. `path` is None if it was not found; `head` are its
+    first bytes; `by_aws`: AWS's init finds it too, not only ours."""
 
     path: bytes | None
     by_aws: bool = False
@@ -59,7 +60,7 @@ class Program:
 
 @dataclass
 class Facts:
-    """`drivers`: None where the kernel cannot be looked into. `unread`: a ramdisk that cannot, and why;
+    """`drivers`: None if the kernel cannot be unpacked. `unread`: ramdisks that cannot be read, and why.
     `by_aws`: AWS's builder made the application's ramdisk."""
 
     memory: int | None  # MiB that the enclave will be given, if that is known
@@ -83,12 +84,13 @@ class Facts:
         return bool(self.flags & FLAG_AARCH64)
 
     def lines(self, name: bytes) -> list[bytes]:
-        """What init reads of a file beside rootfs."""
+        """The lines of a file beside rootfs, as init reads them."""
         file = self.files.get(name)
         return file.text.splitlines() if file else []
 
     def follow(self, path: bytes) -> tuple[bytes, File] | None:
-        """A path of the application's to what is there, through links; its name and the file."""
+        """Follow a path in the application's root, through links: the final name and the file; None if there
+        is none."""
         todo = list(reversed(path_parts(path))) if path.startswith(b"/") else []
         at: list[bytes] = []
         links = 0
@@ -117,7 +119,7 @@ class Facts:
 
 
 def gather(path: Path, memory: int | None = None) -> Facts:
-    """Raises EifError for a file whose headers break a rule: then nothing else is known of it."""
+    """Gather the facts about an EIF. Raises EifError if its headers break a rule: then no facts are known."""
     with open_eif(path) as (fd, size):
         flags = int.from_bytes(os.pread(fd, 2, 6), "big")
 
@@ -215,7 +217,8 @@ def _module(name: bytes, content: Iterator[bytes]) -> set[str]:
 
 
 def _program(facts: Facts, fd: int, path: Path) -> Program | None:
-    """What AWS's init would start, or what our own was told to; None where there is no command."""
+    """The program that AWS's init would start, or that our own was told to start; None if there is no
+    command."""
     if b"cmd" not in facts.files:
         return None
     word = (facts.lines(b"cmd") or [b"sh"])[0]

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
 """The two ramdisks of an image as AWS's `nitro-cli build-enclave` makes them, byte for byte.
 
-That tool has linuxkit turn a tar stream into a cpio archive entry by entry: nothing is sorted, merged or
-left out twice on the way. What it takes from `docker export` is in `export`; here is what it makes of it: the
-prefix, files that it replaces or leaves out, folders that come twice, inode numbers, one time for all that
-is its own. Holds for the linuxkit that nitro-cli 1.3.4 to 1.5.0 carry; older ones are believed to write the
-same. Modes, owners and times of AWS's blobs have no effect.
+That tool uses linuxkit, which turns a tar stream into a cpio archive entry by entry, without sorting or
+merging. `export` produces the files that linuxkit takes from `docker export`; this module does what linuxkit
+does with them: the prefix, files that it replaces or leaves out, folders that occur twice, inode numbers, and
+one fixed time for everything that it adds. This holds for the linuxkit in nitro-cli 1.3.4 to 1.5.0; older
+versions are believed to write the same. Modes, owners and times of AWS's blobs have no effect.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from nitroctl.eif.layers import layer_files
 # The time of everything that linuxkit itself adds: 2017-04-18 16:30:00 UTC.
 TIME = 1492533000
 FIRST_INODE = 721
-DEVICE = (3, 1)  # of the "file system", in every header
-_BLOCK = 512  # what the archive's end is padded to
+DEVICE = (3, 1)  # the device number in every header
+_BLOCK = 512  # the archive is padded to a multiple of this
 
 HOSTS = (
     b"127.0.0.1       localhost\n"
@@ -42,10 +42,10 @@ HOSTS = (
 )
 RESOLV_CONF = b"/run/resolvconf/resolv.conf"
 
-# Names as they stand in the export; folders end in a slash there.
+# Names as in the export, where the names of folders end in a slash.
 LEFT_OUT = {b".dockerenv", b"Dockerfile", b"dev/console", b"etc/hostname"}
 _OWN_TIME = {b"dev/", b"dev/pts/", b"dev/shm/", b"etc/", b"etc/mtab", b"proc/", b"sys/"}
-# Added at the end where the export had none of that very name: (name, mode, content or target).
+# Added at the end unless the export has exactly that name: (name, mode, content or target).
 _NEEDED = (
     (b"dev/", stat.S_IFDIR | 0o755, b""),
     (b"dev/pts/", stat.S_IFDIR | 0o755, b""),
@@ -57,7 +57,7 @@ _NEEDED = (
     (b"proc/", stat.S_IFDIR | 0o755, b""),
     (b"sys/", stat.S_IFDIR | 0o755, b""),
 )
-# Made in any case, also where the image has them: with them /tmp is 0755 in the end.
+# Always added, even if the image has them; this is why /tmp is 0755 in the end.
 ALWAYS = tuple(b"rootfs" + folder for folder in (b"", b"/dev", b"/run", b"/sys", b"/var", b"/proc", b"/tmp"))
 
 
@@ -91,7 +91,7 @@ def bootstrap(init: bytes, module: bytes | None) -> list[Entry]:
 
 
 def application(exported: Export, cmd: Sequence[str], env: Sequence[str]) -> Iterator[Entry]:
-    """The ramdisk of PCR2. Raises NitroError for what would break AWS's archive."""
+    """The entries of the ramdisk of PCR2. Raises NitroError for what would break AWS's archive."""
     yield Entry(b"rootfs", stat.S_IFDIR | 0o755)
     names: set[bytes] = set()
     for name, entry in _exported(exported):
@@ -108,14 +108,14 @@ def application(exported: Export, cmd: Sequence[str], env: Sequence[str]) -> Ite
 
 
 def uncertain(exported: Export) -> list[bytes]:
-    """The folders whose time, and so PCR2, Docker decides anew with each unpacking and each container."""
+    """The folders to which Docker gives a new time with each unpacking or container, so that PCR2 changes."""
     folders = ((path, node) for path, node in exported.walk() if isinstance(node, Folder))
     return [path for path, node in folders if not node.listed and path + b"/" not in _OWN_TIME]
 
 
 def _exported(exported: Export) -> Iterator[tuple[bytes, Entry | None]]:
-    """The export's names, and what becomes of each; None: nothing."""
-    first: dict[Inode, bytes] = {}  # of the names of a file the first has the content
+    """The names in the export, each with its entry; None if it is left out."""
+    first: dict[Inode, bytes] = {}  # a file's first name, whose entry has the content
     for path, node in exported.walk():
         if isinstance(node, Folder):
             name = path + b"/"
@@ -152,9 +152,9 @@ def _file(path: bytes, node: Inode) -> Entry:
 def _time(path: bytes, node: Inode) -> int:
     if node.mtime > FIELD_MAX:
         raise NitroError(
-            f"{readable(path)} is of the second {node.mtime}, after 2106: AWS's builder would write "
-            "a ramdisk that no kernel unpacks",
-            hint="give the file another date (touch) and build the image anew",
+            f"{readable(path)} has the time {node.mtime} (seconds since 1970), after 2106: AWS's builder "
+            "would write a ramdisk that no kernel unpacks",
+            hint="give the file another date (touch) and rebuild the image",
         )
     return node.mtime
 
@@ -163,8 +163,8 @@ def _time(path: bytes, node: Inode) -> int:
 
 
 class Contents:
-    """The content of an image's files, for the order of the export, which is not that of the layers: what is
-    left of the image is copied to a temporary file once."""
+    """The contents of an image's files, copied to a temporary file: the export needs them in an order that is
+    not that of the layers."""
 
     def __init__(self, fd: int, places: dict[tuple[int, int], int]) -> None:
         self._fd = fd

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""What a ramdisk holds, name by name: all that a cpio header says, and a digest of the content. Memory grows
-with the number of names alone.
+"""The entries of a ramdisk: everything in their cpio headers, and a digest of the content. Memory use depends
+only on the number of names.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from nitroctl.base.instants import UTC
 from nitroctl.eif import linuxkit, newc
 from nitroctl.eif.format import Section
 
-LINK_MAX = 4096  # bytes that are kept of a link's target, as Linux has it
-TEXT_MAX = 1 << 20  # and of what init reads
+LINK_MAX = 4096  # bytes of a link's target that are kept: Linux's limit
+TEXT_MAX = 1 << 20  # bytes that are kept of a file that init reads
 _TEXTS = (b"cmd", b"env", b"cmd0", b"env0")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """`text` is the content where it is short and may matter: a link's target, what init reads."""
+    """One name in a ramdisk. `text` is the content if it may matter: a link's target, or a file that init
+    reads."""
 
     mode: int
     uid: int
@@ -41,7 +42,8 @@ class Entry:
         return self.mode, self.uid, self.gid, self.device, self.size, self.digest, self.mtime
 
     def show(self, other: Entry | None) -> str:
-        """As `ls -l` does it; the digest or the time too where nothing else differs from `other`."""
+        """The entry in the form of `ls -l`; with the digest or the time if nothing else differs from
+        `other`."""
         text = f"{stat.filemode(self.mode)} {self.uid}:{self.gid} {self.size} bytes"
         if stat.S_ISBLK(self.mode) or stat.S_ISCHR(self.mode):
             text += f" device {self.device[0]},{self.device[1]}"
@@ -55,14 +57,15 @@ class Entry:
 
 @dataclass(frozen=True)
 class Listing:
-    """`by_aws`: AWS's builder made it, or `linuxkit`, which numbers and places its entries as nobody else."""
+    """The entries of a ramdisk. `by_aws`: AWS's builder or `linuxkit` made it; their inode numbers show
+    it."""
 
     entries: dict[bytes, Entry]
     by_aws: bool
 
     def without_slashes(self) -> Listing:
-        """Folders by the name that they have in archives of others than AWS's. Of a name that comes twice the
-        last counts, as for the kernel."""
+        """The same with folders' names without the slash at the end, which only AWS's archives have. If a
+        name occurs twice, the last one counts, as for the kernel."""
         return replace(self, entries={name.rstrip(b"/"): entry for name, entry in self.entries.items()})
 
 

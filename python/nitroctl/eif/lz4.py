@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""LZ4 as Linux compresses kernels and ramdisks with it: the program's legacy frame, of blocks of 8 MiB
-(lz4_Frame_format.md, lz4_Block_format.md). Not the newer frame, whose magic is another. For a look into a
-kernel: some seconds for one, where a library would take none.
+"""LZ4 decompression for kernels and ramdisks: Linux uses the lz4 program's legacy frame with blocks of 8 MiB
+(lz4_Frame_format.md, lz4_Block_format.md). The newer frame, with another magic number, is not read. Slower
+than a library (seconds for a kernel), but enough to look into a kernel.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _PACKED_MAX = BLOCK + BLOCK // 255 + 16  # of a block that cannot be compressed
 
 
 class Invalid(OSError):
-    """It is no good LZ4."""
+    """The data are not valid LZ4."""
 
 
 def blocks(packed: BinaryIO) -> Iterator[bytes]:
     """What the frame's blocks hold; raises Invalid."""
     if packed.read(4) != MAGIC:
-        raise Invalid("no legacy frame of LZ4")
+        raise Invalid("not a legacy frame of LZ4")
     while word := packed.read(4):
         size = int.from_bytes(word, "little")
         if len(word) < 4 or not 0 < size <= _PACKED_MAX:
@@ -67,7 +67,7 @@ def _block(data: bytes) -> bytearray:
         length += 4
         begin = len(out) - offset
         if not offset or begin < 0 or len(out) + length > BLOCK:
-            raise Invalid("LZ4: a match that cannot be")
+            raise Invalid("LZ4: an impossible match")
         if length <= offset:
             out += out[begin : begin + length]
         else:

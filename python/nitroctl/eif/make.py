@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A `BuildRequest` into an EIF: which of the ways to make one it means. The ways themselves are `compose`,
-`as_aws` and `build`.
-"""
+"""Turns a `BuildRequest` into an EIF: decides which module makes it (`compose`, `as_aws` or `build`)."""
 
 from __future__ import annotations
 
@@ -27,8 +25,8 @@ def make(
     start: Bootstrap | None = None,
     explain: bool = True,
 ) -> Built:
-    """Make the EIF. Where the caller knows already which image is meant and what starts it, `located` and
-    `start` say so; `explain`: see `as_aws.make`. Raises NitroError; then nothing was written."""
+    """Make the EIF. `located` and `start` give the image and the bootstrap, if the caller knows them already;
+    `explain`: see `as_aws.make`. Raises NitroError; then nothing was written."""
     signer = signer_of(request)
     if request.image is None and request.directory is None:
         return _of_parts(request, signer)
@@ -67,13 +65,13 @@ def make(
         if application.missing and not request.allow_missing_program:
             raise NitroError(
                 f"{request.image or request.directory}: {application.missing}",
-                hint="--allow-missing-program makes it all the same; it ends at once",
+                hint="--allow-missing-program builds the image nevertheless; its enclave ends at once",
             )
         return compose.compose(application, start, request.output, options)
 
 
 def starting(request: BuildRequest) -> Bootstrap:
-    """AWS's blobs where they are given, or installed and wanted; else our init and a kernel."""
+    """The bootstrap: AWS's blobs if they are given, or installed and wanted; else our init and a kernel."""
     arch = request.arch or platform_arch(request.platform)
     blobs = request.blobs
     if blobs is None and request.kernel is None and request.as_aws:
@@ -84,7 +82,7 @@ def starting(request: BuildRequest) -> Bootstrap:
 
 
 def signer_of(request: BuildRequest) -> FileSigner | None:
-    """Who signs it, if anybody."""
+    """The signer, if the image is to be signed."""
     signer, certificate = request.signer, request.signing_certificate
     if certificate is None:
         assert not isinstance(signer, str)

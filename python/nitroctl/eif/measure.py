@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What an EIF measures to: PCR0, PCR1, PCR2 and the checksum, in one pass over the data.
+"""Measures an EIF: PCR0, PCR1, PCR2 and the checksum, in one pass over the data.
 
     PCRn = SHA384(48 zero bytes || SHA384(content of PCRn)), content being section data in file order
     PCR0   kernel, command line, all ramdisks
@@ -7,12 +7,12 @@
     PCR2   all ramdisks but the first
     PCR8   DER bytes of the signing certificate (`signature`)
 
-    CRC    CRC-32 of ISO-HDLC (zlib's) over the whole file but the four bytes that hold it
+    CRC    CRC-32/ISO-HDLC (zlib's) over the whole file except its own four bytes
 
-(AWS's EIF specification; the Nitro Enclaves user guide, "Where to get an enclave's measurements".) Memory
-does not grow with the file. hashlib lets go of the interpreter's lock, so PCR0 and PCR2 are digested on
-threads of their own while the caller's thread reads and sums; PCR1 is a copy of PCR0's state taken
-where the second ramdisk begins.
+(AWS's EIF specification; the Nitro Enclaves user guide, "Where to get an enclave's measurements".) Memory use
+does not depend on the file's size. hashlib releases the GIL, so two threads compute PCR0 and PCR2 while the
+caller's thread reads and computes the CRC; PCR1 is a copy of PCR0's state, taken where the second ramdisk
+begins.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from nitroctl.eif.boot import KERNEL_HEADER_SIZE, cmdline_nul
 from nitroctl.eif.format import CRC_OFFSET, SIGNATURE_MAX, Layout, SectionType, open_eif, read_layout
 from nitroctl.eif.pcr import Measurements, pcr_of
 
-CHUNK = 1 << 20  # bytes handed on at a time: large against a thread's wake-up, small against the caches
-DEPTH = 8  # chunks under way at once
+CHUNK = 1 << 20  # bytes per buffer: enough to make waking a thread cheap, few enough for the CPU caches
+DEPTH = 8  # buffers in use at once
 
 # What is kept of a section besides its digest. nitro-cli limits custom metadata to 4 KiB, `docker inspect`
 # output is some ten KiB (`about.METADATA_KEPT`); a kernel takes 2047 bytes of command line.
@@ -50,7 +50,7 @@ Progress = Callable[[int], None]  # bytes done since the last call
 
 
 def measure_file(path: Path) -> bytes:
-    """What a PCR is whose content is one whole file, as `nitro-cli pcr --input` gives it."""
+    """The value of a PCR into which one whole file is measured, like `nitro-cli pcr --input`."""
     try:
         with open(path, "rb") as f:
             return pcr_of(files.digest(f, "sha384").digest())
@@ -59,7 +59,7 @@ def measure_file(path: Path) -> bytes:
 
 
 class Ring:
-    """Buffers in turn. One that is handed out again has been let go by everybody who was reading it."""
+    """Buffers that are used in turn. A buffer is handed out again only when all its readers are done."""
 
     def __init__(self, size: int = CHUNK, depth: int = DEPTH) -> None:
         self._buffers = [memoryview(bytearray(size)) for _ in range(depth)]
@@ -79,15 +79,15 @@ class Ring:
 
 
 class Digests:
-    """The running digests of PCR0, 1 and 2, fed with sections in file order. Use as a context manager.
+    """The running digests of PCR0, 1 and 2, fed with sections in file order. Use it as a context manager.
 
-    `update` returns at once; the data must stay as they are until the futures that it returns are done.
+    `update` returns at once; the data must not change until the futures that it returns are done.
     """
 
     def __init__(self) -> None:
         self._all = hashlib.sha384()
         self._rest = hashlib.sha384()
-        self._first: hashlib._Hash | None = None  # PCR1's own state, once it parts from PCR0's
+        self._first: hashlib._Hash | None = None  # PCR1's own state, once it differs from PCR0's
         self._ramdisks = 0
         self._type: SectionType | None = None
         # One thread each: the order of a digest's updates is the order of its data.
@@ -104,7 +104,7 @@ class Digests:
         self._pcr2.shutdown(cancel_futures=True)
 
     def begin(self, type: SectionType) -> None:
-        """The data that follow belong to a new section."""
+        """Begin a new section, to which the following data belong."""
         self._type = type
         if type is SectionType.RAMDISK:
             self._ramdisks += 1
@@ -130,7 +130,7 @@ class Digests:
             self._first.update(data)
 
     def finish(self) -> Measurements:
-        """Wait for what is under way and give the values of what was fed so far."""
+        """Wait for the threads, and return the values for what has been fed so far."""
         self._pcr0.submit(lambda: None).result()
         self._pcr2.submit(lambda: None).result()
         first = self._first or self._all
@@ -138,16 +138,16 @@ class Digests:
 
 
 def crc_mismatch(found: int, expected: int, path: Path | None) -> EifError:
-    message = f"the file's CRC is {found:08x}, its header says {expected:08x}: it was damaged or changed"
+    message = f"the file's CRC is {found:08x}, but its header says {expected:08x}: it was damaged or changed"
     return EifError("crc-mismatch", message, path=path, offset=CRC_OFFSET)
 
 
 @dataclass(frozen=True)
 class Scan:
-    """What one pass over a file gives.
+    """The result of one pass over a file.
 
-    `kernel_header` is the kernel's begin, `cmdline` and `metadata` are cut at CMDLINE_KEPT and METADATA_KEPT,
-    `signature` is whole. `nul_offset` is the file offset of the first NUL in the command line.
+    `kernel_header` is the kernel's beginning; `cmdline` and `metadata` are cut at CMDLINE_KEPT and
+    METADATA_KEPT; `signature` is whole. `nul_offset` is the file offset of the first NUL in the command line.
     """
 
     layout: Layout
@@ -164,7 +164,7 @@ class Scan:
         return self.crc32 == self.layout.header.crc32
 
     def check(self, path: Path | None = None) -> None:
-        """The two rules of the data: crc-mismatch, cmdline-nul."""
+        """Check the two rules about the data. Raises EifError: crc-mismatch, cmdline-nul."""
         if not self.crc_matches:
             raise crc_mismatch(self.crc32, self.layout.header.crc32, path)
         self.check_cmdline(path)
@@ -175,12 +175,12 @@ class Scan:
 
 
 def crc_of_gap(crc: int, fd: int, gap: tuple[int, int], path: Path | None = None) -> int:
-    """`crc` with what lies between two sections (`Layout.gaps`)."""
+    """`crc` continued over the bytes between two sections (`Layout.gaps`)."""
     at, end = gap
     while at < end:
         data = os.pread(fd, min(CHUNK, end - at), at)
         if not data:
-            raise EifError("io", "the file became shorter while it was read", path=path, offset=at)
+            raise EifError("io", "the file became shorter while it was being read", path=path, offset=at)
         crc = crc32(data, crc)
         at += len(data)
     return crc
@@ -195,7 +195,7 @@ _KEPT = {
 
 
 def scan_fd(fd: int, file_size: int, path: Path | None = None, progress: Progress | None = None) -> Scan:
-    """Judge the headers of an open file, then read all of it once. Raises EifError."""
+    """Check the headers of an open file, then read all of it once. Raises EifError."""
     layout = read_layout(fd, file_size, path)
     # The headers that were judged are the ones summed; they are not read a second time.
     crc = crc32(layout.header.raw[:CRC_OFFSET])
@@ -211,7 +211,9 @@ def scan_fd(fd: int, file_size: int, path: Path | None = None, progress: Progres
                 buffer = ring.next()[: section.end - at]
                 n = os.preadv(fd, [buffer], at)
                 if n == 0:
-                    raise EifError("io", "the file became shorter while it was read", path=path, offset=at)
+                    raise EifError(
+                        "io", "the file became shorter while it was being read", path=path, offset=at
+                    )
                 data = buffer[:n]
                 ring.lend(digests.update(data))
                 crc = crc32(data, crc)
@@ -243,7 +245,7 @@ def scan_fd(fd: int, file_size: int, path: Path | None = None, progress: Progres
 
 @contextmanager
 def shown(title: str, size: int) -> Iterator[Progress | None]:
-    """Progress in bytes for work on `size` of them, where it takes long enough to look at."""
+    """A progress bar in bytes, if work on `size` bytes takes long enough for one."""
     if size < PROGRESS_FROM:
         yield None
         return

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""JSON as AWS's tools read and write it in an image's metadata. Not what the metadata consist of.
+"""JSON as AWS's tools read and write it in an image's metadata. What the metadata contain is left to others.
 
-They know numbers that a double holds, UTF-8 alone and 127 levels, and write objects with their keys sorted.
-What Python's reader takes beyond that, NaN, 1e400, UTF-16, half a surrogate pair, would make an image whose
+They accept numbers that fit a double, only UTF-8, and 127 levels of nesting, and write objects with sorted
+keys. Python's parser also accepts NaN, 1e400, UTF-16 and lone surrogates, which would make an image whose
 metadata nobody else can read.
 """
 
@@ -12,37 +12,37 @@ import json
 import math
 from typing import Any, NoReturn
 
-# Levels of a value within the metadata, which are one themselves.
+# Levels of a value inside the metadata object, which is itself one level.
 DEPTH_MAX = 126
 
 
 def parse(data: bytes) -> Any:
-    """A JSON value; raises ValueError, which says what it is not."""
+    """Parse a JSON value. Raises ValueError, which says what is wrong."""
     try:
         return json.loads(
             data.decode("utf-8"), parse_constant=_no_constant, parse_float=_float, parse_int=_int
         )
     except RecursionError:
-        raise ValueError("nested too deep") from None
+        raise ValueError("it is nested too deeply") from None
 
 
 def parse_custom(data: bytes) -> Any:
-    """As `parse`, of a value that is to be written and read again."""
+    """Like `parse`, for a value that will be written into metadata and read again."""
     value = parse(data)
     level = [value]
     for _ in range(DEPTH_MAX):
         level = [item for outer in level for item in _inside(outer)]
     if any(isinstance(item, dict | list) for item in level):
-        raise ValueError(f"nested more than {DEPTH_MAX} levels deep")
+        raise ValueError(f"it is nested more than {DEPTH_MAX} levels deep")
     try:
         write(value)
     except UnicodeEncodeError:
-        raise ValueError("half a surrogate pair") from None
+        raise ValueError("it contains a lone surrogate (half a surrogate pair)") from None
     return value
 
 
 def write(value: Any) -> bytes:
-    """Compact, keys sorted. Raises UnicodeEncodeError for half a surrogate pair."""
+    """Write compact JSON with sorted keys. Raises UnicodeEncodeError for a lone surrogate."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, sort_keys=True).encode("utf-8")
 
 

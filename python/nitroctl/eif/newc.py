@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""A cpio archive ("newc", the kernel's Documentation/driver-api/early-userspace/buffer-format.rst) read entry
-by entry from a stream: ramdisks, and what is in an RPM. Writing them is `cpio`'s and `linuxkit`'s.
+"""Reads a cpio archive ("newc", the kernel's Documentation/driver-api/early-userspace/buffer-format.rst)
+entry by entry from a stream: ramdisks, and the payload of an RPM. `cpio` and `linuxkit` write such archives.
 
-Archives come from anywhere: names and their number are bounded, a size makes nobody allocate.
+The input is not trusted: names and their number are limited, and no size in a header makes this module
+allocate.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ _TRAILER = b"TRAILER!!!"
 
 
 class NotReadable(Exception):
-    """This is no archive that we can look into; the text says why."""
+    """The archive cannot be read; the text says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What an archive says of one name; the name as it stands there."""
+    """The header of one entry, with its name exactly as in the archive."""
 
     name: bytes
     ino: int
@@ -41,13 +42,13 @@ class Header:
     links: int
     mtime: int
     size: int
-    file_system: tuple[int, int]  # device that the file lay on
+    file_system: tuple[int, int]  # the device on which the file was
     device: tuple[int, int]  # of a device node
 
 
 def read(stream: BinaryIO) -> Iterator[tuple[Header, Iterator[bytes]]]:
-    """The entries up to the trailer, each with its content in pieces, which is to be read before the next one
-    is asked for; what is left of it then is passed over. Raises NotReadable."""
+    """The entries up to the trailer, each with its content in pieces. Read the content before asking for the
+    next entry; what has not been read by then is skipped. Raises NotReadable."""
     at = 0
 
     def take(size: int) -> bytes:
@@ -73,10 +74,10 @@ def read(stream: BinaryIO) -> Iterator[tuple[Header, Iterator[bytes]]]:
             # Not int(), for which signs, blanks and underscores are of a number as well.
             fields = struct.unpack(">13I", bytes.fromhex(text[6:].decode("ascii")))
         except (ValueError, struct.error):
-            raise NotReadable("an entry's header has a number that is none") from None
+            raise NotReadable("an entry's header has a field that is not a hexadecimal number") from None
         ino, mode, uid, gid, links, mtime, size, *numbers, name_size, _ = fields
         if not 1 <= name_size <= NAME_BYTES_MAX:
-            raise NotReadable(f"a name of {name_size} bytes")
+            raise NotReadable(f"a name of {name_size} bytes; it must have 1 to {NAME_BYTES_MAX}")
         name = take(name_size)[:-1]
         take(-at % 4)
         if name == _TRAILER:
@@ -91,12 +92,12 @@ def read(stream: BinaryIO) -> Iterator[tuple[Header, Iterator[bytes]]]:
 
 
 def in_section(fd: int, section: Section, path: Path) -> Iterator[tuple[Header, Iterator[bytes]]]:
-    """As `read`, of a ramdisk in an EIF, however it is compressed (but by lzo)."""
+    """Like `read`, for a ramdisk in an EIF, with any compression except lzo."""
     return read(unpacked_any(_Pieces(read_section(fd, section, path))))
 
 
 class _Pieces(io.RawIOBase):
-    """A file over pieces of bytes, for readers of the standard library's."""
+    """Pieces of bytes as a file object, for readers of the standard library."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Where an output that a user named can be, and what is said where it cannot."""
+"""Writes an output file that the user named, and explains why it cannot be written."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from nitroctl.base.errors import NitroError
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[int]:
-    """Give a descriptor to write to; when the body ends well, the file stands at `path`.
+    """Yield a file descriptor to write to; if the body succeeds, the file is then put at `path`.
 
-    It replaces what was there; a symbolic link is followed. Raises NitroError where `path` cannot be made, or
-    is there and no regular file.
+    It replaces a file that was there; a symbolic link is followed. Raises NitroError if `path` cannot be
+    created, or exists and is not a regular file.
     """
     target = Path(os.path.realpath(path))
     try:
-        # By the name given: that of a pipe in /proc leads to no path.
+        # Use the name as given: resolving a pipe's name in /proc gives no usable path.
         if path.exists() and not stat.S_ISREG(path.stat().st_mode):
             raise NitroError(f"cannot write {path}: it exists and is not a regular file")
         with atomic.file(target) as fd:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""An overlay: cpio archives that Linux unpacks over an image's own ramdisks, and that nobody measures.
+"""An overlay: cpio archives that Linux unpacks over an image's own ramdisks, and that are not measured.
 
-Linux unpacks by name: a folder that is there already gets the mode and the owner that the archive says, a
-folder takes the place of a link (lib -> usr/lib), and a file is written into an inode that others may share.
-So a folder of the user's is fitted to the image first: folders that are there are left out, links to folders
-are followed, a shared file is taken away before it is written. A FILE.cpio is passed on as it is.
+Linux unpacks by name: an existing folder gets the mode and the owner in the archive, a folder replaces a link
+(lib -> usr/lib), and a file is written into an existing inode, which other names may share. So a folder that
+the user gives is adapted to the image first: existing folders are left out, links to folders are followed,
+and a shared file is removed before it is written. A FILE.cpio is passed on unchanged.
 
-What an archive must be is the machine's to say, which reads all of it; here only what costs nothing.
+The machine checks archives completely; here only cheap checks are made.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from nitroctl.eif.layers import Node, Tree, path_parts
 from nitroctl.eif.measure import CHUNK
 
 ROOT = b"rootfs"  # where both inits find the application's root
-_IMAGE = 1  # the layer of what is in the image; what is added has 0
+_IMAGE = 1  # the layer number of what is in the image; what is added has 0
 _HINT = "name a folder, or an archive of `cpio -o -H newc`"
 
 
 class Image:
-    """What an EIF's ramdisks unpack to: names and kinds, read when they are first asked for."""
+    """The file system to which an EIF's ramdisks unpack: names and types, read when first needed."""
 
     def __init__(self, eif: Path) -> None:
         self.eif = eif
-        self.shared: dict[Node, tuple[int, int]] = {}  # of several names: ramdisk and inode
+        self.shared: dict[Node, tuple[int, int]] = {}  # files with several names -> (ramdisk, inode)
 
     @functools.cached_property
     def tree(self) -> Tree:
-        """Of the whole initramfs. Raises NitroError."""
+        """The tree of the whole initramfs. Raises NitroError."""
         tree = Tree()
         for count, (number, header, pieces) in enumerate(self._entries()):
             if count == layers.ENTRIES_MAX:
@@ -56,7 +56,7 @@ class Image:
 
     @functools.cached_property
     def root(self) -> Tree:
-        """Of the application's root; what a link says there begins there."""
+        """The tree of the application's root, in which absolute links start at that root."""
         tree = Tree()
         found = self.tree.find([ROOT], follow=True)
         if found is not None and found.children is not None:
@@ -64,7 +64,7 @@ class Image:
         return tree
 
     def read_small(self, tree: Tree, paths: Sequence[bytes]) -> None:
-        """The content of these files, as far as there are such, into `tree.small`."""
+        """Read the contents of these files, if they exist, into `tree.small`."""
         found = [tree.find(path.split(b"/"), follow=True) for path in paths]
         names = {node: path for path, node in self.tree.walk()}
         wanted = {names[node]: node for node in found if node is not None and stat.S_ISREG(node.mode)}
@@ -82,7 +82,7 @@ class Image:
             return
         folder = tree.find(parts[:-1], follow=True)
         if folder is None or folder.children is None:
-            return  # nor does Linux put it anywhere
+            return  # Linux does not unpack it, either
         old = folder.children.get(parts[-1])
         if stat.S_ISDIR(header.mode) and old is not None and old.children is not None:
             return
@@ -103,18 +103,18 @@ class Image:
 
     def _odd(self, why: str) -> NitroError:
         return NitroError(
-            f"a ramdisk of {self.eif} cannot be looked into: {why}",
-            hint="make the overlay a FILE.cpio, which nobody fits to the image",
+            f"a ramdisk of {self.eif} cannot be read: {why}",
+            hint="give the overlay as FILE.cpio, which is used unchanged",
         )
 
 
-# What makes an overlay's entries, once it knows the image.
+# A function that makes an overlay's entries for an image.
 Maker = Callable[[Image], Iterable[cpio.Entry]]
 Source = Path | Maker
 
 
 def check(path: Path) -> None:
-    """What can be seen of an overlay before anything starts. Raises UsageError."""
+    """Check an overlay as far as possible before anything starts. Raises UsageError."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -127,23 +127,23 @@ def check(path: Path) -> None:
     except OSError as e:
         raise UsageError(f"cannot read the overlay {path}: {e.strerror}", hint=_HINT) from e
     if head.strip(b"\0") and head != cpio.MAGIC:
-        raise UsageError(f"the overlay {path} is no cpio archive of the kind newc", hint=_HINT)
+        raise UsageError(f"the overlay {path} is not a cpio archive of the kind newc", hint=_HINT)
     if status.st_size % 4:
         raise UsageError(
-            f"the overlay {path} has {status.st_size} bytes, no multiple of 4: it was cut, or is none",
+            f"the overlay {path} has {status.st_size} bytes, not a multiple of 4: it is truncated or invalid",
             hint=_HINT,
         )
 
 
 def names_init(text: str) -> bool:
-    """Whether a text for the kernel's command line names another init: the machine's rule
+    """Whether a text for the kernel's command line names another init, by the machine's rule
     (`eif_cmdline_names_init`)."""
     return bool(re.search('(?:^|[\\t-\\r "\u00a0])(?:rd)?init=', text))
 
 
 def compose(sources: Sequence[Source], eif: Path, output: Path) -> None:
-    """Write one overlay of all sources, in their order, so that the last one wins, into the new file
-    `output`. Raises NitroError; then nothing is left of it."""
+    """Write all sources as one overlay into the new file `output`, in order, so that the last one wins.
+    Raises NitroError; then `output` is removed."""
     try:
         fd = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -199,7 +199,7 @@ class _File:
             size = size if size is None else size - len(data)
 
 
-# ---- a folder, as it fits the image ----
+# ---- a folder, adapted to the image ----
 
 
 def fitted(folder: Path, image: Image) -> Iterator[cpio.Entry]:
@@ -210,12 +210,12 @@ def fitted(folder: Path, image: Image) -> Iterator[cpio.Entry]:
 
 
 def _unlinking(name: bytes) -> cpio.Entry:
-    """What makes Linux unlink what has this name: something of another kind."""
+    """An entry that makes Linux unlink the file of this name, because it has another type."""
     return cpio.Entry(name, stat.S_IFLNK | 0o777, b"overlay")
 
 
 class _Places:
-    """Where names of an overlay are in the image."""
+    """Maps the names of an overlay to places in the image."""
 
     def __init__(self, image: Image) -> None:
         self._image = image
@@ -241,20 +241,20 @@ class _Places:
         yield replace(entry, name=name)
 
     def _find(self, parts: Sequence[bytes], *, follow: bool) -> Node | None:
-        """Below the application's root, links are what they are to the application."""
+        """Find a name; below the application's root, links are followed as the application sees them."""
         if parts and parts[0] == ROOT and self._image.root.root in self._names:
             return self._image.root.find(parts[1:], follow=follow)
         return self._image.tree.find(parts, follow=follow)
 
     def _place(self, parts: Sequence[bytes]) -> bytes:
-        """The folder of that name, where links lead."""
+        """The folder of that name, after following links."""
         for depth in range(len(parts), 0, -1):
             node = self._find(parts[:depth], follow=True)
             if node is None:
                 continue
             if node.children is None:
                 name = readable(b"/".join(parts[:depth]))
-                raise NitroError(f"the overlay's {name} is a folder, and none in the image")
+                raise NitroError(f"the overlay's {name} is a folder, but in the image it is not")
             found = self._names.get(node, b"")
             return b"/".join(filter(None, [found, *parts[depth:]]))
         return b"/".join(parts)
@@ -264,8 +264,8 @@ class _Places:
 
 
 def trusting(pem: bytes, image: Image) -> Iterator[cpio.Entry]:
-    """The image's own bundles of trusted roots with these certificates behind, as `eif build --trust-ca` has
-    them. Raises NitroError."""
+    """The image's own CA bundles with these certificates appended, as `eif build --trust-ca` makes them.
+    Raises NitroError."""
     tree = image.root
     image.read_small(tree, layers.CA_BUNDLES)
     trust.add(tree, pem)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""AWS's blobs out of Amazon Linux's package aws-nitro-enclaves-cli-devel, unpacked once into the cache. How a
-package is read is `rpm`'s business.
+"""AWS's blobs from Amazon Linux's package aws-nitro-enclaves-cli-devel, unpacked once into the cache. `rpm`
+reads the package.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from nitroctl.base.errors import NitroError
 from nitroctl.eif import rpm
 from nitroctl.toolchain import aws_blobs, cache
 
-# The most bytes that are taken of each; AWS's kernels have 4 to 10 MB.
+# The largest accepted size of each file; AWS's kernels have 4 to 10 MB.
 _LIMITS = {
     "bzImage": 256 << 20,
     "bzImage.config": 4 << 20,
@@ -27,8 +27,7 @@ _HINT = f"on Amazon Linux: dnf download {aws_blobs.PACKAGE} (2023), yumdownloade
 
 
 def unpacked(path: Path) -> Path:
-    """The folder of blobs; raises NitroError for another package, or one for a machine that enclaves are
-    not."""
+    """The folder with the unpacked blobs. Raises NitroError for another package, or another architecture."""
     package = rpm.read(path)
     arch = named(package.architecture)
     if arch is None:
@@ -40,7 +39,7 @@ def unpacked(path: Path) -> Path:
         rpm.extract(path, wanted, folder)
         if not (folder / facts(arch).image).is_file():
             what = f"the package {package.name} {package.version}"
-            raise NitroError(f"{path} is {what}, and has no kernel in {aws_blobs.INSTALLED}", hint=_HINT)
+            raise NitroError(f"{path} is {what}, but has no kernel in {aws_blobs.INSTALLED}", hint=_HINT)
 
     try:
         key = cache.digest_file(path)[:16]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A PCR's value: how it follows from what is measured, and those of one EIF together."""
+"""PCR values: how they are computed from what is measured, and the PCRs of one EIF."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ def extend(pcr: bytes, data: bytes) -> bytes:
 
 
 def pcr_of(digest: bytes) -> bytes:
-    """The PCR whose content has this SHA-384 digest: the digest itself is hashed once more."""
+    """The value of a PCR into which data with this SHA-384 digest are measured: SHA384(48 zero bytes ||
+    digest)."""
     return extend(bytes(DIGEST_SIZE), digest)
 
 
 @dataclass(frozen=True)
 class Measurements:
-    """PCR values of 48 bytes. `pcr8` is None in an unsigned file (the PCR itself then is zero)."""
+    """PCR values of 48 bytes. `pcr8` is None for an unsigned file (the enclave's PCR8 is then zero)."""
 
     pcr0: bytes
     pcr1: bytes
@@ -30,12 +31,12 @@ class Measurements:
     pcr8: bytes | None = None
 
     def items(self) -> list[tuple[str, str]]:
-        """("PCR0", lower-case hex) and so on, PCR8 only where there is one."""
+        """("PCR0", lower-case hex) and so on; PCR8 only for a signed file."""
         values = [("PCR0", self.pcr0), ("PCR1", self.pcr1), ("PCR2", self.pcr2), ("PCR8", self.pcr8)]
         return [(name, value.hex()) for name, value in values if value is not None]
 
     def by_number(self) -> dict[str, str]:
-        """Lower-case hex by the register's number, which is a text, as in JSON."""
+        """The number of each PCR, as a string (a JSON key), with its value in lower-case hex."""
         return {name.removeprefix("PCR"): value for name, value in self.items()}
 
     def to_json(self) -> dict[str, str]:
@@ -44,5 +45,5 @@ class Measurements:
 
 
 def in_aws_shape(values: Mapping[str, str]) -> dict[str, str]:
-    """What nitro-cli prints beside "Measurements"."""
+    """The object that nitro-cli prints under "Measurements"."""
     return {"HashAlgorithm": "Sha384 { ... }", **values}

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What a start must know of an EIF beforehand: all rules that the headers and small sections can break.
+"""What must be known about an EIF before an enclave starts: checks all rules about headers and small
+sections.
 
-Reads some kilobytes, whatever the file's size: the machine's loader reads all of it once, and nobody should
-wait for a second pass. Left to the loader are the rules of the whole data, crc-mismatch and signature-pcr0,
-and whether kernel and initramfs fit into the guest's memory. `verify` judges everything but the last.
+Reads only some kilobytes, whatever the file's size: the machine's loader reads the whole file, and nobody
+should wait for a second pass. The loader checks the rest: the rules about all data, crc-mismatch and
+signature-pcr0, and whether kernel and initramfs fit into the guest's memory. `verify` checks everything but
+that last one.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ from nitroctl.eif.format import Layout, SectionType, open_eif, read_layout
 
 
 class Peek(NamedTuple):
-    """`metadata` is None where there is none, or none that AWS's tools could have written; `signature` is the
-    section's data."""
+    """What was read. `metadata` is None if there is none, or if AWS's tools cannot have written it;
+    `signature` is the section's data."""
 
     path: Path
     layout: Layout
@@ -44,15 +46,15 @@ class Peek(NamedTuple):
 
     @property
     def lacks(self) -> list[str]:
-        """What programs can miss of AWS's kernel in this image's."""
+        """Which features of AWS's kernel this image's kernel lacks."""
         return lacking(self.metadata)
 
     def check_cmdline(self, added: int) -> None:
-        """Does the kernel take its command line with `added` bytes more? Raises cmdline-too-long."""
+        """Check that the kernel takes its command line with `added` more bytes. Raises cmdline-too-long."""
         boot.check_cmdline(len(self.cmdline) + added, self.kernel, self.path)
 
     def check_signature(self, now: datetime) -> None:
-        """The rules of the signature, if there is one, but that it is over this image's PCR0."""
+        """Check the signature, if there is one, except that it is over this image's PCR0."""
         if self.signature is not None:
             from nitroctl.eif import signature
 
@@ -60,7 +62,8 @@ class Peek(NamedTuple):
 
 
 def peek(path: Path, *, only: Arch | None = None) -> Peek:
-    """Raises EifError for the first rule that is broken, in the loader's order; `only`: see `read_layout`."""
+    """Read and check an EIF; `only`: see `read_layout`. Raises EifError for the first broken rule, in the
+    loader's order."""
     with open_eif(path) as (fd, size):
         layout = read_layout(fd, size, path, only=only)
         boot.check_sizes(layout, path)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Where a container image is, as a user writes it: a path, perhaps with a name behind it, or a reference.
+"""Where a container image is, as users write it: a path, perhaps followed by a name, or a reference.
 
-app.tar, oci:DIR, dir:DIR are read where they are; app.tar:1.2, oci-archive:FILE:NAME say which of several is
-meant; docker://NAME and the like are fetched by skopeo first (containers-transports(5)).
+app.tar, oci:DIR and dir:DIR are read in place; app.tar:1.2 and oci-archive:FILE:NAME choose one of several
+images; docker://NAME and the like are fetched by skopeo first (containers-transports(5)).
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ class Located:
 
 
 def is_reference(text: str) -> bool:
-    """Does it begin with a transport that skopeo knows?"""
+    """Whether the text begins with one of skopeo's transports."""
     return bool(_PATHS.match(text) or _REMOTE.match(text))
 
 
 def located(text: str) -> Located:
-    """A path, perhaps behind a transport, perhaps followed by :NAME. Raises NitroError where nothing is
-    behind a transport; a path alone need not be there."""
+    """Split a path, perhaps after a transport and perhaps followed by :NAME. Raises NitroError if there is
+    nothing at a path that follows a transport; a plain path need not exist."""
     if os.path.exists(text):
         return Located(Path(text))
     match = _PATHS.fullmatch(text)
@@ -58,7 +58,8 @@ def located(text: str) -> Located:
 
 
 def _holds_images(path: Path) -> bool:
-    """Is it an OCI layout or a tar? Else app:1.2 is the name of an image, and app a program."""
+    """Whether the path is an OCI layout or a tar. If not, app:1.2 is an image's name, and app may be a
+    program."""
     if path.is_dir():
         return (path / "oci-layout").is_file() or (path / "index.json").is_file()
     if not path.is_file():
@@ -74,14 +75,14 @@ def _holds_images(path: Path) -> bool:
 def fetched(
     text: str, scratch: Path | None = None, *, platform: str | None = None, arch: Arch | None = None
 ) -> Iterator[Located]:
-    """Where the image is; one that skopeo has to fetch is below `scratch` for the time of the body. `arch` is
-    the one to fetch of several, by default that of this host."""
+    """The image's place; an image that skopeo fetches is below `scratch` during the `with` body. `arch` says
+    which of several architectures to fetch, by default the host's."""
     if not _REMOTE.match(text) or os.path.exists(text):
         yield located(text)
         return
     if not shutil.which("skopeo"):
         raise NitroError(
-            f"to fetch {text} takes skopeo", hint="apt-get install skopeo, or save the image to a file"
+            f"fetching {text} needs skopeo", hint="apt-get install skopeo, or save the image to a file"
         )
     hint = None
     if text.startswith("docker://"):

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""What a user asks for when an EIF shall be made: one line here is one option everywhere (`base.options`).
+"""The options for building an EIF: one line here is one option everywhere (`base.options`).
 
     commands.eif          an option of `build`      nitro_eif         a keyword
     nitroctl.build_eif    a keyword                 nitro_cli         AWS's option of build-enclave
     docs                  a line of the tables
 
-After a change, `tools/generate` writes the keywords' types and the tables. What becomes of it is `make`'s.
+After a change run `tools/generate`, which writes the keywords' types and the tables. `make` builds the EIF.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _FOLDER = ("directory",)
 def _check_signer(signer: Any) -> None:
     if not isinstance(signer, str) and not callable(getattr(signer, "append", None)):
         raise UsageError(
-            f"signer={signer!r}: signer takes a command, or what nitroctl.eif.sign.load gives",
+            f"signer={signer!r}: signer takes a command, or the result of nitroctl.eif.sign.load",
             hint="write signing_certificate= and private_key= for a key in a file",
         )
 
 
 @dataclass(frozen=True)
 class BuildRequest(Request):
-    """An EIF of a container image, of a folder, or of parts. None means that somebody else shall choose."""
+    """An EIF from a container image, a folder, or parts. None means that the default is chosen later."""
 
     output: Annotated[Path, Option("EIF to write.", short="-o", nitro_cli="output_file")]
     image: Annotated[
@@ -176,7 +176,7 @@ class BuildRequest(Request):
         if application and one_of("kernel_check") and not one_of("as_aws"):
             return "{kernel_check} is for a kernel given with {ramdisk}, or for {as_aws}".format_map(names)
         if one_of("signing_certificate") and not one_of("private_key", "signer"):
-            return "to sign takes {signing_certificate}, and {private_key} or {signer}".format_map(names)
+            return "signing needs {signing_certificate}, and {private_key} or {signer}".format_map(names)
         if isinstance(given.get("signer"), str) and not one_of("signing_certificate"):
-            return "to sign takes {signing_certificate} as well as {signer}".format_map(names)
+            return "signing needs {signing_certificate} as well as {signer}".format_map(names)
         return None

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The file system that layers make, into a cpio archive: the layers are read a second time, and what is left
-of them is sent on. Nothing else is written to disk.
+"""Writes the merged layers of an image to a cpio archive: the layers are read a second time, and the files
+that remain after merging are copied. Nothing else is written to disk.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from nitroctl.eif.layers import Node, Tree, layer_files, layer_name
 
 
 def write_root(archive: cpio.Archive, image: Image, tree: Tree, prefix: bytes) -> None:
-    """Write the final file system below the folder `prefix`: folders, links and devices sorted, then files in
-    the order in which the layers have them. Raises NitroError, also for a layer with a wrong digest."""
+    """Write the merged file system below the folder `prefix`: folders, links and devices sorted, then files
+    in their order in the layers. Raises NitroError, also for a layer with a wrong digest."""
     root = tree.root
     archive.add(cpio.Entry(prefix, root.mode, uid=root.uid, gid=root.gid, mtime=root.mtime))
     special: list[tuple[Node, bytes]] = []  # devices and the like
     files: list[dict[int, tuple[Node, bytes]]] = [{} for _ in image.layers]
-    also: dict[Node, list[bytes]] = {}  # further names of an inode, which few have
+    also: dict[Node, list[bytes]] = {}  # the other names of inodes that have several
     linked = {name.linked for _, name in tree.walk() if name.linked}
     seen: set[Node] = set()  # of those
     for path, name in tree.walk():
         path = prefix + b"/" + path
         node = name.linked or name
         if stat.S_ISDIR(node.mode) or stat.S_ISLNK(node.mode):
-            archive.add(_entry(path, node))  # the kernel knows no hard links between symbolic ones
+            archive.add(_entry(path, node))  # the kernel's unpacker makes no hard links to symbolic links
         elif node in seen:
             also.setdefault(node, []).append(path)
         else:
@@ -62,7 +62,7 @@ def _write_layer(
     for index, size, content in layer_files(image, number, files.keys()):
         node, path = files[index]
         if size != node.size:
-            raise NitroError(f"{layer_name(image, number)} was changed while it was read")
+            raise NitroError(f"{layer_name(image, number)} was changed while it was being read")
 
         def fill(sink: Sink, content: Iterator[bytes] = content) -> None:
             for data in content:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Files out of an RPM package, without rpm: lead, two headers, a cpio archive (rpm's docs/manual/format.md).
+"""Extracts files from an RPM package, without rpm: lead, two headers, a cpio archive (rpm's
+docs/manual/format.md).
 
-Whoever has AWS's kernel and init has them in such a package, mostly on a host that has no rpm. What is in the
-package's own digests is checked, against damage; its signature is not: that is rpm's business (`rpm -K`), and
-what comes out is measured. Packages come from anywhere: a length is held against limits before it is read,
-and only files that are asked for are kept.
+AWS's kernel and init come in such a package, and often the host has no rpm. The package's own digests are
+checked, against damage. Its signature is not (`rpm -K` does that), but what is extracted is measured later.
+The input is not trusted: every length is checked against a limit before it is used, and only the wanted files
+are kept.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _SHA256 = 8
 
 @dataclass(frozen=True)
 class Package:
-    """What a package says of itself, and where its payload begins in the file."""
+    """The package's description of itself, and where its payload begins in the file."""
 
     name: str
     version: str  # with the release
@@ -66,7 +67,7 @@ def is_rpm(path: Path) -> bool:
 
 
 def read(path: Path) -> Package:
-    """Raises NitroError for what is no package, or damaged."""
+    """Read a package's headers. Raises NitroError if the file is not a package, or is damaged."""
     with _opened(path) as f:
         try:
             return _package(f)
@@ -75,9 +76,9 @@ def read(path: Path) -> Package:
 
 
 def extract(path: Path, wanted: Mapping[bytes, int], into: Path) -> Package:
-    """Write files that the package has under the names in `wanted`, absolute ones, into a folder, by their
-    last component; `wanted` has the most bytes that each may have. Raises NitroError, also for a package
-    whose digests do not match."""
+    """Write the files with the absolute names in `wanted` into a folder, under the last part of their names.
+    `wanted` maps each name to the largest size that is accepted. Raises NitroError, also if the package's
+    digests do not match."""
     with _opened(path) as f:
         try:
             package = _package(f)
@@ -88,7 +89,9 @@ def extract(path: Path, wanted: Mapping[bytes, int], into: Path) -> Package:
                 if name not in wanted or not stat.S_ISREG(header.mode):
                     continue
                 if header.size > wanted[name]:
-                    raise _Damaged(f"{os.fsdecode(name)} has {header.size} bytes, {wanted[name]} are taken")
+                    raise _Damaged(
+                        f"{os.fsdecode(name)} has {header.size} bytes; at most {wanted[name]} are accepted"
+                    )
                 with open(into / os.fsdecode(name.rpartition(b"/")[2]), "wb") as out:
                     out.writelines(content)
         except (_Damaged, newc.NotReadable) as e:
@@ -123,14 +126,14 @@ def _take(f: io.FileIO, size: int) -> bytes:
 
 def _package(f: io.FileIO) -> Package:
     if _take(f, _LEAD)[: len(MAGIC)] != MAGIC:
-        raise _Damaged("it does not begin as one does")
+        raise _Damaged("it does not begin like an RPM package")
     signatures, _ = _tags(f)
     f.seek(-f.tell() % 8, os.SEEK_CUR)
     start = f.tell()
     tags, text = _tags(f)
     expected = signatures.get(_SIGNATURE_SHA256)
     if isinstance(expected, str) and hashlib.sha256(text).hexdigest() != expected:
-        raise _Damaged("its header is not the one that its digest was made of")
+        raise _Damaged("the digest of its header does not match")
     if tags.get(_PAYLOAD_FORMAT, "cpio") != "cpio":
         raise _Damaged(f"its payload is {tags[_PAYLOAD_FORMAT]!r}, not cpio")
     digest, md5 = tags.get(_PAYLOAD_DIGEST), signatures.get(_SIGNATURE_MD5)
@@ -146,14 +149,14 @@ def _package(f: io.FileIO) -> Package:
 
 
 def _tags(f: io.FileIO) -> tuple[dict[int, Any], bytes]:
-    """A header: the tags that are single texts (of an array the first), numbers or bytes; and all of it as it
-    stands."""
+    """A header: its tags that are strings (the first one of an array), numbers or bytes; and its raw
+    bytes."""
     intro = _take(f, 16)
     if intro[:4] != _HEADER:
-        raise _Damaged("a header does not begin as one")
+        raise _Damaged("a header does not begin with the header magic")
     count, size = struct.unpack(">2I", intro[8:])
     if count > ENTRIES_MAX or size > STORE_MAX:
-        raise _Damaged(f"a header of {count} entries and {size} bytes")
+        raise _Damaged(f"a header has {count} entries and {size} bytes, which is too many")
     index, store = _take(f, count * _ENTRY.size), _take(f, size)
     found: dict[int, Any] = {}
     for tag, kind, offset, number in _ENTRY.iter_unpack(index):
@@ -174,7 +177,7 @@ def _tags(f: io.FileIO) -> tuple[dict[int, Any], bytes]:
 
 
 def _check(f: io.FileIO, package: Package) -> None:
-    """Compare the digests that are there: rpm 4.14 and later write one of the payload, all write MD5."""
+    """Check the digests: rpm 4.14 and later write one of the payload, all versions write an MD5."""
     sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     f.seek(package.header[0])
     md5.update(_take(f, package.payload - package.header[0]))
@@ -183,4 +186,4 @@ def _check(f: io.FileIO, package: Package) -> None:
         md5.update(data)
     wrong = package.md5 is not None and md5.digest() != package.md5
     if wrong or (package.digest is not None and sha256.hexdigest() != package.digest):
-        raise _Damaged("its payload is not the one that its digest was made of")
+        raise _Damaged("the digest of its payload does not match")

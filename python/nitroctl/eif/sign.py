@@ -2,8 +2,8 @@
 """Signs EIFs: with a private key in a PEM file, or through a program that holds the key.
 
 What is signed is PCR0, as a COSE_Sign1 (RFC 9052) in the form that AWS's tools write and `signature` reads.
-Signing an EIF writes it anew: everything is copied in order but an old signature, the new one comes last, and
-every size, offset and the checksum are computed from what was written.
+Signing an EIF rewrites it: everything except an old signature is copied in order, the new signature comes
+last, and all sizes, offsets and the checksum are computed from what was written.
 """
 
 from __future__ import annotations
@@ -47,21 +47,21 @@ PEM_MAX = 1 << 20  # bytes of a key or certificate file
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A certificate, and who can sign for it: `sign` makes r || s over a message. `notes` are warnings about
-    the certificate's file."""
+    """A certificate and a function that signs for it: `sign` returns r || s for a message. `notes` are
+    warnings about the certificate's file."""
 
     signer: Signer
     sign: Callable[[bytes], bytes]
     notes: tuple[str, ...] = ()
 
     def section(self, pcr0: bytes) -> bytes:
-        """The data of a signature section. Raises NitroError if what comes back is no good signature."""
+        """The data of a signature section. Raises NitroError if the signer returns no valid signature."""
         import cbor2
 
         curve = self.signer.curve
         protected = cbor2.dumps({signature.ALG: curve.alg})
         payload = cbor2.dumps({"register_index": 0, "register_value": list(pcr0)})
-        # The certificate alone, whatever else its file has: an image is public.
+        # Only the certificate, whatever else its file has: an image is public.
         pem = self.signer.pem
         unsigned = Signature(pem, protected, payload, b"", curve.alg, 0, pcr0)
         made = replace(unsigned, raw=self.sign(unsigned.signed_bytes))
@@ -76,8 +76,8 @@ class SigningKey:
         data = cbor2.dumps([{"signing_certificate": list(pem), "signature": list(cose)}])
         if len(data) > SIGNATURE_MAX:
             raise NitroError(
-                f"the signature section would have {len(data)} bytes; {SIGNATURE_MAX} are allowed",
-                hint="take a smaller signing certificate",
+                f"the signature section would have {len(data)} bytes; at most {SIGNATURE_MAX} are allowed",
+                hint="use a smaller signing certificate",
             )
         return data
 
@@ -88,7 +88,7 @@ class SigningKey:
         return replace(measurements, pcr8=self.signer.pcr8)
 
     def warnings(self) -> list[str]:
-        """`notes`, and the certificate's dates: an enclave does not start outside of them."""
+        """`notes`, and a warning if the certificate is not valid now: an enclave then does not start."""
         begin, end = self.signer.not_before, self.signer.not_after
         now = datetime.now(UTC)
         found = list(self.notes)
@@ -155,7 +155,7 @@ def _with_key(path: Path, certificate: Path, signer: Signer) -> Callable[[bytes]
         hint = f'let a program ask for the passphrase: --signer "openssl dgst -{digest} -sign {path}"'
         raise NitroError(f"the key {path} is encrypted", hint=hint) from None
     except (ValueError, UnsupportedAlgorithm) as e:
-        raise NitroError(f"{path} is no private key in PEM: {e}") from None
+        raise NitroError(f"{path} is not a PEM private key: {e}") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != signer.key:
         raise NitroError(
             f"the key {path} does not belong to the certificate {certificate}",
@@ -166,7 +166,7 @@ def _with_key(path: Path, certificate: Path, signer: Signer) -> Callable[[bytes]
 
 
 def _raw(made: bytes, signer: Signer, who: str) -> bytes:
-    """r || s, from that or from DER."""
+    """A signature as r || s, from that form or from DER."""
     from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
     half = signer.curve.half
@@ -179,14 +179,14 @@ def _raw(made: bytes, signer: Signer, who: str) -> bytes:
         if len(made) == 2 * half:
             return made
         raise NitroError(
-            f"{who} gave {len(made)} bytes; a signature for {signer.curve.alg_name} is DER, or r || s of "
+            f"{who} returned {len(made)} bytes; a signature for {signer.curve.alg_name} is DER, or r || s of "
             f"{2 * half} bytes"
         ) from None
 
 
 def _check_data(fd: int, layout: Layout, writer: Writer, path: Path) -> None:
-    """The rules of the data, from what was copied: crc-mismatch, cmdline-nul. To sign a damaged file would
-    make it look whole."""
+    """Check the rules about the data that were copied: crc-mismatch, cmdline-nul. Signing a damaged file
+    would make it look intact."""
     crc = crc32(layout.header.raw[:CRC_OFFSET])
     copied = iter(writer.parts)
     for section, gap in zip(layout.sections, layout.gaps, strict=True):
@@ -208,8 +208,8 @@ def _check_data(fd: int, layout: Layout, writer: Writer, path: Path) -> None:
 def sign(path: Path, key: SigningKey, output: Path) -> Built:
     """Write `path` with a new signature to `output`, which may be the same.
 
-    An old signature is dropped unseen; everything else must keep the rules. Raises NitroError; then `output`
-    is as it was.
+    An old signature is dropped unchecked; everything else must keep the rules. Raises NitroError; then
+    `output` is unchanged.
     """
     with ExitStack() as stack:
         fd, size = stack.enter_context(open_eif(path))
@@ -228,7 +228,7 @@ def sign(path: Path, key: SigningKey, output: Path) -> Built:
         _check_data(fd, layout, writer, path)
         measurements = key.append(writer, measurements)
         header = layout.header
-        # Signatures came with version 3, whose layout is that of 2.
+        # Signatures were added in version 3, which has the same layout as version 2.
         version = max(3, header.version)
         total = writer.finish(Hints(version, header.flags, header.default_mem, header.default_cpus))
     warnings = key.warnings()

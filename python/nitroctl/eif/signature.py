@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: MIT
-"""The signature section: decode it, verify it. What is signed is PCR0; `certificate` reads who signed.
+"""Decodes and verifies the signature section. PCR0 is what is signed; `certificate` reads the signer's
+certificate.
 
 The section is CBOR (RFC 8949), an array whose first element is a map of two arrays of integers below 256:
 "signing_certificate", the bytes of a PEM text, and "signature", those of a COSE_Sign1 (RFC 9052) whose
 payload is the map {"register_index": 0, "register_value": [48 integers]} (AWS's EIF specification,
 "Signature section"). The keys are EC keys on P-256, P-384 and P-521 (RFC 9053, section 2.1).
 
-All of it comes from a file that nobody has vouched for: lengths are definite and checked against what is
-left, counts are never believed, nothing recurses. The rules, judged in this order, are those of the
-machine's loader: signature-malformed, signature-certificate, signature-invalid, signature-index,
-signature-pcr0, signature-not-yet-valid, signature-expired. Its verdict must be the loader's on every byte,
-which is why CBOR is read here item by item and not with `nitroctl.base.cbor`, which accepts other things.
+The input is not trusted: lengths must be definite and are checked against what is left, counts are never
+trusted, nothing recurses. The rules, checked in this order, are those of the machine's loader:
+signature-malformed, signature-certificate, signature-invalid, signature-index, signature-pcr0,
+signature-not-yet-valid, signature-expired. The verdict must be the loader's for every input. That is why CBOR
+is read here item by item and not with `nitroctl.base.cbor`, which accepts other inputs.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ ALG = 1  # label of the algorithm in a COSE header
 
 @dataclass(frozen=True)
 class Signature:
-    """A decoded section. `protected`, `payload` and `raw` (r || s) are the bytes as they were signed."""
+    """A decoded section. `protected`, `payload` and `raw` (r || s) are the bytes exactly as in the file."""
 
     pem: bytes
     protected: bytes
@@ -66,7 +67,7 @@ def head(major: int, value: int) -> bytes:
 
 
 class Reader:
-    """One CBOR document, item by item. Everything that is not well-formed is signature-malformed."""
+    """Reads a CBOR document item by item. Raises EifError signature-malformed for what is not well-formed."""
 
     def __init__(self, data: bytes, what: str, path: Path | None) -> None:
         self.data = data
@@ -83,7 +84,8 @@ class Reader:
         )
 
     def item(self) -> tuple[int, int, bytes]:
-        """(major type, value, content): a string's bytes; the count of an array or map; or the number."""
+        """The next item's head: (major type, value, content). `value` is the number, the length, or the count
+        of an array or map; `content` are a string's bytes."""
         start = self.at
         if start == len(self.data):
             self.fail("it ends too early")
@@ -106,11 +108,11 @@ class Reader:
             self.fail("a simple value below 32 in two bytes", start)  # RFC 8949, section 3.3
         if major in (BYTES, TEXT):
             if value > left:
-                self.fail(f"a string of {value} bytes, where {left} are left", start)
+                self.fail(f"a string of {value} bytes, but only {left} are left", start)
             self.at += value
             return major, value, self.data[self.at - value : self.at]
         if major in (ARRAY, MAP) and value > left:
-            self.fail(f"{value} elements, where {left} bytes are left", start)
+            self.fail(f"{value} elements, but only {left} bytes are left", start)
         return major, value, b""
 
     def expect(self, major: int) -> tuple[int, bytes]:
@@ -121,7 +123,7 @@ class Reader:
         return value, content
 
     def skip(self) -> None:
-        """Over one whole item, however deep: what is still to come is counted, not called."""
+        """Skip one whole item, however deeply nested: it counts the items to come and does not recurse."""
         todo = 1
         while todo:
             major, value, _ = self.item()
@@ -129,7 +131,7 @@ class Reader:
 
     def end(self) -> None:
         if self.at != len(self.data):
-            self.fail("bytes follow its end")
+            self.fail("there are bytes after its end")
 
     def byte_array(self) -> bytes:
         """An array of integers below 256, which is how these documents write bytes."""
@@ -145,8 +147,8 @@ class Reader:
 
 
 def _fields(reader: Reader, readers: dict[tuple[int, bytes | int], str]) -> dict[str, int]:
-    """Walk the map that comes next. `readers`: (major type, key) -> field; gives where each field's value
-    begins. Other pairs are skipped, a field that comes twice or never is refused."""
+    """Walk the map that comes next. `readers` maps (major type, key) to a field's name; returns where each
+    field's value begins. Other pairs are skipped; a field that is missing or occurs twice is refused."""
     count, _ = reader.expect(MAP)
     found: dict[str, int] = {}
     for _ in range(count):
@@ -157,7 +159,7 @@ def _fields(reader: Reader, readers: dict[tuple[int, bytes | int], str]) -> dict
             reader.at = start
             reader.skip()
         elif field in found:
-            reader.fail(f"{field} comes twice", start)
+            reader.fail(f"{field} occurs twice", start)
         else:
             found[field] = reader.at
         reader.skip()
@@ -225,7 +227,7 @@ def decode(section: bytes, path: Path | None = None) -> Signature:
 
 
 def check_cose(signature: Signature, signer: Signer, path: Path | None = None) -> None:
-    """Was it made with this certificate's key? Raises EifError signature-invalid."""
+    """Check that the signature was made with this certificate's key. Raises EifError signature-invalid."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
@@ -236,7 +238,7 @@ def check_cose(signature: Signature, signer: Signer, path: Path | None = None) -
     curve = signer.curve
     if signature.alg != curve.alg:
         raise refuse(
-            f"the signature has algorithm {signature.alg}, the certificate's key on {curve.name} is for "
+            f"the signature has algorithm {signature.alg}, but the certificate's key on {curve.name} is for "
             f"{curve.alg_name} ({curve.alg})"
         )
     if len(signature.raw) != 2 * curve.half:
@@ -251,30 +253,30 @@ def check_cose(signature: Signature, signer: Signer, path: Path | None = None) -
 
 
 def check(signature: Signature, pcr0: bytes | None, now: datetime, path: Path | None = None) -> Signer:
-    """Everything that the loader asks of a signature. `pcr0` is that of the file, None where it is not known
-    yet; `now` has its zone."""
+    """Check everything that the loader checks in a signature. `pcr0` is that of the file, or None if it is
+    not known yet; `now` must have a time zone."""
     signer = read_certificate(signature.pem, path)
     check_cose(signature, signer, path)
     if signature.register_index != 0:
         raise EifError(
             "signature-index",
-            f"the signature is over register {signature.register_index}, not over PCR0",
+            f"the signature is over PCR{signature.register_index}, not over PCR0",
             path=path,
         )
     if pcr0 is not None and signature.register_value != pcr0:
         raise EifError(
             "signature-pcr0",
-            f"the signature is over PCR0 {signature.register_value.hex()}, this image has {pcr0.hex()}",
+            f"the signature is over PCR0 {signature.register_value.hex()}, but this image has {pcr0.hex()}",
             path=path,
             hint="the image was changed after it was signed; sign it again",
         )
     begin, end = signer.not_before, signer.not_after
     at = now.astimezone(UTC).replace(microsecond=0)
     if at < begin:
-        message = f"the signing certificate is valid from {begin}, now is {at}"
+        message = f"the signing certificate is valid only from {begin}; now it is {at}"
         raise EifError("signature-not-yet-valid", message, path=path)
     if at > end:
-        message = f"the signing certificate expired at {end}, now is {at}"
+        message = f"the signing certificate expired at {end}; now it is {at}"
         raise EifError("signature-expired", message, path=path)
     return signer
 

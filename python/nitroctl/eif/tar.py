@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The members of a tar that a stranger made, one by one. What they mean is not known here.
+"""Reads the members of an untrusted tar archive one by one. What they mean is left to other modules.
 
-tarfile reads the headers. It is kept from allocating on a header's word, from going back or in circles, and
-from taking damage for the archive's end; what it stumbles over is an error that names the archive.
+tarfile reads the headers. It is kept from allocating memory because a header says so, from going backwards or
+in circles, and from taking damage for the end of the archive; any failure is an error that names the archive.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import IO, Any
 from nitroctl.base.errors import NitroError
 
 HEADER_MAX = 1 << 20  # bytes of an extended tar header: long names, attributes
-HEADERS_MAX = 4 * HEADER_MAX  # bytes of all headers before one file, and of those that are for all files
+HEADERS_MAX = 4 * HEADER_MAX  # bytes of all headers before one file, and of all global headers
 
 # What tarfile and the decompressors raise for damaged input.
 _DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, KeyError, IndexError)
@@ -32,8 +32,8 @@ def damage(what: str) -> Iterator[None]:
 
 
 class Member(tarfile.TarInfo):
-    """A tar header that cannot ask tarfile for more memory than a name or an attribute needs, and that is
-    not taken for the archive's end when it is none."""
+    """A tar header for which tarfile cannot allocate more memory than a name or an attribute needs; a damaged
+    one is not taken for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> Member:
@@ -58,8 +58,8 @@ class Member(tarfile.TarInfo):
 
 
 class _Bounded:
-    """A tar's stream, from which tarfile cannot read more than HEADERS_MAX while it looks for a file: the
-    lists of holes in sparse files are as long as they say."""
+    """A tar's stream, from which tarfile can read at most HEADERS_MAX bytes while it looks for the next file:
+    otherwise a sparse file's list of holes could be of any length."""
 
     def __init__(self, f: IO[bytes]) -> None:
         self._f = f
@@ -76,7 +76,7 @@ class _Bounded:
 
 
 def members(f: IO[bytes]) -> Iterator[tuple[tarfile.TarFile, Member]]:
-    """The members of a tar one by one; none is kept."""
+    """The members of a tar, one by one; none is kept in memory."""
     bounded: Any = _Bounded(f)
     with tarfile.open(
         fileobj=bounded, mode="r:", tarinfo=Member, encoding="utf-8", errors="surrogateescape"
@@ -97,8 +97,8 @@ def members(f: IO[bytes]) -> Iterator[tuple[tarfile.TarFile, Member]]:
 
 
 def seconds(member: tarfile.TarInfo) -> int:
-    """The time of a member in whole seconds, the fraction cut off. An extended header's is taken as a
-    decimal: as a float, 1600000000.999999999 would be a second later."""
+    """The time of a member in whole seconds, without the fraction. The time in an extended header is read as
+    a decimal: as a float, 1600000000.999999999 would be rounded up to the next second."""
     text = member.pax_headers.get("mtime")
     try:
         return floor(member.mtime if text is None else Decimal(text))
@@ -107,8 +107,8 @@ def seconds(member: tarfile.TarInfo) -> int:
 
 
 def _check_member(tar: tarfile.TarFile, member: Member, before: int) -> None:
-    """What tarfile takes as it is said: a negative size, which would lead back to where it was `before`;
-    holes that overlap; and headers for all files that pile up."""
+    """Refuse what tarfile would accept: a negative size, which would lead back to where it was `before`;
+    holes that overlap; and too many global headers."""
     if member.size < 0 or tar.offset <= before:
         raise tarfile.ReadError(f"a file of {member.size} bytes, with the header at {member.offset}")
     end = 0
@@ -120,4 +120,4 @@ def _check_member(tar: tarfile.TarFile, member: Member, before: int) -> None:
             raise tarfile.ReadError(f"a sparse file with wrong holes, with the header at {member.offset}")
         end = offset + size
     if sum(len(key) + len(value) for key, value in tar.pax_headers.items()) > HEADERS_MAX:
-        raise tarfile.ReadError(f"headers for all files of more than {HEADERS_MAX} bytes")
+        raise tarfile.ReadError(f"global headers of more than {HEADERS_MAX} bytes")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""The images that the demo and the tests boot: two ramdisks as AWS makes them, around programs of guest/.
+"""The images that the demo and the tests boot: two ramdisks, as in AWS's EIFs, with the programs of guest/.
 
 An image is a bootstrap ramdisk (init, and modules where the kernel needs some) and an application ramdisk
-(cmd, env, and the root file system under rootfs/). The broken kinds are broken on purpose, one way each, for
-the tests that must recognise it. Not for making images of other people's applications.
+(cmd, env, and the root file system under rootfs/). The broken kinds are broken on purpose, each in one way,
+which tests must detect. Not for building images of real applications.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nitroctl.eif.boot import read_kernel
 from nitroctl.eif.build import Built, Generated, Metadata, Parts, Sink, build
 from nitroctl.eif.compose import Kernel
 
-# AWS's, but for the reset after a panic: a test that waits for it need not wait half a minute.
+# AWS's, except that a panic resets after 1 second: tests that wait for the reset need not wait 30 seconds.
 CMDLINES = {arch: text.replace("panic=30", "panic=1") for arch, text in compose.CMDLINES.items()}
 CMDLINE = CMDLINES["x86_64"]
 
@@ -46,7 +46,7 @@ class Programs:
 
 @dataclass(frozen=True)
 class Filler:
-    """A file of so many bytes that no compressor makes smaller, the same every time."""
+    """A file of that many bytes, always the same and incompressible."""
 
     size: int
 
@@ -62,7 +62,7 @@ class Filler:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a kind puts into the two ramdisks besides the folders that all have."""
+    """What one kind of image has in its two ramdisks, besides the folders that all kinds have."""
 
     init: Path | None
     cmd: bytes | None
@@ -157,7 +157,7 @@ KINDS: dict[str, Kind] = {
 
 
 def locate_programs(arch: Arch | None = None) -> Programs:
-    """The programs of guest/, compiled if need be."""
+    """The programs of guest/; they are compiled if needed."""
     from nitroctl.toolchain import guest
 
     return Programs.in_folder(guest.build_init(arch))
@@ -185,7 +185,7 @@ def make(
     more = (programs.features,) if kind == "features" else ()
     for program in (programs.init, programs.hello, programs.agent, *more):
         if not program.is_file():
-            raise NitroError(f"the program {program} is not there")
+            raise NitroError(f"the program {program} does not exist")
     info = read_kernel(kernel.image, kernel.arch)
     contents = KINDS[kind].contents(programs, size - kernel.image.stat().st_size, kernel.arch)
     metadata = Metadata(

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""--trust-ca: a CA certificate into the image's own bundles of trusted roots, as update-ca-certificates
-would.
+"""--trust-ca: adds a CA certificate to the image's own CA bundles, as update-ca-certificates would.
 
 It is measured with the image: PCR0 and PCR2 are those of a development image, and nothing is hidden. Which
-bundles an application reads is its libraries' choice, so that each one that is there gets it.
+bundle an application reads depends on its libraries, so every bundle in the image gets the certificate.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _CERTIFICATES = re.compile(
 
 
 def read(path: Path) -> bytes:
-    """The certificates of a PEM file, and nothing else of it. Raises NitroError."""
+    """The certificates of a PEM file, without anything else in it. Raises NitroError."""
     from cryptography import x509
 
     try:
@@ -36,17 +35,17 @@ def read(path: Path) -> bytes:
             constraints = certificate.extensions.get_extension_for_class(x509.BasicConstraints).value
             if not constraints.ca:
                 raise NitroError(
-                    f"{path} has a certificate that is no CA: {certificate.subject.rfc4514_string()}"
+                    f"{path} has a certificate that is not a CA's: {certificate.subject.rfc4514_string()}"
                 )
     except (ValueError, x509.ExtensionNotFound) as e:
-        raise NitroError(f"{path} has a certificate that is none of a CA: {e}") from e
+        raise NitroError(f"{path} has a certificate that cannot be used as a CA: {e}") from e
     if not found:
-        raise NitroError(f"{path} has no certificate in PEM")
+        raise NitroError(f"{path} has no PEM certificate")
     return b"".join(found)
 
 
 def add(tree: Tree, pem: bytes) -> str:
-    """Append the certificates to every bundle of the image, or make one; a note that says so."""
+    """Append the certificates to every CA bundle of the image, or make one; returns a note that says so."""
     done: list[Node] = []
     for path in CA_BUNDLES:
         node = tree.find(path.split(b"/"), follow=True)
@@ -55,7 +54,9 @@ def add(tree: Tree, pem: bytes) -> str:
             continue
         content = tree.small.get(node)
         if content is None or len(content) >= SMALL_MAX:
-            raise NitroError(f"the image's bundle of roots /{readable(path)} cannot be added to")
+            raise NitroError(
+                f"the CA of --trust-ca cannot be added to the image's CA bundle /{readable(path)}"
+            )
         _put(node, content + (b"" if content.endswith(b"\n") or not content else b"\n") + pem)
         done.append(node)
     if not done:
@@ -64,13 +65,15 @@ def add(tree: Tree, pem: bytes) -> str:
         folder = tree.find(folders, follow=True)
         assert folder is not None and folder.children is not None
         if name in folder.children:
-            raise NitroError(f"the image's /{readable(CA_BUNDLES[0])} is no file that roots can be added to")
+            raise NitroError(
+                f"the image's /{readable(CA_BUNDLES[0])} is not a file to which a CA can be added"
+            )
         folder.children[name] = made = Node(stat.S_IFREG | 0o644, 0)
         _put(made, pem)
-    count = f"{len(done)} bundle{'s' if len(done) > 1 else ''} of roots" if done else "a new bundle of roots"
+    count = f"{len(done)} CA bundle{'s' if len(done) > 1 else ''}" if done else "a new CA bundle"
     return f"the image trusts the CA of --trust-ca, in {count}: its PCRs are those of a development image"
 
 
 def _put(node: Node, content: bytes) -> None:
-    """Content that no layer has."""
+    """Give a node content that is in no layer."""
     node.index, node.target, node.size = -1, content, len(content)

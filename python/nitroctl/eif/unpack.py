@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Compressed streams, unpacked on the way: gzip and zstd of images' layers, and what else ramdisks, kernels
-and packages are compressed with. Not what is in them.
+"""Decompresses streams while they are read: gzip and zstd for images' layers, and the other formats of
+ramdisks, kernels and packages.
 
-What is read is never held: memory is a buffer or two, for zstd its window. ISA-L unpacks gzip two to three
-times as fast as zlib does, and an image's layers are unpacked twice.
+Memory use is a buffer or two, and for zstd its window. ISA-L is used because it unpacks gzip two to three
+times as fast as zlib, and an image's layers are unpacked twice.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from nitroctl.eif.measure import CHUNK
 GZIP_MAGIC = b"\x1f\x8b"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
-# The largest window that the zstd program itself unpacks without being told to.
+# The largest window that the zstd program accepts by default.
 _ZSTD_WINDOW = 1 << 27
 _XZ_MEMORY = 256 << 20  # xz -9 takes 65 MiB to unpack, a kernel's 128 MiB
 
 
 class Damaged(OSError):
-    """The stream is no good gzip or zstd."""
+    """The compressed stream is damaged."""
 
 
 def unpacked(raw: io.RawIOBase, hash: Any = None) -> BinaryIO:
-    """The plain bytes of a stream that is gzip, zstd or neither, told by its first bytes. A packed one can be
-    sought in forwards; reading raises Damaged, but a zstd stream that is cut short just ends. `hash` is fed
-    with all plain bytes that are read or passed over, and then a plain stream is sought in forwards only."""
+    """The uncompressed bytes of a stream that is gzip, zstd or uncompressed, which its first bytes tell. A
+    compressed stream can only be seeked forwards. Reading raises Damaged, but a truncated zstd stream just
+    ends. `hash` is fed with all uncompressed bytes that are read or skipped; with it an uncompressed stream,
+    too, can only be seeked forwards."""
     packed = io.BufferedReader(raw, CHUNK)
     head = packed.peek(4)[:4]
     if head.startswith(GZIP_MAGIC):
@@ -51,7 +52,7 @@ def unpacked(raw: io.RawIOBase, hash: Any = None) -> BinaryIO:
 
 
 def unpacked_any(raw: io.RawIOBase) -> BinaryIO:
-    """As `unpacked`, also of xz, lzma and bzip2, of which one stream is read, and of LZ4's legacy frame."""
+    """Like `unpacked`, and also for xz, lzma and bzip2 (the first stream of each) and LZ4's legacy frame."""
     packed = io.BufferedReader(raw, CHUNK)
     head = packed.peek(6)[:6]
     if head.startswith((b"\xfd7zXZ", b"\x5d\0\0")):
@@ -68,7 +69,7 @@ def unpacked_any(raw: io.RawIOBase) -> BinaryIO:
 
 
 class _OneStream(io.RawIOBase):
-    """One stream of a decompressor of the standard library's, never more at once than was asked for."""
+    """One stream of a decompressor of the standard library; it never returns more than was asked for."""
 
     def __init__(self, packed: BinaryIO, decompressor: Any) -> None:
         self._packed = packed
@@ -93,7 +94,7 @@ class _OneStream(io.RawIOBase):
 
 
 class _Forward(io.RawIOBase):
-    """A decompressing stream that can be sought in, forwards. Feeds a hash, if there is one."""
+    """A decompressing stream that can be seeked forwards. Feeds a hash, if there is one."""
 
     def __init__(self, stream: Any, hash: Any) -> None:
         self._stream = stream
@@ -124,7 +125,7 @@ class _Forward(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         target = offset + (self._at if whence == os.SEEK_CUR else 0)
         if whence == os.SEEK_END or target < self._at:
-            raise Damaged("the stream cannot be sought in backwards")
+            raise Damaged("the stream cannot be seeked backwards")
         skip = memoryview(bytearray(min(CHUNK, target - self._at)))
         while self._at < target and self.readinto(skip[: target - self._at]):
             pass

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""Would the machine accept this EIF? Every rule, in the loader's order, to the first that is broken.
+"""Would the machine accept this EIF? Checks every rule, in the loader's order, up to the first broken one.
 
-Left out is only what depends on the guest: whether kernel and initramfs fit into the memory that it gets.
+Only what depends on the guest is left out: whether kernel and initramfs fit into its memory.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from nitroctl.eif.pcr import DIGEST_SIZE, Measurements
 
 
 class EifMismatch(NitroError):
-    """A good file, but not the one that was expected: another value in the register `index`."""
+    """A valid file, but not the expected one: PCR `index` has another value."""
 
     def __init__(self, path: Path, index: int, expected: bytes, found: bytes) -> None:
         super().__init__(
-            f"{path}: PCR{index} is {found.hex()}, expected was {expected.hex()}",
-            hint="another build of the image; `nitroctl eif diff` compares two files",
+            f"{path}: PCR{index} is {found.hex()}, but {expected.hex()} was expected",
+            hint="it is another build of the image; `nitroctl eif diff` compares two files",
         )
         self.path = path
         self.index = index
@@ -40,11 +40,12 @@ def verify(
     pcrs: Mapping[int, bytes] | None = None,
     file_rules_only: bool = False,
 ) -> Measurements:
-    """Measure a file that keeps all rules.
+    """Check all rules of a file, and return its measurements.
 
-    Raises EifError for the first broken one, EifMismatch for a register (0, 1, 2 or 8) whose value is not the
-    one in `pcrs` (48 bytes; PCR8 of an unsigned file is zero). `now` (with its zone) is the time at which the
-    signing certificate must be valid. `file_rules_only`: whether the content can be booted is not asked.
+    Raises EifError for the first broken rule, and EifMismatch for a PCR (0, 1, 2 or 8) whose value is not the
+    one in `pcrs` (48 bytes; PCR8 of an unsigned file is zero). `now` (with a time zone) is the time at which
+    the signing certificate must be valid. With `file_rules_only` whether the content can be booted is not
+    checked.
     """
     found = judge(measuring.scan(path), now or datetime.now(UTC), path, file_rules_only=file_rules_only)
     values = {0: found.pcr0, 1: found.pcr1, 2: found.pcr2, 8: found.pcr8 or bytes(DIGEST_SIZE)}
@@ -55,8 +56,8 @@ def verify(
 
 
 def refusal(scan: Scan, path: Path | None = None, *, file_rules_only: bool = False) -> EifError | None:
-    """Why the machine will not start it, of what `nitro-cli describe-eif` has no key for: neither the
-    checksum nor the signature."""
+    """Why the machine will refuse the file, apart from the checksum and the signature, for which
+    `nitro-cli describe-eif` has keys of its own; None if it will not."""
     try:
         if not file_rules_only:
             boot.check_sizes(scan.layout, path)
@@ -77,7 +78,7 @@ def _check_kernel(scan: Scan, path: Path | None) -> None:
 def judge(
     scan: Scan, now: datetime, path: Path | None = None, *, file_rules_only: bool = False
 ) -> Measurements:
-    """The rules, of what one pass has found."""
+    """Check the rules with the results of one pass over the file."""
     if not file_rules_only:
         boot.check_sizes(scan.layout, path)
     scan.check(path)

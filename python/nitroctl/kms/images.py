@@ -11,7 +11,8 @@ from pathlib import Path
 from nitroctl.kms.store import Store
 
 MOST = 4096  # how many rows are kept, the latest ones
-# The enclaves whose PCR is zero. PCR4 is zero without an instance's id, PCR16 and up until the application extends them.
+# Enclaves in which the PCR is zero. PCR4 is zero without an instance id; PCR16 and higher are zero until the
+# application extends them.
 _ZEROS = {
     **dict.fromkeys((0, 1, 2), "debug mode"),
     3: "a parent without a role, or of debug mode",

@@ -229,7 +229,7 @@ def update_alias(call: Call) -> Answer:
     check_lives(key)
     if (old.spec == material.SYMMETRIC, old.usage) != (key.spec == material.SYMMETRIC, key.usage):
         raise invalid(
-            "The old and the new key of an alias must have the same usage, and be both symmetric or not."
+            "The old and the new key of an alias must have the same usage, and both be symmetric or both not."
         )
     write(call, "UPDATE aliases SET key_id = ?, updated = ? WHERE name = ? AND region = ? AND account = ?",
            key.id, call.now.timestamp(), name, call.place.region, call.place.account)  # fmt: skip

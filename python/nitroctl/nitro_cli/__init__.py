@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: MIT
 """`nitro-cli` for local enclaves: AWS's commands, options, JSON, messages and exit statuses over nitroctl.
 
-Scripts that were written for AWS's nitro-cli run unchanged. No enclave is started here and no file is read;
-what is here is the shape.
+Scripts that were written for AWS's nitro-cli run unchanged. This package is only the command line; nitroctl's
+other packages do the work.
 
     arguments   which commands and options there are; usage errors as clap, the parser of AWS's tool, has them
-    errors      the codes E00 to E60, how a failure is told and logged, and `explain`
-    request     what run-enclave was asked for, from options or a JSON file, and the checks of it
+    errors      the codes E00 to E60, how a failure is reported and logged, and `explain`
+    request     the request of run-enclave, from options or a JSON file, and its checks
     enclaves    run-enclave, describe-enclaves, terminate-enclave, console
     images      build-enclave, describe-eif, sign-eif, pcr
     vsock_proxy the command `vsock-proxy`, which AWS's package has as well
-    aside       on a host that has the real thing, the real thing runs
+    aside       on a host with AWS's driver and nitro-cli, runs AWS's nitro-cli instead
 
 (AWS's user guide, "Nitro Enclaves CLI reference" and "Nitro CLI error codes".)
 """
@@ -21,7 +21,7 @@ import importlib
 import os
 import sys
 
-# command -> (module, function); imported when it is named, so that --help is quick
+# command -> (module, function); imported only when the command is used, so that --help is quick
 FUNCTIONS = {
     "run-enclave": ("enclaves", "run_enclave"),
     "terminate-enclave": ("enclaves", "terminate_enclave"),
@@ -50,11 +50,11 @@ def main(argv: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         status = 130  # 128 + SIGINT
     except BrokenPipeError:
-        status = 1  # the reader of our output went away (`| head`): not worth a message
+        status = 1  # the reader of our output has closed the pipe (`| head`): no message needed
     try:
         sys.stdout.flush()
     except OSError:
-        # What cannot be written now would be tried again, and complained about, when Python ends.
+        # Otherwise Python would try to write the rest when it ends, and print an error.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = status or 1
     sys.exit(status)
@@ -69,7 +69,7 @@ def _run(argv: list[str]) -> int:
     from nitroctl.base import progress
     from nitroctl.base.errors import NitroError
 
-    # Callers take whatever is on stderr for a failure, of a command that reads.
+    # Callers take any output on stderr for a failure of a command that only reads.
     quiet = name in READING and not sys.stderr.isatty()
     module, function = FUNCTIONS[name]
     try:
@@ -79,7 +79,7 @@ def _run(argv: list[str]) -> int:
         return errors.report(e, arguments.COMMANDS[name].action)
     except BrokenPipeError:
         raise
-    except (NitroError, OSError) as e:  # one that has no code of its own
+    except (NitroError, OSError) as e:  # a failure without an error code of its own
         return errors.report(errors.CliError("E00", *errors.told(e)), arguments.COMMANDS[name].action)
     assert isinstance(status, int)
     return status

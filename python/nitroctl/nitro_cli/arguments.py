@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""nitro-cli's command line: which commands and options there are, and what is an error of usage.
+"""nitro-cli's command line: its commands and options, and usage errors.
 
-Usage errors look as those of clap, the parser of AWS's tool, and end with status 2. What an option's value
-means is judged by the commands: such errors have codes.
+Usage errors look like those of clap, the parser of AWS's tool, and end with status 2. The values of options
+are checked by the commands; those errors have codes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ EXIT_USAGE = 2
 
 @dataclass(frozen=True)
 class Option:
-    """`metavar` names its value; without one it is a switch. `many`: it takes one value or more."""
+    """`metavar` names the option's value; without it the option is a switch. `many`: it takes one or more
+    values."""
 
     flag: str
     help: str
@@ -44,8 +45,8 @@ class Option:
 
 @dataclass(frozen=True)
 class Command:
-    """`one_of`: exactly one of these options must be there. `alone`: an option that stands in for all others,
-    and goes with none of them but those of `beside`."""
+    """`one_of`: exactly one of these options must be given. `alone`: an option that replaces all others and
+    can be combined only with those in `beside`."""
 
     action: str  # its name in logs
     about: str
@@ -183,7 +184,7 @@ def help_of_all() -> str:
 
 
 def fail(message: str, usage: str) -> NoReturn:
-    """An error of usage, as clap tells it."""
+    """Print a usage error as clap does, and exit."""
     text = f"error: {message}\n\nUsage: {usage}\n\nFor more information, try '--help'."
     shown.say(*text.split("\n"))
     sys.exit(EXIT_USAGE)
@@ -193,14 +194,14 @@ def fail(message: str, usage: str) -> NoReturn:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Its errors are ours to tell."""
+    """A parser whose errors are raised, so that they can be reworded."""
 
     def error(self, message: str) -> NoReturn:
         raise argparse.ArgumentError(None, message)
 
 
 class _Once(argparse.Action):
-    """An option that may come once, unless it takes many values."""
+    """An option that may be given only once, unless it takes many values."""
 
     def __call__(self, parser: Any, found: argparse.Namespace, values: Any, flag: str | None = None) -> None:
         before = getattr(found, self.dest)
@@ -270,7 +271,7 @@ def _options(name: str, command: Command, argv: Sequence[str]) -> dict[str, Any]
 
 
 def _in_claps_words(message: str, command: Command) -> str:
-    """argparse says "argument --memory: expected one argument"."""
+    """argparse's message in clap's words; argparse says "argument --memory: expected one argument"."""
     if not message.startswith("argument --"):
         return message
     flag, _, what = message.removeprefix("argument ").partition(": ")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""On a host that has the real thing, the real thing runs: AWS's driver, and a command that is not ours.
+"""On a host with AWS's driver and AWS's command of the same name, that command runs instead of ours.
 
 Only the decision and the exec; called before anything else is done.
 """
@@ -13,15 +13,15 @@ from nitroctl.base.shown import say
 
 DRIVER = Path("/dev/nitro_enclaves")
 
-# Set for the program that we become: should that be a wrapper which calls us again, then we are meant.
+# Set for the program that we exec: if it is a wrapper that calls us again, we must run ourselves.
 STEPPED = "NITROCTL_STEPPED_ASIDE"
 
-# In every launcher of ours, whichever tool installed it.
+# A text in each of our launchers, whichever tool installed it.
 MARK = b"nitroctl.nitro_cli"
 
 
 def step_aside(argv: list[str], name: str = "nitro-cli") -> None:
-    """Become the real command of this name, with the same arguments, where it and the driver are."""
+    """Exec AWS's command of this name with the same arguments, if it and the driver are there."""
     if os.environ.get(STEPPED) or not DRIVER.exists():
         return
     other = find_other(os.environ.get("PATH", os.defpath), name)
@@ -35,7 +35,7 @@ def step_aside(argv: list[str], name: str = "nitro-cli") -> None:
 
 
 def find_other(path: str, name: str) -> Path | None:
-    """The first such command in these folders that is not a launcher of ours."""
+    """The first command of this name in the folders of `path` that is not a launcher of ours."""
     for folder in path.split(os.pathsep):
         candidate = Path(folder or ".") / name
         if candidate.is_file() and os.access(candidate, os.X_OK) and not _is_ours(candidate):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """run-enclave, describe-enclaves, terminate-enclave and console, over nitroctl's records and supervisors.
 
-Enclaves that `nitroctl run` started are here as well. What AWS's tool says of an enclave is in its record; a
-file beside that has the rest: the IDs of its CPUs, on which nothing depends here, and the metadata of its
-image as it was at the start.
+Enclaves that `nitroctl run` started are included. What AWS's tool shows about an enclave is in its record,
+and in a file beside the record: the IDs of its CPUs, which have no effect here, and the image's metadata at
+the start.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def run_enclave(options: dict[str, Any]) -> int:
 
 
 def _check(request: Request) -> tuple[Plan, tuple[int, ...]]:
-    """All that can be refused before anything starts, in AWS's order."""
+    """Make all checks before anything starts, in AWS's order. Raises CliError."""
     from nitroctl.eif.format import open_eif
     from nitroctl.enclaves.plan import make_plan
     from nitroctl.enclaves.ready import ready
@@ -96,7 +96,7 @@ def _start(plan: Plan, cpu_ids: tuple[int, ...]) -> Record:
 
     def on_state(record: Record) -> None:
         nonlocal started
-        # A guest can be quicker than QEMU's monitor: then there is no state between these two.
+        # If the guest is faster than QEMU's monitor, there is no state between these two.
         if record.state in (State.BOOTING, State.RUNNING) and not started:
             started = True
             say(f"Started enclave with enclave-cid: {record.cid}, memory: {record.memory_mib} MiB, "
@@ -145,7 +145,7 @@ def _description(record: Record, *, metadata: bool) -> dict[str, Any]:
 
 
 def _beside(record: Record) -> dict[str, Any]:
-    """What run-enclave wrote down; `nitroctl run` knows nothing of it."""
+    """What run-enclave wrote beside the record; empty for an enclave that `nitroctl run` started."""
     with contextlib.suppress(OSError, ValueError):
         found: dict[str, Any] = json.loads((record.home / BESIDE).read_text())
         return found
@@ -153,7 +153,7 @@ def _beside(record: Record) -> dict[str, Any]:
 
 
 def _measurements(record: Record) -> dict[str, Any]:
-    """Those of the file, in debug mode as well, where the enclave itself reads zeros."""
+    """The measurements of the file, also in debug mode, in which the enclave itself reads zeros."""
     from nitroctl.eif.measure import measure
     from nitroctl.eif.pcr import in_aws_shape
 
@@ -204,7 +204,7 @@ def _terminate(record: Record) -> dict[str, Any]:
 
 
 def _find(options: dict[str, Any]) -> Record:
-    """The running enclave that --enclave-id or --enclave-name names."""
+    """The running enclave that --enclave-id or --enclave-name names. Raises CliError."""
     wanted, name = options["enclave_id"], options["enclave_name"]
     running = records.running()
     key = "id" if name is None else "name"
@@ -235,7 +235,7 @@ def console(options: dict[str, Any]) -> int:
 
 
 def _print_console(record: Record, seconds: int | None) -> int:
-    """The console from its beginning to its end, or for so many seconds."""
+    """Print the console from its beginning to its end, or for `seconds`."""
     if not record.debug:
         raise CliError("E44", f"The enclave {record.name} was not started with the debug flag set.")
     _write(b"Connecting to the console for enclave %d...\n" % record.cid)
@@ -263,7 +263,7 @@ def _write(data: bytes) -> None:
 
 @contextlib.contextmanager
 def _at_most(seconds: int | None) -> Iterator[None]:
-    """Raises _TimeIsUp in the middle of whatever the body waits for."""
+    """Raises _TimeIsUp in the body after `seconds`, whatever it is waiting for."""
     if seconds is None:
         yield
         return

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""nitro-cli's error codes, how a failure is told and logged, and `explain`. Decides nothing.
+"""nitro-cli's error codes, how a failure is reported and logged, and `explain`. Decides nothing.
 
-A failure on stderr, as scripts know it:
+A failure on stderr, in the form that scripts expect:
 
     [ E26 ] What it means, and what was wrong.
                                                 (an empty line)
@@ -9,8 +9,8 @@ A failure on stderr, as scripts know it:
                                                 (an empty line)
     If you open a support ticket, please provide the error log found at "FOLDER/errTIME.log"
 
-The exit status is the code's number. With AWS every enclave is held by a process of its own, and when
-something fails there the command adds E39, and ends with 39: see `InEnclaveProcess`.
+The exit status is the code's number. At AWS each enclave has a process of its own; if something fails in it,
+the command also reports E39 and ends with 39: see `InEnclaveProcess`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from nitroctl.base.instants import UTC
 
 LINK = "https://docs.aws.amazon.com/enclaves/latest/user/cli-errors.html"
 
-# The codes and their subjects are AWS's, the sentences our own. "Not here": nothing in nitroctl can fail so.
+# The codes and what they are about are AWS's; the sentences are ours. "Not here": nitroctl cannot fail in
+# this way.
 DESCRIPTIONS = {
     "E00": "Something failed that has no code of its own.",
     "E01": "An argument is missing that the command cannot do without.",
@@ -93,7 +94,7 @@ DESCRIPTIONS = {
 
 
 class CliError(Exception):
-    """A failure with one of AWS's codes; `lines` (may be none) are what was wrong."""
+    """A failure with one of AWS's codes; `lines` (perhaps empty) say what was wrong."""
 
     def __init__(self, code: str, *lines: str) -> None:
         assert code in DESCRIPTIONS
@@ -107,8 +108,8 @@ class CliError(Exception):
 
 
 class InEnclaveProcess(CliError):
-    """A failure that with AWS happens in the enclave's own process. The command sees its connection end as
-    well, and says so: E39."""
+    """A failure that at AWS happens in the enclave's own process. The command then also loses its connection
+    to that process, and reports that: E39."""
 
     @property
     def exit_status(self) -> int:
@@ -116,18 +117,18 @@ class InEnclaveProcess(CliError):
 
 
 def told(error: NitroError | OSError) -> list[str]:
-    """An error of nitroctl's, with what to do about it, as the lines of a code's."""
+    """An error of nitroctl, and its hint, as the lines of a CliError."""
     hint = getattr(error, "hint", None)
     return [*str(error).split("\n"), *([hint] if hint else [])]
 
 
 def file_error(path: Path, operation: str, why: str | None, *, kind: type[CliError] = CliError) -> CliError:
-    """E19, with the words that AWS has for it."""
+    """E19, in AWS's words."""
     return kind("E19", f"File: '{path}', failing operation: '{operation}'.", *([why] if why else []))
 
 
 def explain(code: str) -> int:
-    """`explain --error-code`: on stderr, as AWS has it."""
+    """`explain --error-code`: prints on stderr, as AWS's tool does."""
     if code not in DESCRIPTIONS:
         shown.say(f"No such error code {code}")
         return 1
@@ -136,7 +137,7 @@ def explain(code: str) -> int:
 
 
 def report(error: CliError, action: str) -> int:
-    """Tell and log a failure of the command that `action` names; gives the exit status."""
+    """Report and log a failure of the command that `action` names; returns the exit status."""
     _tell(error, action)
     if isinstance(error, InEnclaveProcess):
         shown.say("Failed connections: 1")
@@ -158,7 +159,8 @@ def _tell(error: CliError, action: str) -> None:
 
 
 def logs_dir() -> Path:
-    """$NITRO_CLI_LOGS_PATH. AWS's default, /var/log/nitro_enclaves, is not for everybody to write to."""
+    """$NITRO_CLI_LOGS_PATH, or a folder of the user's: AWS's default, /var/log/nitro_enclaves, is not
+    writable for every user."""
     from nitroctl.base import config
 
     value = os.environ.get("NITRO_CLI_LOGS_PATH")
@@ -166,7 +168,7 @@ def logs_dir() -> Path:
 
 
 def log(level: str, text: str) -> None:
-    """A line in nitro_enclaves.log. A command does not fail for its log."""
+    """Write a line to nitro_enclaves.log. If that fails, there is a warning; the command goes on."""
     path = logs_dir() / "nitro_enclaves.log"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,7 +179,8 @@ def log(level: str, text: str) -> None:
 
 
 def _log_error(error: CliError, action: str) -> Path | None:
-    """A file of its own, in AWS's form; None if it cannot be written: the failure itself is told anyhow."""
+    """Write the error to a file of its own, in AWS's form; None if that fails: the error itself is reported
+    anyway."""
     lines = [f"  Action: {action}", "  Subactions:", f"    {DESCRIPTIONS[error.code]}"]
     lines += [f"    {line}" for line in error.lines]
     lines += [f"  Code: {error.code}", f"  Version: {__version__}"]

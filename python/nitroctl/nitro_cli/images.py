@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""build-enclave, describe-eif, sign-eif and pcr: their options onto `nitroctl.eif`, its errors onto codes."""
+"""build-enclave, describe-eif, sign-eif and pcr: calls `nitroctl.eif` with their options, and turns its
+errors into AWS's codes."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ def show(value: Any) -> None:
 
 
 def note(text: str) -> None:
-    """For people at a terminal; callers take a line on stderr for a failure."""
+    """Print a note if stderr is a terminal, else log it: programs take a line on stderr for a failure."""
     if sys.stderr.isatty():
         say(text)
     else:
@@ -90,8 +91,8 @@ def _signing_key(certificate: str, key: str) -> SigningKey:
     from nitroctl.eif import sign
 
     if _KMS.match(key):
-        hint = "take a key in a PEM file, or `nitroctl eif sign --signer` with a command that calls KMS"
-        raise CliError("E60", f"{key} is a key in AWS KMS, which is not called from here", hint)
+        hint = "use a key in a PEM file, or `nitroctl eif sign --signer` with a command that calls KMS"
+        raise CliError("E60", f"{key} is a key in AWS KMS, which this nitro-cli does not call", hint)
     for name in (certificate, key):
         _check_readable(Path(name))
     try:
@@ -128,19 +129,19 @@ def build_enclave(options: dict[str, Any]) -> int:
     certificate, key = options["signing_certificate"], options["private_key"]
     for given, other in ((certificate, "private-key"), (key, "signing-certificate")):
         if given is not None and options[other.replace("-", "_")] is None:
-            raise CliError("E01", f"`{other}` is missing: to sign takes the certificate and its key")
+            raise CliError("E01", f"`{other}` is missing: signing needs the certificate and its key")
     output = Path(options["output_file"])
     if not os.access(output.parent, os.W_OK | os.X_OK):
-        raise file_error(output, "Create", f"{output.parent} is no folder that can be written to")
+        raise file_error(output, "Create", f"{output.parent} is not a writable folder")
     signer = _signing_key(certificate, key) if certificate is not None else None
     say("Start building the Enclave Image...")
     try:
         if options["metadata"]:
-            building.read_custom_metadata(Path(options["metadata"]))  # before anything takes its time
+            building.read_custom_metadata(Path(options["metadata"]))  # check it before slow steps
         start = _bootstrap()
         with _image(options["docker_uri"], options["docker_dir"], start.kernel.arch) as found:
-            # Without AWS's blobs it is AWS's way all the same: ENTRYPOINT counts only where there is no CMD;
-            # WORKDIR and USER do not.
+            # AWS's way even without AWS's blobs: ENTRYPOINT is used only if there is no CMD; WORKDIR and USER
+            # are ignored.
             request = _build_request(options, signer, as_aws=start.aws, aws_cmd=not start.aws)
             built = make(request, located=found, start=start, explain=False)
     except NitroError as e:
@@ -167,8 +168,8 @@ def _build_request(options: dict[str, Any], signer: FileSigner | None, **decided
 
 
 def _bootstrap() -> Bootstrap:
-    """$NITRO_CLI_BLOBS, or AWS's blobs where they are installed, so that the measurements are AWS's; else the
-    kernel that is there, our own if it was built, and our init."""
+    """The bootstrap: $NITRO_CLI_BLOBS, or AWS's blobs if they are installed, which give AWS's measurements;
+    else our init and the available kernel, which is our own if it was built."""
     from nitroctl.eif import compose
     from nitroctl.toolchain import aws_blobs
 
@@ -181,8 +182,8 @@ def _bootstrap() -> Bootstrap:
 
 
 def _docker_arch() -> Arch | None:
-    """What Docker is told to take of images for several machines; else it, and AWS's nitro-cli, take that
-    for this host."""
+    """The architecture that Docker is told to use for multi-platform images; None if it is not told: then
+    Docker, and AWS's nitro-cli, use the host's."""
     from nitroctl.eif.image import platform_arch
 
     return platform_arch(os.environ.get("DOCKER_DEFAULT_PLATFORM") or None)
@@ -190,8 +191,8 @@ def _docker_arch() -> Arch | None:
 
 @contextmanager
 def _image(uri: str, folder: str | None, arch: Arch) -> Iterator[Located]:
-    """Where an image is: built from `folder`, or given as one; or Docker has it or pulls it; or, where
-    there is no Docker, skopeo fetches it."""
+    """The image's place. It is built from `folder`, or is a file or folder; else Docker has it or pulls it;
+    or, without Docker, skopeo fetches it."""
     from nitroctl.eif import reference
 
     found = reference.located(uri)
@@ -199,7 +200,7 @@ def _image(uri: str, folder: str | None, arch: Arch) -> Iterator[Located]:
         say(LOCAL)
         yield found
         return
-    if folder is None and uri.startswith(("/", "./", "../", "~")):  # no name of an image begins so
+    if folder is None and uri.startswith(("/", "./", "../", "~")):  # no image's name begins like this
         raise file_error(Path(uri), "Open", "There is no image archive or OCI layout.")
     docker = None if folder is None and reference.is_reference(uri) else _docker()
     with ExitStack() as stack:
@@ -207,7 +208,7 @@ def _image(uri: str, folder: str | None, arch: Arch) -> Iterator[Located]:
             if folder is not None:
                 raise CliError(
                     "E49",
-                    f"--docker-dir {folder}: to build it takes Docker (or Podman), and none answers here.",
+                    f"--docker-dir {folder}: building it needs Docker (or Podman), but none answers here.",
                     "Build it elsewhere, and give --docker-uri the path of its archive (`docker save`).",
                 )
             found = _fetched(uri, stack, arch)
@@ -225,7 +226,7 @@ def _image(uri: str, folder: str | None, arch: Arch) -> Iterator[Located]:
 
 
 def _tagged(uri: str) -> str:
-    """One image: of a name alone Docker would save all that have it, whatever their tag."""
+    """The name with a tag: given only a name, Docker would save the images of all its tags."""
     if re.search("[:@]", uri.rpartition("/")[2]) or re.fullmatch("[0-9a-f]{12,64}", uri):
         return uri
     return f"{uri}:latest"
@@ -237,7 +238,7 @@ def _fetched(uri: str, stack: ExitStack, arch: Arch) -> Located:
     name, more = uri, []
     if not reference.is_reference(uri):
         name = f"docker://{uri}"
-        more = [f"There is no file {uri}, and no Docker (or Podman) answers that could have such an image."]
+        more = [f"There is no file {uri}, and no Docker (or Podman) answers that might have such an image."]
     try:
         return stack.enter_context(reference.fetched(name, _artifacts(), arch=arch))
     except NitroError as e:
@@ -246,7 +247,8 @@ def _fetched(uri: str, stack: ExitStack, arch: Arch) -> Located:
 
 
 def _is_image(path: Path) -> bool:
-    """Is it a path? A folder that happens to have the image's name is none, unless an image is in it."""
+    """Whether it is the path of an image. A folder that happens to have the name of an image is not, unless
+    it contains one."""
     return path.is_file() or (path / "index.json").is_file() or (path / "manifest.json").is_file()
 
 
@@ -260,7 +262,7 @@ def _docker() -> str | None:
 
 
 def _call(*argv: str, code: str) -> None:
-    """A program whose output goes to stderr as it comes."""
+    """Run a program whose output goes directly to stderr. Raises CliError with `code`."""
     try:
         proc.run(argv, on_line=say)
     except CommandFailed as e:
@@ -268,7 +270,7 @@ def _call(*argv: str, code: str) -> None:
 
 
 def _artifacts() -> Path:
-    """Where intermediate files may be."""
+    """The folder for intermediate files. Raises CliError if none is known."""
     value, home = os.environ.get("NITRO_CLI_ARTIFACTS"), os.environ.get("HOME")
     if not value and not home:
         raise CliError("E51")

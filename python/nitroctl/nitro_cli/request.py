@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What run-enclave was asked for, from options or from a JSON file, the checks that AWS makes of it, and what
-that is as a request of ours.
+"""The request of run-enclave, from options or a JSON file: AWS's checks of it, and its translation into
+nitroctl's RunRequest.
 
-In AWS's order: what the command itself judges (E01, E02, E03, the file), then what the enclave's process
-does: CPUs (E20 to E23, E29), memory (E26, E27). Starts nothing.
+The checks have AWS's order: first those of the command itself (E01, E02, E03, the file), then those of the
+enclave's process: CPUs (E20 to E23, E29) and memory (E26, E27). Starts nothing.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from nitroctl.enclaves.preflight import MIN_MEMORY_MIB
 from nitroctl.enclaves.request import CID_MAX, CPUS_MAX, RESERVED_CIDS, RunRequest
 from nitroctl.nitro_cli.errors import CliError, InEnclaveProcess, file_error
 
-HUGE_PAGE_MIB = 2  # of which AWS's enclaves have whole ones
+HUGE_PAGE_MIB = 2  # the memory of AWS's enclaves is a multiple of this
 
 _CONFIG_MAX = 1 << 20  # bytes
 
 
 @dataclass(frozen=True)
 class Request:
-    """`cpu_ids` as asked for, None if only a number was. `attach_console` implies `debug_mode`."""
+    """`cpu_ids` as asked for; None if only their number was. `attach_console` implies `debug_mode`."""
 
     eif_path: Path
     memory_mib: int
@@ -40,12 +40,12 @@ class Request:
 
 
 def from_options(options: dict[str, Any]) -> Request:
-    """Raises CliError."""
+    """The request from the command line's options. Raises CliError."""
     if options["config"] is not None:
         return from_config(Path(options["config"]))
     ids = options["cpu_ids"]
     if ids is not None:
-        # Commas are no part of AWS's syntax, but easily written.
+        # AWS's syntax has no commas, but users often write them.
         texts = [part for text in ids for part in text.split(",")]
         ids = tuple(_number(text, "cpu-ids", "E23") for text in texts)
     count = len(ids) if ids is not None else _number(options["cpu_count"], "cpu-count")
@@ -77,7 +77,9 @@ def _cid(value: int | None) -> int | None:
     if not value:
         return None
     if value in RESERVED_CIDS or value > CID_MAX:
-        raise CliError("E03", f"enclave-cid: {value} is not allowed; 4 to {CID_MAX} are, and 0 for any")
+        raise CliError(
+            "E03", f"enclave-cid: {value} is not allowed; give 4 to {CID_MAX}, or 0 for any free one"
+        )
     return value
 
 
@@ -91,7 +93,8 @@ _KINDS = {str: "a text", int: "a whole number", list: "a list of whole numbers",
 
 
 def from_config(path: Path) -> Request:
-    """Raises CliError: E19 and E17 for the file, E01 and E02 for what it says."""
+    """The request from a JSON file. Raises CliError: E19 and E17 for the file, E01 and E02 for its
+    contents."""
     try:
         with open(path, "rb") as f:
             data = f.read(_CONFIG_MAX)
@@ -131,7 +134,7 @@ def from_config(path: Path) -> Request:
 
 
 def _check_file_name(path: Path, name: str) -> None:
-    """What JSON can say and no file can be called."""
+    """Refuse a name that JSON can express but a file cannot have."""
     try:
         if b"\0" not in os.fsencode(name):
             return
@@ -152,8 +155,8 @@ def _fits(value: Any, kind: type) -> bool:
 
 
 def check_cpus(request: Request) -> tuple[int, ...]:
-    """The IDs of the enclave's CPUs. There is no pool of CPUs here, and a virtual CPU runs wherever the host
-    lets it: IDs are what a parent with two threads a core would give, 1, 3, 5, ..., or those asked for."""
+    """The IDs of the enclave's CPUs. There is no CPU pool here, and virtual CPUs run on any CPU of the host.
+    So the IDs are those that were asked for, or those of a parent with two threads per core: 1, 3, 5, ..."""
     ids = request.cpu_ids
     if request.cpu_count > CPUS_MAX:
         raise InEnclaveProcess("E22", f"{request.cpu_count} CPUs were asked for; {CPUS_MAX} can be had")
@@ -171,19 +174,20 @@ def check_cpus(request: Request) -> tuple[int, ...]:
 
 
 def check_whole_cores(request: Request) -> None:
-    """Two threads to a core, of which the driver gives whole ones. Only if NITRO_CLI_STRICT=1 asks for it:
-    here one CPU is enough."""
+    """Refuse an odd number of CPUs: AWS's driver gives whole cores with two threads each. Checked only with
+    NITRO_CLI_STRICT=1; here one CPU is enough."""
     if os.environ.get("NITRO_CLI_STRICT") == "1" and request.cpu_count % 2:
-        raise InEnclaveProcess("E29", f"{request.cpu_count} CPUs are no whole cores, of two CPUs each.")
+        raise InEnclaveProcess("E29", f"{request.cpu_count} CPUs are not whole cores of two CPUs each.")
 
 
 def host_memory() -> int:
-    """MiB that this host has at all."""
+    """The host's total memory in MiB."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // MIB
 
 
 def check_memory(request: Request, eif_size: int, available: int) -> int:
-    """MiB to give: what was asked for in whole huge pages, if it is enough and there is so much."""
+    """The memory in MiB to give: what was asked for, rounded up to whole huge pages. Raises CliError if that
+    is too little for the image, or more than the host has."""
     least = max(MEMORY_PER_EIF * -(-eif_size // MIB), MIN_MEMORY_MIB)
     if request.memory_mib * MIB < max(MEMORY_PER_EIF * eif_size, MIN_MEMORY_MIB * MIB):
         raise InEnclaveProcess(
@@ -193,7 +197,7 @@ def check_memory(request: Request, eif_size: int, available: int) -> int:
         )
     if request.memory_mib > available:
         raise InEnclaveProcess(
-            "E27", f"`memory` is {request.memory_mib} MB, and this host has {available} MB at all"
+            "E27", f"`memory` is {request.memory_mib} MB, but this host has only {available} MB"
         )
     return -(-request.memory_mib // HUGE_PAGE_MIB) * HUGE_PAGE_MIB
 
@@ -202,13 +206,13 @@ def check_memory(request: Request, eif_size: int, available: int) -> int:
 
 
 def variable(name: str) -> str:
-    """Where an option of `nitroctl run` is looked for that nitro-cli has none for."""
+    """The environment variable for an option of `nitroctl run` that nitro-cli does not have."""
     return f"NITROCTL_{name.upper()}"
 
 
 def run_request(request: Request, **decided: Any) -> RunRequest:
-    """What AWS has an option for comes from `request`, the rest from variables of the environment; `decided`
-    goes before both. Raises CliError."""
+    """The RunRequest: from `request` what AWS has an option for, the rest from environment variables;
+    `decided` overrides both. Raises CliError."""
     given = dict(decided)
     for one in RunRequest.options():
         assert one.option

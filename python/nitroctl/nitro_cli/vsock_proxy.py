@@ -3,8 +3,9 @@
 
     vsock-proxy 8000 kms.eu-central-1.amazonaws.com 443
 
-For every enclave of this user, running now or later, that connects to CID 3, port 8000. Options, allowlist
-and messages are AWS's; what carries the connection from the enclave is a unix socket (`vsock.shared_ports`).
+It serves every enclave of this user, running now or later, that connects to CID 3, port 8000. Options,
+allowlist and messages are AWS's; the connection from the enclave comes through a unix socket
+(`vsock.shared_ports`).
 """
 
 from __future__ import annotations
@@ -83,8 +84,8 @@ def _service(value: Any) -> tuple[str, int]:
 
 
 def _half_an_address(host: str) -> bool:
-    """Is it 19, 127.1 or 0x7f000001? The C library takes them for addresses (inet_aton(3)), AWS's proxy does
-    not."""
+    """Whether it is a text such as 19, 127.1 or 0x7f000001, which the C library accepts as an address
+    (inet_aton(3)) but AWS's proxy does not."""
     try:
         socket.inet_aton(host)
     except (OSError, ValueError):
@@ -110,7 +111,7 @@ def _addresses(host: str, port: int, family: socket.AddressFamily) -> list[str]:
 
 
 class Proxy:
-    """Connections to a listening socket, joined to a TCP service; `workers` of them at once, others wait."""
+    """Connects clients of a listening socket to a TCP service; at most `workers` at once, others wait."""
 
     def __init__(self, host: str, port: int, family: socket.AddressFamily, workers: int) -> None:
         self._remote = host, port
@@ -118,7 +119,7 @@ class Proxy:
         self._slots = asyncio.Semaphore(workers)
 
     async def serve(self, listening: socket.socket) -> None:
-        """Until it is cancelled."""
+        """Serve until cancelled."""
         listening.setblocking(False)
         loop = asyncio.get_running_loop()
         tasks = set()
@@ -146,7 +147,7 @@ class Proxy:
                 say(f"cannot connect to {_shown(*self._remote)}: {getattr(e, 'strerror', None) or e}")
                 here[1].transport.abort()
                 return
-            # As with AWS, the end of one direction is the end of both.
+            # As with AWS's proxy, the end of one direction ends both.
             ways = [asyncio.create_task(_copy(*way)) for way in ((here[0], there[1]), (there[0], here[1]))]
             await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
             for way in ways:
@@ -200,7 +201,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     if found.num_workers < 1:
         parser.error("Number of workers must not be 0")
     if not 0 < found.remote_port < 1 << 16:
-        parser.error(f"{found.remote_port} is no TCP port; ports are 1 to 65535")
+        parser.error(f"{found.remote_port} is not a TCP port; ports are 1 to 65535")
     return found
 
 
@@ -213,10 +214,10 @@ def _run(given: argparse.Namespace) -> None:
         )
     family = socket.AF_INET if given.ipv4 else socket.AF_INET6 if given.ipv6 else socket.AF_UNSPEC
     if given.config is None and not ALLOWLIST.exists():
-        say(f"there is no {ALLOWLIST}: what was asked for is allowed")
+        say(f"there is no {ALLOWLIST}: the service asked for is allowed")
     else:
         check_allowed(given.config or ALLOWLIST, host, port, family)
-    # A signal before somebody handles it would leave the socket file behind.
+    # Otherwise a signal that comes before its handler is set would leave the socket file behind.
     numbers = (signal.SIGINT, signal.SIGTERM)
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: MIT
-"""An enclave's vsock as its parent sees it: sockets, pipes, parent programs, ports joined to others."""
+"""An enclave's vsock as seen from its parent: sockets, pipes, parent programs, and port forwarding."""

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Ports of an enclave and of its parent that are joined to addresses of this host: --publish and its kin, and
---forward-cid, which joins them to the host's own AF_VSOCK.
+"""Port forwarding between an enclave or its parent and addresses of this host: --publish and the like, and
+--forward-cid, which uses the host's own AF_VSOCK.
 
-A forward is text, an option of the backend without its dashes: `publish=127.0.0.1:8080=5000`. Here the user's
-words become such texts, or an error that says what is wrong with them, before anything starts. The backend
-does the work.
+A forward is a text: an option of the backend without its dashes, such as `publish=127.0.0.1:8080=5000`. This
+module checks the user's options and turns them into such texts before anything starts. The backend does the
+forwarding.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from collections.abc import Iterable, Sequence
 from nitroctl.base.errors import UsageError
 from nitroctl.vsock import sockets
 
-# Of each kind: the backend's HOST_MAX_ROUTES.
+# How many forwards of each kind there can be: the backend's HOST_MAX_ROUTES.
 MOST = 64
 LOCAL_CID = 1  # VMADDR_CID_LOCAL, vsock(7): this host itself
-# The parent's ports, by what serves them; then the enclave's, by where their clients come.
+# First the kinds that serve a port of the parent, then those that give clients access to a port of the
+# enclave.
 PARENT = ("proxy", "listen-port")
 ENCLAVE = ("publish", "connect-port", "forward-listen")
 
@@ -34,7 +35,7 @@ _FORM = {
 
 
 def forward(kind: str, text: str) -> str:
-    """The forward that `--KIND TEXT` asks for, with absolute paths. Raises UsageError."""
+    """The forward for the option `--KIND TEXT`, with absolute paths. Raises UsageError."""
     option = f"--{kind} {text}"
     if kind == "publish":
         address, equals, port = text.rpartition("=")
@@ -52,7 +53,7 @@ def forward(kind: str, text: str) -> str:
         address = os.path.abspath(address)
         sockets.check_path(address)
         if not os.path.isdir(os.path.dirname(address)):
-            raise UsageError(f"{option}: there is no folder {os.path.dirname(address)}")
+            raise UsageError(f"{option}: the folder {os.path.dirname(address)} does not exist")
         _check_socket(option, address)
     return f"{kind}={address}={port}" if kind == "publish" else f"{kind}={port}={address}"
 
@@ -65,7 +66,7 @@ def forwards(
     forward_cid: int | None = None,
     forward_listen: Sequence[str] = (),
 ) -> tuple[str, ...]:
-    """The forwards of these options, as an enclave's configuration has them. Raises UsageError."""
+    """The forwards for all these options, for an enclave's configuration. Raises UsageError."""
     given = {"publish": publish, "proxy": proxy, "listen-port": listen_port, "connect-port": connect_port}
     found = [forward(kind, text) for kind, texts in given.items() for text in texts]
     if forward_cid is not None:
@@ -84,7 +85,7 @@ def forwards(
 
 
 def check(forwards: Iterable[str]) -> None:
-    """All of them together. Raises UsageError."""
+    """Check all forwards together. Raises UsageError."""
     served: set[str] = set()
     used: set[str] = set()
     counts = {PARENT: 0, ENCLAVE: 0}
@@ -106,17 +107,17 @@ def check(forwards: Iterable[str]) -> None:
             else:
                 address = rest.rpartition("=")[0] if kind == "publish" else rest.partition("=")[2]
             if address in used:
-                raise UsageError(f"{address} is used more than once by --publish and its kin")
+                raise UsageError(f"{address} is used more than once by --publish and similar options")
             used.add(address)
     for kinds, count in counts.items():
         if count > MOST:
             names = " and ".join(f"--{kind}" for kind in kinds)
-            raise UsageError(f"{names} {count} times; {MOST} are possible")
+            raise UsageError(f"{names} {count} times; at most {MOST} are possible")
 
 
 def _meant(kind: str, text: str) -> str | None:
-    """docker's form, for its users: [HOST:]PORT:PORT. It would be open to everybody there; here who may come
-    in has to be said."""
+    """A hint for users of docker's form, [HOST:]PORT:PORT. Docker would open the port to everybody; here the
+    address must be given."""
     match = re.fullmatch(r"(?:(.+):)?(\d{1,5}):(\d{1,10})", text, re.ASCII)
     if kind != "publish" or not match:
         return None
@@ -126,7 +127,7 @@ def _meant(kind: str, text: str) -> str | None:
 
 
 def _check_socket(option: str, path: str) -> None:
-    """A path for a unix socket has one, or nothing yet."""
+    """Check that there is a unix socket, or nothing, at the path. Raises UsageError."""
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
@@ -137,7 +138,7 @@ def _check_socket(option: str, path: str) -> None:
         what = "a folder" if stat.S_ISDIR(mode) else "a file"
         raise UsageError(
             f"{option}: {path} is {what}, not a unix socket",
-            hint="name the socket, or what it shall be called",
+            hint="give the path of a socket, or a new one",
         )
 
 
@@ -147,7 +148,7 @@ def _number(option: str, text: str, least: int, most: int) -> None:
 
 
 def _check_vsock(cid: int) -> None:
-    """The question of the backend (has_vsock), asked before anything starts."""
+    """The backend's own check (has_vsock), made before anything starts. Raises UsageError."""
     try:
         with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as probe:
             if cid == LOCAL_CID:
@@ -170,7 +171,7 @@ def _check_tcp(option: str, address: str, *, passive: bool) -> None:
         host = host[1:-1]
     flags = socket.AI_PASSIVE if passive else 0
     try:
-        # The backend's question, asked here so that its answer comes early.
+        # The backend looks the name up, too; doing it here reports an error early.
         socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)
     except (OSError, UnicodeError) as e:
         reason = e.strerror if isinstance(e, OSError) else "not a name"

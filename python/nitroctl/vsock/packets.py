@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Captured packets of vsock for people: a stream of pcap in, one line for each packet out.
+"""Prints captured vsock packets for people: a pcap stream in, one line per packet out.
 
-Formats: pcap-savefile(5) as the backend writes it, LINKTYPE_VSOCK with linux/vsockmon.h, and behind that the
-header of virtio 1.2, section 5.10. For anything more there are wireshark and tshark.
+Formats: pcap-savefile(5) as the backend writes it, LINKTYPE_VSOCK with the header of linux/vsockmon.h,
+followed by the packet header of virtio 1.2, section 5.10. Use wireshark or tshark for anything more.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _RECORD_MAX = 1 << 20
 
 
 class Lines:
-    """Takes a capture piece by piece."""
+    """Reads a capture piece by piece."""
 
     def __init__(self) -> None:
         self._rest = b""
@@ -39,13 +39,13 @@ class Lines:
                 return
             magic, _, _, _, _, _, link = FILE.unpack_from(self._rest)
             if (magic, link) != (MAGIC, LINKTYPE_VSOCK):
-                raise NitroError("this is no capture of vsock")
+                raise NitroError("this is not a capture of vsock packets")
             self._begun, self._rest = True, self._rest[FILE.size :]
         at = 0
         while len(self._rest) - at >= RECORD.size:
             seconds, micros, kept, whole = RECORD.unpack_from(self._rest, at)
             if not VSOCKMON + HEADER.size <= kept <= _RECORD_MAX:
-                raise NitroError(f"a packet of {kept} bytes is no packet of vsock")
+                raise NitroError(f"the capture has a packet of {kept} bytes, which cannot be a vsock packet")
             if len(self._rest) - at < RECORD.size + kept:
                 break
             at += RECORD.size

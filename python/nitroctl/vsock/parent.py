@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""Running a parent program that was written for AF_VSOCK: whether the library vsock-preload.so can stand
-between it and the kernel, and the environment in which it does.
+"""Running a parent program that was written for AF_VSOCK: checks whether the library vsock-preload.so can be
+preloaded into it, and makes the environment for that.
 
-A program that the dynamic linker would run without the library is refused by name and reason, for it would
-only say that there is no vsock. What the library does is told in contrib/vsock-preload.
+A program that the dynamic linker would run without the library is refused with the reason: it would only
+report that there is no vsock. The library is described in contrib/vsock-preload.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from nitroctl.vsock import sockets
 
 PRELOAD = "LD_PRELOAD"
 
-# execve(2): as many interpreters that are scripts themselves, and as many bytes of the first line.
+# execve(2): how many interpreters can be scripts themselves, and how many bytes of the first line are read.
 _SCRIPTS = 5
 _LINE = 256
 _MACHINES = {3: "32-bit x86", 40: "32-bit Arm", 62: "x86-64", 183: "arm64", 243: "RISC-V"}
@@ -35,7 +35,7 @@ _OTHER_WAYS = "docs/parent.md has ways for such programs: unix sockets, TCP, the
 
 
 class UnsuitableProgram(NitroError):
-    """A program that the library cannot stand before."""
+    """A program into which the library cannot be preloaded."""
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(f"{path} {why}", hint=_OTHER_WAYS)
@@ -43,11 +43,12 @@ class UnsuitableProgram(NitroError):
 
 
 def environment(library: Path, given: Mapping[str, str]) -> dict[str, str]:
-    """`given`, with the library behind those that are preloaded already."""
+    """The environment `given`, with the library added after those that are already preloaded. Raises
+    NitroError."""
     text = os.fspath(library)
     if re.search(r"[\s:]", text):
         raise NitroError(
-            f"the dynamic linker takes no library with a space or colon in its path: {text}",
+            f"the dynamic linker cannot preload a library with a space or colon in its path: {text}",
             hint="set XDG_CACHE_HOME to another folder, and build again: nitroctl build",
         )
     ports = sockets.shared_ports()
@@ -58,8 +59,8 @@ def environment(library: Path, given: Mapping[str, str]) -> dict[str, str]:
 
 
 def check(argv: Sequence[str], library: Path, path: str | None = None) -> str:
-    """The file that runs as `argv[0]`, found as a shell finds it (`path`: in place of PATH). Raises
-    NitroError if there is none, UnsuitableProgram if the library would be left out."""
+    """The file that runs as `argv[0]`, found as a shell finds it (`path` replaces PATH). Raises NitroError if
+    there is none, UnsuitableProgram if the library would not be preloaded into it."""
     found = _find(argv[0], path)
     with open(library, "rb") as file:
         ours = _read_elf(file, os.fspath(library))
@@ -72,7 +73,7 @@ def _find(name: str, path: str | None) -> str:
     if found:
         return found
     if "/" in name and os.path.exists(name):
-        raise NitroError(f"{name} is no file that can be executed")
+        raise NitroError(f"{name} is not an executable file")
     raise NitroError(f"there is no program {name}" + ("" if "/" in name else " in PATH"))
 
 
@@ -98,7 +99,7 @@ def _check(program: str, arguments: Sequence[str], ours: Elf, path: str | None, 
 
 
 def _interpreter(line: bytes, program: str) -> list[str]:
-    """Of a script: its interpreter, and the rest of the line as one argument (execve(2))."""
+    """A script's interpreter, and the rest of the line as one argument (execve(2))."""
     words = os.fsdecode(line[2:].partition(b"\n")[0]).strip().split(None, 1)
     if not words:
         raise NitroError(f"{program} is a script without an interpreter")
@@ -106,7 +107,7 @@ def _interpreter(line: bytes, program: str) -> list[str]:
 
 
 def _behind_env(arguments: Sequence[str]) -> list[str]:
-    """What env(1) will run; nothing for options that are not known here."""
+    """The command that env(1) will run; empty if env has options that are not known here."""
     words = list(arguments)
     while words:
         word = words[0]
@@ -116,7 +117,7 @@ def _behind_env(arguments: Sequence[str]) -> list[str]:
             if not rest and words:
                 words[:1] = shlex.split(words[0])
         elif word in ("-i", "-", "--ignore-environment"):
-            return []  # without our environment, too
+            return []  # env may drop our environment
         elif "=" in word:
             del words[0]
         elif word.startswith("-"):
@@ -143,18 +144,19 @@ def _kind(found: Elf) -> str:
 def _check_elf(program: str, found: Elf, ours: Elf) -> None:
     if (found.bits, found.machine) != (ours.bits, ours.machine):
         raise UnsuitableProgram(
-            program, f"is a program for {_kind(found)}, and the library for {_kind(ours)}"
+            program, f"is a program for {_kind(found)}, but the library is for {_kind(ours)}"
         )
     if (b"Go", 4) in found.notes:  # its build ID
         raise UnsuitableProgram(program, "is written in Go, which makes system calls without libc")
     if found.linker is None:
-        raise UnsuitableProgram(program, "is statically linked: no library can stand before its system calls")
+        raise UnsuitableProgram(program, "is statically linked: no library can be preloaded into it")
     if "ld-linux" not in os.path.basename(found.linker):
-        raise UnsuitableProgram(program, f"is linked by {found.linker}, with another libc than glibc")
+        raise UnsuitableProgram(program, f"uses the dynamic linker {found.linker}, so its libc is not glibc")
 
 
 def _check_rights(program: str, status: os.stat_result) -> None:
-    """ld.so(8): in secure-execution mode it preloads nothing from a user's folder."""
+    """Check that the program does not run in secure-execution mode, in which ld.so(8) preloads nothing from a
+    user's folder."""
     if status.st_mode & stat.S_ISUID and status.st_uid != os.getuid():
         raise UnsuitableProgram(program, "is set-user-ID: the dynamic linker preloads nothing for it")
     if status.st_mode & stat.S_ISGID and status.st_gid != os.getgid():

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""Standard input and output joined to a connection, as nc does it: bytes as they are, each direction ending
-by itself. How the connection came about is the caller's business.
+"""Connects standard input and output to a connection, like nc: bytes are unchanged, and each direction ends
+on its own. The caller makes the connection.
 
-Two threads that block, one for each direction: a reader who takes his time stops neither the other direction
-nor, by flags that descriptors share with a shell, anybody else's terminal.
+Each direction has a thread that uses blocking calls. So a slow reader does not stop the other direction. And
+no descriptor is made non-blocking: that flag is shared with the shell and would disturb other users of the
+terminal.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ CHUNK = 1 << 18
 
 @contextlib.contextmanager
 def wakeup() -> Iterator[int]:
-    """A descriptor that a signal with a Python handler makes readable: one right before a wait would
-    otherwise be noticed after it. For the main thread."""
+    """A descriptor that becomes readable at a signal with a Python handler. Without it, a signal just before
+    a wait would be noticed only after the wait. For the main thread."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     before = signal.set_wakeup_fd(writer)
@@ -37,18 +38,20 @@ def wakeup() -> Iterator[int]:
 
 
 def join(connection: socket.socket, source: int, sink: int, *, wake: int | None = None) -> None:
-    """Carry `source` to the connection and the connection to `sink` until both are at their end, or the
-    connection is closed. The end of `source` ends that direction alone. Reads nothing of `source` that it
-    does not send, so another connection can follow. Raises EnclaveError for a reset, NitroError where
-    `source` cannot be read or `sink` not be written, BrokenPipeError where nobody reads what is written.
-    `wake`: of `wakeup`, if signals end it."""
+    """Copy `source` to the connection, and the connection to `sink`, until both are at their end or the
+    connection is closed. The end of `source` ends only that direction. Everything that is read from `source`
+    is sent, so another connection can follow. `wake`: the descriptor of `wakeup`, if signals shall end it.
+
+    Raises EnclaveError for a reset, NitroError if `source` cannot be read or `sink` cannot be written, and
+    BrokenPipeError if nobody reads from `sink`."""
     stop, stopper = os.pipe()
     failures: list[NitroError] = []
     sender = threading.Thread(target=_send, args=(connection, source, stop, failures), daemon=True)
     sender.start()
     try:
         _receive(connection, sink, wake)
-        # Half closed: what we have to say may still be wanted. With both halves closed the kernel says so.
+        # The peer has closed one half and may still want our data. When both are closed, the kernel reports
+        # it.
         _wait(connection, 0, wake)
     finally:
         os.close(stopper)
@@ -66,7 +69,7 @@ def _wait(connection: socket.socket, events: int, wake: int | None) -> None:
     if wake is not None:
         ready.register(wake, select.POLLIN)
     while connection.fileno() not in dict(ready.poll()):
-        pass  # a signal, whose handler has run and not raised
+        pass  # a signal, whose handler did not raise
 
 
 def _receive(connection: socket.socket, sink: int, wake: int | None) -> None:
@@ -96,7 +99,7 @@ def _send(connection: socket.socket, source: int, stop: int, failures: list[Nitr
     ready.register(stop, select.POLLIN)
     try:
         while True:
-            # A hang-up of the stop pipe means stop, one of the source its end.
+            # A hang-up of the stop pipe means stop; a hang-up of the source means its end.
             if stop in dict(ready.poll()):
                 return
             data = os.read(source, CHUNK)
@@ -105,7 +108,7 @@ def _send(connection: socket.socket, source: int, stop: int, failures: list[Nitr
             connection.sendall(data)
         connection.shutdown(socket.SHUT_WR)
     except ConnectionError:
-        pass  # the other thread sees how it ended
+        pass  # the other thread reports how the connection ended
     except OSError as e:
         failures.append(NitroError(f"cannot read what to send: {e.strerror}"))
         with contextlib.suppress(OSError):

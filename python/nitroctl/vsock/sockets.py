@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-"""An enclave's vsock as its parent sees it: unix sockets in place of AF_VSOCK.
+"""An enclave's vsock as seen from its parent: unix sockets instead of AF_VSOCK.
 
 The backend, vhost-user-vsock, serves one enclave. A program on this host reaches port N of the enclave by
-connecting to the backend's socket PATH and saying `CONNECT N` (the text protocol that Firecracker
-documents as hybrid vsock); it serves the parent's port N by listening on `PATH_N`. Here are both, and the
-backend's command line. The backend's life is the enclave's (`enclaves.lifecycle`).
+connecting to the backend's socket PATH and sending `CONNECT N` (the text protocol that Firecracker documents
+as hybrid vsock). It serves the parent's port N by listening on `PATH_N`. This module does both, and builds
+the backend's command line. Starting and ending the backend is left to `enclaves.lifecycle`.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ if TYPE_CHECKING:
 
 PARENT_CID = 3
 HEARTBEAT_PORT = 9000
-APP_STATUS_PORT = (1 << 32) - 1 - 9000  # where our init tells how the application ended
+APP_STATUS_PORT = (1 << 32) - 1 - 9000  # to which our init sends the application's exit status
 HEARTBEAT = 0xB7
 PORT_MAX = 0xFFFFFFFE  # 0xFFFFFFFF is VMADDR_PORT_ANY
 
-# The answer is "OK ", a decimal u32 and a newline; whatever is longer is no answer.
+# The answer is "OK ", a decimal u32 and a newline; anything longer is not an answer.
 _OK_MAX = 32
 
-# Between two tries to reach a port on which nobody listens yet: the guest tells nobody that it does by now.
+# Pause between two attempts to reach a port on which nobody listens yet: the guest does not report when it
+# does.
 RETRY_SECONDS = 0.02
-LISTEN_SECONDS = 10  # from an enclave's heartbeat until its application listens, on a busy host
+LISTEN_SECONDS = 10  # how long an application may take from the heartbeat until it listens, on a busy host
 
 
 class PortRefused(EnclaveError):
@@ -45,8 +46,8 @@ class PortRefused(EnclaveError):
 
 
 class BackendConfig(NamedTuple):
-    """The backend's options. Descriptors are numbers that it inherits; None leaves the option out.
-    `forwards` are those of `nitroctl.vsock.forwards`.
+    """The backend's options. Descriptors are numbers of inherited file descriptors; None leaves the option
+    out. `forwards` come from `nitroctl.vsock.forwards`.
 
     `booted_fd` gets the line "booted" when the backend has answered the heartbeat, `ready_fd` the line
     "ready" once it listens. When the other end of `lifeline_fd` closes, the backend removes its sockets
@@ -93,20 +94,20 @@ def argv(options: BackendConfig) -> list[str]:
 
 
 def shared_ports() -> Path:
-    """PATH of ports that are served for every enclave of this user, running or not: where nobody listens on
+    """The PATH of ports that are served for all enclaves of this user, running or not. If nobody listens on
     an enclave's own PATH_N, its backend tries this one."""
     return config.runtime_dir() / "ports" / "all"
 
 
 def serve_shared(port: int) -> Listener:
-    """Serve the parent's port `port` for every enclave. As `serve`."""
+    """Serve the parent's port `port` for all enclaves. Raises like `serve`."""
     with _shared_folder():
         return listen(shared_ports(), port)
 
 
 def sweep_shared() -> None:
-    """Remove the sockets in `shared_ports` that nobody serves any more, and their folder if it is empty then.
-    Programs that are killed, and those of `parent`, leave them."""
+    """Remove the sockets in `shared_ports` that nobody serves any more, and the folder if it is then empty.
+    Programs that are killed, and those that `parent` runs, leave such sockets behind."""
     if not shared_ports().parent.exists():
         return
     with _shared_folder() as folder, contextlib.suppress(OSError):
@@ -119,8 +120,8 @@ def sweep_shared() -> None:
 
 @contextlib.contextmanager
 def _shared_folder() -> Iterator[Path]:
-    """The folder of `shared_ports`, made if need be. It is locked: whoever makes sockets there, replaces or
-    removes them has it alone, contrib/vsock-preload as well."""
+    """The folder of `shared_ports`, which is made if needed and locked during the body: whoever makes,
+    replaces or removes sockets there holds this lock (so does contrib/vsock-preload)."""
     folder = shared_ports().parent
     fd = locks.take_folder(lambda: config.private_dir(folder))
     try:
@@ -130,7 +131,8 @@ def _shared_folder() -> Iterator[Path]:
 
 
 def check_path(path: str | os.PathLike[str]) -> str:
-    """`path` as text if a unix socket can have it as its address; raise NitroError with its length if not."""
+    """`path` as text, if it fits into the address of a unix socket. Raises NitroError, with its length, if
+    not."""
     text = os.fspath(path)
     length = len(os.fsencode(text))
     if length > UNIX_PATH_MAX:
@@ -142,7 +144,7 @@ def check_path(path: str | os.PathLike[str]) -> str:
 
 
 def port_path(uds: str | os.PathLike[str], port: int) -> Path:
-    """Where the parent's port `port` is served."""
+    """The socket on which the parent's port `port` is served."""
     check_port(port)
     return Path(f"{os.fspath(uds)}_{port}")
 
@@ -187,10 +189,11 @@ def connect(uds: str | os.PathLike[str], port: int, *, timeout: float | None = N
 def connect_soon(
     uds: str | os.PathLike[str], port: int, *, timeout: float, refused: Callable[[PortRefused], None]
 ) -> socket.socket:
-    """As `connect`, tried again for up to `timeout` seconds while nobody listens: the heartbeat says that the
-    enclave has booted, not that its application listens by now.
+    """Like `connect`, but retry for up to `timeout` seconds while nobody listens: the heartbeat says that the
+    enclave has booted, not that its application already listens.
 
-    `refused` is called after each try; it raises what its caller wants to say once nobody ever will.
+    `refused` is called after each attempt; it raises if nobody will ever listen, for instance if the enclave
+    ended.
     """
     deadline = time.monotonic() + timeout
     last: PortRefused | None = None
@@ -200,7 +203,7 @@ def connect_soon(
             return connect(uds, port, timeout=max(left, RETRY_SECONDS))
         except EnclaveTimeout:
             if last:
-                raise last from None  # this try had next to no time
+                raise last from None  # the last attempt had almost no time
             raise
         except PortRefused as e:
             last = e
@@ -213,7 +216,7 @@ def connect_soon(
 async def open_connection(
     uds: str | os.PathLike[str], port: int
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """As `connect`, for asyncio."""
+    """Like `connect`, for asyncio."""
     import asyncio
 
     check_port(port)
@@ -243,7 +246,9 @@ def _check_answer(answer: bytes, path: str, port: int) -> None:
         raise PortRefused(f"nobody listens on port {port} of the enclave behind {path}")
     number = answer[3:-1]
     if not (answer.startswith(b"OK ") and answer.endswith(b"\n") and number.isdigit()):
-        raise EnclaveError(f"{path} answered {answer[:_OK_MAX]!r} to CONNECT {port}: no hybrid vsock socket")
+        raise EnclaveError(
+            f"{path} answered {answer[:_OK_MAX]!r} to CONNECT {port}: it is not a hybrid vsock socket"
+        )
 
 
 def _read_line(sock: socket.socket) -> bytes:
@@ -258,7 +263,7 @@ def _read_line(sock: socket.socket) -> bytes:
 
 
 class Listener:
-    """A served port of the parent. A context manager: the socket file goes with it."""
+    """A served port of the parent. A context manager, which removes the socket file at the end."""
 
     def __init__(self, sock: socket.socket, path: Path) -> None:
         self.socket = sock
@@ -266,7 +271,7 @@ class Listener:
         self._inode = os.lstat(path).st_ino
 
     def accept(self) -> socket.socket:
-        """The next connection from the enclave. `socket.settimeout` on `.socket` bounds the wait."""
+        """The next connection from the enclave. To limit the wait call `settimeout` on `.socket`."""
         return self.socket.accept()[0]
 
     def close(self) -> None:
@@ -285,14 +290,15 @@ class Listener:
 
 
 def listen(uds: str | os.PathLike[str], port: int, *, backlog: int = 128) -> Listener:
-    """Serve the parent's port `port`: connections that the enclave opens to CID 3 arrive here. As `serve`."""
+    """Serve the parent's port `port`: connections that the enclave opens to CID 3 arrive here. Raises like
+    `serve`."""
     return serve(port_path(uds, port), backlog=backlog)
 
 
 def serve(path: Path, *, backlog: int = 128) -> Listener:
-    """Listen on a unix socket that only the user can connect to.
+    """Listen on a unix socket to which only the user can connect.
 
-    A socket file that nobody serves any more is replaced. Raises NitroError if somebody does.
+    A socket file that nobody serves any more is replaced. Raises NitroError if somebody serves it.
     """
     address = check_path(path)
     with contextlib.ExitStack() as stack:
@@ -315,8 +321,8 @@ def serve(path: Path, *, backlog: int = 128) -> Listener:
 
 
 def _stale(address: str) -> bool:
-    """True for a socket file without a server. Asked with a socket of another type, which is refused for that
-    if somebody is there, and is no connection that he would take for a client."""
+    """True for a socket file without a server. Tested with a socket of another type: a server makes the
+    attempt fail with another error, and does not see it as a client."""
     if not stat.S_ISSOCK(os.lstat(address).st_mode):
         return False
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as probe:

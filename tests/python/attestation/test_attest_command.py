@@ -88,7 +88,7 @@ def test_what_is_no_document_by_its_size(run: Run, tmp_path: Path) -> None:
     (tmp_path / "document").write_bytes(b"x")
     (tmp_path / "root.pem").write_bytes(b"-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n")
     status, _, err = run("verify", "document", "--root", "root.pem")
-    assert status == 1 and "root.pem is no certificate in PEM" in err
+    assert status == 1 and "root.pem is not a PEM certificate" in err
 
 
 def test_a_report_says_what_a_document_does_not_prove(run: Run, tmp_path: Path, maker: Maker) -> None:

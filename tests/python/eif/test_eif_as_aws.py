@@ -123,11 +123,11 @@ def test_what_depends_on_versions_is_said(tmp_path: Path) -> None:
     image = im.docker(tmp_path / "i.tar", [im.layer(old)], run={"Cmd": ["/a"], "Entrypoint": ["/b"]})
     result = call("predict", image, "--blobs", BLOBS, "--no-kernel-check")
     assert "with Docker before 28, links dated before 1970 break AWS's archive: /old\n" in result.stderr
-    assert "without variables: nitro-cli up to 1.2.3 takes ENTRYPOINT, not CMD" in result.stderr
+    assert "no environment variables: nitro-cli up to 1.2.3 takes ENTRYPOINT, not CMD" in result.stderr
 
 
 def test_what_awss_init_does_otherwise_than_a_container(tmp_path: Path) -> None:
-    """It takes CMD alone where there is one; it knows no USER, and reads a line as one word."""
+    """It takes CMD alone where there is one; it ignores USER, and reads a line as one word."""
     layer = im.layer(im.entry("a", b"x", mode=0o755))
 
     def said(**run: object) -> str:
@@ -137,10 +137,10 @@ def test_what_awss_init_does_otherwise_than_a_container(tmp_path: Path) -> None:
 
     assert "takes CMD and leaves out ENTRYPOINT" in said(Cmd=["/a"], Entrypoint=["/b"])
     assert "the application runs as root, not as 'web'" in said(Cmd=["/a"], User="web")
-    assert "knows no USER" not in said(Cmd=["/a"], User="0:0")
+    assert "ignores USER" not in said(Cmd=["/a"], User="0:0")
     for odd in ({"Cmd": ["/a", "two\nlines"]}, {"Cmd": ["/a"], "Env": ["A=two\nlines"]}):
         assert "an argument or variable has a line break" in said(**odd)
-    assert "the image says neither CMD nor ENTRYPOINT, and AWS's build-enclave fails" in said()
+    assert "the image has neither CMD nor ENTRYPOINT; AWS's build-enclave would fail, too" in said()
 
 
 def test_refusals_name_the_image_and_leave_nothing(tmp_path: Path) -> None:

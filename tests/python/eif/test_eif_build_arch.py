@@ -129,14 +129,16 @@ def test_the_member_of_an_index(tmp_path: Path, platforms: list[tuple[str, str]]
             assert f"the enclave is {arch} (linux/{debian})" in str(e.value)
             assert all(f"linux/{name}" in str(e.value) for name, _ in platforms)
         else:
-            assert f"holds {len(wanted)} images for linux/{debian}" in str(e.value)
+            assert f"has {len(wanted)} images for linux/{debian}" in str(e.value)
 
 
 def test_platform_and_architecture_must_agree(tmp_path: Path) -> None:
     path = layout(tmp_path / "app.tar", PLATFORMS[:3])
     assert open_image(path, platform="linux/arm64").info["Architecture"] == "arm64"
     assert open_image(path, platform="linux/arm64/v8").info["Architecture"] == "arm64"
-    with pytest.raises(UsageError, match="'linux/arm64' is aarch64's, and the enclave is to be x86_64"):
+    with pytest.raises(
+        UsageError, match="'linux/arm64' is for aarch64, but the enclave's architecture is x86_64"
+    ):
         open_image(path, platform="linux/arm64", arch="x86_64")
 
 
@@ -192,7 +194,7 @@ def test_blobs_and_kernels_of_the_other_architecture(tmp_path: Path) -> None:
     image = layout(tmp_path / "app.tar", PLATFORMS[:3])
     folder = blobs(tmp_path / "b", "x86_64")
     request = BuildRequest(output=tmp_path / "o", image=str(image), blobs=folder, arch="aarch64")
-    with pytest.raises(NitroError, match="are for x86_64, and the enclave is to be aarch64"):
+    with pytest.raises(NitroError, match="are for x86_64, but the enclave's architecture is aarch64"):
         make(request)
     # Of both in a checkout, this host's.
     both = compose.from_blobs(blobs(tmp_path / "both", *ARCHES))

@@ -135,7 +135,7 @@ BAD: dict[str, bytes] = {
     "other algorithm within": text(DER.replace(b"\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x03",
                                                b"\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02", 1)),
     "another curve's name": text(DER.replace(b"\x2b\x81\x04\0\x22", b"\x2b\x81\x04\0\x0a")),
-    "no point": text(DER.replace(b"\x03\x62\0\4", b"\x03\x62\0\5")),
+    "not a point": text(DER.replace(b"\x03\x62\0\4", b"\x03\x62\0\5")),
     "a point off the curve": text(DER.replace(
         signer.key("P-384").public_key().public_numbers().y.to_bytes(48, "big"), b"\1" * 48)),
 }  # fmt: skip
@@ -175,9 +175,9 @@ def test_whitespace_does_not_matter(core: Core, what: str) -> None:
 @pytest.mark.parametrize(
     "make, what",
     [
-        (["-param_enc", "explicit"], "written out"),
+        (["-param_enc", "explicit"], "explicit curve parameters"),
         (["-conv_form", "compressed"], "compressed"),
-        (["-conv_form", "hybrid"], "no point"),
+        (["-conv_form", "hybrid"], "not a point"),
     ],
 )
 def test_keys_in_other_forms(core: Core, tmp_path: Path, make: list[str], what: str) -> None:

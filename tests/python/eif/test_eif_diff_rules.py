@@ -106,7 +106,7 @@ def test_the_command_names_the_rules(tmp_path: Path, blobs: Path) -> None:
     for order in ((aws, made), (made, aws)):
         text = call("diff", *order)
         assert "  = AWS replaces /etc/hosts [hosts]\n" in text
-        assert "  = AWS's builder takes CMD and leaves out ENTRYPOINT [command]\n" in text
+        assert "  = AWS's builder takes CMD and ignores ENTRYPOINT [command]\n" in text
         assert text.endswith("differences are its rules.\n")
         rows = answer("nitroctl eif diff", call("diff", *order, "--json"))["items"]
         (hosts,) = [row for row in rows if row["where"] == "ramdisk 1: rootfs/etc/hosts"]

@@ -110,7 +110,7 @@ def test_compressed_ramdisks_need_memory_all_the_same(
     assert warnings(12, compress=False) == ()
     assert warnings(8, compress=True) == ()
     (warning,) = warnings(12, compress=True)
-    assert "13 MiB when the enclave has unpacked them" in warning
+    assert "the ramdisks unpack to 13 MiB in the enclave" in warning
     assert "default memory of 40 MiB" in warning and warning.endswith("--memory 52")
 
 
@@ -165,7 +165,7 @@ def test_from_a_directory(tmp_path: Path, start: compose.Bootstrap) -> None:
     [
         ("what to run", {"cmd": ()}), ("no user", {"user": "nobody"}), ("no group", {"user": "1:x"}),
         ("NAME=VALUE", {"env": ("A",)}), ("NAME=VALUE", {"env": ("=b",)}), ("not absolute", {"cwd": "bin"}),
-        ("no folder", {"cwd": "/bin/app/x"}),
+        ("is not a folder", {"cwd": "/bin/app/x"}),
     ],
 )  # fmt: skip
 def test_directories_that_cannot_be_started(tmp_path: Path, what: str, given: dict[str, Any]) -> None:

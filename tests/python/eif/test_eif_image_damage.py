@@ -131,15 +131,15 @@ def bad_archives(folder: Path) -> list[tuple[str, Path]]:
     damaged[1024 + 100] ^= 1  # in the second header
     packed = gzip.compress(tar("z0.tar", oci).read_bytes())
     return [
-        ("no container image", tar("empty.tar", {"x": b""})),
+        ("not a container image", tar("empty.tar", {"x": b""})),
         (r"as a whole \(gzip", im.folder(folder, {"z.tar": packed}) / "z.tar"),
         (r"as a whole \(xz", im.folder(folder, {"z.tar.xz": lzma.compress(packed)}) / "z.tar.xz"),
         ("lacks blobs", tar("a.tar", {n: d for n, d in oci.items() if n != blob})),
         ("lacks blobs", tar("b.tar", {n: d for n, d in oci.items() if n != manifest})),
-        ("there are", tar("c.tar", oci | {blob: layer[:-1]})),
+        ("has 10240 bytes, but it has 10239", tar("c.tar", oci | {blob: layer[:-1]})),
         ("digest", tar("d.tar", oci | {manifest: oci[manifest].replace(b"2", b"3", 1)})),
         ("linux/arm64", tar("f.tar", oci | {"index.json": json.dumps({"manifests": arm}).encode()})),
-        ("holds no image", tar("e.tar", oci | {"index.json": b'{"manifests":[]}'})),
+        ("contains no image", tar("e.tar", oci | {"index.json": b'{"manifests":[]}'})),
         ("not JSON", tar("g.tar", oci | {"index.json": deep})),
         ("not JSON", tar("h.tar", {"manifest.json": b"\xff"})),
         ("no manifests", tar("i.tar", {"index.json": b"{}"})),
@@ -147,7 +147,7 @@ def bad_archives(folder: Path) -> list[tuple[str, Path]]:
         ("no Config", tar("k.tar", {"manifest.json": b"[{}]"})),
         ("4194304", tar("l.tar", {"manifest.json": b" " * (1 << 23)})),
         ("linux/arm64", im.docker(folder / "m.tar", [layer], architecture="arm64")),
-        ("no list of texts", im.docker(folder / "n.tar", [layer], run={"Cmd": "x"})),
+        ("is not a list of strings", im.docker(folder / "n.tar", [layer], run={"Cmd": "x"})),
         ("neither CMD nor", im.docker(folder / "o.tar", [layer], run={})),
         ("cannot read", folder / "gone.tar"),
         ("neither a tar", im.folder(folder, {"p.tar": b"hello"}) / "p.tar"),

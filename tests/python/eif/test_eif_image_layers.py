@@ -154,7 +154,7 @@ BAD_ENTRIES = [
     ("out of the image", im.hardlink("x", "../../etc/passwd")),
     ("where nothing is", im.hardlink("x", "gone")),
     ("where a folder is", im.hardlink("x", "dev")),
-    ("is no folder", im.entry("app/x", b"x")),
+    ("is not a folder", im.entry("app/x", b"x")),
     ("whiteout", im.entry(".wh.", b"")),
     ("whiteout", im.entry(".wh...", b"")),
     ("whiteout", im.entry(".wh.d/x", b"")),
@@ -194,7 +194,7 @@ def test_too_many_entries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_numbers_too_large(tmp_path: Path, start: compose.Bootstrap) -> None:
     image = im.docker(tmp_path / "a.tar", [im.layer(APP, im.entry("x", b"", uid=1 << 32))])
-    with pytest.raises(NitroError, match="32 bits"):
+    with pytest.raises(NitroError, match="32-bit numbers"):
         compose.compose(compose.from_image(image), start, tmp_path / "o", compose.Options())
     assert not (tmp_path / "o").exists()
 
@@ -252,7 +252,7 @@ def test_any_layers(tmp_path_factory: pytest.TempPathFactory, layers: list[list[
     image = im.docker(tmp_path_factory.mktemp("any") / "a.tar", tars)
     expected = merged(layers)
     if expected is None:
-        with pytest.raises(NitroError, match="is no folder"):
+        with pytest.raises(NitroError, match="is not a folder"):
             compose.from_image(image)
     else:
         assert files(compose.from_image(image)) == expected

@@ -95,9 +95,13 @@ def test_configurations_that_cannot_be(tmp_path: Path, monkeypatch: pytest.Monke
     layer = im.layer(APP)
     good = im.config([layer])
     for text, layers, words in (
-        (change(good, config=["x"]), [layer], "config is no object"),
-        (good, [], "lists 0 layers, the configuration 1"),
-        (change(good, architecture="s390x"), [layer], "is an image for linux/s390x; the enclave is x86_64"),
+        (change(good, config=["x"]), [layer], "config is not an object"),
+        (good, [], "lists 0 layers, but the configuration lists 1"),
+        (
+            change(good, architecture="s390x"),
+            [layer],
+            "is an image for linux/s390x, but the enclave is x86_64",
+        ),
         (change(good, os="windows"), [layer], "is an image for windows/amd64"),
     ):
         manifest = [
@@ -114,11 +118,11 @@ def test_configurations_that_cannot_be(tmp_path: Path, monkeypatch: pytest.Monke
         compose.from_image(im.folder(tmp_path / "empty", im.oci_files([layer], [])))
     layout = im.folder(tmp_path / "layout", im.oci_files([layer], [layer]))
     monkeypatch.setattr(im, "config", lambda *_: change(good, architecture="s390x"))
-    with pytest.raises(NitroError, match="is an image for linux/s390x; the enclave is x86_64"):
+    with pytest.raises(NitroError, match="is an image for linux/s390x, but the enclave is x86_64"):
         compose.from_image(im.folder(tmp_path / "other", im.oci_files([layer], [layer])))
     index = json.loads((layout / "index.json").read_bytes())
     (layout / "index.json").write_text(json.dumps({**index, "manifests": ["x"]}))
-    with pytest.raises(NitroError, match="a manifest's descriptor is no object"):
+    with pytest.raises(NitroError, match="a manifest's descriptor is not an object"):
         compose.from_image(layout)
 
 

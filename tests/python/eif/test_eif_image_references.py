@@ -83,7 +83,7 @@ def test_what_skopeo_cannot_fetch(skopeo: Path) -> None:
 
 def test_without_skopeo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(NitroError, match="takes skopeo") as e, reference.fetched("docker://alpine"):
+    with pytest.raises(NitroError, match="needs skopeo") as e, reference.fetched("docker://alpine"):
         pass
     assert "apt-get install skopeo" in str(e.value.hint)
     with pytest.raises(NitroError, match="cannot read") as e:

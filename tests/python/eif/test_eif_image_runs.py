@@ -81,7 +81,7 @@ def test_users(tmp_path: Path, user: str, numbers: str, home: str) -> None:
 
 @pytest.mark.parametrize("user", ["nobody", "web:nogroup", "99999999999", "4294967295", "-1", "\u0663"])
 def test_users_that_are_not_there(tmp_path: Path, user: str) -> None:
-    with pytest.raises(NitroError, match="runs as"):
+    with pytest.raises(NitroError, match="is to run as"):
         running(tmp_path, {"Cmd": ["/app"], "User": user})
 
 

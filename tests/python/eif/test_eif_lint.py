@@ -263,7 +263,7 @@ def test_statuses_and_options(tmp_path: Path) -> None:
     assert isinstance(call(note, "--ignore", "nonsense").exception, click.UsageError)
     first, mend, second, *_ = call(warning).output.split("\n")
     assert re.fullmatch(r"warning on AWS: without panic=N .* never ends \[cmdline-panic\]", first)
-    assert mend == "        -> add panic=30, as AWS has it"
+    assert mend == "        -> add panic=30, as in AWS's command line"
     assert re.fullmatch(r"note    AWS's build: .* \[other-pcrs\]", second)
 
 

@@ -168,12 +168,12 @@ def test_a_link_of_the_same_layer_is_followed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("items", "message"),
     [
-        ([("bin", "-> nowhere"), ("bin/tool", b"")], "bin is no folder"),
-        ([("a", b""), ("a/b", b"")], "a is no folder"),
-        ([("a", "= b")], "a hard link to b, where this layer brings nothing"),
-        ([("b", None), ("a", "= b")], "where this layer brings a folder"),
-        ([("x", b""), (".wh.x", b"")], "a whiteout of what the same layer brings"),
-        ([(".wh..", b"")], "a whiteout of nothing"),
+        ([("bin", "-> nowhere"), ("bin/tool", b"")], "bin is not a folder"),
+        ([("a", b""), ("a/b", b"")], "a is not a folder"),
+        ([("a", "= b")], "a hard link to b, where this layer has nothing"),
+        ([("b", None), ("a", "= b")], "where this layer has a folder"),
+        ([("x", b""), (".wh.x", b"")], "a whiteout of something in the same layer"),
+        ([(".wh..", b"")], "a whiteout without a name"),
         ([("../x", b"")], "leads out of the image"),
         ([("a", "-> b"), ("b", "-> a"), ("a/x", b"")], "more than 40 symbolic links"),
     ],
@@ -192,7 +192,7 @@ def test_folders_at_the_places_of_files_stay_and_the_files_come_last(tmp_path: P
 
 
 def test_a_working_directory_below_a_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(NitroError, match="working directory '/app/x' is no folder"):
+    with pytest.raises(NitroError, match="working directory '/app/x' is not a folder"):
         ramdisk(image_of(tmp_path, [("app", b"")], workdir="/app/x"))
 
 

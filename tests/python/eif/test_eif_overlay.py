@@ -180,7 +180,7 @@ def items(data: bytes) -> list[cpiomodel.Item]:
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("rootfs/tmp", "rootfs/tmp is a folder in the image"), ("init/x", "init is a folder, and none in")],
+    [("rootfs/tmp", "rootfs/tmp is a folder in the image"), ("init/x", "init is a folder, but in")],
 )
 def test_what_cannot_be_put_there(tmp_path: Path, eif: Path, name: str, text: str) -> None:
     with pytest.raises(NitroError, match=text):
@@ -193,8 +193,8 @@ def test_an_image_that_cannot_be_looked_into(tmp_path: Path) -> None:
     out = archive([(cpio.file("AA/x", b""), ())]).replace(b"AA/x", b"../x")
     loop = archive([(cpio.symlink("rootfs", "rootfs"), ()), (cpio.file("rootfs/x", b""), ())])
     for ramdisk, text in (
-        (b"no archive of any kind", "cannot be looked into: "),
-        (out, "cannot be looked into: ../x: the name leads out of the image"),
+        (b"no archive of any kind", "cannot be read: "),
+        (out, "cannot be read: ../x: the name leads out of the image"),
         (loop, "more than 40 symbolic links"),
         (up, None),
     ):
@@ -236,8 +236,8 @@ def test_what_is_refused_before_anything_starts(tmp_path: Path) -> None:
     cut.write_bytes(good.read_bytes()[:-1])
     for path, text in (
         (tmp_path / "absent", "absent: No such file"),
-        (zipped, "zipped is no cpio archive of the kind newc"),
-        (cut, "no multiple of 4"),
+        (zipped, "zipped is not a cpio archive of the kind newc"),
+        (cut, "not a multiple of 4"),
         (Path("/dev/null"), "neither a folder nor a file"),
     ):
         with pytest.raises(UsageError, match=text) as error:

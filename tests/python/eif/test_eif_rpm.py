@@ -68,16 +68,16 @@ LEAD = b"\xed\xab\xee\xdb" + bytes(92)
     ("data", "why"),
     [
         (b"", "ends within its headers"),
-        (b"\x7fELF" + bytes(100), "does not begin as one"),
+        (b"\x7fELF" + bytes(100), "does not begin like an RPM package"),
         (LEAD, "ends within its headers"),
-        (LEAD + bytes(16), "a header does not begin as one"),
-        (LEAD + header(count=1 << 20), "a header of 1048576 entries"),
+        (LEAD + bytes(16), "a header does not begin with"),
+        (LEAD + header(count=1 << 20), "a header has 1048576 entries"),
         (LEAD + header(size=0xFFFFFFF0), "and 4294967280 bytes"),
         (LEAD + header(size=1 << 25), "ends within its headers"),
         (LEAD + header() + header((1124, 6, 1, b"drpm\0")), "its payload is 'drpm', not cpio"),
-        (LEAD + header((273, 6, 1, b"00\0")) + bytes(5) + header(), "its header is not the one"),
+        (LEAD + header((273, 6, 1, b"00\0")) + bytes(5) + header(), "the digest of its header"),
         (LEAD + header() + header() + b"no archive" * 20, "not a cpio archive"),
-        (LEAD + header() + header((5092, 8, 1, b"00\0"), (5093, 4, 1, b"\0\0\0\x08")), "its payload is not"),
+        (LEAD + header() + header((5092, 8, 1, b"00\0"), (5093, 4, 1, b"\0\0\0\x08")), "of its payload"),
     ],
 )  # fmt: skip
 def test_what_is_no_package(tmp_path: Path, data: bytes, why: str) -> None:
@@ -95,7 +95,7 @@ def test_a_package_that_is_only_asked_what_it_is(tmp_path: Path) -> None:
     path = tmp_path / "x.rpm"
     path.write_bytes(LEAD + header(count=1 << 20))
     with pytest.raises(
-        NitroError, match=f"{path} is no RPM package, or damaged: a header of 1048576 entries"
+        NitroError, match=f"{path} is no RPM package, or damaged: a header has 1048576 entries"
     ):
         rpm.read(path)
     for gone in (tmp_path / "gone", path / "below"):
@@ -131,7 +131,7 @@ def test_other_packages(tmp_path: Path) -> None:
 def test_what_holds_no_blobs_at_all(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no package")
     for name, why in (
-        ("gone", "is not there"),
+        ("gone", "does not exist"),
         ("text", "neither a folder nor an RPM"),
         ("", "lacks bzImage"),
     ):
@@ -141,7 +141,7 @@ def test_what_holds_no_blobs_at_all(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_too_large_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(NitroError, match="bzImage has 8192 bytes, 100 are taken"):
+    with pytest.raises(NitroError, match="bzImage has 8192 bytes; at most 100 are accepted"):
         rpm.extract(
             DATA / "aws-rpm" / "gzip.rpm", {next(n for n in WANTED if n.endswith(b"bzImage")): 100}, tmp_path
         )
@@ -155,14 +155,14 @@ def test_one_changed_byte_of_the_payload_is_found(tmp_path: Path) -> None:
         data[-20] ^= 1
         path = tmp_path / "x.rpm"
         path.write_bytes(data)
-        with pytest.raises(NitroError, match="payload is not the one that its digest"):
+        with pytest.raises(NitroError, match="the digest of its payload"):
             rpm.extract(path, WANTED, tmp_path)
     payload = b"old"
     main = header((1124, 6, 1, b"cpio\0"))
     digest = hashlib.md5(main + payload, usedforsecurity=False).digest()
     for last, why in (
         (b"old", "not a cpio archive|ends within an entry"),
-        (b"bad", "payload is not the one"),
+        (b"bad", "the digest of its payload"),
     ):
         path.write_bytes(LEAD + header((1004, 7, 16, digest)) + main + last)
         with pytest.raises(NitroError, match=why):

@@ -169,7 +169,7 @@ def tmp_script(folder: Path, text: str) -> str:
 @pytest.mark.parametrize(
     "command, what",
     [
-        ("cat", "cat gave 1.. bytes"), ("true", "0 bytes"), ("head -c 96 /dev/zero", "does not verify"),
+        ("cat", "cat returned 1.. bytes"), ("true", "0 bytes"), ("head -c 96 /dev/zero", "does not verify"),
         ("false", "status 1"), ("/nonexistent/signer", "No such file"), ("'", "words"), ("", "empty"),
     ],
 )  # fmt: skip
@@ -185,8 +185,8 @@ def test_signers_that_fail(image: Path, keys: Path, command: str, what: str) -> 
     "certificate, key, what",
     [
         ("P-384.pem", "other.key", "does not belong"), ("P-384.pem", "P-256.key", "does not belong"),
-        ("k1.pem", "k1.key", "secp256k1"), ("P-384.key", "P-384.key", "no certificate in PEM"),
-        ("P-384.pem", "P-384.pem", "no private key"), ("gone.pem", "P-384.key", "gone.pem"),
+        ("k1.pem", "k1.key", "secp256k1"), ("P-384.key", "P-384.key", "not a PEM certificate"),
+        ("P-384.pem", "P-384.pem", "not a PEM private key"), ("gone.pem", "P-384.key", "gone.pem"),
         ("P-384.pem", "gone.key", "gone.key"), ("P-384.pem", "locked.key", "encrypted"),
     ],
 )  # fmt: skip

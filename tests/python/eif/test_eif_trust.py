@@ -51,7 +51,7 @@ def test_every_bundle_of_an_image(tmp_path: Path, ca: Path) -> None:
     assert changed == {f"rootfs/{DEBIAN}", f"rootfs/{FEDORA}"}
     assert after[f"rootfs/{DEBIAN}"][1] == b"new\n" + pem
     assert after[f"rootfs/{FEDORA}"] == (stat.S_IFREG | 0o444, BUNDLE + b"\n" + pem)
-    assert "in 2 bundles of roots" in compose.from_image(image, trusted=pem).notes[-1]
+    assert "in 2 CA bundles" in compose.from_image(image, trusted=pem).notes[-1]
 
 
 def test_an_image_without_bundles_and_a_folder(tmp_path: Path, ca: Path) -> None:
@@ -91,9 +91,9 @@ def test_what_cannot_be_trusted(tmp_path: Path, ca: Path) -> None:
     ):
         subprocess.run(["openssl", *words], check=True, capture_output=True)
     for name, text in (
-        ("old.pem", "a certificate that is none of a CA"),
-        ("leaf.pem", "a certificate that is no CA"),
-        ("none.pem", "has no certificate in PEM"),
+        ("old.pem", "a certificate that cannot be used as a CA"),
+        ("leaf.pem", "a certificate that is not a CA's"),
+        ("none.pem", "has no PEM certificate"),
         ("broken.pem", "has "),
         ("missing.pem", "No such file"),
     ):
@@ -104,8 +104,8 @@ def test_what_cannot_be_trusted(tmp_path: Path, ca: Path) -> None:
 def test_bundles_that_nothing_can_be_added_to(tmp_path: Path, ca: Path) -> None:
     pem, app = trust.read(ca), im.entry("app", b"x", mode=0o755)
     for entry, text in (
-        (im.entry(DEBIAN, b"#" * (1 << 20)), f"bundle of roots /{DEBIAN} cannot be added to"),
-        (im.entry(DEBIAN), f"/{DEBIAN} is no file that roots can be added to"),
+        (im.entry(DEBIAN, b"#" * (1 << 20)), f"cannot be added to the image's CA bundle /{DEBIAN}"),
+        (im.entry(DEBIAN), f"/{DEBIAN} is not a file to which a CA can be added"),
     ):
         image = im.docker(tmp_path / "app.tar", [im.layer(app, entry)], run={"Cmd": ["/app"]})
         with pytest.raises(NitroError, match=text):

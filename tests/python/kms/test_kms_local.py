@@ -25,15 +25,15 @@ def test_one_life_and_what_goes_with_it(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has not been started"):
         _ = kms.service
     with kms.start():
-        with pytest.raises(UsageError, match="starts once"):
+        with pytest.raises(UsageError, match="can be started only once"):
             kms.start()
         with pytest.raises(UsageError, match="no TCP port"):
             _ = kms.url
         assert "AWS_ENDPOINT_URL_KMS" not in kms.environment()
         assert kms.parent_port == f"8000={kms.socket}" and kms.socket.is_socket()
-        with pytest.raises(TimeoutError, match="no Decrypt within 0 s"):
+        with pytest.raises(TimeoutError, match="no request for Decrypt came within 0 s"):
             kms.wait_event("Decrypt", timeout=0)
-        with pytest.raises(UsageError, match="Nonsense is none of the operations"):
+        with pytest.raises(UsageError, match="Nonsense is not an operation of this local KMS"):
             kms.call("Nonsense")
         with pytest.raises(UsageError, match="neither JSON nor bytes"):
             kms.call("Encrypt", KeyId="alias/x", Plaintext={"a set"})

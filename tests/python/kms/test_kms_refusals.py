@@ -45,12 +45,12 @@ def test_algorithms_that_a_key_does_not_have(world: World) -> None:
     pair = world.key(KeySpec="RSA_2048", KeyUsage="ENCRYPT_DECRYPT")
     text = refused("ValidationException", world, "Encrypt", KeyId=pair, Plaintext=b"x",
                    EncryptionAlgorithm="RSAES_OAEP_SHA_256", EncryptionContext={"a": "b"})  # fmt: skip
-    assert "encryption context goes with symmetric keys only" in text
+    assert "Only symmetric keys take an encryption context" in text
 
     given: dict[str, Any] = {"KeyId": agreement, "KeyAgreementAlgorithm": "ECDH"}
     other = ec.generate_private_key(ec.SECP384R1()).public_key().public_bytes(*_DER)
     for public, text in (
-        (b"x", "no SubjectPublicKeyInfo in DER"),
+        (b"x", "not a DER SubjectPublicKeyInfo"),
         (other, "not on the curve of ECC_NIST_P256"),
         (x25519.X25519PrivateKey.generate().public_key().public_bytes(*_DER), "not on the curve"),
     ):
@@ -63,7 +63,7 @@ def test_a_damaged_blob_tells_the_client_nothing(world: World) -> None:
     at = blob.index(b"-") - 1  # within the key's id
     blob[at] = 0xFF
     assert refused("InvalidCiphertextException", world, "Decrypt", CiphertextBlob=bytes(blob)) == ""
-    assert world.why == "the ciphertext's key id is damaged"
+    assert world.why == "the key id in the ciphertext is damaged"
 
 
 # --- states and names ------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def test_keys_without_material_and_of_other_places(world: World) -> None:
     account = arn.split(":")[4]
     for name in ("arn:aws:s3:::bucket", "arn:aws:kms", arn.replace(f":{account}:", ":999999999999:")):
         refused("NotFoundException", world, "DescribeKey", KeyId=name)
-    assert "the key is of account 999999999999; this KMS serves 000000000000" in world.why
+    assert "the key belongs to account 999999999999; this KMS serves 000000000000" in world.why
 
     refused("NotFoundException", world, "GetKeyPolicy", KeyId=key, PolicyName="other")
     refused("NotFoundException", world, "PutKeyPolicy", KeyId=key, PolicyName="other", Policy=policy())
@@ -176,8 +176,8 @@ def test_material_has_to_be_of_the_key_s_spec(world: World) -> None:
         ("ECC_NIST_P384", point),
         ("ECC_NIST_EDWARDS25519", point),
     ):
-        assert material.fits(spec, data) == f"the key is not of the spec {spec}"
-    assert "no private key in DER" in (material.fits("RSA_2048", b"x") or "")
+        assert material.fits(spec, data) == f"it is not a key of the spec {spec}"
+    assert "not a DER PKCS #8 private key" in (material.fits("RSA_2048", b"x") or "")
     assert material.fits("RSA_2048", small) is None and material.fits("ECC_NIST_P256", point) is None
 
     own = ed25519.Ed25519PrivateKey.generate()

@@ -137,7 +137,7 @@ def test_bad_documents(world: World, tmp_path: Path) -> None:
     even[-6] ^= 1  # the modulus' last byte, before the exponent, 02 03 01 00 01
     for document, why in (
         (bytes(flipped), "does not verify"),
-        (b"\xff" * 262144, "does not verify: 262144 bytes are no attestation document"),
+        (b"\xff" * 262144, "does not verify: 262144 bytes are too many for an attestation document"),
         (b"random", "does not verify"),
         (stranger.document(), "which is not the trusted root"),
         (small.document(), "has 1024 bits, not 2048, 3072 or 4096"),

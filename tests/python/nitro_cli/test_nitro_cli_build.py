@@ -122,10 +122,10 @@ def test_build_enclave_for_another_architecture(
     image = im.docker(world / "arm.tar", [layer], architecture="arm64", variant="v8")
     status, _, err = build(capfd, world, str(image))
     assert status != 0 and "E48" in err
-    assert "is an image for linux/arm64; the enclave is x86_64 (linux/amd64)" in err
+    assert "is an image for linux/arm64, but the enclave is x86_64 (linux/amd64)" in err
     monkeypatch.setenv("DOCKER_DEFAULT_PLATFORM", "linux/arm64")
     status, _, err = build(capfd, world, str(image))
-    assert status != 0 and "are for x86_64, and the enclave is to be aarch64" in err
+    assert status != 0 and "are for x86_64, but the enclave's architecture is aarch64" in err
     (blobs / "bzImage").unlink()
     (blobs / "Image").write_bytes(model.arm64_image())
     status, _, err = build(capfd, world, str(image))
@@ -160,7 +160,7 @@ def test_build_enclave_from_one_of_several_images(
     fake_docker(world)
     archive(world / "app.tar")
     assert build(capfd, world, f"{world}/app.tar:latest")[0] == 0
-    check_failure(build(capfd, world, f"{world}/app.tar:2"), "E48", "it holds app:latest")
+    check_failure(build(capfd, world, f"{world}/app.tar:2"), "E48", "it has app:latest")
     assert not (world / "calls").exists()
     monkeypatch.chdir(world)
     (world / "hello").write_bytes(b"\x7fELF")
@@ -186,7 +186,7 @@ def test_build_enclave_without_docker(
 ) -> None:
     if installed:
         fake_docker(world, daemon=1)
-    check_failure(build(capfd, world, "hello", "--docker-dir", world), "E49", "takes Docker", "docker save")
+    check_failure(build(capfd, world, "hello", "--docker-dir", world), "E49", "needs Docker", "docker save")
     said = ("skopeo", "docker save", "no file hello:latest, and no Docker (or Podman) answers")
     check_failure(build(capfd, world, "hello:latest"), "E50", *said)
     for path in ("./no.tar", "../no.tar", "/no.tar"):

@@ -177,6 +177,6 @@ def test_memory_comes_in_whole_pages() -> None:
 def test_more_memory_than_there_is() -> None:
     total = int(re.findall(r"MemTotal: *(\d+) kB", Path("/proc/meminfo").read_text())[0]) // 1024
     assert abs(request.host_memory() - total) <= 1
-    with pytest.raises(errors.InEnclaveProcess, match="513 MB, and this host has 512") as e:
+    with pytest.raises(errors.InEnclaveProcess, match="513 MB, but this host has only 512") as e:
         request.check_memory(asked(513), MIB, 512)
     assert e.value.code == "E27"

@@ -216,7 +216,7 @@ def test_a_port_in_use(runtime: Path, service: socket.socket) -> None:
         ((), "required: LOCAL_PORT"),
         (("-w", 0, PORT, "localhost", 1), "Number of workers must not be 0"),
         (("-4", "-6", PORT, "localhost", 1), "not allowed with"),
-        ((PORT, "localhost", 65536), "65536 is no TCP port"),
+        ((PORT, "localhost", 65536), "65536 is not a TCP port"),
         ((PORT, "localhost", "https"), "invalid int value: 'https'"),
     ],
 )

@@ -61,10 +61,10 @@ def test_what_is_no_capture_of_vsock() -> None:
         struct.pack(">IHHIIII", 0xA1B2C3D4, 2, 4, 0, 0, 65612, 271),
         HEAD[:20] + struct.pack("<I", 1),  # Ethernet
     ):
-        with pytest.raises(NitroError, match="no capture of vsock"):
+        with pytest.raises(NitroError, match="not a capture of vsock"):
             lines(head, 24)
     for size in (0, 75, 1 << 31):
-        with pytest.raises(NitroError, match=f"a packet of {size} bytes is no packet of vsock"):
+        with pytest.raises(NitroError, match=f"a packet of {size} bytes, which cannot be"):
             lines(HEAD + struct.pack("<IIII", 0, 0, size, size), 1000)
     with pytest.raises(NitroError, match="a packet of 60 bytes"):
         lines(HEAD + record(1, kept=60), 1000)

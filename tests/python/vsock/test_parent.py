@@ -110,8 +110,14 @@ def unsuitable() -> dict[str, tuple[bytes, str]]:
     return {
         "static": (program(linker=None), "is statically linked"),
         "static, with notes": (program(linker=None, notes=gnu), "is statically linked"),
-        "musl": (program(linker="/lib/ld-musl-x86_64.so.1"), "is linked by /lib/ld-musl-x86_64.so.1"),
-        "32 bits": (program(machine=3, bits=32), "is a program for 32-bit x86, and the library for x86-64"),
+        "musl": (
+            program(linker="/lib/ld-musl-x86_64.so.1"),
+            "uses the dynamic linker /lib/ld-musl-x86_64.so.1",
+        ),
+        "32 bits": (
+            program(machine=3, bits=32),
+            "is a program for 32-bit x86, but the library is for x86-64",
+        ),
         "arm64": (program(machine=183), "is a program for arm64"),
         "other": (program(machine=8), "is a program for ELF machine 8, 64 bits"),
         "go": (program(linker=None, notes=go), "is written in Go"),
@@ -168,8 +174,8 @@ def test_what_is_not_there(tmp_path: Path, ours: Path) -> None:
     for name, words in (
         ("nope", "there is no program nope in PATH"),
         (f"{tmp_path}/nope", f"there is no program {tmp_path}/nope"),
-        (f"{tmp_path}/file", "is no file that can be executed"),
-        (str(tmp_path), "is no file that can be executed"),
+        (f"{tmp_path}/file", "is not an executable file"),
+        (str(tmp_path), "is not an executable file"),
     ):
         with pytest.raises(NitroError, match=words):
             parent.check([name], ours)
@@ -332,6 +338,6 @@ def test_refusals_of_the_command(bench: Bench) -> None:
     out = process.communicate(timeout=HANG)[0].decode()
     assert process.returncode == 1
     assert out == (
-        f"error: {static} is statically linked: no library can stand before its system calls\n"
+        f"error: {static} is statically linked: no library can be preloaded into it\n"
         "hint: docs/parent.md has ways for such programs: unix sockets, TCP, the host's own vsock\n"
     )
