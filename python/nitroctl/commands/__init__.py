@@ -43,6 +43,8 @@ class _File(_NewFile):
 
 PATH = _File(readable=False)
 NEW_FILE = _NewFile(readable=False, dir_okay=False)
+# A text, as it was typed: a Path forgets the slash of "./name", and a name without one is looked for in PATH.
+PROGRAM = click.Path(readable=False)
 
 
 def enclave_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from nitroctl.base.options import Described, Request
-from nitroctl.commands import PATH, image_references
+from nitroctl.commands import PATH, PROGRAM, image_references
 
 F = TypeVar("F", bound=Callable[..., Any])
 R = TypeVar("R", bound=Request)
@@ -77,5 +77,5 @@ def _kind(one: Described) -> Any:
     if one.option and one.option.parse:
         return _Parsed(one)
     if one.option and one.option.program:
-        return click.Path(readable=False)  # as it was typed: a Path forgets the slash of "./name"
+        return PROGRAM
     return {Path: PATH, object: str}.get(one.kind, one.kind)

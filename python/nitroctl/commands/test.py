@@ -24,7 +24,7 @@ from nitroctl.base import arch as arches
 from nitroctl.base import output, shown
 from nitroctl.base.arch import Arch
 from nitroctl.base.errors import EXIT_FAILURE, NitroError, UsageError
-from nitroctl.commands import PATH, arch_option, json_option
+from nitroctl.commands import PATH, PROGRAM, arch_option, json_option
 
 PARTS = ("qtest", "boot")
 
@@ -51,8 +51,8 @@ class Line:
 @click.command()
 @click.argument("part", type=click.Choice(PARTS), required=False)
 @arch_option
-@click.option("--qemu", type=PATH, help="The QEMU to check (boot checks only).")
-@click.option("--vsock-backend", type=PATH, help="The vhost-user-vsock to check with.")
+@click.option("--qemu", type=PROGRAM, help="The QEMU to check (boot checks only).")
+@click.option("--vsock-backend", type=PROGRAM, help="The vhost-user-vsock to check with.")
 @click.option("--eif", type=PATH, help="Check this image instead of the test image; runs only "
               "the checks that hold for any image.")  # fmt: skip
 @click.option("-k", "only", metavar="TEXT", help="Run only checks with TEXT in their name.")
@@ -64,8 +64,8 @@ class Line:
 def test(
     part: str | None,
     arch: Arch | None,
-    qemu: Path | None,
-    vsock_backend: Path | None,
+    qemu: str | None,
+    vsock_backend: str | None,
     eif: Path | None,
     only: str | None,
     sanitize: bool,
@@ -148,8 +148,8 @@ def _shower(as_json: bool) -> Any:
 
 
 def _boot_checks(
-    qemu: Path | None,
-    backend: Path | None,
+    qemu: str | None,
+    backend: str | None,
     eif: Path | None,
     only: str | None,
     sanitize: bool,
@@ -180,7 +180,7 @@ def _boot_checks(
             yield Line("boot", check.name, check.claim, outcome.error is None, outcome.seconds, detail)
 
 
-def _program(path: Path) -> Path:
+def _program(path: str) -> Path:
     """As a shell would find it, absolute: checks run in folders of their own."""
     found = shutil.which(path)
     if found is None:

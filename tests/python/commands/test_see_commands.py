@@ -97,6 +97,9 @@ def test_programs_that_are_gone(run: Run, tmp_path: Path, monkeypatch: pytest.Mo
     assert status == 1 and f"{tmp_path / 'qemu'} is not there any more" in err
     status, _, err = run("test", "boot", "--qemu", str(tmp_path / "qemu"))
     assert status == 1 and f"{tmp_path / 'qemu'} is not a program" in err
+    # That of this folder, where there is none; PATH's is another.
+    status, _, err = run("test", "boot", "--qemu", "./true")
+    assert status == 1 and "./true is not a program" in err
 
 
 def test_trees_without_qtests(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
