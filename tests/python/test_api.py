@@ -254,7 +254,7 @@ def test_an_enclave_leaves_nothing_in_its_process(make: Make) -> None:
 
     def left() -> Counter[str]:
         gc.collect()
-        ours = [type(one) for one in gc.get_objects() if type(one).__module__.startswith("nitroctl")]
+        ours = [type(one) for one in gc.get_objects() if str(type(one).__module__).startswith("nitroctl")]
         found = Counter(f"{kind.__module__}.{kind.__qualname__}" for kind in ours)
         found.update({"descriptors": len(os.listdir("/proc/self/fd")), "threads": threading.active_count()})
         return found

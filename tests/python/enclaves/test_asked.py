@@ -22,7 +22,7 @@ from nitroctl.base.errors import EnclaveError, NitroError, UsageError
 from nitroctl.enclaves import capture, control, records, remote
 from nitroctl.enclaves.control import CLIENTS_MAX, FDS_MAX, LINE_MAX, Control
 from nitroctl.enclaves.records import Record, State
-from recorded import record
+from recorded import RECORD, record
 
 Talk = Callable[[Path], Any]
 
@@ -40,7 +40,7 @@ def serve(folder: Path, talk: Talk, **handlers: control.Handler) -> Any:
     """What `talk`, which blocks, gets of a control socket with these handlers."""
 
     async def main() -> Any:
-        served = Control(folder / "control", {"name": "hello"})
+        served = Control(folder / "control", {"name": "hello", "id": RECORD.id})
         for name, handler in handlers.items():
             served.offer(name, handler)
         try:
@@ -56,7 +56,7 @@ def said(path: Path, *requests: bytes, fds: tuple[int, ...] = ()) -> list[dict[s
     with socket.socket(socket.AF_UNIX) as sock, sock.makefile("rb") as file:
         sock.settimeout(HANG)
         sock.connect(os.fspath(path))
-        assert json.loads(file.readline()) == {"control": 1, "name": "hello"}
+        assert json.loads(file.readline()) == {"control": 1, "name": "hello", "id": RECORD.id}
         found = []
         for request in requests:
             socket.send_fds(sock, [request], fds)
@@ -174,7 +174,7 @@ def answering(path: Path, *lines: bytes, hear: bool = True) -> threading.Thread:
     return thread
 
 
-HELLO = b'{"control": 1}\n'
+HELLO = b'{"control": 1, "id": "%s"}\n' % RECORD.id.encode()
 
 
 def test_an_enclave_of_another_version(made: Record, tmp_path: Path) -> None:
