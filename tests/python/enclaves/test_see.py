@@ -31,7 +31,8 @@ from nitroctl.enclaves.events import KEYS
 from nitroctl.enclaves.faults import ClockFault, Death, NsmFault
 from nitroctl.enclaves.moments import Moments
 from nitroctl.enclaves.qemu import QemuConfig, argv
-from nitroctl.enclaves.records import Record, State
+from nitroctl.enclaves.records import State
+from recorded import record
 
 MICROSECONDS = 1769860800000000  # 2026-01-31 12:00:00 UTC
 
@@ -219,49 +220,30 @@ def test_moments() -> None:
     assert not moments.dies("nsm")
 
 
-RECORD = Record(
-    id="i-0-enc1",
-    name="<b>&\x1b",
-    state=State.ENDED,
-    cid=16,
-    eif=Path("/x"),
-    memory_mib=512,
-    cpus=1,
-    accel="tcg",
-    accel_reason="",
-    debug=False,
-    detached=True,
-    folder=Path("/x"),
-    uds=Path("/x"),
-    home=Path("/x"),
-    supervisor_pid=1,
-    qemu_pid=None,
-    backend_pid=None,
-    started=100.0,
-)
+RECORD = record(name="<b>&\x1b", state=State.ENDED)
 
 
 def test_timeline() -> None:
     """Phases follow each other, whatever is missing; names do no harm to the picture."""
     with pytest.raises(EnclaveError, match="nothing is known of the boot"):
         timeline.phases(RECORD)
-    record = replace(
+    booted = replace(
         RECORD,
         milestones={"heartbeat": 104.0, "qemu": 100.5, "console": 102.0, "guest": 101.0, "other": 1.0},
         loading={"read": 1500, "pcr0": 20000},
     )
-    found = timeline.phases(record)
+    found = timeline.phases(booted)
     assert [(p.name, p.begin, p.end) for p in found] == [
         ("qemu", 0.0, 0.5), ("guest", 0.5, 1.0), ("console", 1.0, 2.0), ("heartbeat", 2.0, 4.0),
     ]  # fmt: skip
     assert [row[:3] for row in timeline.rows(found)][-1] == ("4.000", "+2.000", "." * 20 + "#" * 20)
-    root = ET.fromstring(timeline.svg(record))
+    root = ET.fromstring(timeline.svg(booted))
     boxes = [e for e in root.iter("{http://www.w3.org/2000/svg}rect") if e.get("height") == "16"]
     widths = [float(e.get("width") or 0) for e in boxes]
     assert widths == pytest.approx([60, 60, 120, 240]) and float(boxes[3].get("x") or 0) == pytest.approx(570)
     assert "Boot of <b>&?: 4.00 s (TCG, 512 MiB)" in {e.text for e in root.iter()}
     # A word of two that came the wrong way round makes no phase that ends before it begins.
-    late = replace(record, milestones={"backend": 101.0, "qemu": 100.0})
+    late = replace(booted, milestones={"backend": 101.0, "qemu": 100.0})
     assert [(p.begin, p.end) for p in timeline.phases(late)] == [(0.0, 1.0), (1.0, 1.0)]
     assert timeline.boot_times("") == ({}, {}) and timeline.boot_times("begun=x,read=-1,runs=0") == ({}, {})
 
