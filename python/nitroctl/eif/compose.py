@@ -95,6 +95,7 @@ class Application:
     content) is for progress. `program`, if not empty, is the file to execute if the command's first word is
     not a path."""
 
+    path: Path  # of the image or folder, for errors
     write: Callable[[cpio.Archive], None]
     cmd: tuple[str, ...]
     env: tuple[str, ...] = ()
@@ -203,6 +204,7 @@ def from_image(
             "which a ramdisk cannot hold"
         )
     application = Application(
+        path=path,
         write=lambda archive: write_root(archive, image, tree, b"rootfs"),
         cmd=(config.cmd or config.entrypoint) if aws_cmd else config.entrypoint + config.cmd,
         env=config.env,
@@ -366,7 +368,9 @@ def from_directory(
             archive.add(replace(entry, name=b"rootfs/" + entry.name))
 
     size = sum(e.content_size for e in found)
-    application = Application(write, cmd, env, name=folder.resolve().name, size=size, notes=tuple(notes))
+    application = Application(
+        folder, write, cmd, env, name=folder.resolve().name, size=size, notes=tuple(notes)
+    )
     with about(folder):
         return _checked(_as_in_a_container(application, Config(workdir=cwd, user=user), tree))
 
@@ -413,7 +417,8 @@ def compose(application: Application, start: Bootstrap, output: Path, options: O
             )
         custom = {**(custom or {}), "nitroctl": start.kernel.marks}
     if start.aws:
-        _check_lines(application)
+        with about(application.path):
+            _check_lines(application)
     warnings = list(application.warnings)
     if start.aws and (application.cwd or application.user):
         warnings.append("AWS's init ignores WORKDIR and USER: the application runs as root in /")

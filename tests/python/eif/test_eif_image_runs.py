@@ -122,8 +122,11 @@ def test_line_breaks(tmp_path: Path, start: compose.Bootstrap) -> None:
 @pytest.mark.parametrize(
     "run, what",
     [
-        ({"Cmd": ["/app"], "Env": ["A=1", PEM]}, "the variable 'KEY' has a line break, which AWS's init"),
-        ({"Cmd": ["/app", "a\nb"]}, "the argument .* has a line break, which AWS's init"),
+        (
+            {"Cmd": ["/app"], "Env": ["A=1", PEM]},
+            "app.tar: the variable 'KEY' has a line break, which AWS's init",
+        ),
+        ({"Cmd": ["/app", "a\nb"]}, "app.tar: the argument .* has a line break, which AWS's init"),
     ],
 )
 def test_line_breaks_and_awss_init(
