@@ -142,7 +142,10 @@ class _Reader:
                 yield data
             if not older:
                 return
-            newer = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                newer = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:  # it became the older half meanwhile; a newer one comes at once
+                return
             os.close(self._fd)
             self._fd = newer
 

@@ -97,6 +97,28 @@ def test_a_reader_misses_nothing_when_the_halves_change(
     assert [path.read_bytes() for path in logs.paths(tmp_path, "x")] == [b"0000\n0001\n", b"0002\n"]
 
 
+def test_a_reader_comes_while_the_halves_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end of the older half there is for a moment no newer one: it is read the next time."""
+    sink = LogSink(tmp_path, "x", limit=20)
+    for line in (b"0000\n", b"0001\n", b"0002\n"):
+        sink.append(line)
+    reader, real, path = logs._Reader(tmp_path, "x"), os.read, logs.paths(tmp_path, "x")[1]
+
+    def read(fd: int, size: int) -> bytes:
+        if not (data := real(fd, size)):
+            path.rename(tmp_path / "moved")
+        return data
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "read", read)
+        found = b"".join(reader.pieces())
+    assert found == b"0000\n0001\n"
+    (tmp_path / "moved").rename(path)
+    assert b"".join(reader.pieces()) == b"0002\n"
+    reader.close()
+    sink.close()
+
+
 def test_a_folder_that_is_gone_is_not_waited_for(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
