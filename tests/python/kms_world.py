@@ -34,6 +34,8 @@ PLACE = Place(ACCOUNT, "eu-central-1")
 ROLE = f"arn:aws:iam::{ACCOUNT}:role/app"
 USER = f"arn:aws:iam::{ACCOUNT}:user/alice"
 ROOT = f"arn:aws:iam::{ACCOUNT}:root"
+ALICE = Caller(USER)
+DER = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 IMAGE = hashlib.sha384(b"image").hexdigest()  # PCR0 of Maker's documents
 
 
@@ -50,7 +52,7 @@ def private_key(bits: int = 2048) -> rsa.RSAPrivateKey:
 
 
 def spki(key: rsa.RSAPrivateKey) -> bytes:
-    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return key.public_key().public_bytes(*DER)
 
 
 class Enclave:
@@ -74,6 +76,12 @@ class Enclave:
     def open(self, folder: Path, sealed: bytes) -> bytes:
         """By openssl."""
         return openssl_open(folder, self.key, sealed)
+
+
+@functools.cache
+def the_enclave() -> Enclave:
+    """One for all tests of a process, where it does not matter whose documents they are."""
+    return Enclave()
 
 
 def openssl_open(folder: Path, key: rsa.RSAPrivateKey, sealed: bytes) -> bytes:

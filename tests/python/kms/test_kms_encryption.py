@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,31 +14,21 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
     load_der_private_key,
     load_der_public_key,
 )
 
 from kms_world import (
     ADMINISTRATION,
+    DER,
     ROLE,
-    USER,
-    Enclave,
     World,
     allow,
     refused,
+    the_enclave,
 )
-from nitroctl.kms.names import Caller
 
-ENCLAVE = Enclave()
-ALICE = Caller(USER)
-_DER = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path, ENCLAVE)
+ENCLAVE = the_enclave()
 
 
 def test_blobs(world: World) -> None:
@@ -123,7 +112,7 @@ def test_data_keys(world: World) -> None:
     answer = world.call("GenerateDataKeyPairWithoutPlaintext", KeyId=key, KeyPairSpec="RSA_2048")
     assert "PrivateKeyPlaintext" not in answer
     private = world.call("Decrypt", CiphertextBlob=answer["PrivateKeyCiphertextBlob"])["Plaintext"]
-    assert load_der_private_key(private, None).public_key().public_bytes(*_DER) == answer["PublicKey"]
+    assert load_der_private_key(private, None).public_key().public_bytes(*DER) == answer["PublicKey"]
     refused("ValidationException", world, "GenerateDataKey", KeyId=key)
     refused("ValidationException", world, "GenerateDataKey", KeyId=key, KeySpec="AES_256", NumberOfBytes=1)
     refused("ValidationException", world, "GenerateDataKeyPair", KeyId=key, KeyPairSpec="SM2")
@@ -233,7 +222,7 @@ def test_ed25519_and_ml_dsa(world: World, monkeypatch: pytest.MonkeyPatch) -> No
     symmetric = world.key()
     answer = world.call("GenerateDataKeyPair", KeyId=symmetric, KeyPairSpec="ECC_NIST_EDWARDS25519")
     private = load_der_private_key(answer["PrivateKeyPlaintext"], None)
-    assert private.public_key().public_bytes(*_DER) == answer["PublicKey"]
+    assert private.public_key().public_bytes(*DER) == answer["PublicKey"]
     asked = {"KeyId": symmetric, "KeyPairSpec": "ML_KEM_768"}
     if has("mlkem", "MLKEM768PrivateKey"):
         answer = world.call("GenerateDataKeyPair", **asked)

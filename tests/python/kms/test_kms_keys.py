@@ -15,10 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap_with_padding
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from kms_world import ACCOUNT, ADMINISTRATION, ROLE, USER, World, allow, attested, policy, refused
+from kms_world import ACCOUNT, ADMINISTRATION, ALICE, ROLE, USER, World, allow, attested, policy, refused
 from nitroctl.kms.names import Caller
-
-ALICE = Caller(USER)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, x25519
 from cryptography.hazmat.primitives.keywrap import aes_key_wrap_with_padding
@@ -16,20 +15,13 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    PublicFormat,
     load_der_public_key,
 )
 
-from kms_world import ADMINISTRATION, ROLE, Enclave, World, attested, policy, refused
+from kms_world import ADMINISTRATION, DER, ROLE, World, attested, policy, refused, the_enclave
 from nitroctl.kms import images, material
 
-ENCLAVE = Enclave()
-_DER = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path, ENCLAVE)
+ENCLAVE = the_enclave()
 
 
 # --- cryptography ----------------------------------------------------------------------------------------
@@ -48,11 +40,11 @@ def test_algorithms_that_a_key_does_not_have(world: World) -> None:
     assert "Only symmetric keys take an encryption context" in text
 
     given: dict[str, Any] = {"KeyId": agreement, "KeyAgreementAlgorithm": "ECDH"}
-    other = ec.generate_private_key(ec.SECP384R1()).public_key().public_bytes(*_DER)
+    other = ec.generate_private_key(ec.SECP384R1()).public_key().public_bytes(*DER)
     for public, text in (
         (b"x", "not a DER SubjectPublicKeyInfo"),
         (other, "not on the curve of ECC_NIST_P256"),
-        (x25519.X25519PrivateKey.generate().public_key().public_bytes(*_DER), "not on the curve"),
+        (x25519.X25519PrivateKey.generate().public_key().public_bytes(*DER), "not on the curve"),
     ):
         assert text in refused("ValidationException", world, "DeriveSharedSecret", **given, PublicKey=public)
 

@@ -14,8 +14,6 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    PublicFormat,
     load_der_private_key,
     load_der_public_key,
 )
@@ -24,6 +22,7 @@ from documents import Level, Maker
 from kms_world import (
     ACCOUNT,
     ADMINISTRATION,
+    DER,
     IMAGE,
     ROLE,
     USER,
@@ -35,6 +34,7 @@ from kms_world import (
     policy,
     refused,
     spki,
+    the_enclave,
 )
 from nitroctl.kms import keys as nitro_keys
 from nitroctl.kms.actions import WITH_RECIPIENT
@@ -43,14 +43,7 @@ from nitroctl.kms.names import Caller
 from nitroctl.kms.service import _HANDLERS, OPERATIONS
 from nitroctl.kms.shapes import SHAPES
 
-ENCLAVE = Enclave()
-ALICE = Caller(USER)
-_DER = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-
-
-@pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path, ENCLAVE)
+ENCLAVE = the_enclave()
 
 
 # --- Recipient -------------------------------------------------------------------------------------------
@@ -83,7 +76,7 @@ def test_only_the_right_enclave_reads_the_secret(world: World, tmp_path: Path) -
 
 def test_every_operation_with_a_recipient_tells_its_enclave_alone(world: World, tmp_path: Path) -> None:
     other = ec.generate_private_key(ec.SECP256R1())
-    point = other.public_key().public_bytes(*_DER)
+    point = other.public_key().public_bytes(*DER)
     symmetric = world.key(ADMINISTRATION, attested(action=["kms:Decrypt", "kms:GenerateDataKey*"]))
     agreement = world.key(
         ADMINISTRATION,
@@ -111,7 +104,7 @@ def test_every_operation_with_a_recipient_tells_its_enclave_alone(world: World, 
             assert world.call("Decrypt", CiphertextBlob=blob)["Plaintext"] == opened
         if operation == "GenerateDataKeyPair":
             private = load_der_private_key(opened, None)
-            assert private.public_key().public_bytes(*_DER) == answer["PublicKey"]
+            assert private.public_key().public_bytes(*DER) == answer["PublicKey"]
         if operation == "GenerateRandom":
             assert len(opened) == 1024
         if operation == "DeriveSharedSecret":
@@ -132,7 +125,7 @@ def test_bad_documents(world: World, tmp_path: Path) -> None:
     flipped[len(flipped) // 2] ^= 1
     stranger, small = Enclave(), Enclave(ENCLAVE.maker, bits=1024)
     old = Enclave(Maker(expired))
-    point = ec.generate_private_key(ec.SECP384R1()).public_key().public_bytes(*_DER)
+    point = ec.generate_private_key(ec.SECP384R1()).public_key().public_bytes(*DER)
     even = bytearray(spki(ENCLAVE.key))
     even[-6] ^= 1  # the modulus' last byte, before the exponent, 02 03 01 00 01
     for document, why in (
